@@ -1,0 +1,56 @@
+# Short verbs over the project's own environment (.venv), which any of them makes first.
+# Only make, git and a python3 with its venv module are assumed.
+.DEFAULT_GOAL := help
+export DAGSTER_HOME ?= $(CURDIR)/dagster_home
+BIN := .venv/bin
+# The installer of everything else; the same release is in the lock.
+UV_VERSION := 0.13.9
+# Threads for tests: one a core.
+CORES ?= auto
+
+.PHONY: help install demo ui test slow check format lock bench clean
+
+help:  ## List the verbs
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+
+install: .venv/installed  ## Make the environment in .venv
+
+.venv/installed: requirements.lock pyproject.toml
+	@python3 -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "precalc needs python3 to be 3.11, 3.12 or 3.13; this one is $$(python3 -V)" >&2; exit 1; }
+	python3 -m venv .venv || { echo "python3 has no venv module: install it (Debian: apt install python3-venv)" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: install  ## Run the main job on real molecules, on this machine alone
+	@$(BIN)/python -m precalc_assets.cli.demo
+
+ui: install  ## Open Dagster's UI on the same data (http://127.0.0.1:3000)
+	$(BIN)/dagster dev --workspace workspace.yaml --host 127.0.0.1 --port 3000
+
+test: install  ## Run the fast tests
+	$(BIN)/pytest -n $(CORES)
+
+slow: install  ## Run the tests of real components
+	$(BIN)/pytest -m slow
+
+check: install  ## Lint, format check, types, layers, definitions
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/dg check defs
+
+format: install  ## Mend what ruff can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+lock: install  ## Resolve the dependencies anew
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --group dev pyproject.toml -o requirements.lock
+
+bench: install  ## Run the benchmarks; each prints ours, the baseline and the ratio
+	@for name in library serve pages overhead; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+clean:  ## Remove the environment, the demo's data and Dagster's records
+	rm -rf .venv data && git clean -fdXq dagster_home

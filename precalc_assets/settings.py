@@ -1,0 +1,75 @@
+"""All settings, each an environment variable (or a line of `.env`) with the prefix PRECALC_."""
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from precalc_assets.errors import UsageError
+
+BUILT_IN_MODELS = Path(__file__).parents[1] / "models"
+
+
+class Settings(BaseSettings):
+    """Where things are, and how much is done at once. The defaults need no cloud account."""
+
+    model_config = SettingsConfigDict(env_prefix="PRECALC_", env_file=".env", extra="ignore", frozen=True)
+
+    store_url: str = "file://./data"
+    """The object store: file://…, s3://bucket/prefix. A file URL that starts with a dot is relative to the cwd."""
+
+    tables_url: str = "sqlite:///./data/tables.db"
+    """The key-value store of the prediction tables: sqlite:///path."""
+
+    n_shards: Annotated[int, Field(ge=1, le=10_000)] = 50
+    """Shards of the library. A table built with another number has to be dropped first."""
+
+    models_dir: Annotated[tuple[Path, ...], NoDecode] = ()
+    """Folders of model folders, separated like PATH, looked at before the built-in ones."""
+
+    cache_dir: Path = Path("~/.cache/precalc")
+    """Where the models' environments are made."""
+
+    processes: Annotated[int, Field(ge=1)] = os.cpu_count() or 1
+    """Processes that parse molecules when the library is built."""
+
+    batch_size: Annotated[int, Field(ge=1, le=100_000)] = 1_000
+    """Molecules per part: what a killed worker loses at most when the model is slow."""
+
+    batch_timeout: Annotated[float, Field(gt=0)] = 1_800.0
+    """Seconds that a model may take for one batch before it counts as hanging."""
+
+    max_failure_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of a shard's molecules that may be quarantined before the shard counts as failed."""
+
+    @field_validator("models_dir", mode="before")
+    @classmethod
+    def _split_path(cls, value: object) -> object:
+        return tuple(Path(p) for p in value.split(os.pathsep) if p) if isinstance(value, str) else value
+
+    @field_validator("cache_dir")
+    @classmethod
+    def _expand_home(cls, value: Path) -> Path:
+        return value.expanduser()
+
+    @property
+    def model_folders(self) -> tuple[Path, ...]:
+        """Folders that hold models, in the order in which they are looked at."""
+        return (*self.models_dir, BUILT_IN_MODELS)
+
+
+@cache
+def load_settings() -> Settings:
+    """Read the settings from the environment and `.env`, once per process.
+
+    Raises UsageError that names the variable and what is wrong with its value.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        variable = "PRECALC_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise UsageError(f"{variable}={first['input']!r}: {first['msg']}; correct it and try again") from None

@@ -1,0 +1,83 @@
+"""Which shard a molecule belongs to, and the names of shards. Standard library only: the Lambda imports it."""
+
+import re
+from collections.abc import Sequence
+from hashlib import sha256
+
+from precalc_assets.errors import UsageError
+
+HASH_SPACE = 1 << 64
+
+INCHIKEY = re.compile(r"[A-Z]{14}-[A-Z]{10}-[A-Z]\Z")
+"""27 characters: 14 of the skeleton, 8 of the other layers with two flags, 1 of the protonation."""
+
+
+def key_hash(inchikey: str) -> int:
+    """Return the molecule's place in the hash space, 0 ≤ h < 2^64.
+
+    `h` is the first 8 bytes, big-endian, of SHA-256 over the InChIKey's ASCII bytes. Shards and pages are both
+    ranges of it, so sorting by it sorts molecules by shard, then by page.
+    """
+    return int.from_bytes(sha256(inchikey.encode("ascii")).digest()[:8], "big")
+
+
+def shard_index(h: int, n_shards: int) -> int:
+    """Return `(h * n_shards) >> 64`, 0 ≤ index < n_shards: every molecule is in exactly one shard.
+
+    The shard depends on the molecule alone, not on its place in a file, so a new version of the library changes
+    only what is new or gone. A shard may be empty.
+    """
+    return (h * n_shards) >> 64
+
+
+def shard_key(index: int, n_shards: int) -> str:
+    """Return the partition key of a shard: its index, in as many digits as the last one needs, at least two."""
+    return f"{index:0{_width(n_shards)}d}"
+
+
+def shard_keys(n_shards: int) -> list[str]:
+    """Return all partition keys in order, `00` to `49` for 50 shards."""
+    return [shard_key(i, n_shards) for i in range(n_shards)]
+
+
+def shard_of(inchikey: str, n_shards: int) -> str:
+    """Return the partition key of the shard that a molecule belongs to."""
+    return shard_key(shard_index(key_hash(inchikey), n_shards), n_shards)
+
+
+def parse_shards(text: str | None, n_shards: int) -> list[str]:
+    """Return the shards that a person named: `07`, `00-49`, `07,08,20-29`; all of them for None. In order, once each.
+
+    Raises UsageError for a shard that does not exist or a range that runs backwards.
+    """
+    if text is None:
+        return shard_keys(n_shards)
+    chosen: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?", part)
+        if match is None:
+            raise UsageError(f"shards {text!r}: {part!r} is neither a shard (07) nor a range (00-49)")
+        first = int(match[1])
+        last = int(match[2] or match[1])
+        if last < first:
+            raise UsageError(f"shards {text!r}: the range {part.strip()!r} runs backwards")
+        if last >= n_shards:
+            last_key = shard_key(n_shards - 1, n_shards)
+            raise UsageError(f"shards {text!r}: there is no shard {last}, they run from 00 to {last_key}")
+        chosen.update(range(first, last + 1))
+    return [shard_key(i, n_shards) for i in sorted(chosen)]
+
+
+def contiguous_ranges(shards: Sequence[str]) -> list[list[str]]:
+    """Split sorted shards into runs without a gap, since a Dagster run takes a contiguous range of partitions."""
+    ranges: list[list[str]] = []
+    for shard in shards:
+        if ranges and int(shard) == int(ranges[-1][-1]) + 1:
+            ranges[-1].append(shard)
+        else:
+            ranges.append([shard])
+    return ranges
+
+
+def _width(n_shards: int) -> int:
+    return max(2, len(str(n_shards - 1)))

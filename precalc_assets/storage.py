@@ -1,0 +1,53 @@
+"""The object store: opening it, and the names of the objects in it. Reading and writing is obstore's own business."""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from obstore.exceptions import BaseError
+from obstore.store import ObjectStore, from_url
+
+from precalc_assets.errors import UsageError
+
+
+def open_store(url: str) -> ObjectStore:
+    """Open the object store at a URL (`file://…` or `s3://…`); a folder is made where there is none.
+
+    Raises UsageError for a URL that obstore cannot open.
+    """
+    try:
+        if urlsplit(url).scheme == "file":
+            folder = Path(url.removeprefix("file://")).expanduser().resolve()
+            return from_url(folder.as_uri(), mkdir=True)
+        return from_url(url)
+    except (BaseError, ValueError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"PRECALC_STORE_URL={url!r} cannot be opened: {reason}") from error
+
+
+LIBRARY_MANIFEST = "library/manifest.json"
+REJECTED = "library/rejected.csv"
+
+
+def library_shard(shard: str) -> str:
+    """Return the name of a library shard."""
+    return f"library/shard={shard}.parquet"
+
+
+def sample(model: str) -> str:
+    """Return the name of a model's sample predictions."""
+    return f"samples/model={model}.parquet"
+
+
+def raw_prefix(model: str, shard: str) -> str:
+    """Return the folder of a shard's raw predictions: its parts and its manifest."""
+    return f"raw/model={model}/shard={shard}"
+
+
+def predictions(model: str, shard: str) -> str:
+    """Return the name of a shard's predictions."""
+    return f"predictions/model={model}/shard={shard}.parquet"
+
+
+def quarantine(model: str, shard: str) -> str:
+    """Return the name of the list of molecules that a model could not answer."""
+    return f"quarantine/model={model}/shard={shard}.csv"
