@@ -1,0 +1,30 @@
+"""The reference library: from a file of molecules to shards of keyed ones. Which shard is whose is in `sharding`."""
+
+from precalc_assets.library.build import build_library
+from precalc_assets.library.manifest import (
+    LibraryManifest,
+    ShardInfo,
+    read_manifest,
+    read_sample,
+    read_shard,
+    require_shards,
+)
+from precalc_assets.library.parsing import inchikey
+from precalc_assets.library.reading import read_rows
+from precalc_assets.library.source import demo_library, ensure_source, fetch_source, put_source
+
+__all__ = [
+    "LibraryManifest",
+    "ShardInfo",
+    "build_library",
+    "demo_library",
+    "ensure_source",
+    "fetch_source",
+    "inchikey",
+    "put_source",
+    "read_manifest",
+    "read_rows",
+    "read_sample",
+    "read_shard",
+    "require_shards",
+]

@@ -1,0 +1,44 @@
+"""From what a model printed to typed predictions: text cells, manifest, validation, Parquet, and loading them."""
+
+from precalc_assets.predictions.cells import parse_cells, read_text_csv, write_text_csv
+from precalc_assets.predictions.manifest import (
+    PartInfo,
+    RawManifest,
+    find_manifest,
+    manifest_name,
+    read_part,
+    require_manifest,
+)
+from precalc_assets.predictions.parquet import PredictionsWriter, Provenance, open_predictions
+from precalc_assets.predictions.serve import LIBRARY_SHARD_CHECKS, TABLE_CHECKS, load_library_shards, load_shards
+from precalc_assets.predictions.validate import validate_shards
+from precalc_assets.predictions.validation import (
+    PREDICTION_CHECKS,
+    broken_check,
+    check_failure_rate,
+    predictions_schema,
+)
+
+__all__ = [
+    "LIBRARY_SHARD_CHECKS",
+    "PREDICTION_CHECKS",
+    "TABLE_CHECKS",
+    "PartInfo",
+    "PredictionsWriter",
+    "Provenance",
+    "RawManifest",
+    "broken_check",
+    "check_failure_rate",
+    "find_manifest",
+    "load_library_shards",
+    "load_shards",
+    "manifest_name",
+    "open_predictions",
+    "parse_cells",
+    "predictions_schema",
+    "read_part",
+    "read_text_csv",
+    "require_manifest",
+    "validate_shards",
+    "write_text_csv",
+]

@@ -1,0 +1,23 @@
+"""`precalc …`: the same functions that Dagster calls, from a terminal, a script or a GitHub runner."""
+
+import sys
+
+from obstore.exceptions import BaseError
+
+from precalc_assets.cli.app import app
+from precalc_assets.errors import PrecalcError
+from precalc_assets.outcomes import reason
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line. Exit code 2 for what was asked wrongly, 1 for what failed, without a traceback."""
+    try:
+        app()
+    except PrecalcError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (BaseError, OSError) as error:
+        print(f"error: {reason(error)}", file=sys.stderr)
+        sys.exit(1)

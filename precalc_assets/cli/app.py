@@ -1,0 +1,117 @@
+"""The commands and their options.
+
+What a command does is in functions of other modules, imported when it is called: reading a prediction should not wait
+for RDKit or Dagster to load.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Run every model of the Ersilia Model Hub once over a reference library, and read the predictions.",
+)
+library_app = typer.Typer(no_args_is_help=True, help="The reference library: the molecules that models are run over.")
+app.add_typer(library_app, name="library")
+
+Model = Annotated[str, typer.Argument(help="A model id: eos3b5e, or eos3b5e-v2 for a version.", show_default=False)]
+Shards = Annotated[
+    str | None, typer.Option(help="Which shards: 07, 00-49 or 07,08,20-29; all by default.", show_default=False)
+]
+Sample = Annotated[
+    int | None,
+    typer.Option(min=1, help="Only the first N molecules by hash, into a place of their own.", show_default=False),
+]
+
+
+@library_app.command("build")
+def library_build(
+    path: Annotated[
+        Path | None,
+        typer.Argument(
+            help="CSV, CSV.gz or SMI; by default the file in the store, or else the NCI set of the rdkit package.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Parse, key, de-duplicate and shard the molecules of a file."""
+    from precalc_assets.cli.work import build
+
+    build(path)
+
+
+@app.command()
+def predict(model: Model, shards: Shards = None, sample: Sample = None) -> None:
+    """Run a model over the library; goes on where an earlier call stopped."""
+    from precalc_assets.cli.work import predict as work
+    from precalc_assets.cli.work import predict_sample
+
+    if sample is None:
+        work(model, shards)
+    else:
+        _no_shards_with_sample(shards)
+        predict_sample(model, sample)
+
+
+@app.command()
+def serve(model: Model, shards: Shards = None) -> None:
+    """Validate raw predictions and load them into the model's table."""
+    from precalc_assets.cli.work import serve as work
+
+    work(model, shards)
+
+
+@app.command()
+def run(model: Model, shards: Shards = None, sample: Sample = None) -> None:
+    """Predict, serve and publish through Dagster, so that it shows in its UI."""
+    from precalc_assets.cli.dagster_runs import run_model, run_sample
+
+    if sample is None:
+        run_model(model, shards)
+    else:
+        _no_shards_with_sample(shards)
+        run_sample(model, sample)
+
+
+@app.command()
+def get(
+    model: Model,
+    molecules: Annotated[list[str] | None, typer.Argument(help="InChIKeys or SMILES.", show_default=False)] = None,
+    input_file: Annotated[
+        Path | None, typer.Option("--input", "-i", help="A file of InChIKeys or SMILES: CSV, CSV.gz or SMI.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A CSV file; stdout by default.")] = None,
+    missing: Annotated[
+        Path | None,
+        typer.Option(help="Write the molecules that have no prediction here, as `ersilia run -i` takes them."),
+    ] = None,
+) -> None:
+    """Read predictions, in the order of the molecules."""
+    from precalc_assets.cli.get import get as work
+
+    work(model, molecules or [], input_file, output, missing)
+
+
+@app.command()
+def models() -> None:
+    """List the models that can be run, and what is precalculated of them."""
+    from precalc_assets.cli.overview import models as work
+
+    work()
+
+
+@app.command()
+def status(model: Model) -> None:
+    """Tell which shards of a model are predicted, validated and served."""
+    from precalc_assets.cli.overview import status as work
+
+    work(model)
+
+
+def _no_shards_with_sample(shards: str | None) -> None:
+    if shards is not None:
+        raise typer.BadParameter("a sample is not of certain shards: give --sample or --shards", param_hint="--shards")

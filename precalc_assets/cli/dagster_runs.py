@@ -1,0 +1,152 @@
+"""`precalc run`: the asset graph materialised in this process on the persistent instance, so that the UI shows it."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from logging import Logger
+from pathlib import Path
+
+import dagster as dg
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
+
+from precalc_assets.cli.progress import progress
+from precalc_assets.cli.work import report_library
+from precalc_assets.definitions import build_defs
+from precalc_assets.defs.partitions import MODELS, partition_key
+from precalc_assets.defs.resources import Platform
+from precalc_assets.errors import LibraryError, PrecalcError, UsageError
+from precalc_assets.inference import find_model
+from precalc_assets.progress import OnProgress, ignore_progress
+from precalc_assets.sharding import contiguous_ranges, parse_shards
+
+_HOME = Path("dagster_home")
+
+STAGES = ("raw_predictions", "predictions", "prediction_table")
+"""The assets of a model's shards, in the order in which each needs the one before."""
+
+
+class RunsFailedError(PrecalcError):
+    """One or more Dagster runs failed; the message has their descriptions."""
+
+
+class TerminalPlatform(Platform):
+    """The platform with progress on the terminal instead of in a run's log."""
+
+    on_progress: OnProgress = staticmethod(ignore_progress)
+
+    def progress(self, log: Logger, molecules: int) -> OnProgress:  # noqa: ARG002 - the platform's signature
+        """Return the terminal's bar."""
+        return self.on_progress
+
+
+class Session:
+    """The persistent instance, and runs of the graph on it in this process."""
+
+    def __init__(self) -> None:
+        home = Path(os.environ.get("DAGSTER_HOME") or _HOME).resolve()
+        if not (home / "dagster.yaml").is_file():
+            raise UsageError(
+                f"{home} has no dagster.yaml, so it is no Dagster instance; set DAGSTER_HOME to one, or use "
+                "`precalc predict` and `precalc serve`, which need none"
+            )
+        os.environ["DAGSTER_HOME"] = str(home)
+        self.platform = TerminalPlatform()
+        self.instance = dg.DagsterInstance.get()
+        self._job = build_defs(self.platform).resolve_implicit_global_asset_job_def()
+
+    def materialize(self, asset: str, first: str = "", last: str = "", ops: Mapping[str, object] | None = None) -> str:
+        """Materialise an asset, of partitions from first to last. Returns why the run failed; nothing if it did not."""
+        result = self._job.execute_in_process(
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, "ops": ops or {}},
+            instance=self.instance,
+            asset_selection=[dg.AssetKey(asset)],
+            tags={ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last} if first else {},
+            raise_on_error=False,
+        )
+        return "" if result.success else _failure(result)
+
+    @contextmanager
+    def watching(self, title: str, molecules: int) -> Iterator[None]:
+        """Show on the terminal what the runs within the context tell the platform."""
+        with progress(title, molecules) as self.platform.on_progress:
+            yield
+
+    def landed(self, asset: str, model: str, shards: list[str]) -> list[str]:
+        """Return those of the shards that are materialised."""
+        there = self.instance.get_materialized_partitions(dg.AssetKey(asset))
+        return [shard for shard in shards if partition_key(model, shard) in there]
+
+    def ensure_library(self) -> None:
+        """Materialise the library's assets where the instance has no record of them."""
+        n_shards = self.platform.settings.n_shards
+        try:
+            recorded = self.instance.get_latest_materialization_event(dg.AssetKey("reference_library"))
+            library = self.platform.library() if recorded else None
+        except LibraryError:
+            library = None
+        if library is None:
+            _raise_failures([self.materialize("reference_library")])
+            library = self.platform.library()
+            report_library(library)
+        shards = list(library.shards)
+        if len(self.instance.get_materialized_partitions(dg.AssetKey("library_shards"))) < n_shards:
+            _raise_failures([self.materialize("library_shards", shards[0], shards[-1])])
+
+
+def run_model(model: str, shards: str | None) -> None:
+    """Materialise a model's shards stage by stage, then its card; what failed at one stage is left out at the next.
+
+    Raises RunsFailedError at the end with the descriptions of all failures.
+    """
+    session = Session()
+    settings = session.platform.settings
+    find_model(model, settings.model_folders)
+    chosen = parse_shards(shards, settings.n_shards)
+    session.ensure_library()
+    session.instance.add_dynamic_partitions(MODELS, [model])
+    failures: list[str] = []
+    for stage in STAGES:
+        with session.watching(f"{stage} {model}", _molecules(session, chosen)):
+            for shard_range in contiguous_ranges(chosen):
+                first, last = (partition_key(model, shard) for shard in (shard_range[0], shard_range[-1]))
+                failures.append(session.materialize(stage, first, last))
+        chosen = session.landed(stage, model, chosen)
+    if chosen:
+        failures.append(session.materialize("model_card", model, model))
+    _raise_failures(failures)
+
+
+def run_sample(model: str, size: int) -> None:
+    """Materialise a model's sample predictions. Raises RunsFailedError if that fails."""
+    session = Session()
+    find_model(model, session.platform.settings.model_folders)
+    session.ensure_library()
+    session.instance.add_dynamic_partitions(MODELS, [model])
+    ops = {"sample_predictions": {"config": {"size": size}}}
+    with session.watching(f"sample_predictions {model}", size):
+        failure = session.materialize("sample_predictions", model, model, ops)
+    _raise_failures([failure])
+
+
+def _molecules(session: Session, shards: list[str]) -> int:
+    library = session.platform.library()
+    return sum(library.shards[shard].rows for shard in shards)
+
+
+def _failure(result: dg.ExecuteInProcessResult) -> str:
+    """Return what the failed steps of a run say, each in its own words."""
+    words = []
+    for event in result.all_events:
+        if event.is_step_failure:
+            data = event.step_failure_data
+            if data.user_failure_data and data.user_failure_data.description:
+                words.append(data.user_failure_data.description)
+            elif data.error:
+                words.append(f"{event.step_key}: {(data.error.cause or data.error).message.strip()}")
+    return "\n".join(words) or f"run {result.run_id} failed; see it in the UI"
+
+
+def _raise_failures(failures: list[str]) -> None:
+    said = [failure for failure in failures if failure]
+    if said:
+        raise RunsFailedError("\n".join(said))

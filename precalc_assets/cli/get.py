@@ -1,0 +1,97 @@
+"""`precalc get`: reading predictions from the table, a batch at a time, in the order of the molecules."""
+
+import csv
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+from precalc_assets.errors import UsageError
+from precalc_assets.model_ids import check_model_id
+from precalc_assets.settings import load_settings
+from precalc_assets.sharding import INCHIKEY
+from precalc_assets.tables import TableReader, Value, open_tables
+
+_BATCH = 1_000
+
+
+class Asked(NamedTuple):
+    """A molecule as it was asked for, and its InChIKey; None where it is neither an InChIKey nor a SMILES."""
+
+    text: str
+    inchikey: str | None
+
+
+def get(model: str, molecules: Sequence[str], source: Path | None, output: Path | None, missing: Path | None) -> None:
+    """Write `key,input` and the model's columns, a row per molecule asked for; empty cells where there is none.
+
+    Raises UsageError for molecules on the command line that are none. In a file they are rows like others, counted.
+    """
+    check_model_id(model)
+    if bool(molecules) == bool(source):
+        raise UsageError("name molecules, or a file of them with -i; one of the two")
+    settings = load_settings()
+    reader = TableReader(open_tables(settings.tables_url), model)
+    asked = _identify(molecules) if molecules else _read(source) if source else ()
+    with ExitStack() as stack:
+        rows = csv.writer(_open(stack, output) if output else sys.stdout, lineterminator="\n")
+        lost = csv.writer(_open(stack, missing), lineterminator="\n") if missing else None
+        rows.writerow(("key", "input", *(column.name for column in reader.columns)))
+        if lost:
+            lost.writerow(("smiles",))
+        found = unfound = unreadable = 0
+        for batch in _batches(asked):
+            answers = _answers(reader, batch)
+            for molecule, answer in zip(batch, answers, strict=True):
+                rows.writerow((molecule.inchikey or "", molecule.text, *(answer or [None] * len(reader.columns))))
+                if lost and answer is None:
+                    lost.writerow((molecule.text,))
+            found += sum(answer is not None for answer in answers)
+            unreadable += sum(molecule.inchikey is None for molecule in batch)
+            unfound += len(batch)
+    unfound -= found + unreadable
+    if unfound or unreadable:
+        where = f"; listed in {missing}" if missing else "; --missing FILE lists them"
+        print(
+            f"{found:,} found, {unfound:,} not precalculated, {unreadable:,} neither InChIKey nor SMILES{where}",
+            file=sys.stderr,
+        )
+
+
+def _batches(asked: Iterable[Asked]) -> Iterator[list[Asked]]:
+    molecules = iter(asked)
+    while batch := list(islice(molecules, _BATCH)):
+        yield batch
+
+
+def _answers(reader: TableReader, batch: Sequence[Asked]) -> list[tuple[Value, ...] | None]:
+    known = iter(reader.get([molecule.inchikey for molecule in batch if molecule.inchikey]))
+    return [next(known) if molecule.inchikey else None for molecule in batch]
+
+
+def _identify(molecules: Iterable[str]) -> list[Asked]:
+    return [Asked(text, _inchikey(text)) for text in molecules]
+
+
+def _read(source: Path) -> Iterator[Asked]:
+    from precalc_assets.library import read_rows
+
+    for _, text in read_rows(source):
+        try:
+            yield Asked(text, _inchikey(text))
+        except UsageError:
+            yield Asked(text, None)
+
+
+def _inchikey(text: str) -> str:
+    if INCHIKEY.match(text):
+        return text
+    from precalc_assets.library import inchikey
+
+    return inchikey(text)
+
+
+def _open(stack: ExitStack, path: Path) -> TextIO:
+    return stack.enter_context(path.open("w", encoding="utf-8", newline=""))

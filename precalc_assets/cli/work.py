@@ -1,0 +1,124 @@
+"""The commands that do the platform's work on this machine, without Dagster: `library build`, `predict`, `serve`."""
+
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from precalc_assets import inference
+from precalc_assets.cli.progress import progress, row_progress
+from precalc_assets.cli.report import Tally
+from precalc_assets.inference import FrameworkRunner, find_model, predict_shards
+from precalc_assets.library import (
+    LibraryManifest,
+    build_library,
+    ensure_source,
+    fetch_source,
+    put_source,
+    read_manifest,
+    require_shards,
+)
+from precalc_assets.model_ids import check_model_id
+from precalc_assets.predictions import load_library_shards, load_shards, validate_shards
+from precalc_assets.settings import load_settings
+from precalc_assets.sharding import parse_shards
+from precalc_assets.storage import open_store
+from precalc_assets.tables import open_tables
+
+
+def build(path: Path | None) -> None:
+    """Build the library from a file, or again from the one in the store, and load its own table."""
+    settings = load_settings()
+    store = open_store(settings.store_url)
+    with TemporaryDirectory(prefix="precalc-") as folder:
+        if path is None:
+            ensure_source(store)
+            source = fetch_source(store, Path(folder))
+        else:
+            source = path
+        with row_progress("library") as on_progress:
+            manifest = build_library(
+                store, source, n_shards=settings.n_shards, processes=settings.processes, on_progress=on_progress
+            )
+        if path is not None:
+            put_source(store, path)
+    report_library(manifest)
+    tally = Tally()
+    outcomes = tally.watch(load_library_shards(store, open_tables(settings.tables_url), manifest, manifest.shards))
+    for _ in outcomes:
+        pass
+    tally.finish("library table")
+
+
+def report_library(manifest: LibraryManifest) -> None:
+    """Print what became of the rows of the library's file."""
+    print(
+        f"library: {manifest.rows:,} rows, {manifest.rejected:,} rejected, {manifest.duplicates:,} duplicates, "
+        f"{manifest.molecules:,} molecules in {manifest.n_shards} shards, {manifest.seconds:.1f} s",
+        file=sys.stderr,
+    )
+
+
+def predict(model: str, shards: str | None) -> None:
+    """Compute raw predictions; a bar counts molecules."""
+    settings = load_settings()
+    chosen = parse_shards(shards, settings.n_shards)
+    folder = find_model(model, settings.model_folders)
+    store = open_store(settings.store_url)
+    library = _library()
+    tally = Tally()
+    with progress(f"predict {model}", sum(library.shards[shard].rows for shard in chosen)) as on_progress:
+        outcomes = predict_shards(
+            store,
+            library,
+            model,
+            FrameworkRunner.from_settings(folder, settings),
+            chosen,
+            batch_size=settings.batch_size,
+            max_failure_rate=settings.max_failure_rate,
+            on_progress=on_progress,
+        )
+        for _ in tally.watch(outcomes):
+            pass
+    tally.finish(f"predict {model}", "the other shards are kept; the same command tries these again")
+
+
+def predict_sample(model: str, size: int) -> None:
+    """Run the canary."""
+    settings = load_settings()
+    folder = find_model(model, settings.model_folders)
+    with progress(f"sample {model}", size) as on_progress:
+        outcome = inference.predict_sample(
+            open_store(settings.store_url),
+            _library(),
+            model,
+            FrameworkRunner.from_settings(folder, settings),
+            size,
+            batch_size=settings.batch_size,
+            on_progress=on_progress,
+        )
+    facts = ", ".join(f"{name.replace('_', ' ')} {fact}" for name, fact in outcome.facts.items())
+    print(f"sample {model}: {facts}", file=sys.stderr)
+
+
+def serve(model: str, shards: str | None) -> None:
+    """Validate and load; a shard that fails the first is not tried at the second."""
+    settings = load_settings()
+    check_model_id(model)
+    chosen = parse_shards(shards, settings.n_shards)
+    store, tables = open_store(settings.store_url), open_tables(settings.tables_url)
+    validated, loaded = Tally(), Tally()
+    with progress(f"validate {model}", len(chosen), "shards") as on_progress:
+        for _ in validated.watch(
+            validate_shards(store, _library(), model, chosen, max_failure_rate=settings.max_failure_rate)
+        ):
+            on_progress(1, 0)
+    with progress(f"load {model}", len(validated.landed), "shards") as on_progress:
+        for _ in loaded.watch(load_shards(store, tables, model, validated.landed)):
+            on_progress(1, 0)
+    loaded.failures |= validated.failures
+    loaded.finish(f"serve {model}", "the other shards are served")
+
+
+def _library() -> LibraryManifest:
+    settings = load_settings()
+    return require_shards(read_manifest(open_store(settings.store_url)), settings.n_shards)

@@ -1,0 +1,127 @@
+"""How a shard's outcome becomes Dagster events: one materialisation and its check evaluations, when it lands.
+
+A run takes a range of partitions. Left to itself, Dagster records the whole range when the step ends: nothing
+before, all keys with one data version, and nothing at all if one shard failed. So the assets here record each shard
+themselves, and keep Dagster from doing it again.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import dagster as dg
+from dagster._core.definitions.data_version import (
+    CODE_VERSION_TAG,
+    DATA_VERSION_IS_USER_PROVIDED_TAG,
+    DATA_VERSION_TAG,
+    INPUT_DATA_VERSION_TAG_PREFIX,
+)
+from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
+
+from precalc_assets.columns import Column
+from precalc_assets.defs.partitions import partition_key
+from precalc_assets.defs.resources import Platform
+from precalc_assets.errors import PrecalcError
+from precalc_assets.outcomes import ShardOutcome
+
+_RECORDED_ALREADY = {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
+"""Dagster's own mark on an output whose events the step has written itself. It is private and the pin is exact;
+`test_a_shard_is_recorded_once` fails when a new release does otherwise."""
+
+_SHOWN_COLUMNS = 100
+"""Columns in an event's table schema. 2,048 of them are 300 KB, an event is written for every shard."""
+
+Event = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.MaterializeResult[None]
+
+
+@contextmanager
+def clear_failures() -> Iterator[None]:
+    """Turn an error that is meant for people into the failure's description, without a traceback in the UI."""
+    try:
+        yield
+    except PrecalcError as error:
+        raise dg.Failure(description=str(error), allow_retries=False) from error
+
+
+class Recorder:
+    """Records the shards of one step, and at its end says which failed."""
+
+    def __init__(self, platform: Platform, asset: str, source: str, *, checks: Mapping[str, str]) -> None:
+        self._platform = platform
+        self._asset = dg.AssetKey(asset)
+        self._source = source
+        self._checks = tuple(checks)
+        self._failures: list[str] = []
+        self._landed = 0
+
+    def record(self, outcomes: Iterable[ShardOutcome], model: str | None = None) -> Iterator[Event]:
+        """Yield the events of each shard as it lands; failures are kept for the end."""
+        for outcome in outcomes:
+            key = partition_key(model, outcome.shard) if model else outcome.shard
+            for check in outcome.checks:
+                yield dg.AssetCheckEvaluation(
+                    asset_key=self._asset,
+                    check_name=check.name,
+                    passed=check.passed,
+                    description=check.description,
+                    blocking=check.blocking,
+                    partition=key,
+                )
+            if outcome.landed:
+                self._landed += 1
+                yield self._materialization(outcome, key)
+            else:
+                self._failures.append(f"{key}: {outcome.failure}")
+
+    def conclude(self) -> Iterator[Event]:
+        """Yield the step's own result. Raises Failure that names the shards that failed, if any did."""
+        if self._failures:
+            total = self._landed + len(self._failures)
+            raise dg.Failure(
+                description=f"{len(self._failures)} of {total} shards failed:\n" + "\n".join(self._failures),
+                metadata={"failed": len(self._failures), "landed": self._landed},
+                allow_retries=False,
+            )
+        everything = f"kept by all {self._landed} shards of this run"
+        yield dg.MaterializeResult(
+            metadata=_RECORDED_ALREADY,
+            check_results=[
+                dg.AssetCheckResult(check_name=name, passed=True, description=everything) for name in self._checks
+            ],
+        )
+
+    def _materialization(self, outcome: ShardOutcome, key: str) -> dg.AssetMaterialization:
+        facts = dict(outcome.facts)
+        metadata: dict[str, dg.MetadataValue | str | int | float] = {"dagster/row_count": facts.pop("rows")}
+        if "path" in facts:
+            metadata["dagster/uri"] = self._platform.uri(str(facts.pop("path")))
+        if outcome.columns:
+            metadata["dagster/column_schema"] = _table_schema(outcome.columns)
+        return dg.AssetMaterialization(
+            asset_key=self._asset,
+            partition=key,
+            metadata={**metadata, **facts},
+            tags={
+                DATA_VERSION_TAG: outcome.digest,
+                DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
+                CODE_VERSION_TAG: "1",
+                f"{INPUT_DATA_VERSION_TAG_PREFIX}/{self._source}": outcome.source_digest,
+            },
+        )
+
+
+def check_specs(
+    asset: str, checks: Mapping[str, str], partitions: dg.PartitionsDefinition[str]
+) -> list[dg.AssetCheckSpec]:
+    """Return the specs of an asset's checks, evaluated per partition by the asset's own step."""
+    return [
+        dg.AssetCheckSpec(name, asset=asset, description=promise, blocking=True, partitions_def=partitions)
+        for name, promise in checks.items()
+    ]
+
+
+def _table_schema(columns: Sequence[Column]) -> dg.MetadataValue:
+    shown = [
+        dg.TableColumn(column.name, type=column.type, description=column.description)
+        for column in columns[:_SHOWN_COLUMNS]
+    ]
+    return dg.MetadataValue.table_schema(dg.TableSchema(shown))

@@ -1,0 +1,94 @@
+"""The assets of the group `serving`: typed predictions, the tables that readers are served from, and the cards."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from precalc_assets.cards import make_card, publish_card
+from precalc_assets.defs.inference.assets import raw_predictions
+from precalc_assets.defs.partitions import model_shards, models, shards_by_model
+from precalc_assets.defs.recording import Event, Recorder, check_specs, clear_failures
+from precalc_assets.defs.resources import Platform
+from precalc_assets.defs.serving.automation import follow_upstream, follow_upstream_in_part
+from precalc_assets.inference import find_model
+from precalc_assets.predictions import PREDICTION_CHECKS, TABLE_CHECKS, load_shards, validate_shards
+
+
+@dg.asset(
+    deps=[raw_predictions],
+    partitions_def=model_shards,
+    group_name="serving",
+    kinds={"parquet", "pandera"},
+    description="Raw predictions parsed, typed as run_columns.csv declares, validated against the library's shard.",
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    automation_condition=follow_upstream(),
+    check_specs=check_specs("predictions", PREDICTION_CHECKS, model_shards),
+)
+def predictions(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> Iterator[Event]:
+    """Validate the shards of this run."""
+    with clear_failures():
+        settings = platform.settings
+        library = platform.library()
+        recorder = Recorder(platform, "predictions", "raw_predictions", checks=PREDICTION_CHECKS)
+        for model, shards in shards_by_model(context.partition_keys).items():
+            outcomes = validate_shards(
+                platform.store, library, model, shards, max_failure_rate=settings.max_failure_rate
+            )
+            yield from recorder.record(outcomes, model)
+        yield from recorder.conclude()
+
+
+@dg.asset(
+    deps=[predictions],
+    partitions_def=model_shards,
+    group_name="serving",
+    kinds={"dynamodb"},
+    description="The shard's pages in the model's table, from which readers get predictions by InChIKey.",
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    automation_condition=follow_upstream(),
+    check_specs=check_specs("prediction_table", TABLE_CHECKS, model_shards),
+)
+def prediction_table(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> Iterator[Event]:
+    """Load the shards of this run, and read a sample of each back."""
+    with clear_failures():
+        recorder = Recorder(platform, "prediction_table", "predictions", checks=TABLE_CHECKS)
+        for model, shards in shards_by_model(context.partition_keys).items():
+            yield from recorder.record(load_shards(platform.store, platform.tables, model, shards), model)
+        yield from recorder.conclude()
+
+
+@dg.asset(
+    deps=[prediction_table],
+    partitions_def=models,
+    group_name="serving",
+    kinds={"dynamodb"},
+    description="What readers see of a model: columns, coverage, releases, failures. Publishes it in the registry.",
+    automation_condition=follow_upstream_in_part(),
+    check_specs=[dg.AssetCheckSpec("coverage", asset="model_card", description="every shard is in the table")],
+)
+def model_card(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> Iterator[Event]:
+    """Gather and publish a model's card."""
+    with clear_failures():
+        folder = find_model(context.partition_key, platform.settings.model_folders)
+        card = make_card(platform.store, platform.tables, folder.model, folder.metadata)
+        publish_card(platform.tables, card)
+        yield dg.MaterializeResult(
+            metadata={
+                "dagster/row_count": card.molecules,
+                "title": card.title,
+                "columns": len(card.columns),
+                "shards": f"{len(card.shards)} of {card.n_shards}",
+                "quarantined": card.quarantined,
+                "releases": ", ".join(card.releases),
+                "license": card.license,
+                "description": dg.MetadataValue.md(card.description),
+            },
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name="coverage",
+                    passed=card.covered,
+                    severity=dg.AssetCheckSeverity.WARN,
+                    description=f"{len(card.shards)} of {card.n_shards} shards are in the table",
+                )
+            ],
+        )

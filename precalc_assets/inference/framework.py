@@ -1,0 +1,133 @@
+"""The framework runner: the hub's own contract for a model folder, `bash run.sh <framework dir> <in.csv> <out.csv>`."""
+
+import csv
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Self
+
+import polars as pl
+
+from precalc_assets.errors import ModelError
+from precalc_assets.inference.environment import model_environment
+from precalc_assets.inference.model_folder import ModelFolder
+from precalc_assets.inference.runner import BatchError
+from precalc_assets.predictions import read_text_csv
+from precalc_assets.settings import Settings
+
+_KEY_COLUMNS = frozenset({"key", "inchikey"})
+_INPUT_COLUMNS = frozenset({"input", "smiles"})
+"""Columns that some models print beside their outputs."""
+
+_SHORTEST_TIMEOUT = 1 / 30
+"""A batch of one molecule gets this share of a whole batch's time: starting up takes time too."""
+
+
+class FrameworkRunner:
+    """Runs a model folder's `run.sh`, a process a call, in the environment that its `install.yml` describes."""
+
+    def __init__(self, folder: ModelFolder, *, cache_dir: Path, batch_size: int, batch_timeout: float) -> None:
+        self.columns = folder.columns
+        self.release = folder.metadata.release
+        self._folder = folder
+        self._cache_dir = cache_dir
+        self._seconds_per_molecule = batch_timeout / batch_size
+        self._shortest_timeout = batch_timeout * _SHORTEST_TIMEOUT
+        self._variables: dict[str, str] = {}
+
+    @classmethod
+    def from_settings(cls, folder: ModelFolder, settings: Settings) -> Self:
+        """Return a runner of this model with the batches, time-outs and cache of the settings."""
+        return cls(
+            folder,
+            cache_dir=settings.cache_dir,
+            batch_size=settings.batch_size,
+            batch_timeout=settings.batch_timeout,
+        )
+
+    def __enter__(self) -> Self:
+        if not self._script.is_file():
+            raise ModelError(f"{self._script} is missing: a model folder needs it to be run")
+        self._variables = model_environment(self._folder, self._cache_dir)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Leave nothing behind: each call has ended its own process."""
+
+    @property
+    def _script(self) -> Path:
+        return self._folder.framework / "run.sh"
+
+    def predict(self, smiles: Sequence[str]) -> pl.DataFrame:
+        """See `ModelRunner.predict`."""
+        with TemporaryDirectory(prefix=f"{self._folder.model}-") as scratch:
+            given, printed = Path(scratch) / "input.csv", Path(scratch) / "output.csv"
+            with given.open("w", encoding="utf-8", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerows([("smiles",), *((text,) for text in smiles)])
+            timeout = max(self._shortest_timeout, self._seconds_per_molecule * len(smiles))
+            self._run_script(given, printed, Path(scratch), timeout)
+            try:
+                text = read_text_csv(printed.read_bytes())
+            except FileNotFoundError:
+                raise BatchError("run.sh exited 0 but wrote no output file") from None
+            except ValueError as error:
+                raise BatchError(f"run.sh wrote an output file that cannot be read: {error}") from None
+        return self._select_outputs(text, smiles)
+
+    def _run_script(self, given: Path, printed: Path, scratch: Path, timeout: float) -> None:
+        log = scratch / "log.txt"
+        command = ["bash", str(self._script), str(self._folder.framework), str(given), str(printed)]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                env=self._variables,
+                cwd=scratch,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+            try:
+                code = process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                raise BatchError(f"no answer within {timeout:.0f} s (PRECALC_BATCH_TIMEOUT)") from None
+            finally:
+                _end_session(process)
+        if code:
+            raise BatchError(f"run.sh exited {code}: {_last_line(log)}")
+
+    def _select_outputs(self, text: pl.DataFrame, smiles: Sequence[str]) -> pl.DataFrame:
+        """Return the output columns, in order, after seeing that they are those declared, and the rows those asked."""
+        declared = [column.name for column in self.columns]
+        lacking = [name for name in declared if name not in text.columns]
+        extra = [name for name in text.columns if name not in {*declared, *_KEY_COLUMNS, *_INPUT_COLUMNS}]
+        if lacking or extra:
+            what = f"lacks the column {lacking[0]!r} of" if lacking else f"has the column {extra[0]!r} that is not in"
+            raise ModelError(f"the output of {self._folder.model} {what} its run_columns.csv; mend one of the two")
+        if text.height != len(smiles):
+            raise BatchError(f"run.sh wrote {text.height} rows for {len(smiles)} molecules")
+        for name in _INPUT_COLUMNS & set(text.columns):
+            if text[name].to_list() != list(smiles):
+                raise BatchError(f"run.sh wrote rows of other molecules than it was given (column {name!r})")
+        return text.select(declared)
+
+
+def _end_session(process: subprocess.Popen[bytes]) -> None:
+    """Kill what the script left running: all of it is in the session that it was started in."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    finally:
+        process.wait()
+
+
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "it printed nothing"

@@ -1,0 +1,67 @@
+"""What came of a shard at one stage of the graph, in plain values.
+
+The functions that do the work yield these one by one, as shards land; Dagster, the command line and the workflow
+each turn them into what their readers see.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from obstore.exceptions import BaseError
+
+from precalc_assets.columns import Column
+from precalc_assets.errors import PrecalcError
+
+Fact = str | int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A promise about a shard's data, kept or broken. A broken blocking one keeps the shard from being published."""
+
+    name: str
+    passed: bool
+    description: str
+    blocking: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ShardOutcome:
+    """A shard that landed, with its digest; or one that failed, with the reason.
+
+    `digest` names the content, and `source_digest` that of the stage before which it was made from: they change when
+    the shard's data change and not otherwise. `facts` hold `rows`, `bytes`, `seconds`, `path` and whatever else the
+    stage counts; the same key means the same thing at every stage.
+    """
+
+    shard: str
+    digest: str = ""
+    source_digest: str = ""
+    failure: str = ""
+    columns: tuple[Column, ...] = ()
+    facts: Mapping[str, Fact] = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
+
+    @property
+    def landed(self) -> bool:
+        """Whether the shard's data are there for the next stage."""
+        return not self.failure
+
+
+FAILURES = (PrecalcError, BaseError, OSError)
+"""What a shard may fail of while the others go on: our errors, the object store's, the system's. Not our defects."""
+
+
+def reason(error: BaseException) -> str:
+    """Return an error's first line: obstore, for one, adds pages of debugging output after it."""
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def each_shard(shards: Iterable[str], work: Callable[[str], ShardOutcome]) -> Iterator[ShardOutcome]:
+    """Do the work of one shard after another, and turn a failure into an outcome, so that it stops no other shard."""
+    for shard in shards:
+        try:
+            outcome = work(shard)
+        except FAILURES as error:
+            outcome = ShardOutcome(shard, failure=reason(error))
+        yield outcome

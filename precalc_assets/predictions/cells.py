@@ -1,0 +1,98 @@
+"""Cells of CSV files: read and written as text, unchanged, and parsed into the types that a model declares.
+
+A model's text is the expensive thing and is kept as it was printed; types are a later reading of it.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.csv as pacsv
+
+from precalc_assets.columns import Column
+
+DTYPES: dict[str, type[pl.DataType]] = {"float": pl.Float64, "integer": pl.Int64, "string": pl.String}
+
+NULLS = ("", "nan", "NaN", "NAN", "NA", "N/A", "<NA>", "null", "NULL", "None")
+"""What programs print in a number column for "no value": pandas, numpy, R, JSON and Python."""
+
+_LARGEST_EXACT = 2**53
+"""Up to here every integer is a float64, so that an integer printed as 2.0 is surely 2."""
+
+
+def read_text_csv(content: bytes) -> pl.DataFrame:
+    """Read a CSV file with a header as text: an empty cell is null, a quoted empty one is the empty string.
+
+    Raises ValueError with the reason for what is no CSV in UTF-8, has no header, or has a name twice.
+    """
+    names = next(csv.reader(io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline="")), [])
+    if not names:
+        raise ValueError("it is empty")
+    if len(set(names)) < len(names):
+        raise ValueError(f"it has the column {next(n for n in names if names.count(n) > 1)!r} twice")
+    table = pacsv.read_csv(
+        pa.BufferReader(content),
+        read_options=pacsv.ReadOptions(column_names=names, skip_rows=1),
+        parse_options=pacsv.ParseOptions(newlines_in_values=True),
+        convert_options=pacsv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()),
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        ),
+    )
+    return pl.DataFrame(pl.from_arrow(table))
+
+
+def write_text_csv(text: pl.DataFrame) -> bytes:
+    """Write columns of strings so that `read_text_csv` reads the same: all but nulls are quoted."""
+    buffer = io.BytesIO()
+    pacsv.write_csv(text.to_arrow(compat_level=pl.CompatLevel.oldest()), buffer)
+    return buffer.getvalue()
+
+
+def parse_cells(text: pl.DataFrame, columns: Sequence[Column]) -> tuple[pl.DataFrame, dict[int, str]]:
+    """Parse cells into the columns' types: Float64, Int64 and String, with nulls.
+
+    Floats are the doubles nearest to the text; integers are exact. Returns the typed columns and, for each row with
+    a cell that is not of its column's type, or not finite, a reason that names column and cell; such cells are null.
+    """
+    typed = text.select(pl.col(c.name).cast(DTYPES[c.type], strict=False) for c in columns)
+    problems: dict[int, str] = {}
+    for column in _doubtful(text, typed, columns):
+        values, bad = _parse_number(text[column.name].str.strip_chars(), column)
+        typed = typed.with_columns(values)
+        kind = "a finite number" if column.type == "float" else "an integer of 64 bits"
+        for row in bad:
+            problems.setdefault(row, f"{column.name} is {text[column.name][row]!r:.60}, not {kind}")
+    return typed, problems
+
+
+def _doubtful(text: pl.DataFrame, typed: pl.DataFrame, columns: Sequence[Column]) -> list[Column]:
+    """Return the number columns in which a plain cast lost a cell or met one that is not finite; mostly none."""
+    lost = typed.null_count().row(0)
+    empty = text.select(typed.columns).null_count().row(0)
+    floats = [c.name for c in columns if c.type == "float"]
+    odd = typed.select((~pl.col(floats).is_finite()).any()).row(0, named=True) if floats else {}
+    return [
+        column
+        for column, n_lost, n_empty in zip(columns, lost, empty, strict=True)
+        if column.type != "string" and (n_lost > n_empty or odd.get(column.name))
+    ]
+
+
+def _parse_number(text: pl.Series, column: Column) -> tuple[pl.Series, list[int]]:
+    """Parse a column with all that programs print in it. Returns its values and the rows with something else."""
+    absent = text.is_null() | text.is_in(NULLS)
+    number = text.zip_with(~absent, pl.Series([None], dtype=pl.String)).cast(pl.Float64, strict=False)
+    if column.type == "float":
+        values = number.zip_with(number.is_finite().fill_null(False), pl.Series([None], dtype=pl.Float64))
+    else:
+        whole = (number.round() == number) & (number.abs() <= _LARGEST_EXACT)
+        as_printed = text.cast(pl.Int64, strict=False)
+        values = as_printed.zip_with(
+            as_printed.is_not_null() | ~whole.fill_null(False), number.cast(pl.Int64, strict=False)
+        )
+    return values, (values.is_null() & ~absent).arg_true().to_list()

@@ -1,0 +1,98 @@
+"""The manifest of a shard's raw predictions: written last, it makes them exist. Reading parts goes through it."""
+
+import gzip
+import hashlib
+from datetime import datetime
+
+import obstore
+import polars as pl
+from obstore.store import ObjectStore
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from precalc_assets import storage
+from precalc_assets.columns import Column
+from precalc_assets.errors import ShardError
+from precalc_assets.predictions.cells import read_text_csv
+
+
+class PartInfo(BaseModel):
+    """One object with raw predictions: gzipped CSV, `key,input,quarantine` and the model's columns, as text.
+
+    `key` is the InChIKey, `input` the SMILES that the model was given, `quarantine` the reason why it could not
+    answer (then the model's columns are empty).
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    rows: int
+    quarantined: int
+    bytes: int
+    sha256: str
+
+
+class RawManifest(BaseModel):
+    """What a shard's raw predictions consist of, and what they were computed from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    release: str
+    shard: str
+    library_digest: str
+    columns: tuple[Column, ...]
+    parts: tuple[PartInfo, ...]
+    rows: int
+    quarantined: int
+    seconds: float
+    finished_at: datetime
+
+    @property
+    def digest(self) -> str:
+        """Name of the content: the same for the same values from the same release, whenever they were computed."""
+        content = self.model_dump_json(exclude={"seconds", "finished_at"})
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def manifest_name(model: str, shard: str) -> str:
+    """Return the name of the manifest's object."""
+    return f"{storage.raw_prefix(model, shard)}/manifest.json"
+
+
+def find_manifest(store: ObjectStore, model: str, shard: str) -> RawManifest | None:
+    """Return a shard's manifest, or None where the shard has no raw predictions.
+
+    Raises ShardError if the object is there and is no manifest.
+    """
+    name = manifest_name(model, shard)
+    try:
+        content = bytes(obstore.get(store, name).bytes())
+    except FileNotFoundError:
+        return None
+    try:
+        return RawManifest.model_validate_json(content)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise ShardError(f"{name} is damaged ({reason}); delete it and predict shard {shard} again") from None
+
+
+def require_manifest(store: ObjectStore, model: str, shard: str) -> RawManifest:
+    """Return a shard's manifest. Raises ShardError where there is none, or a damaged one."""
+    manifest = find_manifest(store, model, shard)
+    if manifest is None:
+        raise ShardError(f"{model} has no raw predictions for shard {shard}; run `precalc predict {model}` first")
+    return manifest
+
+
+def read_part(store: ObjectStore, part: PartInfo, columns: tuple[Column, ...]) -> pl.DataFrame:
+    """Read a part as text: `key`, `input`, `quarantine` and the model's columns, null where a cell is empty.
+
+    Raises ShardError if the object is gone or its bytes are not those that the manifest names.
+    """
+    try:
+        content = bytes(obstore.get(store, part.name).bytes())
+    except FileNotFoundError:
+        raise ShardError(f"{part.name} is gone although its manifest names it; predict the shard again") from None
+    if hashlib.sha256(content).hexdigest() != part.sha256:
+        raise ShardError(f"{part.name} is not what its manifest names; delete it and predict the shard again")
+    return read_text_csv(gzip.decompress(content)).select("key", "input", "quarantine", *(c.name for c in columns))

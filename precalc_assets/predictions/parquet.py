@@ -1,0 +1,87 @@
+"""A shard's predictions as a Parquet file: written batch by batch, read back with the provenance in its footer."""
+
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import obstore
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+from obstore.store import ObjectStore
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from precalc_assets.columns import Column
+from precalc_assets.errors import ShardError
+
+_METADATA_KEY = b"precalc"
+_ARROW_TYPES = {"float": pa.float64(), "integer": pa.int64(), "string": pa.string()}
+
+
+class Provenance(BaseModel):
+    """What predictions were made from. It stands in the file's footer, so that the file alone can be served."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    release: str
+    shard: str
+    n_shards: int
+    library_digest: str
+    raw_digest: str
+    quarantined: int
+    columns: tuple[Column, ...]
+
+
+class PredictionsWriter:
+    """Writes predictions to a local Parquet file, one row group per batch.
+
+    Of a model with thousands of columns and a small shard, most would be footer: so Arrow's own copy of the schema is
+    left out, the provenance is compressed (zstd, base64), and pages have no dictionaries. 1.4 MB become 0.2 MB for a
+    hundred rows of 2,048 counts.
+    """
+
+    def __init__(self, path: Path, provenance: Provenance) -> None:
+        fields = [("inchikey", pa.string()), ("smiles", pa.string())]
+        fields += [(column.name, _ARROW_TYPES[column.type]) for column in provenance.columns]
+        self._schema = pa.schema(fields)
+        self._writer = pq.ParquetWriter(
+            path, self._schema, compression="zstd", use_dictionary=["smiles"], store_schema=False
+        )
+        packed = zstandard.compress(provenance.model_dump_json().encode())
+        self._writer.add_key_value_metadata({_METADATA_KEY: b64encode(packed)})
+
+    def write(self, frame: pl.DataFrame) -> None:
+        """Append a batch: `inchikey`, `smiles` and the provenance's columns, in this order."""
+        self._writer.write_table(frame.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(self._schema))
+
+    def close(self) -> None:
+        """Write the footer; the file is whole from then on."""
+        self._writer.close()
+
+
+@contextmanager
+def open_predictions(store: ObjectStore, name: str) -> Iterator[tuple[pq.ParquetFile, Provenance]]:
+    """Open a Parquet file of the store, by a local copy that lives as long as the context.
+
+    Raises ShardError if there is none, or one that is damaged or not ours.
+    """
+    with TemporaryDirectory(prefix="precalc-") as folder:
+        path = Path(folder) / "predictions.parquet"
+        try:
+            with path.open("wb") as file:
+                for chunk in obstore.get(store, name):
+                    file.write(chunk)
+        except FileNotFoundError:
+            raise ShardError(f"{name} does not exist: there are no predictions for this shard yet") from None
+        try:
+            parquet = pq.ParquetFile(path)
+            packed = b64decode(parquet.metadata.metadata[_METADATA_KEY])
+            provenance = Provenance.model_validate_json(zstandard.decompress(packed))
+        except (pa.ArrowInvalid, ValidationError, KeyError, TypeError, ValueError, zstandard.ZstdError) as error:
+            raise ShardError(f"{name} is damaged or not one of ours ({type(error).__name__}); delete it") from None
+        with parquet:
+            yield parquet, provenance

@@ -1,0 +1,165 @@
+"""From predictions to the prediction table: a shard's Parquet is loaded as pages and read back as readers would."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from obstore.store import ObjectStore
+
+from precalc_assets import storage
+from precalc_assets.columns import Column
+from precalc_assets.library import LibraryManifest, read_shard
+from precalc_assets.outcomes import Check, ShardOutcome, each_shard
+from precalc_assets.predictions.parquet import open_predictions
+from precalc_assets.sharding import shard_of
+from precalc_assets.tables import LIBRARY, KeyValueStore, TableReader
+from precalc_assets.tables.loader import load_shard
+
+_BATCH_ROWS = 1_000
+_KEPT_CELLS = 4_000_000
+"""Values of a file that are kept in memory, some 32 MB: a shard of 1,900 rows by 2,048 columns."""
+
+_READ_BACK_ROWS = 100
+"""Molecules of a shard that are read back from the table: spread evenly, so that they touch many of its pages."""
+
+TABLE_CHECKS = {
+    "row_count": "the table has as many molecules as the file",
+    "read_back": "values read from the table equal the file's, to the last bit",
+}
+"""The checks of a loaded shard: name and promise."""
+
+
+LIBRARY_SHARD_CHECKS = {
+    "membership": "every molecule is in the shard that its hash says",
+    "row_count": "the table has as many molecules as the file",
+}
+
+SMILES = Column("smiles", "string", "", "The molecule as the reference library's file has it")
+
+
+def load_library_shards(
+    store: ObjectStore, tables: KeyValueStore, library: LibraryManifest, shards: Iterable[str]
+) -> Iterator[ShardOutcome]:
+    """Load each shard of the library into the library's own table: SMILES by InChIKey."""
+    tables.create_table(LIBRARY)
+    yield from each_shard(shards, lambda shard: _load_library_shard(store, tables, library, shard))
+
+
+def _load_library_shard(
+    store: ObjectStore, tables: KeyValueStore, library: LibraryManifest, shard: str
+) -> ShardOutcome:
+    started = time.perf_counter()
+    molecules = read_shard(store, library, shard)
+    info = library.shards[shard]
+    strays = [key for key in molecules["inchikey"].to_pylist() if shard_of(key, library.n_shards) != shard]
+    if strays:
+        check = Check("membership", passed=False, description=f"{len(strays)} belong elsewhere, {strays[0]} for one")
+        return ShardOutcome(shard, failure=f"{check.description}; build the library again", checks=(check,))
+    loaded = load_shard(
+        tables,
+        LIBRARY,
+        shard,
+        lambda: iter(molecules.to_batches(_BATCH_ROWS)),
+        columns=(SMILES,),
+        n_shards=library.n_shards,
+        release="",
+        library_digest=info.digest,
+        built_from=info.digest,
+    )
+    return ShardOutcome(
+        shard,
+        digest=info.digest,
+        source_digest=library.digest,
+        facts={
+            "rows": molecules.num_rows,
+            "bytes": info.bytes,
+            "path": storage.library_shard(shard),
+            "pages": loaded.n_pages,
+            "write_units": loaded.consumed.write_units,
+            "seconds": round(time.perf_counter() - started, 3),
+        },
+        checks=(
+            Check("membership", passed=True, description=f"all {molecules.num_rows} are in the shard of their hash"),
+            Check("row_count", loaded.rows == info.rows, f"{loaded.rows} in the table, {info.rows} in the file"),
+        ),
+    )
+
+
+def load_shards(store: ObjectStore, tables: KeyValueStore, model: str, shards: Iterable[str]) -> Iterator[ShardOutcome]:
+    """Load each shard's predictions into the model's table, read a sample back, and yield what came of it.
+
+    What is loaded already is not written again, but read back all the same. Memory is bounded by a batch.
+    """
+    tables.create_table(model)
+    yield from each_shard(shards, lambda shard: _load_shard(store, tables, model, shard))
+
+
+def _load_shard(store: ObjectStore, tables: KeyValueStore, model: str, shard: str) -> ShardOutcome:
+    started = time.perf_counter()
+    with open_predictions(store, storage.predictions(model, shard)) as (parquet, provenance):
+        batches = _batches(parquet, ["inchikey", *(column.name for column in provenance.columns)])
+        loaded = load_shard(
+            tables,
+            model,
+            shard,
+            batches,
+            columns=provenance.columns,
+            n_shards=provenance.n_shards,
+            release=provenance.release,
+            library_digest=provenance.library_digest,
+            built_from=provenance.raw_digest,
+        )
+        file_rows = parquet.metadata.num_rows
+        sample = _sample_rows(batches(), file_rows)
+    reader = TableReader(tables, model)
+    checks = (
+        Check("row_count", loaded.rows == file_rows, f"{loaded.rows} molecules in the table, {file_rows} in the file"),
+        _read_back(reader, sample),
+    )
+    broken = [check.description for check in checks if not check.passed]
+    return ShardOutcome(
+        shard,
+        digest=loaded.generation,
+        source_digest=provenance.raw_digest,
+        columns=provenance.columns,
+        failure=f"shard {shard} of {model}: {'; '.join(broken)}; load it again" if broken else "",
+        facts={
+            "rows": loaded.rows,
+            "pages": loaded.n_pages,
+            "bytes": loaded.page_bytes,
+            "write_units": loaded.consumed.write_units,
+            "quarantined": provenance.quarantined,
+            "release": provenance.release,
+            "seconds": round(time.perf_counter() - started, 3),
+        },
+        checks=checks,
+    )
+
+
+def _batches(parquet: pq.ParquetFile, names: list[str]) -> Callable[[], Iterator[pa.RecordBatch]]:
+    """Return a function that iterates over the file; loading does so several times, so a small one is kept."""
+    if parquet.metadata.num_rows * len(names) > _KEPT_CELLS:
+        return lambda: parquet.iter_batches(_BATCH_ROWS, columns=names)
+    kept = list(parquet.iter_batches(_BATCH_ROWS, columns=names))
+    return lambda: iter(kept)
+
+
+def _sample_rows(batches: Iterable[pa.RecordBatch], rows: int) -> list[tuple[object, ...]]:
+    """Return every n-th row, at most `_READ_BACK_ROWS` of them."""
+    step = max(1, -(-rows // _READ_BACK_ROWS))
+    sample: list[tuple[object, ...]] = []
+    seen = 0
+    for batch in batches:
+        chosen = pa.array(range((-seen) % step, batch.num_rows, step), pa.int64())
+        sample += zip(*(column.to_pylist() for column in batch.take(chosen).columns), strict=True)
+        seen += batch.num_rows
+    return sample
+
+
+def _read_back(reader: TableReader, sample: list[tuple[object, ...]]) -> Check:
+    """Compare rows of the file with the table's answer, by `repr`: 2 is not 2.0, and 0.0 is not -0.0."""
+    answers = reader.get([str(row[0]) for row in sample])
+    wrong = [row[0] for row, answer in zip(sample, answers, strict=True) if repr(row[1:]) != repr(answer)]
+    found = f"{len(sample) - len(wrong)} of {len(sample)} molecules read back equal"
+    return Check("read_back", not wrong, f"{found}, {wrong[0]} does not" if wrong else found)

@@ -1,0 +1,125 @@
+"""From raw predictions to predictions: parts are parsed, checked against the library's shard and put as Parquet."""
+
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import obstore
+import polars as pl
+from obstore.store import ObjectStore
+
+from precalc_assets import storage
+from precalc_assets.errors import ShardError
+from precalc_assets.library import LibraryManifest, read_shard
+from precalc_assets.outcomes import Check, ShardOutcome, each_shard
+from precalc_assets.predictions.cells import parse_cells
+from precalc_assets.predictions.manifest import RawManifest, read_part, require_manifest
+from precalc_assets.predictions.parquet import PredictionsWriter, Provenance
+from precalc_assets.predictions.validation import (
+    PREDICTION_CHECKS,
+    broken_check,
+    check_failure_rate,
+    predictions_schema,
+)
+
+
+class BrokenCheckError(Exception):
+    """A shard's predictions break a check; nothing of them is published."""
+
+    def __init__(self, name: str, found: str) -> None:
+        super().__init__(found)
+        self.name = name
+
+
+def validate_shards(
+    store: ObjectStore, library: LibraryManifest, model: str, shards: Iterable[str], *, max_failure_rate: float
+) -> Iterator[ShardOutcome]:
+    """Make the predictions of each shard from its raw predictions, and yield what came of it.
+
+    A shard whose data break a check is a failed outcome that carries the check, and its earlier predictions, if any,
+    stay as they were. Memory is bounded by a part.
+    """
+    yield from each_shard(shards, lambda shard: _validate_shard(store, library, model, shard, max_failure_rate))
+
+
+def _validate_shard(
+    store: ObjectStore, library: LibraryManifest, model: str, shard: str, max_failure_rate: float
+) -> ShardOutcome:
+    started = time.perf_counter()
+    manifest = require_manifest(store, model, shard)
+    if manifest.library_digest != library.shards[shard].digest:
+        raise ShardError(
+            f"the raw predictions of {model} for shard {shard} are of another version of the library; "
+            f"run `precalc predict {model} --shards {shard}`"
+        )
+    rate = check_failure_rate(manifest.quarantined, manifest.rows, max_failure_rate)
+    if not rate.passed:
+        return ShardOutcome(shard, failure=rate.description, checks=(rate,))
+    name = storage.predictions(model, shard)
+    with TemporaryDirectory(prefix="precalc-") as folder:
+        path = Path(folder) / "predictions.parquet"
+        try:
+            _write_predictions(path, store, library, manifest)
+        except BrokenCheckError as broken:
+            check = Check(broken.name, passed=False, description=str(broken))
+            return ShardOutcome(shard, failure=f"shard {shard} of {model}: {broken}", checks=(check,))
+        obstore.put(store, name, path)
+        size = path.stat().st_size
+    passed = tuple(Check(key, passed=True, description=promise) for key, promise in PREDICTION_CHECKS.items())
+    return ShardOutcome(
+        shard,
+        digest=manifest.digest,
+        source_digest=manifest.digest,
+        columns=manifest.columns,
+        facts={
+            "rows": manifest.rows,
+            "quarantined": manifest.quarantined,
+            "columns": len(manifest.columns),
+            "bytes": size,
+            "path": name,
+            "release": manifest.release,
+            "seconds": round(time.perf_counter() - started, 3),
+        },
+        checks=tuple(rate if check.name == rate.name else check for check in passed),
+    )
+
+
+def _write_predictions(path: Path, store: ObjectStore, library: LibraryManifest, manifest: RawManifest) -> None:
+    molecules = pl.DataFrame(pl.from_arrow(read_shard(store, library, manifest.shard)))
+    provenance = Provenance(
+        model=manifest.model,
+        release=manifest.release,
+        shard=manifest.shard,
+        n_shards=library.n_shards,
+        library_digest=manifest.library_digest,
+        raw_digest=manifest.digest,
+        quarantined=manifest.quarantined,
+        columns=manifest.columns,
+    )
+    writer = PredictionsWriter(path, provenance)
+    rows = values = 0
+    for part in manifest.parts:
+        text = read_part(store, part, manifest.columns)
+        typed, problems = parse_cells(text, manifest.columns)
+        if problems:
+            row, problem = next(iter(problems.items()))
+            raise BrokenCheckError(
+                "schema",
+                f"{problem} ({text['key'][row]}; {len(problems)} such molecules in {part.name}); mend the model, or "
+                "declare the column as string in its run_columns.csv, and predict again",
+            )
+        expected = molecules.slice(rows, text.height)
+        frame = expected.select("smiles").with_columns(text["key"].alias("inchikey"), *typed.get_columns())
+        frame = frame.select("inchikey", "smiles", *typed.columns)
+        broken = broken_check(frame, predictions_schema(manifest.columns, expected["inchikey"]))
+        if broken:
+            raise BrokenCheckError(broken[0], f"{broken[1]} ({part.name})")
+        writer.write(frame)
+        rows += frame.height
+        values += frame.height * typed.width - sum(typed.null_count().row(0))
+    writer.close()
+    if rows != molecules.height:
+        raise BrokenCheckError("keys", f"the parts have {rows} molecules, the library's shard has {molecules.height}")
+    if rows and not values:
+        raise BrokenCheckError("nulls", f"all values of all {rows} molecules are null; see the model's log")

@@ -1,0 +1,81 @@
+"""What predictions must be, as a pandera schema made from a model's columns, and the checks that report it."""
+
+from collections.abc import Sequence
+
+import pandera.polars as pa
+import polars as pl
+import polars.selectors as cs
+
+from precalc_assets.columns import Column
+from precalc_assets.outcomes import Check
+from precalc_assets.predictions.cells import DTYPES
+
+KEY_COLUMNS = ("inchikey", "smiles")
+
+PREDICTION_CHECKS = {
+    "schema": "every output column is there, in order, with the type that run_columns.csv declares",
+    "keys": "the molecules are those of the library's shard, each once, in its order",
+    "finite": "every number is finite",
+    "nulls": "not every value is null",
+    "failure_rate": "few enough molecules are quarantined",
+}
+"""The checks of a shard's predictions, all of them blocking: name and promise."""
+
+
+def predictions_schema(columns: Sequence[Column], inchikeys: pl.Series) -> pa.DataFrameSchema:
+    """Return the schema of predictions for these molecules: `inchikey`, `smiles`, and one column per output.
+
+    Pandera takes about 3 ms per column and check, 12 s for a model of 2,048 outputs; so what concerns all output
+    columns is checked on the frame at once.
+    """
+    expected = pl.Schema(
+        {**dict.fromkeys(KEY_COLUMNS, pl.String()), **{column.name: DTYPES[column.type]() for column in columns}}
+    )
+    return pa.DataFrameSchema(
+        {
+            "inchikey": pa.Column(pl.String, unique=True, nullable=False),
+            "smiles": pa.Column(pl.String, nullable=False),
+        },
+        checks=[
+            pa.Check(lambda data: _has_schema(data.lazyframe, expected), name="schema"),
+            pa.Check(lambda data: _inchikeys(data.lazyframe).equals(inchikeys), name="keys"),
+            pa.Check(lambda data: _all_finite(data.lazyframe), name="finite"),
+        ],
+    )
+
+
+def broken_check(frame: pl.DataFrame, schema: pa.DataFrameSchema) -> tuple[str, str] | None:
+    """Return the first check that these predictions break and pandera's word on it; None when they keep them all.
+
+    One, not all: pandera 0.35 cannot collect the failures of a frame's checks of different kinds.
+    """
+    try:
+        schema.validate(frame)
+    except pa.errors.SchemaError as error:
+        name = error.check.name if isinstance(error.check, pa.Check) else "keys"
+        return name, f"it is broken that {PREDICTION_CHECKS[name]}: {str(error).partition(chr(10))[0][:200]}"
+    return None
+
+
+def check_failure_rate(quarantined: int, rows: int, limit: float) -> Check:
+    """Check that a shard's share of quarantined molecules is at most the limit."""
+    rate = quarantined / rows if rows else 0.0
+    return Check(
+        "failure_rate",
+        rate <= limit,
+        f"{quarantined} of {rows} molecules quarantined ({rate:.1%}; limit {limit:.0%}, PRECALC_MAX_FAILURE_RATE)",
+    )
+
+
+def _has_schema(frame: pl.LazyFrame, expected: pl.Schema) -> bool:
+    found = frame.collect_schema()
+    return found == expected and found.names() == expected.names()
+
+
+def _inchikeys(frame: pl.LazyFrame) -> pl.Series:
+    return frame.select("inchikey").collect().to_series()
+
+
+def _all_finite(frame: pl.LazyFrame) -> bool:
+    floats = frame.select(cs.float().is_finite().all()).collect()
+    return all(floats.row(0)) if floats.width else True

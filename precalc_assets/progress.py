@@ -1,0 +1,38 @@
+"""Progress of long work, told in molecules; and as lines, for logs and for terminals that are none."""
+
+import time
+from collections.abc import Callable
+
+OnProgress = Callable[[int, int], None]
+"""Called with how many more molecules are settled, and how many of them are quarantined."""
+
+_SECONDS_BETWEEN_LINES = 10.0
+"""A line of a run's log costs Dagster about 12 ms to store, and a person the time to read it."""
+
+
+def ignore_progress(molecules: int, quarantined: int) -> None:
+    """Take note of nothing."""
+
+
+class ProgressLines:
+    """Counts, and now and then says how many, how fast, and how long it will take."""
+
+    def __init__(self, say: Callable[[str], None], total: int, unit: str = "molecules") -> None:
+        self._say = say
+        self._total = total
+        self._unit = unit
+        self._done = 0
+        self._quarantined = 0
+        self._started = self._said = time.monotonic()
+
+    def __call__(self, molecules: int, quarantined: int) -> None:
+        """Take note of molecules; see `OnProgress`."""
+        self._done += molecules
+        self._quarantined += quarantined
+        now = time.monotonic()
+        if molecules and now - self._said >= _SECONDS_BETWEEN_LINES:
+            self._said = now
+            rate = self._done / (now - self._started)
+            left = (self._total - self._done) / rate
+            bad = f", {self._quarantined:,} quarantined" if self._quarantined else ""
+            self._say(f"{self._done:,} of {self._total:,} {self._unit}, {rate:,.0f}/s, about {left:,.0f} s left{bad}")

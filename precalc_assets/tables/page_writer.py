@@ -1,0 +1,223 @@
+"""Making pages out of record batches: the dtypes that hold every value of a shard, and the encoding.
+
+The format, and reading it, are in `pages`; which molecules go into a page is decided in `loader`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import zstandard
+from numpy.typing import NDArray
+
+from precalc_assets.columns import Column
+from precalc_assets.errors import TableError
+from precalc_assets.tables.pages import DTYPES, NULLABLE, Group, PageLayout
+
+ZSTD_LEVEL = 15
+
+_ARROW_TYPES = {"float": (pa.float64(),), "integer": (pa.int64(),), "string": (pa.string(), pa.large_string())}
+_INTEGERS = [name for name in DTYPES if name[0] in "ui" and name != "utf8"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Some molecules of a shard in ascending order: their `key_hash` (uint64) and, row by row, their values."""
+
+    hashes: NDArray[np.uint64]
+    batch: pa.RecordBatch
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def __getitem__(self, rows: slice) -> "Rows":
+        start, stop, _ = rows.indices(len(self))
+        return Rows(self.hashes[start:stop], self.batch.slice(start, stop - start))
+
+    @staticmethod
+    def concat(parts: Sequence["Rows"]) -> "Rows":
+        """Return the rows of several parts, copied into one."""
+        return Rows(np.concatenate([p.hashes for p in parts]), pa.concat_batches([p.batch for p in parts]))
+
+
+class DtypeChooser:
+    """The narrowest dtype of each column that holds every value exactly, found out batch by batch."""
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self._columns = columns
+        self._nulls = np.zeros(len(columns), bool)
+        self._floats = _FloatSpan([at for at, column in enumerate(columns) if column.type == "float"])
+        self._integers = _IntegerSpan([at for at, column in enumerate(columns) if column.type == "integer"])
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Take a batch's values into account.
+
+        Raises TableError when the batch lacks a column or has it in another type than the column's.
+        """
+        if not batch.num_rows:
+            return
+        arrays = [_array(batch, column) for column in self._columns]
+        self._nulls |= [array.null_count > 0 for array in arrays]
+        if self._floats.positions:
+            self._floats.add(_matrix([arrays[at] for at in self._floats.positions]))
+        if self._integers.positions:
+            self._integers.add(_matrix([arrays[at] for at in self._integers.positions]))
+
+    def dtypes(self) -> tuple[str, ...]:
+        """Return a dtype per column, as `page_layout` takes them."""
+        chosen = dict.fromkeys(range(len(self._columns)), "utf8") | self._floats.dtypes() | self._integers.dtypes()
+        return tuple(chosen[at] + (NULLABLE if self._nulls[at] else "") for at in range(len(self._columns)))
+
+
+class _IntegerSpan:
+    """The range of each integer column."""
+
+    def __init__(self, positions: list[int]) -> None:
+        self.positions = positions
+        # Of no value at all, and of nulls alone, the range is 0 to 0.
+        self._low = np.zeros(len(positions), np.int64)
+        self._high = np.zeros(len(positions), np.int64)
+
+    def add(self, values: NDArray[np.int64]) -> None:
+        self._low = np.minimum(self._low, values.min(axis=1))
+        self._high = np.maximum(self._high, values.max(axis=1))
+
+    def dtypes(self) -> dict[int, str]:
+        spans = zip(self.positions, self._low.tolist(), self._high.tolist(), strict=True)
+        return {at: next(_integers_that_hold(low, high)) for at, low, high in spans}
+
+
+class _FloatSpan:
+    """The range of each float column, and whether integers, or single precision, hold its values exactly."""
+
+    def __init__(self, positions: list[int]) -> None:
+        self.positions = positions
+        self._low = np.zeros(len(positions))
+        self._high = np.zeros(len(positions))
+        self._integral = np.ones(len(positions), bool)
+        self._single = np.ones(len(positions), bool)
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        self._low = np.fmin(self._low, values.min(axis=1))
+        self._high = np.fmax(self._high, values.max(axis=1))
+        # NaN differs from itself, so it is not integral; an integer has no negative zero.
+        integral = (values == np.rint(values)) & ~((values == 0) & np.signbit(values))
+        self._integral &= integral.all(axis=1)
+        self._single &= _equal(_single(values).astype(np.float64), values).all(axis=1)
+
+    def dtypes(self) -> dict[int, str]:
+        return {at: self._dtype(i) for i, at in enumerate(self.positions)}
+
+    def _dtype(self, i: int) -> str:
+        fitting = ["f8"]
+        if self._integral[i]:
+            fitting += _integers_that_hold(float(self._low[i]), float(self._high[i]))
+        if self._single[i]:
+            fitting.append("f4")
+        # Of the same width, integers have more bytes in common than floats.
+        return min(fitting, key=lambda dtype: (DTYPES[dtype][0], dtype.startswith("f")))
+
+
+class PageEncoder:
+    """Encodes pages of one layout out of rows that are arranged for it once, since a block of rows has many pages."""
+
+    def __init__(self, layout: PageLayout, columns: Sequence[Column], rows: Rows) -> None:
+        self._hashes = rows.hashes.astype("<u8")
+        arrays = [_array(rows.batch, column) for column in columns]
+        self._groups = [_ArrangedGroup(group, [arrays[at] for at in group.positions]) for group in layout.groups]
+        self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True, write_content_size=True)
+
+    def encode(self, start: int, stop: int) -> bytes:
+        """Return the page of the rows from `start` up to `stop`; there may be none."""
+        payload = [np.uint32(stop - start).astype("<u4").tobytes(), self._hashes[start:stop].tobytes()]
+        for group in self._groups:
+            payload += group.parts(start, stop)
+        return self._compressor.compress(b"".join(payload))
+
+
+class _ArrangedGroup:
+    """The byte planes of a group for a block of rows: `planes` is uint8, planes × columns × rows."""
+
+    def __init__(self, group: Group, arrays: list[pa.Array]) -> None:
+        self._texts = [_Texts(array) for array in arrays] if group.dtype == "utf8" else []
+        if self._texts:
+            numbers = _narrowed(np.stack([np.diff(texts.ends) for texts in self._texts]), "u4")
+        else:
+            numbers = _narrowed(_matrix(arrays), group.dtype)
+        self._planes = _byte_planes(numbers)
+        if group.nullable:
+            valid = np.stack([array.is_valid().to_numpy(zero_copy_only=False) for array in arrays])
+            self._planes = np.concatenate([valid.astype(np.uint8)[None], self._planes])
+
+    def parts(self, start: int, stop: int) -> Iterator[bytes | memoryview]:
+        yield self._planes[:, :, start:stop].tobytes()
+        for texts in self._texts:
+            yield texts.data[texts.ends[start] : texts.ends[stop]]
+
+
+class _Texts:
+    """A string column as one stretch of UTF-8; text i is `data[ends[i]:ends[i + 1]]`."""
+
+    def __init__(self, array: pa.Array) -> None:
+        array = array.cast(pa.large_string()).fill_null("")
+        _, ends, data = array.buffers()
+        self.ends = np.frombuffer(ends, np.int64)[array.offset : array.offset + len(array) + 1]
+        self.data = memoryview(data or b"")
+
+
+def text_bytes(batch: pa.RecordBatch, columns: Sequence[Column]) -> NDArray[np.int64]:
+    """Return the UTF-8 bytes that each row has in its string columns."""
+    sizes = np.zeros(batch.num_rows, np.int64)
+    for column in columns:
+        if column.type == "string":
+            sizes += np.diff(_Texts(_array(batch, column)).ends)
+    return sizes
+
+
+def _array(batch: pa.RecordBatch, column: Column) -> pa.Array:
+    at = batch.schema.get_field_index(column.name)
+    if at < 0:
+        raise TableError(f"column {column.name!r} is not among the predictions; make the predictions again")
+    array = batch.column(at)
+    if array.type not in _ARROW_TYPES[column.type]:
+        raise TableError(f"column {column.name!r} is of type {column.type}, but its predictions are {array.type}")
+    return array
+
+
+def _matrix(arrays: list[pa.Array]) -> NDArray[Any]:
+    """Return numeric columns as columns × rows, nulls as 0, which every dtype holds."""
+    return np.stack([(a.fill_null(0) if a.null_count else a).to_numpy() for a in arrays])
+
+
+def _narrowed(values: NDArray[Any], dtype: str) -> NDArray[Any]:
+    with np.errstate(invalid="ignore", over="ignore"):
+        narrow = values.astype("<" + dtype)
+        # A value that came after the dtypes were chosen would be stored as another: costs 5 % of the compression.
+        if not _equal(narrow.astype(values.dtype), values).all():
+            raise TableError(f"the predictions changed while they were loaded: {dtype} does not hold them; load again")
+    return narrow
+
+
+def _byte_planes(values: NDArray[Any]) -> NDArray[np.uint8]:
+    columns, rows = values.shape
+    return values.view(np.uint8).reshape(columns, rows, values.itemsize).transpose(2, 0, 1)
+
+
+def _equal(ours: NDArray[Any], theirs: NDArray[Any]) -> NDArray[np.bool_]:
+    same: NDArray[np.bool_] = (ours == theirs) | ((ours != ours) & (theirs != theirs))
+    return same
+
+
+def _single(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
+
+
+def _integers_that_hold(low: float, high: float) -> Iterator[str]:
+    """Yield the integer dtypes whose range spans two numbers, narrowest first; Python compares them exactly."""
+    for dtype in _INTEGERS:
+        bounds = np.iinfo(dtype)
+        if int(bounds.min) <= low and high <= int(bounds.max):
+            yield dtype

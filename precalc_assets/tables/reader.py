@@ -1,0 +1,175 @@
+"""Reading predictions out of a table, by InChIKey.
+
+Standard library and zstandard only: the Lambda imports it.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from precalc_assets.columns import Column
+from precalc_assets.errors import TableError, UsageError
+from precalc_assets.sharding import INCHIKEY, key_hash, shard_index, shard_key, shard_keys
+from precalc_assets.tables.directory import COLUMNS_KEY, Directory, ShardRecord, TableColumns, columns_key
+from precalc_assets.tables.pages import Page, PageLayout, Value, page_index, page_layout
+from precalc_assets.tables.store import Item, KeyValueStore, missing_table
+
+CACHE_SECONDS = 60.0
+"""How long a directory is used before it is read again: a loaded shard is seen after this time at the latest."""
+
+Row = tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    """A shard as the reader knows it. `picks` says where its rows have the reader's columns; None for nowhere."""
+
+    directory: Directory
+    layout: PageLayout
+    picks: tuple[int | None, ...] | None
+    read_at: float
+
+    def pages_of(self, shard: str, hashes: Iterable[int]) -> dict[str, list[int]]:
+        """Return the keys of the pages that hold these molecules, each with its molecules."""
+        pages: dict[str, list[int]] = defaultdict(list)
+        directory = self.directory
+        if directory.n_pages:
+            for h in hashes:
+                page = page_index(h, directory.n_shards, directory.n_pages)
+                pages[directory.pages.key(shard, page)].append(h)
+        return pages
+
+    def rows(self, pages: dict[str, list[int]], stored: dict[str, Item]) -> Iterator[tuple[int, Row | None]]:
+        """Yield the molecules' rows out of the stored pages."""
+        for key, hashes in pages.items():
+            page = Page(self.layout, stored[key].value)
+            for h in hashes:
+                yield h, self._pick(page.row(h))
+
+    def _pick(self, row: Row | None) -> Row | None:
+        if row is None or self.picks is None:
+            return row
+        return tuple(None if at is None else row[at] for at in self.picks)
+
+
+class TableReader:
+    """One model's prediction table.
+
+    The columns are those of the moment when the reader is made, for as long as it lives, so that every row fits them.
+    In a shard that was loaded with other columns, those with the same name and type are read, and the others are
+    None. May be used by several threads.
+
+    Raises TableError when the model has no table, or one in which nothing was ever loaded.
+    """
+
+    def __init__(self, store: KeyValueStore, model: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._model = model
+        self._clock = clock
+        item = store.get_many(model, [COLUMNS_KEY]).get(COLUMNS_KEY)
+        if item is None:
+            raise missing_table(model)
+        table = TableColumns.from_item(item)
+        self.columns: tuple[Column, ...] = table.columns
+        self.n_shards: int = table.n_shards
+        self._versions: dict[str, tuple[Column, ...]] = {item.version: table.columns}
+        self._shards: dict[str, _Shard] = {}
+
+    def get(self, inchikeys: Sequence[str]) -> list[Row | None]:
+        """Return the molecules' predictions in the order asked, None for those that are not in the table.
+
+        A row has one value per column, typed as the column is. All rows of a shard are of one generation. Whether a
+        molecule's shard was loaded at all is told by `missing_shards`.
+
+        Raises UsageError for a malformed InChIKey, TableError when the table is damaged.
+        """
+        hashes = [_hash(inchikey) for inchikey in inchikeys]
+        wanted: dict[str, set[int]] = defaultdict(set)
+        for h in hashes:
+            wanted[self._shard_key(h)].add(h)
+        rows: dict[int, Row | None] = {}
+        torn = set(wanted)
+        while torn:
+            shards = self._known(torn)
+            plans = {shard: known.pages_of(shard, wanted[shard]) for shard, known in shards.items()}
+            stored = self._store.get_many(self._model, [key for plan in plans.values() for key in plan])
+            torn = set()
+            for shard, plan in plans.items():
+                lost = next((key for key in plan if key not in stored), None)
+                if lost is None:
+                    rows.update(shards[shard].rows(plan, stored))
+                else:
+                    # Never an answer of two generations: the whole shard is read again.
+                    self._forget_replaced(shard, shards[shard], lost)
+                    torn.add(shard)
+        return [rows.get(h) for h in hashes]
+
+    def missing_shards(self, inchikeys: Iterable[str]) -> list[str]:
+        """Return the shards, in order, that these molecules belong to and that were never loaded.
+
+        Raises UsageError for a malformed InChIKey.
+        """
+        shards = {self._shard_key(_hash(inchikey)) for inchikey in inchikeys}
+        return sorted(shards - self._known(shards).keys())
+
+    def directories(self) -> dict[str, Directory]:
+        """Return what is loaded, by shard, as it is in the store now."""
+        stored = self._store.get_many(self._model, shard_keys(self.n_shards))
+        records = {shard: ShardRecord.from_item(item) for shard, item in sorted(stored.items())}
+        return {shard: record.current for shard, record in records.items() if record.current}
+
+    def _shard_key(self, h: int) -> str:
+        return shard_key(shard_index(h, self.n_shards), self.n_shards)
+
+    def _known(self, shards: Iterable[str]) -> dict[str, _Shard]:
+        """Return those of the shards that are loaded, out of the cache as long as it is fresh."""
+        now = self._clock()
+        known = {shard: self._shards.get(shard) for shard in shards}
+        fresh = {shard: entry for shard, entry in known.items() if entry and now - entry.read_at < CACHE_SECONDS}
+        stale = sorted(known.keys() - fresh.keys())
+        for shard, item in self._store.get_many(self._model, stale).items():
+            directory = ShardRecord.from_item(item).current
+            if directory:
+                fresh[shard] = self._shards[shard] = self._open(directory, now)
+        return fresh
+
+    def _open(self, directory: Directory, now: float) -> _Shard:
+        if directory.n_shards != self.n_shards:
+            raise TableError(
+                f"{self._model}: the table was made anew with {directory.n_shards} shards instead of {self.n_shards};"
+                " open it again"
+            )
+        columns = self._columns(directory.columns)
+        layout = page_layout(tuple(column.type for column in columns), directory.dtypes)
+        picks = None
+        if columns is not self.columns:
+            places = {(column.name, column.type): at for at, column in enumerate(columns)}
+            picks = tuple(places.get((column.name, column.type)) for column in self.columns)
+        return _Shard(directory, layout, picks, now)
+
+    def _columns(self, digest: str) -> tuple[Column, ...]:
+        if digest not in self._versions:
+            key = columns_key(digest)
+            item = self._store.get_many(self._model, [key]).get(key)
+            if item is None:
+                raise TableError(f"{self._model}: item {key!r} is lost; drop the table and serve the model again")
+            self._versions[digest] = TableColumns.from_item(item).columns
+        return self._versions[digest]
+
+    def _forget_replaced(self, shard: str, known: _Shard, lost: str) -> None:
+        """Forget a directory whose pages have been deleted, since the shard was loaded twice after it was read.
+
+        Raises TableError when the store's directory still names the page that is not there.
+        """
+        item = self._store.get_many(self._model, [shard]).get(shard)
+        current = ShardRecord.from_item(item).current if item else None
+        if current and current.pages == known.directory.pages:
+            raise TableError(f"{self._model}: page {lost!r} is lost; drop the table and serve the model again")
+        self._shards.pop(shard, None)
+
+
+def _hash(inchikey: str) -> int:
+    if not INCHIKEY.match(inchikey):
+        raise UsageError(f"{inchikey!r} is not an InChIKey; it has 27 characters, like BSYNRYMUTXBXSQ-UHFFFAOYSA-N")
+    return key_hash(inchikey)

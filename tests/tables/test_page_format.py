@@ -1,0 +1,177 @@
+"""The page format: what goes in comes out, exactly, in as few bytes as it takes."""
+
+import math
+import struct
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from table_doubles import record_batch
+
+from precalc_assets.columns import Column
+from precalc_assets.errors import TableError
+from precalc_assets.sharding import HASH_SPACE, shard_index
+from precalc_assets.tables.directory import TableColumns
+from precalc_assets.tables.page_writer import DtypeChooser, PageEncoder, Rows
+from precalc_assets.tables.pages import Page, page_index, page_layout
+from precalc_assets.tables.paging import ShardRows
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+VALUES = {
+    "float": st.one_of(
+        st.floats(),
+        st.floats(width=32),
+        st.integers(-300, 70_000).map(float),
+        st.sampled_from([0.0, -0.0, 5e-324, -5e-324, 1e308, -1e308, 2.0**63, 2.0**64, -(2.0**63), math.inf, -math.inf]),
+    ),
+    "integer": st.one_of(
+        st.integers(-(2**63), 2**63 - 1),
+        st.integers(-200, 300),
+        st.sampled_from([0, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32, -128, -129, 2**63 - 1, -(2**63)]),
+    ),
+    "string": st.one_of(TEXT, st.sampled_from(["", "é", "🧪" * 50, "\x00", "x" * 3_000])),
+}
+
+
+@st.composite
+def tables(draw):
+    columns, values = [], []
+    n = draw(st.integers(1, 12))
+    for at in range(draw(st.integers(1, 6))):
+        kind = draw(st.sampled_from(sorted(VALUES)))
+        cell = VALUES[kind] | st.none() if draw(st.booleans()) else VALUES[kind]
+        columns.append(Column(f"c{at}", kind, "", ""))
+        values.append(draw(st.lists(cell, min_size=n, max_size=n)))
+    return columns, list(zip(*values, strict=True))
+
+
+def encoded(columns, rows, start=0, stop=None):
+    """Return dtypes, layout and hashes of some rows, and the page of those from start to stop."""
+    hashes = np.arange(1, len(rows) + 1, dtype=np.uint64) * np.uint64(2**63 // 5_000)
+    batch = record_batch([""] * len(rows), columns, rows)
+    chooser = DtypeChooser(columns)
+    chooser.add(batch)
+    layout = page_layout(tuple(c.type for c in columns), chooser.dtypes())
+    encoder = PageEncoder(layout, columns, Rows(hashes, batch))
+    return chooser.dtypes(), layout, hashes.tolist(), encoder.encode(start, len(rows) if stop is None else stop)
+
+
+def bits(row):
+    """Return what tells two rows apart, sign of zero and type included; all NaN are one."""
+    return [struct.pack("<d", v) if type(v) is float and v == v else repr(v) for v in row]
+
+
+@settings(max_examples=150, deadline=None)
+@given(tables())
+def test_any_values_come_back_exactly_and_typed_as_their_column(table):
+    columns, rows = table
+    _, layout, hashes, value = encoded(columns, rows)
+    page = Page(layout, value)
+    assert [bits(page.row(h)) for h in hashes] == [bits(row) for row in rows]
+
+
+@settings(max_examples=50, deadline=None)
+@given(tables(), st.data())
+def test_a_page_of_some_rows_of_a_block_holds_these_rows(table, data):
+    columns, rows = table
+    start = data.draw(st.integers(0, len(rows)))
+    stop = data.draw(st.integers(start, len(rows)))
+    _, layout, hashes, value = encoded(columns, rows, start, stop)
+    page = Page(layout, value)
+    there = [page.row(h) is not None for h in hashes]
+    assert there == [start <= at < stop for at in range(len(rows))]
+    assert [bits(page.row(h)) for h in page.hashes] == [bits(row) for row in rows[start:stop]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "dtype"),
+    [
+        ("integer", [0, 255], "u1"),
+        ("integer", [-1, 127], "i1"),
+        ("integer", [256], "u2"),
+        ("integer", [-1, 128], "i2"),
+        ("integer", [65_536], "u4"),
+        ("integer", [-32_769], "i4"),
+        ("integer", [2**32], "u8"),
+        ("integer", [2**63 - 1], "u8"),
+        ("integer", [-(2**63), 2**63 - 1], "i8"),
+        ("integer", [None, None], "u1?"),
+        ("integer", [None, -7], "i1?"),
+        ("float", [0.0, 2.0], "u1"),
+        ("float", [-0.0, 2.0], "f4"),
+        ("float", [0.5], "f4"),
+        ("float", [0.1], "f8"),
+        ("float", [5e-324], "f8"),
+        ("float", [1e308], "f8"),
+        ("float", [2.0**40], "f4"),
+        ("float", [2.0**40 + 1], "u8"),
+        ("float", [2.0**40 + 1, math.inf], "f8"),
+        ("float", [math.nan, math.inf], "f4"),
+        ("float", [None, 1.0], "u1?"),
+        ("string", ["1"], "utf8"),
+        ("string", [None, ""], "utf8?"),
+    ],
+)
+def test_a_column_gets_the_narrowest_dtype_that_holds_every_value(kind, values, dtype):
+    columns = [Column("c", kind, "", "")]
+    rows = [(value,) for value in values]
+    dtypes, layout, hashes, value = encoded(columns, rows)
+    assert dtypes == (dtype,)
+    assert [bits(Page(layout, value).row(h)) for h in hashes] == [bits(row) for row in rows]
+
+
+def test_large_strings_and_slices_of_arrow_arrays_are_read_like_any():
+    columns = [Column("s", "string", "", ""), Column("i", "integer", "", "")]
+    for text in (pa.string(), pa.large_string()):
+        batch = pa.record_batch({"s": pa.array(["a", None, "ccc", "🧪"], text), "i": [1, None, 3, 4]}).slice(1, 3)
+        chooser = DtypeChooser(columns)
+        chooser.add(batch)
+        layout = page_layout(("string", "integer"), chooser.dtypes())
+        encoder = PageEncoder(layout, columns, Rows(np.array([1, 2, 3], np.uint64), batch))
+        page = Page(layout, encoder.encode(0, 3))
+        assert [page.row(h) for h in (1, 2, 3)] == [(None, None), ("ccc", 3), ("🧪", 4)]
+
+
+def test_a_molecule_that_is_not_in_a_page_has_no_row():
+    _, layout, hashes, value = encoded([Column("c", "integer", "", "")], [(1,), (2,)])
+    assert [Page(layout, value).row(h) for h in (0, hashes[0] + 1, HASH_SPACE - 1)] == [None] * 3
+
+
+@pytest.mark.parametrize("at", [0, 9, 30, -1])
+def test_a_page_with_a_wrong_byte_is_an_error(at):
+    _, layout, _, value = encoded([Column("c", "float", "", "")], [(i / 7,) for i in range(40)])
+    damaged = bytearray(value)
+    damaged[at] ^= 0x10
+    with pytest.raises(TableError, match="damaged"):
+        Page(layout, bytes(damaged))
+
+
+def test_a_value_that_the_chosen_dtype_does_not_hold_is_an_error():
+    columns = [Column("c", "integer", "", "")]
+    rows = Rows(np.array([1], np.uint64), record_batch([""], columns, [(256,)]))
+    with pytest.raises(TableError, match="changed while they were loaded"):
+        PageEncoder(page_layout(("integer",), ("u1",)), columns, rows)
+
+
+@pytest.mark.parametrize("kind", ["float", "string"])
+def test_predictions_of_another_type_than_the_column_are_an_error(kind):
+    batch = record_batch([""], [Column("c", "integer", "", "")], [(1,)])
+    with pytest.raises(TableError, match="'c' is of type"):
+        DtypeChooser([Column("c", kind, "", "")]).add(batch)
+
+
+@given(
+    st.lists(st.integers(0, HASH_SPACE - 1), min_size=1, max_size=50),
+    st.integers(1, 10_000),
+    st.integers(1, 2**20),
+)
+def test_pages_ascend_with_the_hash_within_a_shard_and_numpy_agrees(hashes, n_shards, n_pages):
+    hashes = sorted(hashes)
+    pages = [page_index(h, n_shards, n_pages) for h in hashes]
+    assert all(0 <= page < n_pages for page in pages)
+    places = [(shard_index(h, n_shards), page) for h, page in zip(hashes, pages, strict=True)]
+    assert places == sorted(places)
+    rows = ShardRows(TableColumns("eos0abc", n_shards, ()), "00", lambda: iter(()))
+    assert rows.page_of(np.array(hashes, np.uint64), n_pages).tolist() == pages

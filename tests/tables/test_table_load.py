@@ -1,0 +1,377 @@
+"""Loading a shard: all or nothing, once, whatever interrupts it and whoever else does the same."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+
+import pytest
+from table_doubles import (
+    COLUMNS,
+    MODEL,
+    N_SHARDS,
+    SHARD,
+    Crash,
+    InterruptedStore,
+    MemoryStore,
+    crash,
+    known_page_keys,
+    load,
+    page_keys,
+    predictions,
+    record,
+    record_batch,
+    shard_molecules,
+    without_time,
+)
+
+from precalc_assets.columns import Column
+from precalc_assets.errors import TableError
+from precalc_assets.tables import TableReader, open_tables
+from precalc_assets.tables.loader import load_shard
+from precalc_assets.tables.pages import Page, page_layout
+from precalc_assets.tables.store import MAX_ITEM_BYTES, item_bytes, write_units
+
+KEYS = shard_molecules(600)
+
+
+@pytest.fixture
+def store():
+    return MemoryStore()
+
+
+def test_what_was_loaded_is_read_back_molecule_by_molecule(store):
+    result = load(store, KEYS)
+    assert (result.shard, result.rows, result.written) == (SHARD, 600, True)
+    assert result.n_pages > 1
+    assert TableReader(store, MODEL).get(KEYS) == predictions(KEYS)
+    assert page_keys(store) == known_page_keys(store)
+    assert result.page_bytes == sum(item_bytes(store.tables[MODEL][key]) for key in page_keys(store))
+
+
+def test_pages_are_of_about_3500_bytes_and_do_not_depend_on_the_batches(store):
+    keys = shard_molecules(3_000)
+    results = [load(store, keys, size=3_000)]
+    assert 3_200 < results[0].page_bytes / results[0].n_pages < 3_800
+    for size in (7, 1_000):
+        other = MemoryStore()
+        load(other, keys, size=size)
+        assert without_time(other) == without_time(store)
+
+
+def test_the_units_consumed_are_those_of_what_was_written(store):
+    result = load(store, KEYS)
+    stored = store.tables[MODEL].values()
+    # The shard's record, of less than a KB, is put twice.
+    assert result.consumed.write_units == sum(map(write_units, stored)) + 1
+    assert result.consumed.items == len(stored) + 1
+
+
+def test_loading_the_same_again_writes_nothing(store):
+    first = load(store, KEYS)
+    before = dict(store.tables[MODEL])
+    again = load(store, KEYS)
+    assert not again.written
+    assert again.consumed.write_units == 0
+    assert (again.generation, again.rows, again.n_pages, again.page_bytes) == (
+        first.generation,
+        first.rows,
+        first.n_pages,
+        first.page_bytes,
+    )
+    assert store.tables[MODEL] == before
+
+
+def test_the_generation_before_last_is_deleted(store):
+    for release in ("v1", "v2", "v3", "v1"):
+        load(store, KEYS, release)
+        assert page_keys(store) == known_page_keys(store)
+        assert TableReader(store, MODEL).get(KEYS) == predictions(KEYS, release)
+    assert len({key.split("/")[1] for key in page_keys(store)}) == 2
+
+
+def test_an_empty_shard_is_loaded_and_holds_nothing(store):
+    result = load(store, [])
+    assert (result.rows, result.n_pages, result.written) == (0, 0, True)
+    assert not load(store, []).written
+    reader = TableReader(store, MODEL)
+    assert reader.get(KEYS[:2]) == [None, None]
+    assert reader.missing_shards(KEYS) == []
+
+
+def prepared(loads) -> MemoryStore:
+    store = MemoryStore()
+    for release in loads:
+        load(store, KEYS[:300], release)
+    return store
+
+
+def points(loads) -> int:
+    """Return at how many points a load of v9 after these can be interrupted."""
+    n = 0
+    while True:
+        interrupted = InterruptedStore(prepared(loads), n, lambda: None)
+        load(interrupted, KEYS[:300], "v9")
+        if not interrupted.reached:
+            return n
+        n += 1
+
+
+@pytest.mark.parametrize("loads", [[], ["v1"], ["v1", "v2"]], ids=["first", "second", "third"])
+def test_after_a_crash_at_any_point_the_same_call_ends_as_if_undisturbed(loads):
+    undisturbed = prepared(loads)
+    load(undisturbed, KEYS[:300], "v9")
+    for n in range(points(loads)):
+        store = prepared(loads)
+        with pytest.raises(Crash):
+            load(InterruptedStore(store, n, crash), KEYS[:300], "v9")
+        if loads:
+            seen = TableReader(store, MODEL).get(KEYS[:300])
+            assert seen in (predictions(KEYS[:300], loads[-1]), predictions(KEYS[:300], "v9"))
+        load(store, KEYS[:300], "v9")
+        assert without_time(store) == without_time(undisturbed), f"point {n}"
+
+
+def test_after_two_crashes_at_any_points_the_same_call_ends_as_if_undisturbed():
+    undisturbed = prepared(["v1", "v2"])
+    load(undisturbed, KEYS[:300], "v9")
+    n_points = points(["v1", "v2"])
+    for first in range(0, n_points, 3):
+        for second in range(0, n_points, 2):
+            store = prepared(["v1", "v2"])
+            for n in (first, second):
+                with suppress(Crash):
+                    load(InterruptedStore(store, n, crash), KEYS[:300], "v9")
+            load(store, KEYS[:300], "v9")
+            assert without_time(store) == without_time(undisturbed), f"points {first}, {second}"
+
+
+def test_a_load_cleans_up_after_another_one_that_crashed_at_any_point():
+    for n in range(points(["v1"])):
+        store = prepared(["v1"])
+        with pytest.raises(Crash):
+            load(InterruptedStore(store, n, crash), KEYS[:300], "v9")
+        load(store, KEYS[:300], "v3")
+        assert page_keys(store) == known_page_keys(store), f"point {n}"
+        assert record(store).settled
+        assert TableReader(store, MODEL).get(KEYS[:300]) == predictions(KEYS[:300], "v3")
+
+
+@pytest.mark.parametrize("other", ["v9", "v3", "v1"], ids=["the same", "another", "the present"])
+def test_two_loads_at_once_end_with_one_of_them_and_leave_no_junk(other):
+    for n in range(points(["v1"])):
+        store = prepared(["v1"])
+        try:
+            load(InterruptedStore(store, n, lambda s=store: load(s, KEYS[:300], other)), KEYS[:300], "v9")
+            expected = "v9"
+        except TableError as error:
+            assert other != "v9"
+            assert f"{MODEL} shard {SHARD}: another load took over" in str(error)
+            expected = other
+        assert page_keys(store) == known_page_keys(store), f"point {n}"
+        assert record(store).settled
+        assert record(store).pending is None
+        seen = TableReader(store, MODEL).get(KEYS[:300])
+        assert seen in (predictions(KEYS[:300], expected), predictions(KEYS[:300], other))
+
+
+def test_threads_that_load_the_same_all_succeed():
+    store = MemoryStore()
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(load(store, KEYS))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {(r.generation, r.rows) for r in results} == {(record(store).current.generation, 600)}
+    assert len(results) == 4
+    assert page_keys(store) == known_page_keys(store)
+
+
+def test_readers_during_loads_see_one_release_whole_and_never_a_gap(tmp_path):
+    url = f"sqlite:///{tmp_path}/tables.db"
+    keys = KEYS[:200]
+    load(open_tables(url), keys, "v0")
+    wrong, seen, done = [], set(), threading.Event()
+
+    def read():
+        # Directories that are read anew each time, and ones that outlive several generations.
+        readers = [
+            TableReader(open_tables(url), MODEL, clock=clock)
+            for clock in (iter(range(0, 10**9, 61)).__next__, lambda: 0)
+        ]
+        while not done.is_set():
+            for reader in readers:
+                rows = reader.get(keys)
+                releases = {row[2].split("-")[0] if row else None for row in rows}
+                release = releases.pop()
+                if releases or release is None or rows != predictions(keys, release):
+                    wrong.append(releases | {release})
+                seen.add(release)
+
+    threads = [threading.Thread(target=read) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    store = open_tables(url)
+    for i in range(1, 25):
+        load(store, keys, f"v{i}")
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert len(seen) > 3
+
+
+LOADER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from table_doubles import load, shard_molecules
+from precalc_assets.tables import open_tables
+keys = shard_molecules(600)
+store = open_tables(sys.argv[2])
+print("ready", flush=True)
+for release in sys.argv[3].split(","):
+    load(store, keys, release)
+"""
+
+
+def test_killed_loads_leave_a_table_that_the_same_loads_complete(tmp_path):
+    url = f"sqlite:///{tmp_path}/tables.db"
+    releases = [f"v{i}" for i in range(400)]
+    store = open_tables(url)
+    load(store, KEYS, "first")
+    for pause in (0.03, 0.1, 0.25):
+        arguments = [sys.executable, "-c", LOADER, str(Path(__file__).parent), url, ",".join(releases)]
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE, env=os.environ) as loader:
+            loader.stdout.readline()
+            time.sleep(pause)
+            loader.send_signal(signal.SIGKILL)
+        rows = TableReader(store, MODEL).get(KEYS)
+        release = rows[0][2].split("-")[0]
+        assert rows == predictions(KEYS, release)
+    load(store, KEYS, "last")
+    load(store, KEYS, "last")
+    assert TableReader(store, MODEL).get(KEYS) == predictions(KEYS, "last")
+    with store._connected(MODEL) as db:
+        stored = {key for (key,) in db.execute('SELECT key FROM "table:eos0abc"') if key.startswith(f"{SHARD}/")}
+    assert stored == known_page_keys(store)
+
+
+def random_text(seed: str, n: int) -> str:
+    return "".join(f"{at:02x}" for at in Random(seed).randbytes(n // 2))
+
+
+TEXT = [Column("text", "string", "", "")]
+
+
+def test_a_row_too_wide_for_an_item_fails_before_anything_is_written(store):
+    rows = [(random_text(key, 2 * MAX_ITEM_BYTES + 10_000),) if at == 2 else ("",) for at, key in enumerate(KEYS[:5])]
+    with pytest.raises(TableError, match=f"{MODEL} shard {SHARD}.*{KEYS[2]}.*{MAX_ITEM_BYTES - 64}"):
+        load(store, KEYS[:5], columns=TEXT, rows=rows)
+    assert store.list_tables() == []
+
+
+def test_wide_rows_are_spread_until_every_page_fits_into_an_item(store):
+    rows = [(random_text(key, 500_000),) for key in KEYS[:6]]  # 250 KB once compressed
+    result = load(store, KEYS[:6], columns=TEXT, rows=rows)
+    assert result.n_pages > 6
+    assert max(item_bytes(item) for item in store.tables[MODEL].values()) <= MAX_ITEM_BYTES
+    assert TableReader(store, MODEL).get(KEYS[:6]) == rows
+
+
+def test_rows_that_compress_well_may_be_wider_than_an_item(store):
+    rows = [("ab" * MAX_ITEM_BYTES,) for _ in KEYS[:3]]
+    load(store, KEYS[:3], columns=TEXT, rows=rows)
+    assert TableReader(store, MODEL).get(KEYS[:3]) == rows
+
+
+def test_thousands_of_columns_take_a_directory_of_a_few_hundred_bytes(store):
+    columns = [Column(f"bit_{at:04d}", "integer", "", f"count of fragment {at}") for at in range(2_048)]
+    load(store, KEYS[:20], columns=columns, rows=[tuple(at % 7 for at in range(2_048))] * 20)
+    assert item_bytes(store.tables[MODEL][SHARD]) < 1_024
+    assert TableReader(store, MODEL).columns == tuple(columns)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ([KEYS[1], KEYS[0]], f"{KEYS[0]} is out of order"),
+        ([KEYS[0], KEYS[0]], f"{KEYS[0]} is there twice"),
+        ([KEYS[0], shard_molecules(1, "03")[0]], "belongs to another shard"),
+        ([KEYS[0], "not a key"], "'not a key' is not an InChIKey"),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 2])
+def test_rows_that_are_not_the_shard_s_in_order_are_refused(store, keys, message, size):
+    with pytest.raises(TableError, match=f"{MODEL} shard {SHARD}: .*{message}"):
+        load(store, keys, size=size)
+    assert store.list_tables() == []
+
+
+def test_a_shard_that_does_not_exist_is_refused(store):
+    with pytest.raises(TableError, match="no shard '04' among 4"):
+        load(store, [], shard="04")
+
+
+def test_a_column_that_is_not_among_the_predictions_is_named(store):
+    batch = record_batch(KEYS[:1], COLUMNS[:1], [(0.5,)])
+    with pytest.raises(TableError, match=f"{MODEL} shard {SHARD}: column 'count'"):
+        load_shard(
+            store,
+            MODEL,
+            SHARD,
+            lambda: iter([batch]),
+            columns=COLUMNS,
+            n_shards=N_SHARDS,
+            release="v1",
+            library_digest="",
+            built_from="",
+        )
+
+
+def test_rows_that_change_between_the_passes_are_never_shown(store):
+    load(store, KEYS, "v1")
+    passes = iter([KEYS[:300], KEYS[:200], KEYS[:300], KEYS[:300]])
+    arguments = {"columns": COLUMNS, "n_shards": N_SHARDS, "release": "v2", "library_digest": "", "built_from": ""}
+
+    def batches():
+        keys = next(passes)
+        return iter([record_batch(keys, COLUMNS, predictions(keys, "v2"))])
+
+    with pytest.raises(TableError, match="changed while they were loaded"):
+        load_shard(store, MODEL, SHARD, batches, **arguments)
+    assert TableReader(store, MODEL).get(KEYS) == predictions(KEYS, "v1")
+    load_shard(store, MODEL, SHARD, batches, **arguments)
+    assert TableReader(store, MODEL).get(KEYS) == predictions(KEYS[:300], "v2") + [None] * 300
+    assert page_keys(store) == known_page_keys(store)
+
+
+def test_another_number_of_shards_is_refused_with_the_way_out(store):
+    load(store, KEYS)
+    before = dict(store.tables[MODEL])
+    with pytest.raises(TableError, match="made with 4 shards, not 1; drop the table or set PRECALC_N_SHARDS=4"):
+        load(store, KEYS, "v2", n_shards=1, shard="00")
+    assert store.tables[MODEL] == before
+
+
+def test_shards_keep_their_own_rows(store):
+    shards = {shard: shard_molecules(50, shard) for shard in ("00", "01", "03")}
+    for shard, keys in shards.items():
+        load(store, keys, shard=shard)
+    everyone = [key for keys in shards.values() for key in keys]
+    assert TableReader(store, MODEL).get(everyone) == predictions(everyone)
+
+
+def test_pages_of_a_shard_follow_each_other_without_overlap(store):
+    load(store, KEYS)
+    current = record(store).current
+    layout = page_layout(tuple(column.type for column in COLUMNS), current.dtypes)
+    pages = [Page(layout, store.tables[MODEL][key].value).hashes for key in current.pages.keys(SHARD)]
+    assert sum(map(len, pages)) == 600
+    assert all(a < b for a, b in pairwise(h for page in pages for h in page))

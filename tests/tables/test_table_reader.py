@@ -1,0 +1,177 @@
+"""Reading a table: in the order asked, never a null for what is lost, with a small library."""
+
+import subprocess
+import sys
+
+import pytest
+from table_doubles import (
+    COLUMNS,
+    MODEL,
+    SHARD,
+    Crash,
+    InterruptedStore,
+    MemoryStore,
+    crash,
+    load,
+    page_keys,
+    predictions,
+    record,
+    shard_molecules,
+)
+
+from precalc_assets.columns import Column
+from precalc_assets.errors import TableError, UsageError
+from precalc_assets.tables import TableReader
+
+KEYS = shard_molecules(400)
+OTHER_SHARD = shard_molecules(5, "01")
+
+
+@pytest.fixture
+def store():
+    store = MemoryStore()
+    load(store, KEYS[:300])
+    return store
+
+
+def test_rows_come_in_the_order_asked_duplicates_twice_unknown_ones_none(store):
+    asked = [KEYS[7], KEYS[350], KEYS[0], KEYS[7], OTHER_SHARD[0]]
+    rows = predictions(asked)
+    assert TableReader(store, MODEL).get(asked) == [rows[0], None, rows[2], rows[0], None]
+    assert TableReader(store, MODEL).get([]) == []
+
+
+def test_shards_that_were_never_loaded_are_told_from_molecules_that_are_unknown(store):
+    reader = TableReader(store, MODEL)
+    assert reader.missing_shards([KEYS[350], *OTHER_SHARD]) == ["01"]
+    load(store, OTHER_SHARD, shard="01")
+    assert reader.missing_shards([KEYS[350], *OTHER_SHARD]) == []
+    assert reader.get(OTHER_SHARD) == predictions(OTHER_SHARD)
+
+
+def test_each_page_is_read_once_and_directories_for_a_minute(store):
+    reads = []
+
+    class Watched(MemoryStore):
+        def get_many(self, table, keys):
+            reads.append(sorted(keys))
+            return super().get_many(table, keys)
+
+    watched, now = Watched(), [0.0]
+    watched.tables = store.tables
+    reader = TableReader(watched, MODEL, clock=lambda: now[0])
+    for at, directory_reads in ((0.0, 1), (59.0, 0), (61.0, 1)):
+        now[0] = at
+        reads.clear()
+        reader.get(KEYS[:300])
+        flat = [key for keys in reads for key in keys]
+        assert flat.count(SHARD) == directory_reads
+        assert sorted(key for key in flat if key != SHARD) == sorted(page_keys(store))
+
+
+def test_directories_tell_what_is_loaded(store):
+    load(store, OTHER_SHARD, shard="01")
+    with pytest.raises(Crash):
+        load(InterruptedStore(store, 12, crash), shard_molecules(3, "03"), shard="03")
+    found = TableReader(store, MODEL).directories()
+    assert {shard: (d.rows, d.release, d.library_digest) for shard, d in found.items()} == {
+        "01": (5, "v1", "library"),
+        "02": (300, "v1", "library"),
+    }
+
+
+def test_a_lost_page_is_an_error_and_not_a_null(store):
+    reader = TableReader(store, MODEL)
+    lost = min(page_keys(store))
+    del store.tables[MODEL][lost]
+    with pytest.raises(TableError, match=f"{MODEL}: page '{lost}' is lost"):
+        reader.get(KEYS[:300])
+
+
+def test_a_reader_with_an_old_directory_goes_on_when_its_generation_was_deleted(store):
+    reader = TableReader(store, MODEL, clock=lambda: 0.0)
+    assert reader.get(KEYS[:300]) == predictions(KEYS[:300])
+    load(store, KEYS[:300], "v2")
+    assert reader.get(KEYS[:300]) == predictions(KEYS[:300])
+    load(store, KEYS, "v3")
+    assert reader.get(KEYS) == predictions(KEYS, "v3")
+
+
+@pytest.mark.parametrize("bad", ["", "aspirin", KEYS[0].lower(), KEYS[0] + "\n", KEYS[0][:-1], "é" * 27])
+def test_a_malformed_inchikey_is_a_usage_error_that_names_it(store, bad):
+    reader = TableReader(store, MODEL)
+    for ask in (reader.get, reader.missing_shards):
+        with pytest.raises(UsageError) as caught:
+            ask([KEYS[0], bad])
+        assert repr(bad) in str(caught.value)
+
+
+def test_a_model_without_a_table_or_with_an_empty_one_is_an_error_with_the_way_out(store):
+    with pytest.raises(TableError, match="eos9zzz.*run `precalc serve eos9zzz` first"):
+        TableReader(store, "eos9zzz")
+    store.create_table("eos9zzz")
+    with pytest.raises(TableError, match="eos9zzz.*run `precalc serve eos9zzz` first"):
+        TableReader(store, "eos9zzz")
+
+
+NEW_COLUMNS = [Column("extra", "float", "", ""), COLUMNS[2], Column("count", "float", "", "now a mean"), COLUMNS[0]]
+
+
+def new_rows(keys):
+    return [(at / 3, f"new {at}", at + 0.5, at / 7) for at, _ in enumerate(keys)]
+
+
+def test_shards_of_older_columns_are_read_by_the_names_and_types_they_share(store):
+    before = TableReader(store, MODEL)
+    load(store, OTHER_SHARD, "v2", shard="01", columns=NEW_COLUMNS, rows=new_rows(OTHER_SHARD))
+    after = TableReader(store, MODEL)
+    assert after.columns == tuple(NEW_COLUMNS)
+    assert after.get(OTHER_SHARD) == new_rows(OTHER_SHARD)
+    old = predictions(KEYS[:300])
+    assert after.get(KEYS[:300]) == [(None, label, None, score) for score, _, label in old]
+    # Who opened the table before goes on with the columns of then.
+    assert before.columns == tuple(COLUMNS)
+    assert before.get(KEYS[:300]) == old
+    assert before.get(OTHER_SHARD) == [(score, None, label) for _, label, _, score in new_rows(OTHER_SHARD)]
+
+
+def test_new_columns_are_published_when_the_first_shard_has_them_whatever_crashes(store):
+    tables = {MODEL: dict(store.tables[MODEL])}
+    arguments = {"columns": NEW_COLUMNS, "rows": new_rows(KEYS[:50])}
+    n, reached = 0, True
+    while reached:
+        store = MemoryStore()
+        store.tables = {MODEL: dict(tables[MODEL])}
+        interrupted = InterruptedStore(store, n, crash)
+        try:
+            load(interrupted, KEYS[:50], "v2", **arguments)
+        except Crash:
+            if record(store).current.release == "v1":
+                assert TableReader(store, MODEL).columns == tuple(COLUMNS)
+            load(store, KEYS[:50], "v2", **arguments)
+        reached = interrupted.reached
+        assert TableReader(store, MODEL).columns == tuple(NEW_COLUMNS)
+        assert TableReader(store, MODEL).get(KEYS[:50]) == new_rows(KEYS[:50])
+        n += 1
+
+
+def test_loading_an_old_shard_again_does_not_bring_back_its_columns(store):
+    load(store, OTHER_SHARD, "v2", shard="01", columns=NEW_COLUMNS, rows=new_rows(OTHER_SHARD))
+    assert not load(store, KEYS[:300]).written
+    assert TableReader(store, MODEL).columns == tuple(NEW_COLUMNS)
+
+
+def test_a_table_made_anew_with_other_shards_is_not_read_with_the_old_number(store):
+    reader = TableReader(store, MODEL)
+    store.drop_table(MODEL)
+    load(store, shard_molecules(10, "02", 8), n_shards=8)
+    with pytest.raises(TableError, match="made anew with 8 shards instead of 4"):
+        reader.get(KEYS[:1])
+
+
+def test_reading_imports_neither_numpy_nor_anything_else_that_is_large():
+    code = (
+        "import sys; import precalc_assets.tables; "
+        "print([m for m in ('numpy', 'pyarrow', 'pandas', 'polars', 'rdkit', 'dagster', 'pydantic') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
