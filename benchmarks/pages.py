@@ -31,7 +31,7 @@ DEFAULT = Path(__file__).parents[2] / "shared" / "data" / "reference_library_10k
 MODELS = {"eos0bbb": "2,048 counts", "eos0aaa": "descriptors"}
 TARGETS = {"eos0bbb": 40}
 """Write units that the baseline takes for each of ours, at least, with pages that are full."""
-LEVELS = (3, 6, 9, 12, 15, 17, 19)
+LEVELS = (3, 9, 12, 15, 17, 19)
 ARROW_TYPES = {"float": pa.float64(), "integer": pa.int64(), "string": pa.string()}
 
 

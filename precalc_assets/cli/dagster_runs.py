@@ -1,10 +1,13 @@
 """`precalc run`: the asset graph materialised in this process on the persistent instance, so that the UI shows it."""
 
 import os
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from logging import Logger
 from pathlib import Path
+from typing import NamedTuple
 
 import dagster as dg
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
@@ -27,6 +30,18 @@ STAGES = ("raw_predictions", "predictions", "prediction_table")
 
 class RunsFailedError(PrecalcError):
     """One or more Dagster runs failed; the message has their descriptions."""
+
+
+class Stage(NamedTuple):
+    """What one run materialised: partitions, and the sums of their metadata; `seconds` is the run's whole time."""
+
+    asset: str
+    model: str
+    partitions: int
+    rows: int
+    bytes: int
+    write_units: float
+    seconds: float
 
 
 class TerminalPlatform(Platform):
@@ -52,10 +67,12 @@ class Session:
         os.environ["DAGSTER_HOME"] = str(home)
         self.platform = TerminalPlatform()
         self.instance = dg.DagsterInstance.get()
+        self.stages: list[Stage] = []
         self._job = build_defs(self.platform).resolve_implicit_global_asset_job_def()
 
     def materialize(self, asset: str, first: str = "", last: str = "", ops: Mapping[str, object] | None = None) -> str:
         """Materialise an asset, of partitions from first to last. Returns why the run failed; nothing if it did not."""
+        started = time.perf_counter()
         result = self._job.execute_in_process(
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, "ops": ops or {}},
             instance=self.instance,
@@ -63,6 +80,7 @@ class Session:
             tags={ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last} if first else {},
             raise_on_error=False,
         )
+        self.stages.append(_stage(asset, first.partition("|")[0], result, time.perf_counter() - started))
         return "" if result.success else _failure(result)
 
     @contextmanager
@@ -93,10 +111,10 @@ class Session:
             _raise_failures([self.materialize("library_shards", shards[0], shards[-1])])
 
 
-def run_model(model: str, shards: str | None) -> None:
+def run_model(model: str, shards: str | None) -> list[Stage]:
     """Materialise a model's shards stage by stage, then its card; what failed at one stage is left out at the next.
 
-    Raises RunsFailedError at the end with the descriptions of all failures.
+    Returns what each run did. Raises RunsFailedError at the end with the descriptions of all failures.
     """
     session = Session()
     settings = session.platform.settings
@@ -114,6 +132,7 @@ def run_model(model: str, shards: str | None) -> None:
     if chosen:
         failures.append(session.materialize("model_card", model, model))
     _raise_failures(failures)
+    return session.stages
 
 
 def run_sample(model: str, size: int) -> None:
@@ -131,6 +150,30 @@ def run_sample(model: str, size: int) -> None:
 def _molecules(session: Session, shards: list[str]) -> int:
     library = session.platform.library()
     return sum(library.shards[shard].rows for shard in shards)
+
+
+def _stage(asset: str, model: str, result: dg.ExecuteInProcessResult, seconds: float) -> Stage:
+    metadata = [
+        event.step_materialization_data.materialization.metadata
+        for event in result.all_events
+        if event.is_step_materialization
+    ]
+
+    def total(name: str) -> float:
+        values = (entry[name].value for entry in metadata if name in entry)
+        return sum(value for value in values if isinstance(value, int | float))
+
+    stage = Stage(
+        asset,
+        model,
+        len(metadata),
+        int(total("dagster/row_count")),
+        int(total("bytes")),
+        total("write_units"),
+        seconds,
+    )
+    print(f"{asset} {model}: {stage.partitions} materialized, {stage.rows:,} rows, {seconds:.1f} s", file=sys.stderr)
+    return stage
 
 
 def _failure(result: dg.ExecuteInProcessResult) -> str:

@@ -69,7 +69,7 @@ class PatientCaller:
             self._count_failures(text.height, next(iter(problems.values())))
         if problems:
             good = pl.Series([row not in problems for row in range(text.height)])
-            text = text.select(pl.when(good).then(pl.col(name)).alias(name) for name in text.columns)
+            text = text.select(pl.when(good).then(pl.all()))
         return Answer(text, problems)
 
     def _bisect(self, smiles: Sequence[str]) -> Answer:

@@ -55,8 +55,8 @@ def _validate_shard(
         )
     rate = check_failure_rate(manifest.quarantined, manifest.rows, max_failure_rate)
     if not rate.passed:
-        return ShardOutcome(shard, failure=rate.description, checks=(rate,))
-    name = storage.predictions(model, shard)
+        raise ShardError(f"shard {shard} of {model}: {rate.description}")
+    path_in_store = storage.predictions(model, shard)
     with TemporaryDirectory(prefix="precalc-") as folder:
         path = Path(folder) / "predictions.parquet"
         try:
@@ -64,9 +64,8 @@ def _validate_shard(
         except BrokenCheckError as broken:
             check = Check(broken.name, passed=False, description=str(broken))
             return ShardOutcome(shard, failure=f"shard {shard} of {model}: {broken}", checks=(check,))
-        obstore.put(store, name, path)
+        obstore.put(store, path_in_store, path)
         size = path.stat().st_size
-    passed = tuple(Check(key, passed=True, description=promise) for key, promise in PREDICTION_CHECKS.items())
     return ShardOutcome(
         shard,
         digest=manifest.digest,
@@ -77,11 +76,11 @@ def _validate_shard(
             "quarantined": manifest.quarantined,
             "columns": len(manifest.columns),
             "bytes": size,
-            "path": name,
+            "path": path_in_store,
             "release": manifest.release,
             "seconds": round(time.perf_counter() - started, 3),
         },
-        checks=tuple(rate if check.name == rate.name else check for check in passed),
+        checks=tuple(Check(name, passed=True, description=promise) for name, promise in PREDICTION_CHECKS.items()),
     )
 
 
@@ -110,8 +109,7 @@ def _write_predictions(path: Path, store: ObjectStore, library: LibraryManifest,
                 "declare the column as string in its run_columns.csv, and predict again",
             )
         expected = molecules.slice(rows, text.height)
-        frame = expected.select("smiles").with_columns(text["key"].alias("inchikey"), *typed.get_columns())
-        frame = frame.select("inchikey", "smiles", *typed.columns)
+        frame = pl.DataFrame([text["key"].alias("inchikey"), expected["smiles"]]).hstack(typed)
         broken = broken_check(frame, predictions_schema(manifest.columns, expected["inchikey"]))
         if broken:
             raise BrokenCheckError(broken[0], f"{broken[1]} ({part.name})")

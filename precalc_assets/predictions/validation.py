@@ -17,7 +17,6 @@ PREDICTION_CHECKS = {
     "keys": "the molecules are those of the library's shard, each once, in its order",
     "finite": "every number is finite",
     "nulls": "not every value is null",
-    "failure_rate": "few enough molecules are quarantined",
 }
 """The checks of a shard's predictions, all of them blocking: name and promise."""
 

@@ -16,6 +16,10 @@ from precalc_assets.columns import Column
 from precalc_assets.errors import TableError
 from precalc_assets.tables.pages import DTYPES, NULLABLE, Group, PageLayout
 
+# Measured by `python -m benchmarks.pages` on 2,048 counts, in write units and CPU per molecule: level 9 takes 0.127 and
+# 76 µs, 15 takes 0.106 and 253 µs, 17 takes 0.102 and 537 µs, 19 takes 0.104 and 1,006 µs. For 2 million molecules 15
+# saves $0.027 against 9, for six minutes of one core, and a sixth of the storage for as long as the table is there;
+# above it minutes buy next to nothing. Floats are the same size at all levels.
 ZSTD_LEVEL = 15
 
 _ARROW_TYPES = {"float": (pa.float64(),), "integer": (pa.int64(),), "string": (pa.string(), pa.large_string())}

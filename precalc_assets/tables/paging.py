@@ -179,7 +179,7 @@ class _Sample:
             return
         ends = np.cumsum(texts + self._row_bytes)
         count = min(self._rows_left, 1 + int(np.searchsorted(ends, self._bytes_left)), len(block))
-        self._parts.append(Rows.concat([block[:count]]))
+        self._parts.append(block[:count])
         self._rows_left -= count
         self._bytes_left -= int(ends[count - 1])
 

@@ -107,10 +107,10 @@ def test_a_malformed_inchikey_is_a_usage_error_that_names_it(store, bad):
 
 
 def test_a_model_without_a_table_or_with_an_empty_one_is_an_error_with_the_way_out(store):
-    with pytest.raises(TableError, match="eos9zzz.*run `precalc serve eos9zzz` first"):
+    with pytest.raises(TableError, match=r"eos9zzz.*run `precalc serve eos9zzz` first"):
         TableReader(store, "eos9zzz")
     store.create_table("eos9zzz")
-    with pytest.raises(TableError, match="eos9zzz.*run `precalc serve eos9zzz` first"):
+    with pytest.raises(TableError, match=r"eos9zzz.*run `precalc serve eos9zzz` first"):
         TableReader(store, "eos9zzz")
 
 
@@ -170,8 +170,6 @@ def test_a_table_made_anew_with_other_shards_is_not_read_with_the_old_number(sto
 
 
 def test_reading_imports_neither_numpy_nor_anything_else_that_is_large():
-    code = (
-        "import sys; import precalc_assets.tables; "
-        "print([m for m in ('numpy', 'pyarrow', 'pandas', 'polars', 'rdkit', 'dagster', 'pydantic') if m in sys.modules])"
-    )
+    large = ["numpy", "pyarrow", "pandas", "polars", "rdkit", "dagster", "pydantic"]
+    code = f"import sys; import precalc_assets.tables; print([m for m in {large} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

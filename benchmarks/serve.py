@@ -1,0 +1,219 @@
+"""From raw predictions to the prediction table, in CPU: `python -m benchmarks.serve`.
+
+Ours is what `precalc serve` does with one shard of a library of 1.4 million: the raw predictions are validated, put as
+Parquet, loaded as pages into SQLite, and a sample is read back. The baseline is the plain way, without pandas, which
+would be slower row by row than the `csv` module: each row of the same parts becomes a pydantic object, its numbers a
+list of Decimal, and that an item of boto3's batch writer. It writes to a server on loopback that says yes to everything.
+
+Counted is the CPU, of the system too, of the process that does the work with all its threads; the server is another
+process. Imports, clients and the making of the raw predictions are not counted. The best of some rounds counts. Ours
+takes the whole shard and the baseline some of its parts, since both take as long for the last molecule as for the first.
+"""
+
+import csv
+import gzip
+import hashlib
+import io
+import multiprocessing
+import os
+import platform
+import random
+import string
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import boto3
+import numpy as np
+import obstore
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from botocore.config import Config
+from obstore.store import ObjectStore
+from pydantic import BaseModel, create_model
+
+from precalc_assets import storage
+from precalc_assets.columns import Column
+from precalc_assets.inference.batching import Answer
+from precalc_assets.inference.parts import ShardWork, finish, plan_parts, put_part
+from precalc_assets.library import LibraryManifest, ShardInfo
+from precalc_assets.library.manifest import SHARD_SCHEMA, with_digest
+from precalc_assets.predictions import RawManifest, load_shards, validate_shards
+from precalc_assets.sharding import key_hash, shard_key
+from precalc_assets.storage import open_store
+from precalc_assets.tables import open_tables
+
+MODEL = "eos0zzz"
+SHARD = shard_key(0, 1)
+MOLECULES = 28_000
+BASELINE_MOLECULES = 3_000
+PART_ROWS = 1_000
+COLUMNS = tuple(Column(f"value_{i}", "float", "", "") for i in range(10))
+ROUNDS = 3
+TARGET = 20
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder, stub_endpoint() as endpoint:
+        store = open_store(Path(folder).as_uri())
+        molecules = invent_molecules(random.Random(1))
+        library = write_library(store, molecules)
+        manifest = write_raw_predictions(store, library, molecules)
+        table = open_table(endpoint)
+        pairs = []
+        for i in range(ROUNDS):
+            tables = f"sqlite:///{folder}/{i}.db"
+            ours = cpu_seconds(lambda tables=tables: run_ours(store, library, tables)) / MOLECULES
+            pairs.append((ours, cpu_seconds(lambda: run_baseline(store, manifest, table)) / BASELINE_MOLECULES))
+    ours, baseline = (1e6 * min(times) for times in zip(*pairs, strict=True))
+    ratio = baseline / ours
+    print(
+        f"serve    {MOLECULES:,} molecules, {len(COLUMNS)} float columns, best of {ROUNDS}; "
+        f"{os.cpu_count()} cores, Python {platform.python_version()}"
+    )
+    print(f"  ours      {ours:8.1f} µs CPU per molecule  validated, Parquet, pages in SQLite, a sample read back")
+    print(f"  baseline  {baseline:8.1f} µs CPU per molecule  csv, pydantic, Decimal, boto3's batch writer ", end="")
+    print(f"({BASELINE_MOLECULES:,} molecules)")
+    print(f"  ratio     {ratio:8.1f} times less CPU (target: at least {TARGET})")
+    sys.exit(ratio < TARGET)
+
+
+def cpu_seconds(run: Callable[[], None]) -> float:
+    started = time.process_time()
+    run()
+    return time.process_time() - started
+
+
+def run_ours(store: ObjectStore, library: LibraryManifest, tables_url: str) -> None:
+    tables = open_tables(tables_url)
+    outcomes = [
+        *validate_shards(store, library, MODEL, [SHARD], max_failure_rate=0.0),
+        *load_shards(store, tables, MODEL, [SHARD]),
+    ]
+    tables.close()
+    for outcome in outcomes:
+        if outcome.failure or outcome.facts["rows"] != MOLECULES:
+            raise SystemExit(f"the shard failed: {outcome}")
+
+
+Row: type[BaseModel] = create_model(
+    "Row", key=(str, ...), input=(str, ...), **dict.fromkeys((column.name for column in COLUMNS), (float, ...))
+)
+
+
+def run_baseline(store: ObjectStore, manifest: RawManifest, table: Any) -> None:
+    with table.batch_writer() as writer:
+        for line in islice(read_lines(store, manifest), BASELINE_MOLECULES):
+            row = Row.model_validate(line)
+            values = [Decimal(repr(getattr(row, column.name))) for column in COLUMNS]
+            writer.put_item(Item={"key": row.key, "input": row.input, "value": values})
+
+
+def read_lines(store: ObjectStore, manifest: RawManifest) -> Iterator[dict[str, str]]:
+    for part in manifest.parts:
+        content = gzip.decompress(obstore.get(store, part.name).bytes())
+        yield from csv.DictReader(io.StringIO(content.decode()))
+
+
+def invent_molecules(rng: random.Random) -> pl.DataFrame:
+    """Return texts in the form of InChIKeys, sorted as a shard is, and texts as long as the SMILES of drugs."""
+    keys = {"-".join("".join(rng.choices(string.ascii_uppercase, k=k)) for k in (14, 10, 1)) for _ in range(MOLECULES)}
+    ordered = sorted(keys, key=key_hash)
+    return pl.DataFrame({"inchikey": ordered, "smiles": ["".join(rng.choices("CNOcno()=1", k=45)) for _ in ordered]})
+
+
+def write_library(store: ObjectStore, molecules: pl.DataFrame) -> LibraryManifest:
+    digest = hashlib.sha256("\n".join(molecules["inchikey"]).encode()).hexdigest()
+    table = pa.table([molecules[name].to_list() for name in SHARD_SCHEMA.names], schema=SHARD_SCHEMA)
+    sink = pa.BufferOutputStream()
+    pq.write_table(with_digest(table, digest), sink, compression="zstd", write_page_checksum=True)
+    content = sink.getvalue().to_pybytes()
+    obstore.put(store, storage.library_shard(SHARD), content)
+    return LibraryManifest(
+        source="none",
+        source_sha256="",
+        n_shards=1,
+        rows=MOLECULES,
+        blank_lines=0,
+        rejected=0,
+        duplicates=0,
+        molecules=MOLECULES,
+        digest=digest,
+        built_at=datetime.now(UTC),
+        seconds=0.0,
+        shards={SHARD: ShardInfo(rows=MOLECULES, digest=digest, bytes=len(content))},
+    )
+
+
+def write_raw_predictions(store: ObjectStore, library: LibraryManifest, molecules: pl.DataFrame) -> RawManifest:
+    """Write what a model would have left that prints each double in as many digits as it takes."""
+    values = np.random.default_rng(1).standard_normal((MOLECULES, len(COLUMNS)))
+    work = ShardWork(MODEL, "v1.0.0", COLUMNS, SHARD, library.shards[SHARD].digest)
+    work.parts = plan_parts(storage.raw_prefix(MODEL, SHARD), work.release, COLUMNS, molecules, PART_ROWS)
+    for start, part in zip(range(0, MOLECULES, PART_ROWS), work.parts, strict=True):
+        rows = values[start : start + PART_ROWS]
+        text = {column.name: list(map(repr, rows[:, i].tolist())) for i, column in enumerate(COLUMNS)}
+        put_part(store, work, part, Answer(pl.DataFrame(text)))
+    return finish(store, work)
+
+
+def open_table(endpoint: str) -> Any:
+    resource = boto3.resource(
+        "dynamodb",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id="none",
+        aws_secret_access_key="none",
+        config=Config(proxies={}),
+    )
+    return resource.Table(MODEL)
+
+
+class YesToAll(BaseHTTPRequestHandler):
+    """Answers BatchWriteItem as DynamoDB does when everything is written; nothing is read of what comes."""
+
+    protocol_version = "HTTP/1.1"
+    answer = b'{"UnprocessedItems": {}}'
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Type", "application/x-amz-json-1.0")
+        self.send_header("Content-Length", str(len(self.answer)))
+        self.end_headers()
+        self.wfile.write(self.answer)
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+def answer_requests(port: Connection) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), YesToAll)
+    port.send(server.server_port)
+    server.serve_forever()
+
+
+@contextmanager
+def stub_endpoint() -> Iterator[str]:
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=answer_requests, args=(theirs,), daemon=True)
+    process.start()
+    try:
+        yield f"http://127.0.0.1:{ours.recv()}"
+    finally:
+        process.terminate()
+        process.join()
+
+
+if __name__ == "__main__":
+    main()

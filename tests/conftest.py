@@ -1,0 +1,220 @@
+"""What tests of several folders share: a small world with a library, models in the hub's layout, and the command line.
+
+A model here uses the standard library alone, so that a call of it takes some 50 ms, and logs its calls beside its cwd.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import obstore
+import pytest
+from obstore.store import ObjectStore
+
+from precalc_assets.inference import FrameworkRunner, find_model, predict_shards
+from precalc_assets.library import LibraryManifest, build_library, read_manifest
+from precalc_assets.outcomes import ShardOutcome
+from precalc_assets.predictions import load_shards, validate_shards
+from precalc_assets.settings import load_settings
+from precalc_assets.sharding import shard_keys
+from precalc_assets.storage import open_store
+from precalc_assets.tables import KeyValueStore, open_tables
+
+MODEL = "eos9abc"
+N_SHARDS = 4
+BATCH_SIZE = 5
+MOLECULES = tuple("C" * n + end for n in range(1, 16) for end in ("", "O", "N", "Cl"))
+
+COLUMNS = (("score", "float"), ("atoms", "integer"), ("label", "string"))
+ANSWER = """return f'{len(smiles) / 3!r},{len(smiles)},"{smiles}"'"""
+"""What a model prints for a molecule, unless a test says otherwise: a line of CSV for COLUMNS."""
+
+_MAIN = """\
+import csv, json, os, sys, time
+
+HEADER = {header!r}
+
+with open(sys.argv[1], newline="", encoding="utf-8") as file:
+    given = [row["smiles"] for row in csv.DictReader(file)]
+with open({log!r}, "a") as log:
+    log.write(json.dumps(given) + "\\n")
+
+
+def answer(smiles):
+{answer}
+
+
+def write(text):
+    with open(sys.argv[2], "w", newline="", encoding="utf-8") as file:
+        file.write(text)
+
+
+{script}
+"""
+_SCRIPT = """write("\\n".join([HEADER, *map(answer, given)]) + "\\n")"""
+_RUN = 'set -e\npython "$1/code/main.py" "$2" "$3"\n'
+_INSTALL = 'python: "3.11"\ncommands: []\n'
+
+
+class World:
+    """A store, tables, models and settings of a test's own; the environments of models are shared by all tests."""
+
+    def __init__(self, root: Path, cache_dir: Path) -> None:
+        self.root = root
+        self.models_dir = root / "models"
+        self.calls_log = root / "calls.jsonl"
+        self.cache_dir = cache_dir
+        self.models_dir.mkdir(parents=True)
+        self.store: ObjectStore = open_store(f"file://{root / 'store'}")
+
+    @property
+    def tables(self) -> KeyValueStore:
+        return open_tables(f"sqlite:///{self.root / 'tables.db'}")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PRECALC_", "DAGSTER_"))}
+        return {
+            **inherited,
+            "PRECALC_STORE_URL": f"file://{self.root / 'store'}",
+            "PRECALC_TABLES_URL": f"sqlite:///{self.root / 'tables.db'}",
+            "PRECALC_MODELS_DIR": str(self.models_dir),
+            "PRECALC_CACHE_DIR": str(self.cache_dir),
+            "PRECALC_N_SHARDS": str(N_SHARDS),
+            "PRECALC_BATCH_SIZE": str(BATCH_SIZE),
+            "PRECALC_PROCESSES": "1",
+        }
+
+    def write_model(
+        self,
+        *,
+        model: str = MODEL,
+        columns: Sequence[tuple[str, str]] = COLUMNS,
+        answer: str = ANSWER,
+        script: str = _SCRIPT,
+        header: str | None = None,
+        release: str = "v1.0.0",
+        run: str | None = _RUN,
+        install: str | None = _INSTALL,
+    ) -> Path:
+        """Write a model's folder, over the one of that name.
+
+        `answer` is the body of a function from `smiles` to a line of CSV, `script` what is done with it; None leaves
+        the file out.
+        """
+        folder = self.models_dir / model
+        framework = folder / "model" / "framework"
+        body = "\n".join(f"    {line}" for line in answer.splitlines())
+        names = header if header is not None else ",".join(name for name, _ in columns)
+        files: dict[Path, str | None] = {
+            folder / "metadata.yml": f"Identifier: {model}\nTitle: A model for tests\nRelease: {release}\n",
+            folder / "install.yml": install,
+            framework / "run.sh": run,
+            framework / "code" / "main.py": _MAIN.format(
+                header=names, log=str(self.calls_log), answer=body, script=script
+            ),
+            framework / "columns" / "run_columns.csv": "name,type,direction,description\n"
+            + "".join(f"{name},{kind},,A column\n" for name, kind in columns),
+        }
+        for path, content in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if content is None:
+                path.unlink(missing_ok=True)
+            else:
+                path.write_text(content, encoding="utf-8")
+        return folder
+
+    def build_library(self, molecules: Sequence[str] = MOLECULES) -> LibraryManifest:
+        source = self.root / "library.smi"
+        source.write_text("\n".join(molecules) + "\n")
+        return build_library(self.store, source, n_shards=N_SHARDS, processes=1)
+
+    def runner(self, model: str = MODEL, *, batch_timeout: float = 60.0) -> FrameworkRunner:
+        folder = find_model(model, [self.models_dir])
+        return FrameworkRunner(
+            folder, cache_dir=self.cache_dir, batch_size=BATCH_SIZE, batch_timeout=batch_timeout
+        )
+
+    def predict(self, shards: Sequence[str] | None = None, *, max_failure_rate: float = 0.5) -> list[ShardOutcome]:
+        return list(
+            predict_shards(
+                self.store,
+                read_manifest(self.store),
+                MODEL,
+                self.runner(),
+                shards or shard_keys(N_SHARDS),
+                batch_size=BATCH_SIZE,
+                max_failure_rate=max_failure_rate,
+            )
+        )
+
+    def validate(self, shards: Sequence[str] | None = None, *, max_failure_rate: float = 0.5) -> list[ShardOutcome]:
+        library = read_manifest(self.store)
+        chosen = shards or shard_keys(N_SHARDS)
+        return list(validate_shards(self.store, library, MODEL, chosen, max_failure_rate=max_failure_rate))
+
+    def load(self, shards: Sequence[str] | None = None) -> list[ShardOutcome]:
+        return list(load_shards(self.store, self.tables, MODEL, shards or shard_keys(N_SHARDS)))
+
+    def precalc(self, *arguments: str | Path, **settings: str) -> subprocess.CompletedProcess[str]:
+        """Run a command; `settings` are those of the environment, without their prefix."""
+        return subprocess.run(
+            self.command(*arguments),
+            env={**self.environment, **{f"PRECALC_{name.upper()}": value for name, value in settings.items()}},
+            cwd=self.root,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    @staticmethod
+    def command(*arguments: str | Path) -> list[str]:
+        return [str(Path(sys.executable).parent / "precalc"), *map(str, arguments)]
+
+    def calls(self) -> list[list[str]]:
+        """Return what the model was given, call by call."""
+        if not self.calls_log.exists():
+            return []
+        return [json.loads(line) for line in self.calls_log.read_text().splitlines()]
+
+    def path(self, name: str) -> Path:
+        """Return where the store keeps an object."""
+        return self.root / "store" / name
+
+    def objects(self, prefix: str | None = None) -> dict[str, tuple[str | None, object]]:
+        """Return the store's objects with what changes when one is written."""
+        return {
+            entry["path"]: (entry["e_tag"], entry["last_modified"])
+            for chunk in obstore.list(self.store, prefix)
+            for entry in chunk
+        }
+
+
+@pytest.fixture(scope="session")
+def models_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the environments of models are, for all tests of a process."""
+    return tmp_path_factory.mktemp("models-cache")
+
+
+@pytest.fixture
+def world(tmp_path: Path, models_cache: Path) -> World:
+    """An empty world."""
+    return World(tmp_path / "world", models_cache)
+
+
+@pytest.fixture
+def new_world(tmp_path: Path, models_cache: Path) -> Callable[[str], World]:
+    """A function that makes worlds side by side."""
+    return lambda name: World(tmp_path / name, models_cache)
+
+
+@pytest.fixture
+def fresh_settings() -> Iterator[None]:
+    """Settings are read once per process; here they are read anew, before and after."""
+    load_settings.cache_clear()
+    yield
+    load_settings.cache_clear()

@@ -1,0 +1,112 @@
+"""Settings: their defaults, and what is said of a bad value."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from precalc_assets.errors import UsageError
+from precalc_assets.settings import BUILT_IN_MODELS, load_settings
+from precalc_assets.storage import open_store
+from precalc_assets.tables import open_tables
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_settings: None) -> None:
+    """No variable and no `.env` but the test's own."""
+    for name in os.environ:
+        if name.upper().startswith("PRECALC_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_defaults_need_no_cloud_account() -> None:
+    settings = load_settings()
+    assert settings.store_url == "file://./data"
+    assert settings.tables_url == "sqlite:///./data/tables.db"
+    assert settings.n_shards == 50
+    assert settings.model_folders == (BUILT_IN_MODELS,)
+    assert "~" not in str(settings.cache_dir)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("PRECALC_N_SHARDS", "0"),
+        ("PRECALC_N_SHARDS", "10001"),
+        ("PRECALC_N_SHARDS", "many"),
+        ("PRECALC_N_SHARDS", ""),
+        ("PRECALC_N_SHARDS", "5.5"),
+        ("PRECALC_PROCESSES", "0"),
+        ("PRECALC_BATCH_SIZE", "-1"),
+        ("PRECALC_BATCH_SIZE", "100001"),
+        ("PRECALC_BATCH_TIMEOUT", "0"),
+        ("PRECALC_BATCH_TIMEOUT", "nan"),
+        ("PRECALC_BATCH_TIMEOUT", "soon"),
+        ("PRECALC_MAX_FAILURE_RATE", "1.1"),
+        ("PRECALC_MAX_FAILURE_RATE", "-0.1"),
+        ("PRECALC_MAX_FAILURE_RATE", "nan"),
+    ],
+)
+def test_a_bad_value_is_one_line_that_names_the_variable_and_the_value(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UsageError) as error:
+        load_settings()
+    assert f"{variable}={value!r}" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_line_of_the_env_file_is_a_setting_and_the_environment_overrules_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text("PRECALC_N_SHARDS=7\nPRECALC_BATCH_SIZE=11\nSOMETHING_ELSE=1\n")
+    monkeypatch.setenv("PRECALC_BATCH_SIZE", "12")
+    settings = load_settings()
+    assert (settings.n_shards, settings.batch_size) == (7, 12)
+
+
+def test_folders_of_models_are_separated_like_path_and_come_before_the_built_in_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    monkeypatch.setenv("PRECALC_MODELS_DIR", f"{one}{os.pathsep}{two}{os.pathsep}")
+    assert load_settings().model_folders == (one, two, BUILT_IN_MODELS)
+
+
+@pytest.mark.parametrize(("variable", "name"), [("PRECALC_CACHE_DIR", "cache_dir"), ("PRECALC_MODELS_DIR", "models")])
+def test_a_relative_folder_is_the_one_below_the_folder_of_the_call(
+    variable: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models are run in a folder of their own, where a relative path means something else."""
+    monkeypatch.setenv(variable, "below/it")
+    settings = load_settings()
+    path = settings.cache_dir if name == "cache_dir" else settings.models_dir[0]
+    assert path == tmp_path / "below" / "it"
+
+
+@pytest.mark.parametrize("url", ["nonsense", "gopher://x/y", ""])
+def test_a_url_of_no_store_is_refused_by_name(url: str) -> None:
+    with pytest.raises(UsageError) as error:
+        open_store(url)
+    assert f"PRECALC_STORE_URL={url!r}" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("url", ["nonsense", "sqlite:///", "postgres://x", ""])
+def test_a_url_of_no_tables_is_refused_by_name(url: str) -> None:
+    with pytest.raises(UsageError) as error:
+        open_tables(url)
+    assert f"PRECALC_TABLES_URL={url!r}" in str(error.value)
+
+
+def test_a_store_that_cannot_be_made_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="PRECALC_STORE_URL"):
+        open_store(f"file://{tmp_path / 'file' / 'store'}")
+
+
+def test_a_file_url_that_starts_with_a_dot_is_relative_to_the_cwd(tmp_path: Path) -> None:
+    open_store("file://./below").put("x", b"1")
+    assert (tmp_path / "below" / "x").read_bytes() == b"1"
