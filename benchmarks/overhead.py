@@ -96,7 +96,7 @@ def write_molecules(folder: Path, library: LibraryManifest) -> Path:
     table = read_sample(open_store((folder / "library").as_uri()), library, library.molecules)
     path = folder / "molecules.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([("smiles",), *((text,) for text in table["smiles"].to_pylist())])
+        csv.writer(file, lineterminator="\n").writerows([("smiles",), *zip(table["smiles"].to_pylist(), strict=True)])
     return path
 
 

@@ -1,13 +1,13 @@
 """From raw predictions to the prediction table, in CPU: `python -m benchmarks.serve`.
 
 Ours is what `precalc serve` does with one shard of a library of 1.4 million: the raw predictions are validated, put as
-Parquet, loaded as pages into SQLite, and a sample is read back. The baseline is the plain way, without pandas, which
-would be slower row by row than the `csv` module: each row of the same parts becomes a pydantic object, its numbers a
-list of Decimal, and that an item of boto3's batch writer. It writes to a server on loopback that says yes to everything.
+Parquet, loaded as pages into SQLite, and a sample is read back. The baseline is the plain way: each row of the same
+parts becomes a pydantic object, its numbers a list of Decimal, and that an item of boto3's batch writer, which writes
+to a server on loopback that says yes to everything. The `csv` module reads the rows, since the project has no pandas.
 
 Counted is the CPU, of the system too, of the process that does the work with all its threads; the server is another
-process. Imports, clients and the making of the raw predictions are not counted. The best of some rounds counts. Ours
-takes the whole shard and the baseline some of its parts, since both take as long for the last molecule as for the first.
+process. Imports, clients and the making of the raw predictions are not counted. Both are run in turns, and the best of
+each counts. Ours takes the whole shard, the baseline some of its parts: its last molecule takes as long as its first.
 """
 
 import csv
@@ -30,7 +30,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import boto3
 import numpy as np
@@ -38,6 +37,7 @@ import obstore
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from boto3.resources.base import ServiceResource
 from botocore.config import Config
 from obstore.store import ObjectStore
 from pydantic import BaseModel, create_model
@@ -111,7 +111,7 @@ Row: type[BaseModel] = create_model(
 )
 
 
-def run_baseline(store: ObjectStore, manifest: RawManifest, table: Any) -> None:
+def run_baseline(store: ObjectStore, manifest: RawManifest, table: ServiceResource) -> None:
     with table.batch_writer() as writer:
         for line in islice(read_lines(store, manifest), BASELINE_MOLECULES):
             row = Row.model_validate(line)
@@ -167,7 +167,7 @@ def write_raw_predictions(store: ObjectStore, library: LibraryManifest, molecule
     return finish(store, work)
 
 
-def open_table(endpoint: str) -> Any:
+def open_table(endpoint: str) -> ServiceResource:
     resource = boto3.resource(
         "dynamodb",
         endpoint_url=endpoint,
@@ -193,7 +193,7 @@ class YesToAll(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(self.answer)
 
-    def log_message(self, *arguments: Any) -> None:
+    def log_message(self, *arguments: object) -> None:
         pass
 
 

@@ -134,9 +134,7 @@ class World:
 
     def runner(self, model: str = MODEL, *, batch_timeout: float = 60.0) -> FrameworkRunner:
         folder = find_model(model, [self.models_dir])
-        return FrameworkRunner(
-            folder, cache_dir=self.cache_dir, batch_size=BATCH_SIZE, batch_timeout=batch_timeout
-        )
+        return FrameworkRunner(folder, cache_dir=self.cache_dir, batch_size=BATCH_SIZE, batch_timeout=batch_timeout)
 
     def predict(self, shards: Sequence[str] | None = None, *, max_failure_rate: float = 0.5) -> list[ShardOutcome]:
         return list(

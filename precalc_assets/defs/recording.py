@@ -14,6 +14,8 @@ from dagster._core.definitions.data_version import (
     DATA_VERSION_IS_USER_PROVIDED_TAG,
     DATA_VERSION_TAG,
     INPUT_DATA_VERSION_TAG_PREFIX,
+    INPUT_EVENT_POINTER_TAG_PREFIX,
+    NULL_EVENT_POINTER,
 )
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 
@@ -105,6 +107,7 @@ class Recorder:
                 DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
                 CODE_VERSION_TAG: "1",
                 f"{INPUT_DATA_VERSION_TAG_PREFIX}/{self._source}": outcome.source_digest,
+                f"{INPUT_EVENT_POINTER_TAG_PREFIX}/{self._source}": NULL_EVENT_POINTER,
             },
         )
 

@@ -35,7 +35,8 @@ def read_text_csv(content: bytes) -> pl.DataFrame:
     table = pacsv.read_csv(
         pa.BufferReader(content),
         read_options=pacsv.ReadOptions(column_names=names, skip_rows=1),
-        parse_options=pacsv.ParseOptions(newlines_in_values=True),
+        # An empty line is a row without its value where there is one column, and nothing where there are several.
+        parse_options=pacsv.ParseOptions(newlines_in_values=True, ignore_empty_lines=len(names) > 1),
         convert_options=pacsv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.string()),
             null_values=[""],
@@ -63,7 +64,9 @@ def parse_cells(text: pl.DataFrame, columns: Sequence[Column]) -> tuple[pl.DataF
     names = [column.name for column in columns]
     of_type = {kind: [column.name for column in columns if column.type == kind] for kind in DTYPES}
     cells = text.select(pl.col(names))
-    typed = cells.with_columns(pl.col(of_type[kind]).cast(DTYPES[kind], strict=False) for kind in DTYPES if of_type[kind])
+    typed = cells.with_columns(
+        pl.col(of_type[kind]).cast(DTYPES[kind], strict=False) for kind in DTYPES if of_type[kind]
+    )
     problems: dict[int, str] = {}
     for column in _doubtful(cells, typed, columns):
         values, bad = _parse_number(text[column.name].str.strip_chars(), column)

@@ -95,4 +95,6 @@ def read_part(store: ObjectStore, part: PartInfo, columns: tuple[Column, ...]) -
         raise ShardError(f"{part.name} is gone although its manifest names it; predict the shard again") from None
     if hashlib.sha256(content).hexdigest() != part.sha256:
         raise ShardError(f"{part.name} is not what its manifest names; delete it and predict the shard again")
-    return read_text_csv(gzip.decompress(content)).select(pl.col(["key", "input", "quarantine", *(column.name for column in columns)]))
+    return read_text_csv(gzip.decompress(content)).select(
+        pl.col(["key", "input", "quarantine", *(column.name for column in columns)])
+    )

@@ -65,13 +65,15 @@ def load_shard(
     release: str,
     library_digest: str,
     built_from: str,
+    rewrite: bool = False,
 ) -> LoadResult:
     """Make a model's table hold a shard's predictions, so that readers see the old rows or the new, never a mix.
 
     `batches` is called two times or more and yields the same record batches each time: `inchikey` (string) and one
     column per output (float64, int64 or string, nulls allowed), in ascending order of `key_hash`. Memory holds a few
     blocks of 16 MB, the caller's batch, and 8 bytes a row. `built_from` names what the rows were read from; with the
-    same `built_from`, release, library and columns nothing is written, since the table holds it already.
+    same `built_from`, release, library and columns nothing is written, since the table holds it already; unless
+    `rewrite` says to write it all the same, under new keys, because what is there turned out to be damaged.
 
     Raises TableError when rows are out of order, of another shard or twice there, when a row is too wide for an item,
     when the table has another number of shards, and when another load of the shard took over.
@@ -82,12 +84,12 @@ def load_shard(
     identity = [FORMAT_VERSION, model, shard, n_shards, table.digest, release, library_digest, built_from]
     generation = sha256(json.dumps(identity).encode()).hexdigest()[:16]
     load = _Load(store, table, shard, generation)
-    if load.is_there():
+    if not rewrite and load.is_there():
         return load.finish(written=False)
     molecules = ShardRows(table, shard, batches)
     plan = make_plan(molecules)
     load.prepare_table()
-    pages = load.claim(plan.n_pages)
+    pages = load.claim(plan.n_pages, rewrite=rewrite)
     if pages is None:
         return load.finish(written=False)
     tally = _Tally()
@@ -150,11 +152,11 @@ class _Load:
         if self._get(version.key) is None:
             self.put(iter([version]))
 
-    def claim(self, n_pages: int) -> PageSet | None:
+    def claim(self, n_pages: int, *, rewrite: bool) -> PageSet | None:
         """Return the pages that this load is to write; None when another one has just loaded the same."""
         while True:
             record, version = self._read()
-            if record.current and record.current.generation == self._generation:
+            if not rewrite and record.current and record.current.generation == self._generation:
                 return None
             if record.pending and record.pending.generation == self._generation:
                 return record.pending

@@ -153,7 +153,7 @@ class TableReader:
             key = columns_key(digest)
             item = self._store.get_many(self._model, [key]).get(key)
             if item is None:
-                raise TableError(f"{self._model}: item {key!r} is lost; drop the table and serve the model again")
+                raise TableError(f"{self._model}: item {key!r} is lost; serve the model again")
             self._versions[digest] = TableColumns.from_item(item).columns
         return self._versions[digest]
 
@@ -165,7 +165,7 @@ class TableReader:
         item = self._store.get_many(self._model, [shard]).get(shard)
         current = ShardRecord.from_item(item).current if item else None
         if current and current.pages == known.directory.pages:
-            raise TableError(f"{self._model}: page {lost!r} is lost; drop the table and serve the model again")
+            raise TableError(f"{self._model}: page {lost!r} is lost; serve the model again")
         self._shards.pop(shard, None)
 
 

@@ -76,7 +76,8 @@ def read_units(item: Item) -> float:
 
 def missing_table(table: str) -> TableError:
     """Return the error for a table that does not exist, the same for every store."""
-    return TableError(f"there is no prediction table {table!r}; run `precalc serve {table}` first")
+    ways = {LIBRARY: "`precalc library build`", REGISTRY: "`precalc run` for a model"}
+    return TableError(f"there is no table {table!r}; run {ways.get(table, f'`precalc serve {table}`')} first")
 
 
 class KeyValueStore(Protocol):

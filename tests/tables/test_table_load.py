@@ -375,3 +375,19 @@ def test_pages_of_a_shard_follow_each_other_without_overlap(store):
     pages = [Page(layout, store.tables[MODEL][key].value).hashes for key in current.pages.keys(SHARD)]
     assert sum(map(len, pages)) == 600
     assert all(a < b for a, b in pairwise(h for page in pages for h in page))
+
+
+def test_a_damaged_page_is_mended_by_writing_the_same_generation_again(store):
+    keys = shard_molecules(300)
+    before = load(store, keys)
+    damaged = next(iter(page_keys(store)))
+    store.delete_many(MODEL, [damaged])
+
+    assert not load(store, keys).written
+    after = load(store, keys, rewrite=True)
+
+    assert (after.generation, after.rows, after.written) == (before.generation, before.rows, True)
+    assert None not in TableReader(store, MODEL).get(keys)
+    load(store, keys, release="v2")
+    load(store, keys, release="v3")
+    assert page_keys(store) == known_page_keys(store)

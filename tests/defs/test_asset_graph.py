@@ -1,0 +1,261 @@
+"""The asset graph on a real instance: what a run records, what it withholds, and what follows by itself."""
+
+from collections.abc import Iterator, Sequence
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContext
+
+from precalc_assets.definitions import build_defs
+from precalc_assets.defs.resources import Platform
+from precalc_assets.library import build_library, put_source
+from precalc_assets.settings import Settings
+from precalc_assets.storage import library_shard
+
+MODEL = "eos9abc"
+MOLECULES = tuple("C" * n + end for n in range(1, 21) for end in ("", "O", "N", "Cl", "F", "Br", "S", "C=O", "C#N"))
+SHARDS = ("03", "04", "05", "06")
+"""A range that is not empty of molecules, nor at the edge."""
+
+
+class Graph:
+    """The definitions over a world's stores, and an instance of its own."""
+
+    def __init__(self, world, instance: dg.DagsterInstance) -> None:
+        self.world = world
+        self.instance = instance
+        settings = {
+            name.removeprefix("PRECALC_").lower(): value
+            for name, value in world.environment.items()
+            if name.startswith("PRECALC_") and name != "PRECALC_N_SHARDS"
+        }
+        self.platform = Platform(Settings(**settings))
+        self.defs = build_defs(self.platform)
+        self.source = world.root / "library.smi"
+
+    def change_library(self, molecules: Sequence[str]) -> None:
+        self.source.write_text("\n".join(molecules) + "\n")
+        build_library(self.world.store, self.source, n_shards=50, processes=1)
+        put_source(self.world.store, self.source)
+
+    def materialize(self, *assets: str, first: str = "", last: str = "") -> dg.ExecuteInProcessResult:
+        tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+        return self.defs.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=self.instance,
+            asset_selection=[dg.AssetKey(asset) for asset in assets],
+            tags=tags if first else {},
+            raise_on_error=False,
+        )
+
+    def run_range(self, *assets: str) -> dg.ExecuteInProcessResult:
+        return self.materialize(*assets, first=f"{MODEL}|{SHARDS[0]}", last=f"{MODEL}|{SHARDS[-1]}")
+
+    def materializations(self, asset: str) -> list[dg.AssetMaterialization]:
+        records = self.instance.fetch_materializations(dg.AssetKey(asset), limit=1_000).records
+        return [record.asset_materialization for record in records if record.asset_materialization]
+
+    def evaluations(self, asset: str, check: str) -> dict[str | None, bool]:
+        key = dg.AssetCheckKey(dg.AssetKey(asset), check)
+        history = self.instance.event_log_storage.get_asset_check_execution_history(key, limit=1_000)
+        return {record.partition: record.status.value == "SUCCEEDED" for record in history if record.event}
+
+    def stale(self, asset: str, partitions: Sequence[str]) -> list[str]:
+        resolver = CachingStaleStatusResolver(self.instance, self.defs.resolve_asset_graph(), _Context(self.instance))
+        key = dg.AssetKey(asset)
+        return [name for name in partitions if resolver.get_status(key, name) == StaleStatus.STALE]
+
+    def requested_of_late(self, asset: str) -> set[str]:
+        """Return what a daemon requests that is started now: its first tick takes stock, its second acts."""
+        first = dg.evaluate_automation_conditions(self.defs, self.instance)
+        second = dg.evaluate_automation_conditions(self.defs, self.instance, cursor=first.cursor)
+        return set(second.get_requested_partitions(dg.AssetKey(asset)))
+
+
+class _Context(LoadingContext):
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self._instance = instance
+        self._loaders: dict = {}
+
+    @property
+    def instance(self) -> dg.DagsterInstance:
+        return self._instance
+
+    @property
+    def loaders(self) -> dict:
+        return self._loaders
+
+
+@pytest.fixture
+def graph(world) -> Iterator[Graph]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        built = Graph(world, instance)
+        built.change_library(MOLECULES)
+        world.write_model()
+        instance.add_dynamic_partitions("models", [MODEL])
+        assert built.materialize("reference_library").success
+        assert built.materialize("library_shards", first="00", last="49").success
+        yield built
+
+
+def keys(shards: Sequence[str] = SHARDS) -> list[str]:
+    return [f"{MODEL}|{shard}" for shard in shards]
+
+
+def failure(result: dg.ExecuteInProcessResult) -> str:
+    [event] = [event for event in result.all_events if event.is_step_failure]
+    return event.step_failure_data.user_failure_data.description or ""
+
+
+def test_the_graph_has_the_seven_assets_in_their_groups_with_their_partitions():
+    graph = build_defs(Platform()).resolve_asset_graph()
+    found = {
+        key.to_user_string(): (
+            graph.get(key).group_name,
+            sorted(parent.to_user_string() for parent in graph.get(key).parent_keys),
+            type(graph.get(key).partitions_def).__name__,
+            graph.get(key).backfill_policy == dg.BackfillPolicy.single_run(),
+            graph.get(key).automation_condition is not None,
+        )
+        for key in graph.get_all_asset_keys()
+    }
+    by_both = "MultiPartitionsDefinition"
+    assert found == {
+        "reference_library": ("library", [], "NoneType", False, False),
+        "library_shards": ("library", ["reference_library"], "StaticPartitionsDefinition", True, True),
+        "sample_predictions": ("inference", ["library_shards"], "DynamicPartitionsDefinition", False, False),
+        "raw_predictions": ("inference", ["library_shards"], by_both, True, False),
+        "predictions": ("serving", ["raw_predictions"], by_both, True, True),
+        "prediction_table": ("serving", ["predictions"], by_both, True, True),
+        "model_card": ("serving", ["prediction_table"], "DynamicPartitionsDefinition", False, True),
+    }
+
+
+def test_a_shard_is_recorded_once_with_its_own_data_version_and_metadata(graph: Graph):
+    result = graph.run_range("raw_predictions", "predictions", "prediction_table")
+
+    assert result.success
+    for asset in ("raw_predictions", "predictions", "prediction_table"):
+        recorded = graph.materializations(asset)
+        assert sorted(entry.partition for entry in recorded) == keys()
+        assert len({entry.tags["dagster/data_version"] for entry in recorded}) == len(SHARDS)
+        assert all(entry.metadata["dagster/row_count"].value > 0 for entry in recorded)
+        assert all("seconds" in entry.metadata and "bytes" in entry.metadata for entry in recorded)
+        assert all("dagster/column_schema" in entry.metadata for entry in recorded)
+    assert all(
+        "write_units" in e.metadata and "pages" in e.metadata for e in graph.materializations("prediction_table")
+    )
+    assert all(
+        str(e.metadata["dagster/uri"].value).startswith("file://") for e in graph.materializations("predictions")
+    )
+
+
+@pytest.mark.parametrize(
+    ("asset", "check"),
+    [
+        ("raw_predictions", "failure_rate"),
+        *(("predictions", name) for name in ("schema", "keys", "finite", "nulls")),
+        *(("prediction_table", name) for name in ("row_count", "read_back")),
+    ],
+)
+def test_every_check_is_evaluated_for_each_shard(graph: Graph, asset: str, check: str):
+    graph.run_range("raw_predictions", "predictions", "prediction_table")
+
+    evaluated = graph.evaluations(asset, check)
+
+    assert {key: passed for key, passed in evaluated.items() if key} == dict.fromkeys(keys(), True)
+
+
+def test_a_bad_shard_holds_no_good_one_back_and_is_named_at_the_end(graph: Graph):
+    graph.world.path(library_shard("04")).write_bytes(b"damaged")
+
+    raw = graph.run_range("raw_predictions")
+    predictions = graph.run_range("predictions")
+    table = graph.run_range("prediction_table")
+
+    for result, asset in ((raw, "raw_predictions"), (predictions, "predictions"), (table, "prediction_table")):
+        assert not result.success
+        assert failure(result).startswith(f"1 of 4 shards failed:\n{MODEL}|04: ")
+        assert sorted(entry.partition for entry in graph.materializations(asset)) == keys(("03", "05", "06"))
+
+
+def test_a_shard_that_breaks_a_check_is_not_published_and_its_check_shows_it(graph: Graph):
+    graph.world.write_model(columns=(("score", "float"),), answer="return ''")
+
+    assert graph.run_range("raw_predictions").success
+    result = graph.run_range("predictions")
+
+    assert not result.success
+    assert "null" in failure(result)
+    assert graph.materializations("predictions") == []
+    assert {k: v for k, v in graph.evaluations("predictions", "nulls").items() if k} == dict.fromkeys(keys(), False)
+
+
+def test_an_error_for_people_is_the_failure_s_description(graph: Graph):
+    graph.instance.add_dynamic_partitions("models", ["eos9zzz"])
+
+    result = graph.materialize("raw_predictions", first="eos9zzz|00", last="eos9zzz|01")
+
+    assert failure(result).startswith("there is no model 'eos9zzz'")
+
+
+def test_a_range_may_span_models(graph: Graph):
+    graph.world.write_model(model="eos9abd")
+    graph.instance.add_dynamic_partitions("models", ["eos9abd"])
+
+    assert graph.materialize("raw_predictions", first=f"{MODEL}|03", last="eos9abd|04").success
+
+    recorded = sorted(entry.partition for entry in graph.materializations("raw_predictions"))
+    assert recorded == [f"{model}|{shard}" for model in (MODEL, "eos9abd") for shard in ("03", "04")]
+
+
+def test_downstream_follows_what_was_computed_while_no_daemon_looked(graph: Graph):
+    graph.run_range("raw_predictions")
+
+    assert graph.requested_of_late("predictions") == set(keys())
+    assert graph.requested_of_late("prediction_table") == set(keys())
+
+    graph.run_range("predictions", "prediction_table")
+    assert graph.requested_of_late("predictions") == set()
+
+
+def test_a_failed_shard_is_not_requested_again_and_again(graph: Graph):
+    graph.world.write_model(columns=(("score", "float"),), answer="return ''")
+    graph.run_range("raw_predictions")
+    graph.run_range("predictions")
+
+    assert graph.requested_of_late("predictions") == set()
+
+
+def test_a_card_is_published_before_all_shards_are_there(graph: Graph):
+    graph.run_range("raw_predictions", "predictions", "prediction_table")
+
+    assert graph.materialize("model_card", first=MODEL, last=MODEL).success
+
+    [card] = graph.materializations("model_card")
+    assert card.metadata["shards"].value == "4 of 50"
+    assert graph.evaluations("model_card", "coverage") == {None: False}
+
+
+def test_a_changed_library_makes_just_its_changed_shards_stale(graph: Graph):
+    graph.materialize("raw_predictions", first=f"{MODEL}|00", last=f"{MODEL}|49")
+    everything = keys([f"{index:02d}" for index in range(50)])
+    assert graph.stale("raw_predictions", everything) == []
+    before = graph.platform.library().shards
+
+    graph.change_library([*MOLECULES, "c1ccccc1", "c1ccncc1"])
+    graph.materialize("reference_library")
+    graph.materialize("library_shards", first="00", last="49")
+
+    after = graph.platform.library().shards
+    changed = [f"{MODEL}|{shard}" for shard in after if after[shard].digest != before[shard].digest]
+    assert 1 <= len(changed) <= 2
+    assert graph.stale("raw_predictions", everything) == changed
+
+
+def test_a_sample_marks_no_shard_as_done(graph: Graph):
+    assert graph.materialize("sample_predictions", first=MODEL, last=MODEL).success
+
+    assert graph.materializations("raw_predictions") == []
+    assert graph.world.objects("raw") == {}
+    assert graph.world.path(f"samples/model={MODEL}.parquet").is_file()

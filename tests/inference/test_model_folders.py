@@ -1,0 +1,195 @@
+"""Models on disk: ids, metadata, declared columns, and what is said of a folder that cannot be used."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from precalc_assets.columns import RESERVED_NAMES, Column, read_columns
+from precalc_assets.errors import ModelError, UsageError
+from precalc_assets.inference import find_model, list_models
+from precalc_assets.inference.environment import read_install_plan
+from precalc_assets.inference.model_folder import parse_metadata
+from precalc_assets.model_ids import check_model_id
+from precalc_assets.settings import BUILT_IN_MODELS
+
+HEADER = "name,type,direction,description\n"
+
+Write = Callable[[str | bytes], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write(content: str | bytes) -> Path:
+        path = tmp_path / "a_file.yml"
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("model", ["eos3b5e", "eos0aaa", "eos9zzz", "eos4e40-v2", "eos4e40-v10"])
+def test_a_model_id_is_taken_as_it_is(model: str) -> None:
+    assert check_model_id(model) == model
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "eos",
+        "EOS3B5E",
+        "eos3b5",
+        "eos3b5ee",
+        "eosab5e",
+        "eos3b5e; rm -rf /",
+        "../x",
+        "eos3b5e/../x",
+        "eos3b5e\n",
+        " eos3b5e",
+        "eos3b5e-v",
+        "eos3b5e-2",
+        "eos3b5é",
+        "eos٣b5e",
+        "$(id)",
+        "eos3b5e|07",
+    ],
+)
+def test_what_is_no_model_id_is_refused_with_the_text_and_an_example(text: str) -> None:
+    with pytest.raises(UsageError) as error:
+        check_model_id(text)
+    assert repr(text) in str(error.value)
+    assert "eos3b5e" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@given(st.text(max_size=12))
+def test_whatever_passes_as_a_model_id_is_safe_as_a_name(text: str) -> None:
+    try:
+        check_model_id(text)
+    except UsageError:
+        return
+    assert text.isascii()
+    assert text.replace("-", "").isalnum()
+
+
+def test_an_unknown_model_is_refused_with_those_known_and_where_to_put_it() -> None:
+    with pytest.raises(UsageError) as error:
+        find_model("eos9zzz", [BUILT_IN_MODELS])
+    assert all(word in str(error.value) for word in ("eos9zzz", "eos0aaa", "eos0bbb", "PRECALC_MODELS_DIR"))
+
+
+def test_a_models_folder_that_is_none_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"PRECALC_MODELS_DIR names {tmp_path / 'none'}"):
+        list_models([tmp_path / "none"])
+
+
+def test_the_first_folder_of_a_name_is_the_one_that_is_used(world, new_world) -> None:
+    other = new_world("other")
+    world.write_model(release="v1")
+    other.write_model(release="v2")
+    assert find_model("eos9abc", [other.models_dir, world.models_dir]).metadata.release == "v2"
+    assert list_models([other.models_dir, world.models_dir]) == ["eos9abc"]
+
+
+@pytest.mark.parametrize(("declared", "kind"), [("float", "float"), ("Integer", "integer"), ("other", "string")])
+def test_columns_are_read_in_their_order_with_their_types(write: Write, declared: str, kind: str) -> None:
+    path = write(f"\ufeff{HEADER}b, {declared} ,high,Some text\r\na,string,,\r\n")
+    assert read_columns(path) == (Column("b", kind, "high", "Some text"), Column("a", "string", "", ""))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (HEADER + "a,number,,x\n", ["line 2", "'a'", "'number'", "float, integer, string"]),
+        (HEADER + "a,float,,x\n,float,,x\n", ["line 3", "a name is needed"]),
+        (HEADER + "a,float,,x\na,float,,x\n", ["line 3", "'a' is taken"]),
+        (HEADER + "a\n", ["line 2", "type"]),
+        (HEADER, ["declares no columns"]),
+        ("", ["declares no columns"]),
+        ("column;kind\na;float\n", ["line 2", "a name is needed"]),
+        (b"\x89PNG\r\n\x1a\n\0\xff", ["not a CSV file in UTF-8"]),
+        *((HEADER + f"{name},string,,x\n", [repr(name)]) for name in sorted(RESERVED_NAMES)),
+    ],
+    ids=str,
+)
+def test_a_bad_columns_file_is_one_line_that_names_file_and_place(
+    write: Write, content: str | bytes, words: list[str]
+) -> None:
+    path = write(content)
+    with pytest.raises(ModelError) as error:
+        read_columns(path)
+    assert all(word in str(error.value) for word in [str(path), *words])
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_columns_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"run_columns\.csv is missing"):
+        read_columns(tmp_path / "run_columns.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("Title: x\n", ["Identifier"]),
+        ("Identifier: eos9abc\n", ["Title"]),
+        ("Identifier: [1, 2]\nTitle: x\n", ["Identifier"]),
+        ("just text", ["its content"]),
+        ("", ["its content"]),
+        ("a: [1\nb: }", ["cannot be read"]),
+        (b"\xff\xfe\0", ["cannot be read"]),
+    ],
+    ids=str,
+)
+def test_bad_metadata_is_one_line_that_names_file_and_field(
+    write: Write, content: str | bytes, words: list[str]
+) -> None:
+    path = write(content)
+    with pytest.raises(ModelError) as error:
+        parse_metadata(path)
+    assert all(word in str(error.value) for word in [str(path), *words])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("release", "text"), [("v1.0.0", "v1.0.0"), ("1.0", "1.0"), ("2", "2"), ("'1.10'", "1.10")], ids=str
+)
+def test_a_release_is_the_text_that_the_model_reports(write: Write, release: str, text: str) -> None:
+    assert parse_metadata(write(f"Identifier: eos9abc\nTitle: x\nRelease: {release}\n")).release == text
+
+
+def test_metadata_may_be_json_and_write_a_list_of_one_as_a_string(write: Write) -> None:
+    metadata = parse_metadata(write('{"Identifier": "eos9abc", "Title": "x", "Tag": "ADMET"}'))
+    assert metadata.tags == ("ADMET",)
+    assert metadata.release == "unreleased"
+
+
+def test_a_folder_without_metadata_is_named(world) -> None:
+    folder = world.write_model()
+    (folder / "metadata.yml").unlink()
+    with pytest.raises(ModelError, match="eos9abc has neither"):
+        find_model("eos9abc", [world.models_dir])
+
+
+@pytest.mark.parametrize(
+    "content", ["", "python\n", "commands: []\n", "python: [3]\n", "python: '3.11\n", b"\xff"], ids=str
+)
+def test_a_bad_install_file_is_one_line_that_names_it(write: Write, content: str | bytes) -> None:
+    path = write(content)
+    with pytest.raises(ModelError) as error:
+        read_install_plan(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("commands", ["commands: []", "commands:", ""], ids=repr)
+def test_a_model_may_need_nothing_installed(write: Write, commands: str) -> None:
+    plan = read_install_plan(write(f"python: 3.11\n{commands}\n"))
+    assert (plan.python, plan.commands) == ("3.11", ())
+
+
+def test_an_install_command_is_a_list_or_a_line(write: Write) -> None:
+    plan = read_install_plan(write('python: "3.10"\ncommands:\n  - ["pip", "rdkit", "2025.3.1"]\n  - echo hello\n'))
+    assert plan.commands == (("pip", "rdkit", "2025.3.1"), "echo hello")

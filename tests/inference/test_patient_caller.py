@@ -1,0 +1,179 @@
+"""Calling a model: what a bad molecule costs, and when patience ends. The models here are Python, not processes."""
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from precalc_assets.columns import Column
+from precalc_assets.errors import ModelError
+from precalc_assets.inference import BatchError
+from precalc_assets.inference.batching import PATIENCE, Answer, GaveUpError, PatientCaller
+
+COLUMNS = (Column("length", "integer", "", ""), Column("echo", "string", "", ""))
+
+
+class Model:
+    """Answers each molecule with its length and itself; fails on a whole batch as `refuses` says."""
+
+    columns = COLUMNS
+    release = "v1"
+
+    def __init__(
+        self, refuses: Callable[[str], bool] = lambda _: False, misprints: Callable[[str], bool] = lambda _: False
+    ) -> None:
+        self.refuses = refuses
+        self.misprints = misprints
+        self.calls: list[list[str]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    def predict(self, smiles: Sequence[str]) -> pl.DataFrame:
+        self.calls.append(list(smiles))
+        bad = [text for text in smiles if self.refuses(text)]
+        if bad:
+            raise BatchError(f"cannot do {bad[0]}")
+        lengths = ["long" if self.misprints(text) else str(len(text)) for text in smiles]
+        return pl.DataFrame({"length": lengths, "echo": list(smiles)}, dict.fromkeys(("length", "echo"), pl.String()))
+
+    @property
+    def asked(self) -> int:
+        return len({text for call in self.calls for text in call if len(call) == 1})
+
+
+def row(text: str) -> tuple[str, str]:
+    return str(len(text)), text
+
+
+def answers(batches: Sequence[Sequence[str]], model: Model) -> list[Answer]:
+    found = PatientCaller("eos9abc", model).answer(batches)
+    assert all(isinstance(answer, Answer) for answer in found)
+    return [answer for answer in found if isinstance(answer, Answer)]
+
+
+BATCHES = st.lists(st.integers(1, 12), min_size=1, max_size=6).map(
+    lambda sizes: [[f"m{batch}-{i}" for i in range(size)] for batch, size in enumerate(sizes)]
+)
+
+
+@given(BATCHES, st.data())
+def test_exactly_the_bad_molecules_are_quarantined_and_all_others_answered_in_order(
+    batches: list[list[str]], data: st.DataObject
+) -> None:
+    molecules = [text for batch in batches for text in batch]
+    choice = st.sets(st.sampled_from(molecules), max_size=min(PATIENCE - 1, len(molecules)))
+    refused, misprinted = data.draw(choice), data.draw(choice)
+    if len(refused | misprinted) >= PATIENCE:
+        misprinted = set()
+    model = Model(refused.__contains__, misprinted.__contains__)
+    found = answers(batches, model)
+    for batch, answer in zip(batches, found, strict=True):
+        bad = {i for i, text in enumerate(batch) if text in refused | misprinted}
+        assert set(answer.failures) == bad
+        assert answer.text.columns == ["length", "echo"]
+        assert answer.text.rows() == [(None, None) if i in bad else row(text) for i, text in enumerate(batch)]
+        for i in bad:
+            text = batch[i]
+            assert answer.failures[i] == (
+                f"cannot do {text}" if text in refused else "length is 'long', not an integer of 64 bits"
+            )
+
+
+def test_batches_that_go_well_are_one_call() -> None:
+    model = Model()
+    found = answers([["a", "bb"], ["ccc"], ["d"]], model)
+    assert model.calls == [["a", "bb", "ccc", "d"]]
+    assert [answer.text.rows() for answer in found] == [[row("a"), row("bb")], [row("ccc")], [row("d")]]
+
+
+def test_a_bad_molecule_costs_calls_as_the_logarithm_of_the_batch() -> None:
+    batch = [f"m{i}" for i in range(1024)]
+    model = Model({"m777"}.__contains__)
+    (answer,) = answers([batch], model)
+    assert list(answer.failures) == [777]
+    assert len(model.calls) == 1 + 2 * 10
+
+
+def test_a_good_batch_is_not_asked_again_for_a_bad_molecule_of_another() -> None:
+    model = Model({"bad"}.__contains__)
+    answers([["a", "b"], ["c", "d"], ["e", "bad"], ["f", "g"]], model)
+    assert model.calls[1] == ["a", "b", "c", "d"]
+    assert sum("a" in call for call in model.calls) == 2
+
+
+@pytest.mark.parametrize("sizes", [(1000,), (100, 100, 100), (12, 1)], ids=str)
+def test_a_model_that_answers_nothing_is_given_up_after_a_few_molecules_not_after_all(sizes: tuple[int, ...]) -> None:
+    batches = [[f"m{batch}-{i}" for i in range(size)] for batch, size in enumerate(sizes)]
+    model = Model(lambda _: True)
+    with pytest.raises(ModelError, match=r"eos9abc answers no molecule: 10 molecules in a row failed.*cannot do m"):
+        PatientCaller("eos9abc", model).answer(batches)
+    assert model.asked == PATIENCE
+
+
+@pytest.mark.parametrize("sizes", [(1000,), (100, 100), (12, 1, 1)], ids=str)
+def test_a_model_that_prints_nothing_of_its_columns_types_is_given_up(sizes: tuple[int, ...]) -> None:
+    batches = [[f"m{batch}-{i}" for i in range(size)] for batch, size in enumerate(sizes)]
+    model = Model(misprints=lambda _: True)
+    with pytest.raises(ModelError, match="eos9abc answers no molecule: .*length is 'long', not an integer of 64 bits"):
+        PatientCaller("eos9abc", model).answer(batches)
+
+
+@pytest.mark.parametrize("size", [1, 3, 9])
+def test_a_model_that_answers_nothing_is_given_up_also_when_its_batches_are_small(size: int) -> None:
+    molecules = [f"m{i}" for i in range(60)]
+    model = Model(lambda _: True)
+    caller = PatientCaller("eos9abc", model)
+    with pytest.raises(ModelError, match="eos9abc answers no molecule"):
+        for start in range(0, len(molecules), size):
+            caller.answer([molecules[start : start + size]])
+    assert model.asked == PATIENCE
+
+
+def test_a_model_that_has_answered_loses_one_batch_and_not_the_others() -> None:
+    model = Model(lambda text: text.startswith("x"))
+    batches = [["a", "b"], [f"x{i}" for i in range(30)], ["c"]]
+    first, lost, last = PatientCaller("eos9abc", model).answer(batches)
+    assert isinstance(first, Answer)
+    assert isinstance(last, Answer)
+    assert isinstance(lost, GaveUpError)
+    assert "10 molecules in a row failed" in str(lost)
+    assert first.text.rows() == [row("a"), row("b")]
+    assert last.text.rows() == [row("c")]
+
+
+def test_a_batch_of_misprints_is_lost_and_the_others_are_not() -> None:
+    model = Model(misprints=lambda text: text.startswith("x"))
+    caller = PatientCaller("eos9abc", model)
+    caller.answer([["a"]])
+    (lost,) = caller.answer([[f"x{i}" for i in range(30)]])
+    assert isinstance(lost, GaveUpError)
+    (found,) = caller.answer([["b"]])
+    assert isinstance(found, Answer)
+    assert found.text.rows() == [row("b")]
+
+
+def test_failures_with_an_answer_between_them_do_not_add_up() -> None:
+    batch = [f"{'bad' if i % 2 else 'good'}{i}" for i in range(10 * PATIENCE)]
+    (answer,) = answers([batch], Model(lambda text: text.startswith("bad")))
+    assert len(answer.failures) == 5 * PATIENCE
+
+
+def test_a_model_error_ends_the_call_at_once() -> None:
+    class Broken(Model):
+        def predict(self, smiles: Sequence[str]) -> pl.DataFrame:
+            self.calls.append(list(smiles))
+            raise ModelError("the output of eos9abc lacks a column")
+
+    model = Broken()
+    with pytest.raises(ModelError, match="lacks a column"):
+        PatientCaller("eos9abc", model).answer([["a"], ["b"]])
+    assert len(model.calls) == 1

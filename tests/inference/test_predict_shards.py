@@ -1,0 +1,397 @@
+"""Raw predictions of real models: what is computed, what is kept, and what of a failure stays with one shard."""
+
+import csv
+import gzip
+import io
+import json
+from collections import Counter
+
+import obstore
+import polars as pl
+import pytest
+
+from precalc_assets.errors import ModelError
+from precalc_assets.inference import FrameworkRunner, predict_sample, predict_shards
+from precalc_assets.library import read_manifest, read_shard
+from precalc_assets.predictions import RawManifest, open_predictions, read_part, require_manifest
+from precalc_assets.sharding import shard_keys
+
+MODEL = "eos9abc"
+SHARDS = shard_keys(4)
+BATCH_SIZE = 5
+ANSWERED = """return f'{len(smiles) / 3!r},{len(smiles)},"{smiles}"'"""
+
+
+def raw_text(world, shard: str) -> pl.DataFrame:
+    """Return what a shard's parts hold, through its manifest."""
+    manifest = require_manifest(world.store, MODEL, shard)
+    return pl.concat([read_part(world.store, part, manifest.columns) for part in manifest.parts])
+
+
+def molecules(world, shard: str) -> dict[str, list[str]]:
+    return read_shard(world.store, read_manifest(world.store), shard).to_pydict()
+
+
+def asked(world) -> Counter[str]:
+    return Counter(smiles for call in world.calls() for smiles in call)
+
+
+@pytest.fixture
+def predicted(world):
+    """A world in which a good model has answered every molecule."""
+    world.write_model()
+    world.build_library()
+    outcomes = world.predict()
+    assert [outcome.failure for outcome in outcomes] == [""] * len(SHARDS)
+    return world
+
+
+def test_every_shard_lands_with_parts_quarantine_list_manifest_and_facts(world) -> None:
+    world.write_model()
+    library = world.build_library()
+    outcomes = {outcome.shard: outcome for outcome in world.predict()}
+    assert sorted(outcomes) == SHARDS
+    for shard, outcome in outcomes.items():
+        rows = library.shards[shard].rows
+        manifest = RawManifest.model_validate_json(
+            world.path(f"raw/model={MODEL}/shard={shard}/manifest.json").read_bytes()
+        )
+        assert (manifest.model, manifest.shard, manifest.release) == (MODEL, shard, "v1.0.0")
+        assert (manifest.rows, manifest.quarantined) == (rows, 0)
+        assert manifest.library_digest == library.shards[shard].digest == outcome.source_digest
+        assert [part.rows for part in manifest.parts] == [BATCH_SIZE] * (rows // BATCH_SIZE) + (
+            [rows % BATCH_SIZE] if rows % BATCH_SIZE else []
+        )
+        assert outcome.digest == manifest.digest
+        assert (outcome.facts["rows"], outcome.facts["parts"]) == (rows, len(manifest.parts))
+        assert outcome.facts["bytes"] == sum(world.path(part.name).stat().st_size for part in manifest.parts)
+        assert world.path(f"quarantine/model={MODEL}/shard={shard}.csv").read_text() == "input,reason\n"
+        given = molecules(world, shard)
+        text = raw_text(world, shard)
+        assert text["key"].to_list() == given["inchikey"]
+        assert text["input"].to_list() == given["smiles"]
+        assert text.select("score", "atoms", "label").rows() == [
+            (repr(len(s) / 3), str(len(s)), s) for s in given["smiles"]
+        ]
+    assert set(asked(world).values()) == {1}
+    assert sum(asked(world).values()) == library.molecules
+
+
+def test_small_shards_share_calls_and_each_keeps_its_own_files(predicted) -> None:
+    n_parts = sum(len(require_manifest(predicted.store, MODEL, shard).parts) for shard in SHARDS)
+    assert len(predicted.calls()) < n_parts / 2
+    for shard in SHARDS:
+        names = [name for name in predicted.objects() if f"/shard={shard}/" in name]
+        manifest = require_manifest(predicted.store, MODEL, shard)
+        assert sorted(names) == sorted(
+            [f"raw/model={MODEL}/shard={shard}/manifest.json", *(part.name for part in manifest.parts)]
+        )
+
+
+def test_a_second_call_writes_nothing_and_never_starts_the_model(predicted) -> None:
+    class Untouchable(FrameworkRunner):
+        def __enter__(self):
+            raise AssertionError("the model was started")
+
+    objects = predicted.objects()
+    runner = predicted.runner()
+    runner.__class__ = Untouchable
+    again = list(
+        predict_shards(
+            predicted.store, read_manifest(predicted.store), MODEL, runner, SHARDS, batch_size=5, max_failure_rate=0.1
+        )
+    )
+    assert [outcome.failure for outcome in again] == [""] * len(SHARDS)
+    assert sum(int(outcome.facts["rows"]) for outcome in again) == 60
+    assert predicted.objects() == objects
+
+
+def test_another_release_is_computed_anew_and_takes_the_place_of_the_first(predicted) -> None:
+    before = {shard: require_manifest(predicted.store, MODEL, shard) for shard in SHARDS}
+    predicted.write_model(release="v2.0.0", answer="return f'0.5,{len(smiles)},new'")
+    predicted.predict()
+    for shard in SHARDS:
+        manifest = require_manifest(predicted.store, MODEL, shard)
+        assert manifest.release == "v2.0.0"
+        assert set(raw_text(predicted, shard)["label"]) == {"new"}
+        assert manifest.digest != before[shard].digest
+        assert not {part.name for part in before[shard].parts} & set(predicted.objects())
+    assert set(asked(predicted).values()) == {2}
+
+
+def test_another_set_of_columns_is_computed_anew(predicted) -> None:
+    predicted.write_model(columns=[("score", "float")], answer="return '0.5'")
+    assert [outcome.failure for outcome in predicted.predict()] == [""] * len(SHARDS)
+    assert set(raw_text(predicted, "00").columns) == {"key", "input", "quarantine", "score"}
+
+
+def test_only_the_shards_that_a_new_library_changes_are_computed_anew(predicted) -> None:
+    before = read_manifest(predicted.store)
+    calls = len(predicted.calls())
+    objects = predicted.objects("raw")
+    library = predicted.build_library(["C" * n + end for n in range(1, 16) for end in ("", "O", "N", "Cl")] + ["CBr"])
+    changed = [shard for shard in SHARDS if library.shards[shard].digest != before.shards[shard].digest]
+    assert len(changed) == 1
+    assert [outcome.failure for outcome in predicted.predict()] == [""] * len(SHARDS)
+    new = {smiles for call in predicted.calls()[calls:] for smiles in call}
+    assert "CBr" in new
+    assert new <= set(molecules(predicted, changed[0])["smiles"])
+    assert raw_text(predicted, changed[0])["input"].to_list() == molecules(predicted, changed[0])["smiles"]
+    untouched = {name: tag for name, tag in objects.items() if f"shard={changed[0]}/" not in name}
+    assert {name: predicted.objects("raw")[name] for name in untouched} == untouched
+
+
+def test_parts_that_an_interrupted_run_has_left_are_kept(predicted) -> None:
+    kept = {}
+    for shard in SHARDS:
+        manifest = require_manifest(predicted.store, MODEL, shard)
+        predicted.path(f"raw/model={MODEL}/shard={shard}/manifest.json").unlink()
+        obstore.delete(predicted.store, manifest.parts[-1].name)
+        kept |= {part.name: predicted.objects("raw")[part.name] for part in manifest.parts[:-1]}
+    calls = len(predicted.calls())
+    assert [outcome.failure for outcome in predicted.predict()] == [""] * len(SHARDS)
+    assert {name: predicted.objects("raw")[name] for name in kept} == kept
+    last = [smiles for shard in SHARDS for smiles in raw_text(predicted, shard)["input"].to_list()[-5:]]
+    new = [smiles for call in predicted.calls()[calls:] for smiles in call]
+    assert len(new) <= 5 * len(SHARDS)
+    assert set(new) <= set(last)
+
+
+@pytest.mark.parametrize("damage", [b"", b"no gzip at all", None], ids=["empty", "text", "cut short"])
+def test_a_damaged_part_of_an_interrupted_run_is_computed_again(predicted, damage: bytes | None) -> None:
+    part = require_manifest(predicted.store, MODEL, "01").parts[0]
+    whole = predicted.path(part.name).read_bytes()
+    predicted.path(part.name).write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+    predicted.path(f"raw/model={MODEL}/shard=01/manifest.json").unlink()
+    assert [outcome.failure for outcome in predicted.predict()] == [""] * len(SHARDS)
+    assert predicted.path(part.name).read_bytes() == whole
+
+
+@pytest.mark.parametrize("damage", ["gone", "flipped"])
+def test_a_shard_with_a_lost_or_damaged_part_is_mended_by_the_way_out_that_the_error_names(
+    predicted, damage: str
+) -> None:
+    part = require_manifest(predicted.store, MODEL, "02").parts[0]
+    path = predicted.path(part.name)
+    whole = path.read_bytes()
+    if damage == "flipped":
+        path.write_bytes(bytes(byte ^ 0xFF for byte in whole))
+        (failed,) = predicted.validate(["02"])
+        assert "delete it and predict the shard again" in failed.failure
+    path.unlink()
+    (failed,) = predicted.validate(["02"])
+    assert "predict the shard again" in failed.failure
+    predicted.predict(["02"])
+    assert path.exists()
+    assert path.read_bytes() == whole
+    assert [outcome.failure for outcome in predicted.validate(["02"])] == [""]
+
+
+def test_a_damaged_library_shard_fails_alone(world) -> None:
+    world.write_model()
+    world.build_library()
+    world.path("library/shard=01.parquet").write_bytes(b"PAR1 not quite PAR1")
+    outcomes = {outcome.shard: outcome.failure for outcome in world.predict()}
+    assert "library/shard=01.parquet" in outcomes.pop("01")
+    assert outcomes == {"00": "", "02": "", "03": ""}
+
+
+def test_a_damaged_manifest_fails_alone_and_names_the_way_out(predicted) -> None:
+    predicted.path(f"raw/model={MODEL}/shard=02/manifest.json").write_text("no JSON")
+    outcomes = {outcome.shard: outcome.failure for outcome in predicted.predict()}
+    assert "shard=02/manifest.json is damaged" in outcomes["02"]
+    assert "delete it and predict shard 02 again" in outcomes.pop("02")
+    assert set(outcomes.values()) == {""}
+    predicted.path(f"raw/model={MODEL}/shard=02/manifest.json").unlink()
+    assert [outcome.failure for outcome in predicted.predict(["02"])] == [""]
+
+
+def test_a_model_that_fails_on_a_whole_shard_loses_that_shard_alone(world) -> None:
+    library = world.build_library()
+    refused = molecules(world, "02")["smiles"]
+    world.write_model(answer=f"if smiles in {refused!r}:\n    sys.exit('no such molecules please')\n{ANSWERED}")
+    outcomes = {outcome.shard: outcome for outcome in world.predict()}
+    assert outcomes["02"].failure
+    assert "no such molecules please" in outcomes["02"].failure or "quarantined" in outcomes["02"].failure
+    assert {shard for shard, outcome in outcomes.items() if outcome.landed} == {"00", "01", "03"}
+    for shard in ("00", "01", "03"):
+        assert require_manifest(world.store, MODEL, shard).rows == library.shards[shard].rows
+
+
+def test_bad_molecules_are_quarantined_with_their_reason_and_a_row_of_nulls(world) -> None:
+    world.build_library()
+    refused, misprinted = molecules(world, "00")["smiles"][3], molecules(world, "02")["smiles"][0]
+    world.write_model(
+        answer=f"if smiles == {refused!r}:\n    sys.exit('bad valence')\n"
+        f"if smiles == {misprinted!r}:\n    return 'unknown,1,x'\n{ANSWERED}"
+    )
+    outcomes = {outcome.shard: outcome for outcome in world.predict()}
+    assert {shard: outcome.facts["quarantined"] for shard, outcome in outcomes.items()} == dict(
+        zip(SHARDS, (1, 0, 1, 0), strict=True)
+    )
+    for shard, smiles, reason in (
+        ("00", refused, "run.sh exited 1: bad valence"),
+        ("02", misprinted, "score is 'unknown', not a finite number"),
+    ):
+        listed = world.path(f"quarantine/model={MODEL}/shard={shard}.csv").read_text()
+        assert list(csv.reader(io.StringIO(listed))) == [["input", "reason"], [smiles, reason]]
+        text = raw_text(world, shard)
+        bad = text.filter(pl.col("input") == smiles)
+        assert bad.select("quarantine", "score", "atoms", "label").rows() == [(reason, None, None, None)]
+        good = text.filter(pl.col("input") != smiles)
+        assert good["quarantine"].null_count() == good.height
+        assert good["label"].to_list() == good["input"].to_list()
+
+
+def test_too_many_quarantined_molecules_fail_the_shard_and_keep_what_was_computed(world) -> None:
+    world.build_library()
+    given = molecules(world, "00")["smiles"]
+    world.write_model(answer=f"if smiles in {given[::3]!r}:\n    return 'x,1,x'\n{ANSWERED}")
+    outcomes = {outcome.shard: outcome for outcome in world.predict(max_failure_rate=0.1)}
+    assert f"{len(given[::3])} of {len(given)} molecules quarantined" in outcomes["00"].failure
+    assert "PRECALC_MAX_FAILURE_RATE" in outcomes["00"].failure
+    assert [outcomes[shard].failure for shard in ("01", "02", "03")] == ["", "", ""]
+    calls = len(world.calls())
+    assert [outcome.failure for outcome in world.predict(max_failure_rate=0.5)] == [""] * len(SHARDS)
+    assert len(world.calls()) == calls
+
+
+ODD_LINES = (
+    ('1.0e-05,2.0,"two\nlines"', ("1.0e-05", "2.0", "two\nlines")),
+    ('1E5,+7,"say ""hi"", you"', ("1E5", "+7", 'say "hi", you')),
+    (",,", (None, None, None)),
+    ('-0.0,0,""', ("-0.0", "0", "")),
+    ("nan,NA,nan", ("nan", "NA", "nan")),
+    (
+        ' 0.1000000000000000055511151231257827,9223372036854775807," padded "',
+        (" 0.1000000000000000055511151231257827", "9223372036854775807", " padded "),
+    ),
+    ("5e-324,-9223372036854775808,ünï🧪", ("5e-324", "-9223372036854775808", "ünï🧪")),
+)
+
+
+def test_raw_predictions_are_the_text_that_the_model_printed_to_the_last_character(world) -> None:
+    lines = [line for line, _ in ODD_LINES]
+    world.write_model(answer=f"return {lines!r}[len(smiles) % {len(lines)}]")
+    world.build_library()
+    assert [outcome.failure for outcome in world.predict()] == [""] * len(SHARDS)
+    seen = set()
+    for shard in SHARDS:
+        for smiles, *cells in raw_text(world, shard).select("input", "score", "atoms", "label").rows():
+            assert tuple(cells) == ODD_LINES[len(smiles) % len(lines)][1]
+            seen.add(len(smiles) % len(lines))
+    assert seen == set(range(len(lines)))
+
+
+def test_parts_are_gzipped_csv_that_any_program_reads(predicted) -> None:
+    part = require_manifest(predicted.store, MODEL, "00").parts[0]
+    rows = list(csv.DictReader(io.StringIO(gzip.decompress(predicted.path(part.name).read_bytes()).decode())))
+    assert list(rows[0]) == ["key", "input", "quarantine", "score", "atoms", "label"]
+    assert all(row["label"] == row["input"] for row in rows)
+
+
+def test_the_columns_key_and_input_may_stand_beside_the_outputs_in_any_order(world) -> None:
+    world.write_model(header="label,key,score,input,atoms", answer="return f'{smiles},K,0.5,{smiles},{len(smiles)}'")
+    world.build_library()
+    assert [outcome.failure for outcome in world.predict()] == [""] * len(SHARDS)
+    text = raw_text(world, "00")
+    assert text.columns == ["key", "input", "quarantine", "score", "atoms", "label"]
+    assert text["label"].to_list() == text["input"].to_list()
+    assert set(text["score"]) == {"0.5"}
+
+
+def test_rows_in_another_order_than_the_input_are_never_taken_for_the_right_ones(world) -> None:
+    world.write_model(
+        header="input,score,atoms,label",
+        answer="return f'{smiles},0.5,1,{smiles}'",
+        script="""write("\\n".join([HEADER, *map(answer, reversed(given))]) + "\\n")""",
+    )
+    world.build_library(["CC", "CCO", "CCN", "CCC", "CCCO"])
+    for outcome in world.predict():
+        assert not outcome.failure
+        if outcome.facts["rows"]:
+            text = raw_text(world, outcome.shard)
+            assert text["label"].to_list() == text["input"].to_list()
+
+
+def test_an_empty_shard_lands_with_no_rows(world) -> None:
+    world.write_model()
+    library = world.build_library(["CCO"])
+    outcomes = {outcome.shard: outcome for outcome in world.predict()}
+    assert {shard: outcome.facts["rows"] for shard, outcome in outcomes.items()} == {
+        shard: info.rows for shard, info in library.shards.items()
+    }
+    assert [outcome.failure for outcome in outcomes.values()] == [""] * len(SHARDS)
+    assert sorted(info.rows for info in library.shards.values()) == [0, 0, 0, 1]
+
+
+def test_progress_counts_every_molecule_once_also_those_that_are_there_already(world) -> None:
+    world.build_library()
+    bad = molecules(world, "00")["smiles"][0]
+    world.write_model(answer=f"if smiles == {bad!r}:\n    return 'x,1,x'\n{ANSWERED}")
+    for _ in range(2):
+        told: list[tuple[int, int]] = []
+        list(
+            predict_shards(
+                world.store,
+                read_manifest(world.store),
+                MODEL,
+                world.runner(),
+                SHARDS,
+                batch_size=BATCH_SIZE,
+                max_failure_rate=0.5,
+                on_progress=lambda molecules, quarantined, told=told: told.append((molecules, quarantined)),
+            )
+        )
+        assert (sum(n for n, _ in told), sum(n for _, n in told)) == (60, 1)
+
+
+def test_the_model_sees_no_secret_and_nothing_of_ours(world, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "PRECALC_STORE_URL", "DAGSTER_HOME", "PYTHONPATH"):
+        monkeypatch.setenv(name, "secret")
+    world.write_model(
+        columns=[("variables", "string")],
+        answer="""return '"' + json.dumps(sorted(os.environ)).replace('"', '""') + '"'""",
+    )
+    world.build_library(["CCO"])
+    world.predict()
+    (variables,) = {cell for shard in SHARDS for cell in _column(world, shard, "variables")}
+    seen = json.loads(variables)
+    assert "PATH" in seen
+    assert not [name for name in seen if name.startswith(("AWS_", "GITHUB_", "PRECALC_", "DAGSTER_", "PYTHON"))]
+
+
+def _column(world, shard: str, name: str) -> list[str]:
+    manifest = require_manifest(world.store, MODEL, shard)
+    return raw_text(world, shard)[name].to_list() if manifest.parts else []
+
+
+def test_a_sample_is_the_first_molecules_by_hash_and_marks_no_shard(world) -> None:
+    world.write_model()
+    library = world.build_library()
+    outcome = predict_sample(world.store, library, MODEL, world.runner(), 7, batch_size=BATCH_SIZE)
+    assert (outcome.facts["rows"], outcome.facts["quarantined"]) == (7, 0)
+    assert [name for name in world.objects() if not name.startswith("library")] == [f"samples/model={MODEL}.parquet"]
+    with open_predictions(world.store, f"samples/model={MODEL}.parquet") as (parquet, _):
+        sample = pl.DataFrame(pl.from_arrow(parquet.read()))
+    assert sample["smiles"].to_list() == molecules(world, "00")["smiles"][:7]
+    assert sample["label"].to_list() == sample["smiles"].to_list()
+
+
+def test_a_sample_with_a_bad_molecule_counts_it_and_has_a_null_row(world) -> None:
+    library = world.build_library()
+    bad = molecules(world, "00")["smiles"][2]
+    world.write_model(answer=f"if smiles == {bad!r}:\n    sys.exit(3)\n{ANSWERED}")
+    outcome = predict_sample(world.store, library, MODEL, world.runner(), 7, batch_size=BATCH_SIZE)
+    assert (outcome.facts["rows"], outcome.facts["quarantined"]) == (7, 1)
+    with open_predictions(world.store, f"samples/model={MODEL}.parquet") as (parquet, _):
+        rows = pl.DataFrame(pl.from_arrow(parquet.read())).select("score", "atoms", "label").rows()
+    assert [i for i, cells in enumerate(rows) if cells == (None, None, None)] == [2]
+
+
+def test_a_sample_of_which_nothing_is_answered_is_an_error_and_leaves_nothing(world) -> None:
+    world.write_model(answer="sys.exit('no')")
+    library = world.build_library()
+    with pytest.raises(ModelError, match=f"{MODEL}.*run.sh exited 1: no"):
+        predict_sample(world.store, library, MODEL, world.runner(), 4, batch_size=BATCH_SIZE)
+    assert not world.objects("samples")

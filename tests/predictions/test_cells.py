@@ -1,0 +1,212 @@
+"""Cells: text that survives a CSV file unchanged, and numbers that are what was printed."""
+
+import math
+import struct
+from collections.abc import Sequence
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from precalc_assets.columns import Column
+from precalc_assets.predictions import parse_cells, read_text_csv, write_text_csv
+
+FLOAT, INTEGER, STRING = (Column("x", kind, "", "") for kind in ("float", "integer", "string"))
+INT64 = st.integers(-(2**63), 2**63 - 1)
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+CELLS = (
+    st.none()
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+    | st.sampled_from(
+        [
+            "",
+            '"',
+            '""',
+            ",",
+            "\n",
+            "\r",
+            "\r\n",
+            "a\n\nb",
+            " ",
+            "NA",
+            "nan",
+            "null",
+            "\ufeff",
+            "\0",
+            "'",
+            "ü",
+            "🧪",
+            "x" * 5000,
+        ]
+    )
+)
+NAMES = st.lists(
+    st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8).filter(
+        lambda name: "\ufeff" not in name
+    ),
+    min_size=1,
+    max_size=4,
+    unique=True,
+)
+
+
+def text(cells: Sequence[str | None]) -> pl.DataFrame:
+    return pl.DataFrame({"x": cells}, {"x": pl.String()})
+
+
+def parse(cells: Sequence[str | None], column: Column) -> tuple[list[object], dict[int, str]]:
+    typed, problems = parse_cells(text(cells), [column])
+    return typed["x"].to_list(), problems
+
+
+def bits(value: object) -> bytes:
+    return struct.pack("<d", value)
+
+
+@given(NAMES, st.data())
+def test_text_is_read_back_as_it_was_written_nulls_and_empty_strings_apart(
+    names: list[str], data: st.DataObject
+) -> None:
+    rows = data.draw(st.lists(st.tuples(*[CELLS] * len(names)), max_size=8))
+    written = pl.DataFrame(rows, dict.fromkeys(names, pl.String()), orient="row")
+    read = read_text_csv(write_text_csv(written))
+    assert read.columns == names
+    assert read.rows() == rows
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=repr)
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["no mark", "byte order mark"])
+def test_a_model_may_write_either_line_end_and_a_byte_order_mark(end: str, mark: str) -> None:
+    content = mark + end.join(['a,"b c"', '1.0e-05,"two', 'lines"', ',""', "2.0, x "]) + end
+    frame = read_text_csv(content.encode())
+    assert frame.columns == ["a", "b c"]
+    assert frame.rows() == [("1.0e-05", f"two{end}lines"), (None, ""), ("2.0", " x ")]
+
+
+def test_an_empty_line_of_a_single_column_is_a_row_without_a_value() -> None:
+    assert read_text_csv(b"x\n1\n\n3\n").rows() == [("1",), (None,), ("3",)]
+
+
+def test_a_row_may_be_longer_than_a_megabyte() -> None:
+    long = "x" * 3_000_000
+    frame = read_text_csv(f'a,b\n1,"{long}"\n2,y\n'.encode())
+    assert frame.rows() == [("1", long), ("2", "y")]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty"),
+        (b"\n", "empty"),
+        (b"a,a\n1,2\n", "'a' twice"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256)) * 8, ""),
+        (b"a,b\n1,\xff\n", ""),
+        (b"a,b\n1\n", ""),
+        (b"a,b\n1,2,3\n", ""),
+        (b"x" * 200_000, ""),
+    ],
+    ids=["nothing", "an empty line", "name twice", "PNG", "latin-1", "short row", "long row", "no line at all"],
+)
+def test_what_is_no_csv_is_a_value_error_with_a_reason(content: bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason or "."):
+        read_text_csv(content)
+
+
+@given(st.lists(INT64 | st.none(), max_size=10))
+def test_any_integer_of_64_bits_is_read_exactly(numbers: list[int | None]) -> None:
+    cells = [None if n is None else str(n) for n in numbers]
+    assert parse(cells, INTEGER) == (numbers, {})
+
+
+@given(st.lists(FLOATS | st.none(), max_size=10))
+def test_any_float_is_read_to_the_last_bit(numbers: list[float | None]) -> None:
+    values, problems = parse([None if x is None else repr(x) for x in numbers], FLOAT)
+    assert problems == {}
+    assert [None if x is None else bits(x) for x in values] == [None if x is None else bits(x) for x in numbers]
+
+
+@given(FLOATS, st.sampled_from([".17g", ".17e", "r", ".20E"]))
+def test_a_float_is_the_double_nearest_to_its_text_in_any_notation(number: float, notation: str) -> None:
+    printed = repr(number) if notation == "r" else format(number, notation)
+    (value,), problems = parse([f" {printed} "], FLOAT)
+    assert problems == {}
+    assert bits(value) == bits(float(printed))
+
+
+@pytest.mark.parametrize(
+    "printed",
+    ["-0.0", "0", "-0", "5e-324", "2.2250738585072011e-308", "1e308", "-1e308", "1.7976931348623157e308", "1.0e-05",
+     "1E5", "+1.5", ".5", "5.", "0.1000000000000000055511151231257827", "1e-400", "007.5", "123456789012345678901234567890"],
+)  # fmt: skip
+@pytest.mark.parametrize("beside", [[], ["NA"], ["1.5 "]], ids=["alone", "beside a null token", "beside a space"])
+def test_odd_notations_of_floats_are_what_python_reads(printed: str, beside: list[str]) -> None:
+    values, problems = parse([printed, *beside], FLOAT)
+    assert problems == {}
+    assert bits(values[0]) == bits(float(printed))
+
+
+@given(st.integers(-(2**53), 2**53), st.sampled_from(["{}.0", "{}.", "{}.000", " {} ", "{}e0"]))
+def test_an_integer_may_be_printed_as_a_float(number: int, notation: str) -> None:
+    values, problems = parse([notation.format(number), "7", str(2**62 + 1)], INTEGER)
+    assert (values, problems) == ([number, 7, 2**62 + 1], {})
+
+
+@pytest.mark.parametrize("column", [FLOAT, INTEGER], ids=["float", "integer"])
+@pytest.mark.parametrize(
+    "cell", [None, "", "nan", "NaN", "NAN", "NA", "N/A", "<NA>", "null", "NULL", "None", " nan ", "  "], ids=repr
+)
+def test_what_programs_print_for_no_value_is_null_in_a_number_column(cell: str | None, column: Column) -> None:
+    assert parse(["1", cell, "2"], column) == ([1, None, 2], {})
+    assert parse([cell], column) == ([None], {})
+
+
+@given(st.lists(CELLS, max_size=6))
+def test_a_string_column_is_never_interpreted(cells: list[str | None]) -> None:
+    assert parse(cells, STRING) == (cells, {})
+
+
+@pytest.mark.parametrize(
+    "cell", ["inf", "-inf", "Infinity", "1e400", "-1e400", "text", "1,5", "1.5.2", "0x1F", "1_000", "true", "1e", "--1"]
+)
+def test_what_is_no_finite_number_is_that_rows_named_problem(cell: str) -> None:
+    assert parse(["1.5", cell, "NA", "-2"], FLOAT) == (
+        [1.5, None, None, -2.0],
+        {1: f"x is {cell!r}, not a finite number"},
+    )
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [str(2**63), str(-(2**63) - 1), "1" * 400, "1.5", "1e-3", "9007199254740994.0", "1e300", "inf", "text", "0x1F", "1_000"],
+)  # fmt: skip
+def test_what_is_no_integer_of_64_bits_is_that_rows_named_problem(cell: str) -> None:
+    values, problems = parse(["1", cell, "NA", str(2**63 - 1)], INTEGER)
+    assert values == [1, None, None, 2**63 - 1]
+    assert list(problems) == [1]
+    assert problems[1].startswith(f"x is {cell!r}"[:60])
+    assert problems[1].endswith("not an integer of 64 bits")
+
+
+@given(st.lists(st.sampled_from(["1", "2.0", "NA", "bad", "inf", None, "1e400", "-0.0"]), max_size=12), st.booleans())
+def test_a_bad_cell_changes_no_other_cell(cells: list[str | None], integer: bool) -> None:
+    column = INTEGER if integer else FLOAT
+    alone = [parse([cell], column) for cell in cells]
+    values, problems = parse(cells, column)
+    assert [repr(value) for value in values] == [repr(value[0]) for value, _ in alone]
+    assert set(problems) == {i for i, (_, problem) in enumerate(alone) if problem}
+
+
+def test_a_row_is_blamed_for_its_first_bad_column() -> None:
+    columns = [Column(name, "float", "", "") for name in ("a", "b")]
+    frame = pl.DataFrame({"a": ["1", "x"], "b": ["y", "z"]})
+    typed, problems = parse_cells(frame, columns)
+    assert problems == {0: "b is 'y', not a finite number", 1: "a is 'x', not a finite number"}
+    assert typed.rows() == [(1.0, None), (None, None)]
+
+
+def test_no_rows_are_typed_too() -> None:
+    typed, problems = parse_cells(text([]), [FLOAT])
+    assert typed.schema == {"x": pl.Float64()}
+    assert problems == {}
+    assert math.isclose(typed.height, 0)

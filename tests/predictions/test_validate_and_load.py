@@ -1,0 +1,247 @@
+"""From raw predictions to Parquet to the table: equality all the way, and what is refused on it."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+from precalc_assets.library import read_manifest, read_shard
+from precalc_assets.predictions import PREDICTION_CHECKS, open_predictions, require_manifest
+from precalc_assets.sharding import shard_keys
+from precalc_assets.tables import TableReader
+
+MODEL = "eos9abc"
+SHARDS = shard_keys(4)
+
+PRINTED = (
+    ('1.0e-05,2.0,"two\nlines"', (1.0e-05, 2, "two\nlines")),
+    ("-0.0,9223372036854775807,NA", (-0.0, 9223372036854775807, "NA")),
+    ('5e-324,-9223372036854775808,""', (5e-324, -9223372036854775808, "")),
+    ("1e308,,", (1e308, None, None)),
+    ('-1.7976931348623157e308,0,"ünï🧪, ""x"""', (-1.7976931348623157e308, 0, 'ünï🧪, "x"')),
+    ("nan,NA,x", (None, None, "x")),
+    ("0.30000000000000004,9007199254740993," + "long" * 2000, (0.30000000000000004, 9007199254740993, "long" * 2000)),
+    (",,", (None, None, None)),
+    ("2,1e3, padded ", (2.0, 1000, " padded ")),
+)
+
+
+def write_odd_model(world) -> None:
+    """A model that prints one line or another of PRINTED, by the length of the molecule."""
+    world.write_model(answer=f"return {[line for line, _ in PRINTED]!r}[len(smiles) % {len(PRINTED)}]")
+
+
+def expected(smiles: str) -> tuple[object, ...]:
+    return PRINTED[len(smiles) % len(PRINTED)][1]
+
+
+@pytest.fixture
+def predicted(world):
+    write_odd_model(world)
+    world.build_library()
+    assert [outcome.failure for outcome in world.predict()] == [""] * len(SHARDS)
+    return world
+
+
+@pytest.fixture
+def validated(predicted):
+    assert [outcome.failure for outcome in predicted.validate()] == [""] * len(SHARDS)
+    return predicted
+
+
+def parquet_path(world, shard: str) -> Path:
+    return world.path(f"predictions/model={MODEL}/shard={shard}.parquet")
+
+
+def table_rows(world, shard: str) -> list[object]:
+    reader = TableReader(world.tables, MODEL)
+    return reader.get(read_shard(world.store, read_manifest(world.store), shard)["inchikey"].to_pylist())
+
+
+def file_rows(world, shard: str) -> list[tuple[object, ...]]:
+    with open_predictions(world.store, f"predictions/model={MODEL}/shard={shard}.parquet") as (parquet, _):
+        return list(zip(*parquet.read(["score", "atoms", "label"]).to_pydict().values(), strict=True))
+
+
+def test_predictions_are_typed_and_equal_what_was_printed(validated) -> None:
+    seen = set()
+    for shard in SHARDS:
+        table = pq.read_table(parquet_path(validated, shard), partitioning=None)
+        assert table.schema.names == ["inchikey", "smiles", "score", "atoms", "label"]
+        assert table.schema.types == [pa.string(), pa.string(), pa.float64(), pa.int64(), pa.string()]
+        given = read_shard(validated.store, read_manifest(validated.store), shard)
+        assert table.select(["inchikey", "smiles"]).equals(given)
+        for row in table.to_pylist():
+            assert repr((row["score"], row["atoms"], row["label"])) == repr(expected(row["smiles"]))
+            seen.add(len(row["smiles"]) % len(PRINTED))
+    assert seen == set(range(len(PRINTED)))
+
+
+def test_all_predictions_are_read_as_one_table_with_hive_partitions(validated) -> None:
+    partitioning = ds.partitioning(pa.schema([("model", pa.string())]), flavor="hive")
+    dataset = ds.dataset(validated.root / "store" / "predictions", format="parquet", partitioning=partitioning)
+    table = dataset.to_table()
+    assert table.num_rows == 60
+    assert set(table["model"].to_pylist()) == {MODEL}
+    assert dataset.to_table(filter=ds.field("atoms") == 9007199254740993)["score"].to_pylist()[0] == 0.30000000000000004
+
+
+def test_the_table_equals_the_file_and_the_file_what_was_printed(validated) -> None:
+    outcomes = validated.load()
+    assert [outcome.failure for outcome in outcomes] == [""] * len(SHARDS)
+    assert all(check.passed for outcome in outcomes for check in outcome.checks)
+    for shard in SHARDS:
+        assert repr(table_rows(validated, shard)) == repr(file_rows(validated, shard))
+        smiles = read_shard(validated.store, read_manifest(validated.store), shard)["smiles"].to_pylist()
+        assert repr(table_rows(validated, shard)) == repr([expected(text) for text in smiles])
+
+
+def test_loading_again_writes_nothing(validated) -> None:
+    first = validated.load()
+    again = validated.load()
+    assert sum(outcome.facts["write_units"] for outcome in first) > 0
+    assert sum(outcome.facts["write_units"] for outcome in again) == 0
+    assert [outcome.digest for outcome in again] == [outcome.digest for outcome in first]
+
+
+def test_each_shard_carries_every_check(validated) -> None:
+    for outcome in validated.validate():
+        assert {check.name for check in outcome.checks} == set(PREDICTION_CHECKS)
+        assert all(check.passed and check.blocking for check in outcome.checks)
+    assert {check.name for outcome in validated.load() for check in outcome.checks} == {"row_count", "read_back"}
+
+
+def test_without_raw_predictions_each_shard_says_what_to_run(world) -> None:
+    world.write_model()
+    world.build_library()
+    for outcome in world.validate():
+        assert f"`precalc predict {MODEL}`" in outcome.failure
+    assert not world.objects("predictions")
+
+
+def test_without_predictions_each_shard_says_that_there_are_none(predicted) -> None:
+    for outcome in predicted.load():
+        assert "no predictions for this shard yet" in outcome.failure
+
+
+def test_raw_predictions_of_an_older_library_are_refused_for_the_shard_that_changed(validated) -> None:
+    before = read_manifest(validated.store)
+    files = validated.objects("predictions")
+    library = validated.build_library(["C" * n + end for n in range(1, 16) for end in ("", "O", "N", "Cl")] + ["CBr"])
+    (changed,) = [shard for shard in SHARDS if library.shards[shard].digest != before.shards[shard].digest]
+    outcomes = {outcome.shard: outcome.failure for outcome in validated.validate()}
+    assert "another version of the library" in outcomes[changed]
+    assert f"`precalc predict {MODEL} --shards {changed}`" in outcomes.pop(changed)
+    assert set(outcomes.values()) == {""}
+    name = f"predictions/model={MODEL}/shard={changed}.parquet"
+    assert validated.objects("predictions")[name] == files[name]
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.1])
+def test_a_shard_with_too_many_quarantined_molecules_is_refused_and_keeps_its_earlier_predictions(
+    validated, limit: float
+) -> None:
+    given = read_shard(validated.store, read_manifest(validated.store), "01")["smiles"].to_pylist()
+    bad = given[::4]
+    files = validated.objects("predictions")
+    validated.write_model(release="v2", answer=f"return 'x,1,x' if smiles in {bad!r} else '1,1,x'")
+    validated.predict(max_failure_rate=1.0)
+    outcomes = {outcome.shard: outcome for outcome in validated.validate(max_failure_rate=limit)}
+    assert f"{len(bad)} of {len(given)} molecules quarantined" in outcomes["01"].failure
+    assert [outcomes[shard].failure for shard in ("00", "02", "03")] == ["", "", ""]
+    name = f"predictions/model={MODEL}/shard=01.parquet"
+    assert validated.objects("predictions")[name] == files[name]
+
+
+def test_a_quarantined_molecule_is_a_row_of_nulls(world) -> None:
+    world.build_library()
+    bad = read_shard(world.store, read_manifest(world.store), "01")["smiles"].to_pylist()[2]
+    world.write_model(answer=f"return 'x,1,x' if smiles == {bad!r} else '1,1,x'")
+    world.predict()
+    (outcome,) = world.validate(["01"])
+    assert (outcome.failure, outcome.facts["quarantined"]) == ("", 1)
+    world.load(["01"])
+    rows = table_rows(world, "01")
+    assert [i for i, row in enumerate(rows) if row == (None, None, None)] == [2]
+    assert repr(rows) == repr(file_rows(world, "01"))
+
+
+def test_a_shard_of_nothing_but_nulls_is_refused_and_others_are_not(world) -> None:
+    world.build_library()
+    given = read_shard(world.store, read_manifest(world.store), "02")["smiles"].to_pylist()
+    world.write_model(answer=f"return ',,' if smiles in {given!r} else '1,1,x'")
+    assert [outcome.failure for outcome in world.predict()] == [""] * len(SHARDS)
+    outcomes = {outcome.shard: outcome for outcome in world.validate()}
+    assert "null" in outcomes["02"].failure
+    assert [(check.name, check.passed) for check in outcomes["02"].checks] == [("nulls", False)]
+    assert sorted(world.objects("predictions")) == [
+        f"predictions/model={MODEL}/shard={shard}.parquet" for shard in ("00", "01", "03")
+    ]
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone", "another"])
+def test_a_damaged_part_fails_its_shard_alone_and_is_named(predicted, damage: str) -> None:
+    parts = require_manifest(predicted.store, MODEL, "03").parts
+    path = predicted.path(parts[1].name)
+    whole = path.read_bytes()
+    if damage == "flipped":
+        path.write_bytes(whole[:40] + bytes([whole[40] ^ 1]) + whole[41:])
+    elif damage == "cut":
+        path.write_bytes(whole[:-10])
+    elif damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(predicted.path(parts[0].name).read_bytes())
+    outcomes = {outcome.shard: outcome.failure for outcome in predicted.validate()}
+    assert parts[1].name in outcomes["03"]
+    assert "predict the shard again" in outcomes.pop("03")
+    assert set(outcomes.values()) == {""}
+    assert f"predictions/model={MODEL}/shard=03.parquet" not in predicted.objects("predictions")
+
+
+@pytest.mark.parametrize("content", [b"", b"no JSON", b"{}", b"[]", b"\xff\0"], ids=repr)
+def test_a_manifest_that_is_none_fails_its_shard_alone_and_names_the_way_out(predicted, content: bytes) -> None:
+    predicted.path(f"raw/model={MODEL}/shard=00/manifest.json").write_bytes(content)
+    outcomes = {outcome.shard: outcome.failure for outcome in predicted.validate()}
+    assert "shard=00/manifest.json is damaged" in outcomes["00"]
+    assert "delete it and predict shard 00 again" in outcomes.pop("00")
+    assert set(outcomes.values()) == {""}
+
+
+def test_text_in_a_number_column_of_the_raw_predictions_is_refused_by_molecule_and_cell(predicted) -> None:
+    path = predicted.path(f"raw/model={MODEL}/shard=00/manifest.json")
+    path.write_text(path.read_text().replace('"name":"label","type":"string"', '"name":"label","type":"float"'))
+    (outcome,) = predicted.validate(["00"])
+    assert "label is " in outcome.failure
+    assert "not a finite number" in outcome.failure
+    assert [(check.name, check.passed) for check in outcome.checks] == [("schema", False)]
+    assert not predicted.objects("predictions")
+
+
+def test_a_shard_without_molecules_is_validated_and_loaded_with_no_rows(world) -> None:
+    world.write_model()
+    library = world.build_library(["CCO"])
+    world.predict()
+    validated, loaded = world.validate(), world.load()
+    assert [outcome.failure for outcome in [*validated, *loaded]] == [""] * 2 * len(SHARDS)
+    assert [outcome.facts["rows"] for outcome in loaded] == [info.rows for info in library.shards.values()]
+
+
+def test_damaged_predictions_are_never_served(validated) -> None:
+    """A byte is flipped all over the file: each time the load fails, or what it loaded is what was printed."""
+    path = parquet_path(validated, "01")
+    whole = path.read_bytes()
+    smiles = read_shard(validated.store, read_manifest(validated.store), "01")["smiles"].to_pylist()
+    right = repr([expected(text) for text in smiles])
+    served_wrongly = []
+    for place in range(0, len(whole), max(1, len(whole) // 150)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        (outcome,) = validated.load(["01"])
+        if outcome.landed and repr(table_rows(validated, "01")) != right:
+            served_wrongly.append(place)
+        (validated.root / "tables.db").unlink()
+        for beside in validated.root.glob("tables.db-*"):
+            beside.unlink()
+    assert served_wrongly == []
