@@ -45,13 +45,24 @@ def clear_failures() -> Iterator[None]:
 
 
 class Recorder:
-    """Records the shards of one step, and at its end says which failed."""
+    """Records the shards of one step, each with what it was made from, and at the step's end says which failed.
 
-    def __init__(self, platform: Platform, asset: str, source: str, *, checks: Mapping[str, str]) -> None:
+    `source` is the asset before this one, of the same partitions, of the shards alone, or of none.
+    """
+
+    def __init__(
+        self, context: dg.AssetExecutionContext, platform: Platform, source: str, *, checks: Mapping[str, str]
+    ) -> None:
         self._platform = platform
-        self._asset = dg.AssetKey(asset)
+        self._asset = context.asset_key
         self._source = source
         self._checks = tuple(checks)
+        keys = context.partition_keys
+        self._source_events = context.instance.get_latest_storage_id_by_partition(
+            dg.AssetKey(source),
+            dg.DagsterEventType.ASSET_MATERIALIZATION,
+            {*keys, *(key.rpartition("|")[2] for key in keys)},
+        )
         self._failures: list[str] = []
         self._landed = 0
 
@@ -91,6 +102,11 @@ class Recorder:
             ],
         )
 
+    def _source_event(self, key: str, shard: str) -> str:
+        """Return the event that recorded the source, from which on Dagster looks for a newer one."""
+        event = self._source_events.get(key) or self._source_events.get(shard)
+        return str(event) if event else NULL_EVENT_POINTER
+
     def _materialization(self, outcome: ShardOutcome, key: str) -> dg.AssetMaterialization:
         facts = dict(outcome.facts)
         metadata: dict[str, dg.MetadataValue | str | int | float] = {"dagster/row_count": facts.pop("rows")}
@@ -107,7 +123,7 @@ class Recorder:
                 DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
                 CODE_VERSION_TAG: "1",
                 f"{INPUT_DATA_VERSION_TAG_PREFIX}/{self._source}": outcome.source_digest,
-                f"{INPUT_EVENT_POINTER_TAG_PREFIX}/{self._source}": NULL_EVENT_POINTER,
+                f"{INPUT_EVENT_POINTER_TAG_PREFIX}/{self._source}": self._source_event(key, outcome.shard),
             },
         )
 

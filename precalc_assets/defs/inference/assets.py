@@ -69,7 +69,7 @@ def raw_predictions(context: dg.AssetExecutionContext, platform: dg.ResourcePara
     with clear_failures():
         settings = platform.settings
         library = platform.library()
-        recorder = Recorder(platform, "raw_predictions", "library_shards", checks=RAW_CHECKS)
+        recorder = Recorder(context, platform, "library_shards", checks=RAW_CHECKS)
         for model, shards in shards_by_model(context.partition_keys).items():
             folder = find_model(model, settings.model_folders)
             outcomes = predict_shards(

@@ -65,7 +65,7 @@ def library_shards(context: dg.AssetExecutionContext, platform: dg.ResourceParam
     """Verify each shard's molecules and load them into the library's table."""
     with clear_failures():
         library = platform.library()
-        recorder = Recorder(platform, "library_shards", "reference_library", checks=LIBRARY_SHARD_CHECKS)
+        recorder = Recorder(context, platform, "reference_library", checks=LIBRARY_SHARD_CHECKS)
         yield from recorder.record(
             load_library_shards(platform.store, platform.tables, library, context.partition_keys)
         )

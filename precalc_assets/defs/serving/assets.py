@@ -29,7 +29,7 @@ def predictions(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Pl
     with clear_failures():
         settings = platform.settings
         library = platform.library()
-        recorder = Recorder(platform, "predictions", "raw_predictions", checks=PREDICTION_CHECKS)
+        recorder = Recorder(context, platform, "raw_predictions", checks=PREDICTION_CHECKS)
         for model, shards in shards_by_model(context.partition_keys).items():
             outcomes = validate_shards(
                 platform.store, library, model, shards, max_failure_rate=settings.max_failure_rate
@@ -51,7 +51,7 @@ def predictions(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Pl
 def prediction_table(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> Iterator[Event]:
     """Load the shards of this run, and read a sample of each back."""
     with clear_failures():
-        recorder = Recorder(platform, "prediction_table", "predictions", checks=TABLE_CHECKS)
+        recorder = Recorder(context, platform, "predictions", checks=TABLE_CHECKS)
         for model, shards in shards_by_model(context.partition_keys).items():
             yield from recorder.record(load_shards(platform.store, platform.tables, model, shards), model)
         yield from recorder.conclude()

@@ -1,0 +1,174 @@
+"""`precalc predict` with models that are broken: one error that names the model and the way out, nothing half-written."""
+
+import csv
+import subprocess
+
+import pytest
+
+from precalc_assets.library import read_manifest, read_shard
+from precalc_assets.predictions import require_manifest
+from precalc_assets.sharding import shard_keys
+
+MODEL = "eos9abc"
+SHARDS = shard_keys(4)
+ANSWERED = """return f'{len(smiles) / 3!r},{len(smiles)},"{smiles}"'"""
+MOLECULES = ["C" * n + end for n in range(1, 9) for end in ("", "O", "N", "Cl")]
+HANG = "time.sleep(60)"
+
+
+def assert_plain_failure(done: subprocess.CompletedProcess[str], *words: str, code: int = 1) -> None:
+    """One error, said in a line that names these words; the one other line there may be says what was kept."""
+    assert "Traceback" not in done.stderr
+    assert done.returncode == code, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1, done.stderr
+    for word in words:
+        assert word in errors[0]
+    assert len(done.stderr.splitlines()) <= 2, done.stderr
+    assert done.stdout == ""
+
+
+def assert_nothing_written(world) -> None:
+    assert not [name for name in world.objects() if not name.startswith("library/")]
+    assert not (world.root / "tables.db").exists()
+
+
+def one_bad(answer: str) -> str:
+    return f"if smiles == 'CCCO':\n    {answer}\n{ANSWERED}"
+
+
+BROKEN = {
+    "no run.sh": ({"run": None}, ["run.sh is missing", MODEL]),
+    "exits 1": ({"run": "echo some words >&2; echo no GPU here >&2; exit 1\n"}, [MODEL, "exited 1", "no GPU here"]),
+    "prints too few rows": (
+        {"script": 'write("\\n".join([HEADER, *map(answer, given[1:])]) + "\\n")'},
+        [MODEL, "rows for", "molecules"],
+    ),
+    "prints too many rows": (
+        {"script": 'write("\\n".join([HEADER, *map(answer, given + given[:1])]) + "\\n")'},
+        [MODEL, "wrote 2 rows for 1 molecules"],
+    ),
+    "prints text for numbers": ({"answer": "return 'high,1,x'"}, [MODEL, "score is 'high', not a finite number"]),
+    "prints infinity": ({"answer": "return 'inf,1,x'"}, [MODEL, "score is 'inf', not a finite number"]),
+    "prints a column that is not declared": (
+        {"header": "score,atoms,label,extra", "answer": "return '1,1,x,1'"},
+        [MODEL, "'extra'", "run_columns.csv"],
+    ),
+    "lacks a declared column": (
+        {"header": "score,atoms", "answer": "return '1,1'"},
+        [MODEL, "'label'", "run_columns.csv"],
+    ),
+    "prints a column twice": ({"header": "score,atoms,atoms", "answer": "return '1,1,1'"}, [MODEL, "'atoms' twice"]),
+    "writes no file": ({"script": "pass"}, [MODEL, "wrote no output file"]),
+    "writes an empty file": ({"script": "write('')"}, [MODEL, "cannot be read", "empty"]),
+    "writes a PNG": (
+        {"script": "open(sys.argv[2], 'wb').write(b'\\x89PNG\\r\\n\\x1a\\n' + bytes(range(256)) * 9)"},
+        [MODEL, "cannot be read"],
+    ),
+    "writes one endless word": ({"script": "write('x' * 300_000)"}, [MODEL, "cannot be read"]),
+    "cannot be installed": (
+        {"install": 'python: "3.11"\ncommands:\n  - ["pip", "/does/not/exist"]\n'},
+        [MODEL, "environment", "/does/not/exist"],
+    ),
+    "has an install line that fails": (
+        {"install": 'python: "3.11"\ncommands:\n  - "echo no compiler >&2; exit 3"\n'},
+        [MODEL, "environment", "no compiler"],
+    ),
+    "has no install.yml": ({"install": None}, [MODEL, "install.yml is missing"]),
+    "has an unknown installer": (
+        {"install": 'python: "3.11"\ncommands:\n  - ["conda", "rdkit"]\n'},
+        [MODEL, "install.yml", "conda"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("model", "words"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_model_is_an_error_and_leaves_nothing(world, model: dict[str, str], words: list[str]) -> None:
+    world.write_model(**model)
+    world.build_library(MOLECULES)
+    assert_plain_failure(world.precalc("predict", MODEL), *words)
+    assert_nothing_written(world)
+
+
+def test_a_model_that_hangs_is_stopped_by_the_timeout_and_leaves_no_process(world) -> None:
+    marker = world.root / "processes"
+    world.write_model(script=f"open({str(marker)!r}, 'a').write(str(os.getpid()) + chr(10))\n{HANG}")
+    world.build_library(MOLECULES)
+    done = world.precalc("predict", MODEL, batch_timeout="0.6")
+    assert_plain_failure(done, MODEL, "no answer within", "PRECALC_BATCH_TIMEOUT")
+    assert_nothing_written(world)
+    for pid in marker.read_text().split():
+        assert subprocess.run(["ps", "-p", pid], capture_output=True, check=False).returncode == 1
+
+
+QUARANTINED = {
+    "exits for it": ("sys.exit('bad valence')", "run.sh exited 1: bad valence"),
+    "prints text for its number": ("return 'high,1,x'", "score is 'high', not a finite number"),
+    "hangs on it": (HANG, "no answer within"),
+}
+
+
+@pytest.mark.parametrize(("answer", "reason"), QUARANTINED.values(), ids=QUARANTINED)
+def test_a_bad_molecule_is_quarantined_with_its_reason_and_the_others_are_answered(
+    world, answer: str, reason: str
+) -> None:
+    world.write_model(answer=one_bad(answer))
+    world.build_library(MOLECULES)
+    done = world.precalc("predict", MODEL, max_failure_rate="0.5", batch_timeout="5" if answer == HANG else "60")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "rows 32, quarantined 1" in done.stderr
+    assert_only_quarantined(world, reason)
+
+
+def test_a_molecule_that_the_model_drops_is_quarantined_and_the_others_are_answered(world) -> None:
+    world.write_model(script='write("\\n".join([HEADER, *(answer(s) for s in given if s != "CCCO")]) + "\\n")')
+    world.build_library(MOLECULES)
+    done = world.precalc("predict", MODEL, max_failure_rate="0.5")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert_only_quarantined(world, "run.sh wrote 0 rows for 1 molecules")
+
+
+def assert_only_quarantined(world, reason: str) -> None:
+    listed = []
+    for shard in SHARDS:
+        assert require_manifest(world.store, MODEL, shard).rows == read_manifest(world.store).shards[shard].rows
+        with world.path(f"quarantine/model={MODEL}/shard={shard}.csv").open(newline="") as file:
+            listed += list(csv.DictReader(file))
+    assert [row["input"] for row in listed] == ["CCCO"]
+    assert listed[0]["reason"].startswith(reason)
+
+
+def test_a_failed_shard_holds_no_other_back_and_the_same_command_tries_it_again(world) -> None:
+    world.build_library()
+    refused = read_shard(world.store, read_manifest(world.store), "02")["smiles"].to_pylist()
+    flag = world.root / "mended"
+    refusal = f"if smiles in {refused!r} and not os.path.exists({str(flag)!r}):\n    sys.exit('not today')\n{ANSWERED}"
+    world.write_model(answer=refusal)
+    done = world.precalc("predict", MODEL, batch_size="100")
+    assert_plain_failure(done_without_summary(done), "shards 02:", "not today")
+    assert "3 shards" in done.stderr
+    assert [shard for shard in SHARDS if world.objects(f"raw/model={MODEL}/shard={shard}")] == ["00", "01", "03"]
+    flag.touch()
+    assert world.precalc("predict", MODEL, batch_size="100").returncode == 0
+    assert require_manifest(world.store, MODEL, "02").quarantined == 0
+
+
+def done_without_summary(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(f"predict {MODEL}: ")]
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout, "\n".join(lines))
+
+
+@pytest.mark.parametrize("folders", ["models", "./models"])
+def test_settings_may_name_folders_relative_to_the_folder_of_the_call(world, folders: str) -> None:
+    world.write_model()
+    world.build_library(MOLECULES)
+    done = world.precalc("predict", MODEL, "--shards", "00", models_dir=folders, cache_dir="cache")
+    assert done.returncode == 0, done.stderr
+    assert (world.root / "cache" / "environments").is_dir()
+
+
+def test_a_broken_sample_is_an_error_and_leaves_nothing(world) -> None:
+    world.write_model(run="exit 1\n")
+    world.build_library(MOLECULES)
+    assert_plain_failure(world.precalc("predict", MODEL, "--sample", "5"), MODEL, "exited 1")
+    assert_nothing_written(world)

@@ -1,0 +1,288 @@
+"""The command line: what is asked wrongly, bad libraries, stages out of order, reading predictions back, overviews."""
+
+import csv
+import gzip
+import io
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from precalc_assets.library import inchikey, read_manifest, read_shard
+from precalc_assets.sharding import shard_keys
+
+MODEL = "eos9abc"
+SHARDS = shard_keys(4)
+PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256)) * 4
+
+
+def assert_error(done: subprocess.CompletedProcess[str], *words: str, code: int) -> None:
+    assert "Traceback" not in done.stderr
+    assert done.returncode == code, done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert done.stdout == ""
+
+
+def assert_one_line_error(done: subprocess.CompletedProcess[str], *words: str, code: int) -> None:
+    assert_error(done, *words, code=code)
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.fixture
+def served(world):
+    """A world in which a model's predictions are in the table."""
+    world.write_model()
+    world.build_library()
+    for outcome in [*world.predict(), *world.validate(), *world.load()]:
+        assert not outcome.failure
+    return world
+
+
+LIBRARIES = {
+    "empty": (b"", "empty"),
+    "only a header": (b"smiles\n", "no rows"),
+    "nothing but bad rows": (b"smiles\nnot a molecule\nneither\n", "molecule"),
+    "a PNG": (PNG, "UTF-8"),
+    "no SMILES column": (b"name,weight\nethanol,46\n", "smiles"),
+}
+
+
+@pytest.mark.parametrize(("content", "word"), LIBRARIES.values(), ids=LIBRARIES)
+def test_a_bad_library_is_a_one_line_error_and_leaves_nothing(world, content: bytes, word: str) -> None:
+    (world.root / "molecules.csv").write_bytes(content)
+    assert_one_line_error(world.precalc("library", "build", "molecules.csv"), "molecules.csv", word, code=1)
+    assert not world.objects()
+    assert not (world.root / "tables.db").exists()
+
+
+def test_a_library_that_is_missing_is_a_one_line_error(world) -> None:
+    assert_one_line_error(world.precalc("library", "build", "none.csv"), "none.csv", "no such file", code=1)
+    assert not world.objects()
+
+
+def test_a_bad_library_leaves_the_one_before_as_it_was(served) -> None:
+    before = served.objects()
+    (served.root / "molecules.csv").write_text("smiles\nnot a molecule\n")
+    assert_one_line_error(served.precalc("library", "build", "molecules.csv"), "molecules.csv", code=1)
+    assert served.objects() == before
+
+
+@pytest.mark.parametrize("model", ["eos", "EOS3B5E", "eos3b5e; rm -rf /", "../x", ""])
+@pytest.mark.parametrize("command", ["predict", "serve", "get", "status"])
+def test_a_wrong_model_id_is_a_usage_error_of_one_line(world, command: str, model: str) -> None:
+    if command != "predict" and model not in {"eos", "../x"}:
+        pytest.skip("the check is one function; each command is tried with a few")
+    done = world.precalc(command, model, *(["CCO"] if command == "get" else []))
+    assert_one_line_error(done, repr(model), "is not a model id", code=2)
+
+
+@pytest.mark.parametrize("command", ["predict", "serve", "status"])
+def test_an_unknown_model_is_a_usage_error_that_names_those_known(served, command: str) -> None:
+    assert_one_line_error(served.precalc(command, "eos9zzz"), "eos9zzz", MODEL, "PRECALC_MODELS_DIR", code=2)
+    assert not (served.tables.has_table("eos9zzz"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--shards", "04"), ["'04'", "no shard 4", "03"]),
+        (("--shards", "02-01"), ["backwards"]),
+        (("--shards", "x"), ["'x'"]),
+        (("--sample", "0"), ["--sample"]),
+        (("--sample", "5", "--shards", "00"), ["--sample", "--shards"]),
+    ],
+    ids=str,
+)
+def test_a_wrong_option_is_a_usage_error_that_names_it(world, arguments: tuple[str, ...], words: list[str]) -> None:
+    world.write_model()
+    world.build_library()
+    assert_error(world.precalc("predict", MODEL, *arguments), *words, code=2)
+    assert not world.objects("raw")
+    assert not world.objects("samples")
+
+
+def test_a_bad_setting_is_a_usage_error_of_one_line(world) -> None:
+    assert_one_line_error(world.precalc("models", n_shards="many"), "PRECALC_N_SHARDS='many'", code=2)
+
+
+def test_predicting_without_a_library_says_what_to_run(world) -> None:
+    world.write_model()
+    assert_one_line_error(world.precalc("predict", MODEL), "no reference library", "`precalc library build`", code=1)
+
+
+def test_another_number_of_shards_than_the_librarys_is_refused(world) -> None:
+    world.write_model()
+    world.build_library()
+    done = world.precalc("predict", MODEL, n_shards="5")
+    assert_one_line_error(done, "4 shards", "PRECALC_N_SHARDS", code=1)
+    assert not world.objects("raw")
+
+
+def test_serving_before_predicting_says_what_to_run_once_and_makes_no_table(world) -> None:
+    world.write_model()
+    world.build_library()
+    done = world.precalc("serve", MODEL)
+    assert_error(done, "shards 00-03:", "no raw predictions", f"`precalc predict {MODEL}`", code=1)
+    assert len([line for line in done.stderr.splitlines() if "no raw predictions" in line]) == 1
+    assert not world.tables.has_table(MODEL)
+    assert not world.objects("predictions")
+    assert world.precalc("status", MODEL).returncode == 0
+
+
+def test_getting_before_serving_says_what_to_run_and_writes_no_file(world) -> None:
+    world.write_model()
+    done = world.precalc("get", MODEL, "CCO", "-o", "out.csv")
+    assert_one_line_error(done, MODEL, f"`precalc serve {MODEL}`", code=1)
+    assert not (world.root / "out.csv").exists()
+
+
+def test_getting_nothing_or_both_ways_at_once_is_a_usage_error(served) -> None:
+    assert_one_line_error(served.precalc("get", MODEL), "-i", code=2)
+    assert_one_line_error(served.precalc("get", MODEL, "CCO", "-i", "x.csv"), "-i", code=2)
+
+
+def test_getting_what_is_neither_inchikey_nor_smiles_is_a_usage_error(served) -> None:
+    done = served.precalc("get", MODEL, "CCO", "not a molecule", "-o", "out.csv")
+    assert_one_line_error(done, "'not a molecule'", "SMILES", code=2)
+    assert not (served.root / "out.csv").exists()
+
+
+def test_a_missing_or_bad_input_file_leaves_an_earlier_output_as_it_was(served) -> None:
+    (served.root / "out.csv").write_text("precious")
+    assert_one_line_error(served.precalc("get", MODEL, "-i", "none.csv", "-o", "out.csv"), "none.csv", code=1)
+    (served.root / "bad.csv").write_bytes(b"smiles\nCCO\n\xff\n")
+    assert_one_line_error(served.precalc("get", MODEL, "-i", "bad.csv", "-o", "out.csv"), "bad.csv", code=1)
+    assert (served.root / "out.csv").read_text() == "precious"
+    assert sorted(path.name for path in served.root.glob("out*")) == ["out.csv"]
+
+
+def answer(smiles: str) -> list[str]:
+    return [repr(len(smiles) / 3), str(len(smiles)), smiles]
+
+
+def test_molecules_are_answered_in_the_order_asked_by_inchikey_and_by_smiles(served) -> None:
+    done = served.precalc("get", MODEL, inchikey("CCCO"), "OC", "CO", inchikey("CCCO"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(csv.reader(io.StringIO(done.stdout))) == [
+        ["key", "input", "score", "atoms", "label"],
+        [inchikey("CCCO"), inchikey("CCCO"), *answer("CCCO")],
+        [inchikey("CO"), "OC", *answer("CO")],
+        [inchikey("CO"), "CO", *answer("CO")],
+        [inchikey("CCCO"), inchikey("CCCO"), *answer("CCCO")],
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
+def test_a_file_is_answered_row_by_row_duplicates_and_strangers_included(served, suffix: str) -> None:
+    asked = ["CCO", "c1ccccc1", "CO", "not a molecule", inchikey("CCN"), "CCO", inchikey("c1ccncc1")]
+    content = "\n".join(["name,smiles", *(f"m{i},{text}" for i, text in enumerate(asked))]).encode()
+    source = served.root / f"asked{suffix}"
+    source.write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
+    done = served.precalc("get", MODEL, "-i", source, "-o", "out.csv", "--missing", "missing.csv")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "4 found, 2 not precalculated, 1 neither" in done.stderr
+    assert "missing.csv" in done.stderr
+    with (served.root / "out.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    nothing = ["", "", ""]
+    assert header == ["key", "input", "score", "atoms", "label"]
+    assert rows == [
+        [inchikey("CCO"), "CCO", *answer("CCO")],
+        [inchikey("c1ccccc1"), "c1ccccc1", *nothing],
+        [inchikey("CO"), "CO", *answer("CO")],
+        ["", "not a molecule", *nothing],
+        [inchikey("CCN"), inchikey("CCN"), *answer("CCN")],
+        [inchikey("CCO"), "CCO", *answer("CCO")],
+        [inchikey("c1ccncc1"), inchikey("c1ccncc1"), *nothing],
+    ]
+    missing = (served.root / "missing.csv").read_text().splitlines()
+    assert missing == ["smiles", "c1ccccc1", "not a molecule", inchikey("c1ccncc1")]
+    again = served.precalc("get", MODEL, "-i", "missing.csv")
+    assert again.returncode == 0
+    assert [row[1] for row in csv.reader(io.StringIO(again.stdout))][1:] == missing[1:]
+
+
+def test_the_first_line_of_a_file_of_inchikeys_alone_is_answered_too(served) -> None:
+    keys = [inchikey(smiles) for smiles in ("CCO", "CO", "CCN")]
+    (served.root / "keys.csv").write_text("\n".join(keys) + "\n")
+    done = served.precalc("get", MODEL, "-i", "keys.csv")
+    assert [row[0] for row in csv.reader(io.StringIO(done.stdout))][1:] == keys
+
+
+def test_the_whole_job_by_command_ends_with_what_the_model_printed(world) -> None:
+    world.write_model()
+    (world.root / "lib.csv").write_text("name,smiles\na,CCO\nb,CO\nc,OCC\nd,what\n\ne,CCCCN\n")
+    built = world.precalc("library", "build", "lib.csv")
+    assert built.returncode == 0
+    assert "5 rows, 1 rejected, 1 duplicates, 3 molecules in 4 shards" in built.stderr
+    for command in ("predict", "serve"):
+        done = world.precalc(command, MODEL)
+        assert (done.returncode, done.stdout) == (0, "")
+        assert "4 shards, rows 3, quarantined 0" in done.stderr
+    got = world.precalc("get", MODEL, "CCCCN", "CCO", "CO")
+    assert [row[2:] for row in csv.reader(io.StringIO(got.stdout))][1:] == [*map(answer, ("CCCCN", "CCO", "CO"))]
+
+
+def test_only_the_shards_that_are_named_are_predicted_and_served(world) -> None:
+    world.write_model()
+    world.build_library()
+    assert world.precalc("predict", MODEL, "--shards", "01,03").returncode == 0
+    assert {name.split("/")[2] for name in world.objects("raw")} == {"shard=01", "shard=03"}
+    assert world.precalc("serve", MODEL, "--shards", "03").returncode == 0
+    assert list(world.objects("predictions")) == [f"predictions/model={MODEL}/shard=03.parquet"]
+    status = world.precalc("status", MODEL)
+    assert status.returncode == 0
+    lines = {line[:16].strip(): line[16:].split() for line in status.stdout.splitlines()}
+    assert lines["raw predictions"] == ["2/4", "00,02"]
+    assert lines["predictions"] == ["1/4", "00-02"]
+    assert lines["prediction table"] == ["1/4", "00-02"]
+
+
+def test_a_sample_goes_to_a_place_of_its_own_and_marks_no_shard(world) -> None:
+    world.write_model()
+    world.build_library()
+    done = world.precalc("predict", MODEL, "--sample", "5")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "rows 5, quarantined 0" in done.stderr
+    assert [name for name in world.objects() if not name.startswith("library/")] == [f"samples/model={MODEL}.parquet"]
+    status = world.precalc("status", MODEL)
+    assert status.stdout.count("0/4") == 3
+
+
+def test_models_lists_those_that_can_be_run_and_why_others_cannot(world) -> None:
+    world.write_model()
+    broken = world.write_model(model="eos9bad")
+    (broken / "metadata.yml").write_text("Title: x\n")
+    done = world.precalc("models", columns="200")
+    assert (done.returncode, done.stderr) == (0, "")
+    listed = {line.split()[0]: " ".join(line.split()[1:]) for line in done.stdout.splitlines() if line.strip()}
+    assert listed[MODEL].startswith("A model for tests 3 v1.0.0")
+    assert "cannot be used" in done.stdout
+    assert "eos0aaa" in listed
+    assert "eos0bbb" in listed
+
+
+def test_status_tells_of_what_an_older_library_left(served) -> None:
+    before = read_manifest(served.store)
+    served.build_library(read_all(served) + ["CBr"])
+    after = read_manifest(served.store)
+    (changed,) = [shard for shard in SHARDS if before.shards[shard].digest != after.shards[shard].digest]
+    done = served.precalc("status", MODEL)
+    assert done.returncode == 0
+    assert f"of an earlier library: {changed}" in done.stdout
+    assert f"`precalc predict {MODEL}`" in done.stdout
+
+
+def read_all(world) -> list[str]:
+    library = read_manifest(world.store)
+    return [smiles for shard in SHARDS for smiles in read_shard(world.store, library, shard)["smiles"].to_pylist()]
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("predict", "--help"), ("get", "--help"), ("library", "--help")])
+def test_help_is_given_without_a_store(world, arguments: tuple[str, ...]) -> None:
+    done = world.precalc(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage:" in done.stdout
+    assert not Path(world.root / "data").exists()
