@@ -59,7 +59,7 @@ MOLECULES = 28_000
 BASELINE_MOLECULES = 3_000
 PART_ROWS = 1_000
 COLUMNS = tuple(Column(f"value_{i}", "float", "", "") for i in range(10))
-ROUNDS = 3
+ROUNDS = 5
 TARGET = 20
 
 
@@ -183,6 +183,7 @@ class YesToAll(BaseHTTPRequestHandler):
     """Answers BatchWriteItem as DynamoDB does when everything is written; nothing is read of what comes."""
 
     protocol_version = "HTTP/1.1"
+    wbufsize = -1
     answer = b'{"UnprocessedItems": {}}'
 
     def do_POST(self) -> None:

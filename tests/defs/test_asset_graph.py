@@ -219,6 +219,14 @@ def test_downstream_follows_what_was_computed_while_no_daemon_looked(graph: Grap
     assert graph.requested_of_late("predictions") == set()
 
 
+def test_a_card_waits_for_the_first_shard_and_for_no_other(graph: Graph):
+    graph.run_range("raw_predictions", "predictions")
+    assert graph.requested_of_late("model_card") == set()
+
+    graph.run_range("prediction_table")
+    assert graph.requested_of_late("model_card") == {MODEL}
+
+
 def test_a_failed_shard_is_not_requested_again_and_again(graph: Graph):
     graph.world.write_model(columns=(("score", "float"),), answer="return ''")
     graph.run_range("raw_predictions")

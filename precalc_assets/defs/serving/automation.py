@@ -1,5 +1,7 @@
 """When Dagster goes on by itself: the conditions of the assets downstream of inference, and the sensor behind them."""
 
+from typing import Any
+
 import dagster as dg
 from dagster._core.definitions.declarative_automation.operators import AndAutomationCondition
 
@@ -11,7 +13,7 @@ automation = dg.AutomationConditionSensorDefinition(
 )
 
 
-def follow_upstream() -> AndAutomationCondition[dg.AssetKey | dg.AssetCheckKey]:
+def follow_upstream() -> AndAutomationCondition[Any]:
     """Materialise a partition when what it is made from arrives or changes, or had arrived before we looked.
 
     Dagster's `eager` sees only what arrives while the daemon runs. What was computed while it was down, by the command
@@ -22,10 +24,8 @@ def follow_upstream() -> AndAutomationCondition[dg.AssetKey | dg.AssetCheckKey]:
     return dg.AutomationCondition.eager().replace("newly_missing", unserved).with_label("follow upstream")
 
 
-def follow_upstream_in_part() -> AndAutomationCondition[dg.AssetKey | dg.AssetCheckKey]:
+def follow_upstream_in_part() -> AndAutomationCondition[Any]:
     """Do the same for an asset that says how much of its upstream there is: it does not wait for all of it."""
-    return (
-        follow_upstream()
-        .without(~dg.AutomationCondition.any_deps_missing())
-        .with_label("follow upstream, also in part")
-    )
+    some_of_it = dg.AutomationCondition.any_deps_match(~dg.AutomationCondition.missing())
+    condition = follow_upstream().without(~dg.AutomationCondition.any_deps_missing()) & some_of_it
+    return condition.with_label("follow upstream, also in part")

@@ -1,0 +1,135 @@
+"""A run that is killed, and the same command again: what it ends with is what an undisturbed run ends with."""
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from precalc_assets.predictions import RawManifest
+from precalc_assets.sharding import shard_keys
+from precalc_assets.tables import TableReader
+
+MODEL = "eos9abc"
+SHARDS = shard_keys(4)
+SLOW_ANSWER = """time.sleep(0.02)\nreturn f'{len(smiles) / 3!r},{len(smiles)},"{smiles}"'"""
+
+
+def contents(world) -> dict[str, object]:
+    """Return all that a run leaves, times aside."""
+    found: dict[str, object] = {}
+    for name in world.objects():
+        path = world.path(name)
+        if name.endswith("manifest.json") and name.startswith("raw/"):
+            found[name] = RawManifest.model_validate_json(path.read_bytes()).model_dump(
+                exclude={"seconds", "finished_at"}
+            )
+        elif not name.endswith("manifest.json"):
+            found[name] = path.read_bytes()
+    return found
+
+
+def table(world) -> dict[str, object]:
+    """Return what readers see of each shard, and of its directory what is no time."""
+    reader = TableReader(world.tables, MODEL)
+    seen: dict[str, object] = {}
+    for shard, directory in reader.directories().items():
+        keys = pq.read_table(world.path(f"library/shard={shard}.parquet"))["inchikey"].to_pylist()
+        seen[shard] = (directory.generation, directory.rows, directory.n_pages, repr(reader.get(keys)))
+    return seen
+
+
+def pages(world) -> int:
+    """Return how many items the tables' file has, garbage included."""
+    with sqlite3.connect(world.root / "tables.db") as database:
+        names = [name for (name,) in database.execute("select name from sqlite_master where type = 'table'")]
+        return sum(database.execute(f'select count(*) from "{name}"').fetchone()[0] for name in names)
+
+
+def start(world, *arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        world.command(*arguments),
+        env=world.environment,
+        cwd=world.root,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def kill(process: subprocess.Popen[bytes]) -> bool:
+    """Kill the command's process group as the system would; return whether it was still at work."""
+    at_work = process.poll() is None
+    if at_work:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return at_work
+
+
+def wait_until(true: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while not true() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def undisturbed(new_world):
+    world = new_world("undisturbed")
+    world.write_model(answer=SLOW_ANSWER)
+    world.build_library()
+    for outcome in [*world.predict(), *world.validate(), *world.load()]:
+        assert not outcome.failure
+    return world
+
+
+@pytest.mark.slow
+def test_a_killed_predict_goes_on_behind_its_last_part_and_ends_as_an_undisturbed_one(undisturbed, new_world) -> None:
+    world = new_world("killed")
+    world.write_model(answer=SLOW_ANSWER)
+    world.build_library()
+    folder: Path = world.path("raw")
+    killed = 0
+    for n_parts in (1, 4, 8):
+        process = start(world, "predict", MODEL)
+        wait_until(lambda n_parts=n_parts: len(list(folder.rglob("part-*"))) >= n_parts, process)
+        killed += kill(process)
+        parts = {path: path.stat().st_mtime_ns for path in folder.rglob("part-*.csv.gz")}
+        assert parts
+    assert killed >= 2
+    assert world.precalc("predict", MODEL).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in parts} == parts
+    assert world.precalc("serve", MODEL).returncode == 0
+    assert contents(world) == contents(undisturbed)
+    assert table(world) == table(undisturbed)
+    assert pages(world) == pages(undisturbed)
+
+
+@pytest.mark.slow
+def test_a_serve_killed_at_any_time_ends_as_an_undisturbed_one(undisturbed, new_world) -> None:
+    world = new_world("killed")
+    world.write_model(answer=SLOW_ANSWER)
+    world.build_library()
+    world.predict()
+    chance = random.Random(7)
+    started = time.monotonic()
+    whole = start(undisturbed, "serve", MODEL)
+    whole.wait()
+    seconds = time.monotonic() - started
+    killed = 0
+    for _ in range(8):
+        process = start(world, "serve", MODEL)
+        time.sleep(seconds * chance.uniform(0.3, 1.0))
+        killed += kill(process)
+        if (world.root / "tables.db").exists():
+            assert world.precalc("status", MODEL).returncode == 0
+    assert killed >= 2
+    assert world.precalc("serve", MODEL).returncode == 0
+    assert contents(world) == contents(undisturbed)
+    assert table(world) == table(undisturbed)
+    assert pages(world) == pages(undisturbed)
