@@ -27,7 +27,10 @@ def read_text_csv(content: bytes) -> pl.DataFrame:
 
     Raises ValueError with the reason for what is no CSV in UTF-8, has no header, or has a name twice.
     """
-    names = next(csv.reader(io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline="")), [])
+    try:
+        names = next(csv.reader(io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline="")), [])
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
     if not names:
         raise ValueError("it is empty")
     if len(set(names)) < len(names):

@@ -109,6 +109,8 @@ def _write_predictions(path: Path, store: ObjectStore, library: LibraryManifest,
                 "declare the column as string in its run_columns.csv, and predict again",
             )
         expected = molecules.slice(rows, text.height)
+        if expected.height < text.height:
+            raise BrokenCheckError("keys", f"{part.name} goes beyond the library's {molecules.height} molecules")
         frame = pl.DataFrame([text["key"].alias("inchikey"), expected["smiles"]]).hstack(typed)
         broken = broken_check(frame, predictions_schema(manifest.columns, expected["inchikey"]))
         if broken:
