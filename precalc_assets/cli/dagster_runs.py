@@ -24,6 +24,8 @@ from precalc_assets.sharding import contiguous_ranges, parse_shards
 
 _HOME = Path("dagster_home")
 
+LIBRARY_ASSETS = ("reference_library", "library_shards")
+
 STAGES = ("raw_predictions", "predictions", "prediction_table")
 """The assets of a model's shards, in the order in which each needs the one before."""
 
@@ -80,7 +82,8 @@ class Session:
             tags={ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last} if first else {},
             raise_on_error=False,
         )
-        self.stages.append(_stage(asset, first.partition("|")[0], result, time.perf_counter() - started))
+        model = first.partition("|")[0] if asset not in LIBRARY_ASSETS else ""
+        self.stages.append(_stage(asset, model, result, time.perf_counter() - started))
         return "" if result.success else _failure(result)
 
     @contextmanager
@@ -103,12 +106,12 @@ class Session:
         except LibraryError:
             library = None
         if library is None:
-            _raise_failures([self.materialize("reference_library")])
+            _raise_failures([self.materialize(LIBRARY_ASSETS[0])])
             library = self.platform.library()
             report_library(library)
         shards = list(library.shards)
         if len(self.instance.get_materialized_partitions(dg.AssetKey("library_shards"))) < n_shards:
-            _raise_failures([self.materialize("library_shards", shards[0], shards[-1])])
+            _raise_failures([self.materialize(LIBRARY_ASSETS[1], shards[0], shards[-1])])
 
 
 def run_model(model: str, shards: str | None) -> list[Stage]:
@@ -172,7 +175,10 @@ def _stage(asset: str, model: str, result: dg.ExecuteInProcessResult, seconds: f
         total("write_units"),
         seconds,
     )
-    print(f"{asset} {model}: {stage.partitions} materialized, {stage.rows:,} rows, {seconds:.1f} s", file=sys.stderr)
+    print(
+        f"{asset} {model}".strip() + f": {stage.partitions} materialized, {stage.rows:,} rows, {seconds:.1f} s",
+        file=sys.stderr,
+    )
     return stage
 
 

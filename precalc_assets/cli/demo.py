@@ -46,7 +46,7 @@ def main() -> None:
     console.print(f"\nall of it in {seconds:.1f} s. Read back, as a reader would:")
     sample = read_sample(store, library, _READ_BACK)
     get(MODELS[0], sample["inchikey"].to_pylist(), None, None, None)
-    console.print(NEXT, markup=False)
+    print(NEXT)
 
 
 def _rejections(content: bytes) -> Counter[str]:

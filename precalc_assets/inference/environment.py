@@ -8,11 +8,11 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from uv import find_uv_bin
 
 from precalc_assets.errors import ModelError
@@ -30,7 +30,7 @@ class InstallPlan(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     python: str = Field(coerce_numbers_to_str=True)
-    commands: tuple[str | tuple[str, ...], ...] = ()
+    commands: Annotated[tuple[str | tuple[str, ...], ...], BeforeValidator(lambda value: value or ())] = ()
 
 
 def model_environment(folder: ModelFolder, cache_dir: Path) -> dict[str, str]:

@@ -104,18 +104,19 @@ class FrameworkRunner:
 
     def _select_outputs(self, text: pl.DataFrame, smiles: Sequence[str]) -> pl.DataFrame:
         """Return the output columns, in order, after seeing that they are those declared, and the rows those asked."""
-        declared = [column.name for column in self.columns]
-        lacking = [name for name in declared if name not in text.columns]
-        extra = [name for name in text.columns if name not in {*declared, *_KEY_COLUMNS, *_INPUT_COLUMNS}]
+        declared, printed = [column.name for column in self.columns], text.columns
+        known, found = {*declared, *_KEY_COLUMNS, *_INPUT_COLUMNS}, set(printed)
+        lacking = [name for name in declared if name not in found]
+        extra = [name for name in printed if name not in known]
         if lacking or extra:
             what = f"lacks the column {lacking[0]!r} of" if lacking else f"has the column {extra[0]!r} that is not in"
             raise ModelError(f"the output of {self._folder.model} {what} its run_columns.csv; mend one of the two")
         if text.height != len(smiles):
             raise BatchError(f"run.sh wrote {text.height} rows for {len(smiles)} molecules")
-        for name in _INPUT_COLUMNS & set(text.columns):
+        for name in _INPUT_COLUMNS & found:
             if text[name].to_list() != list(smiles):
                 raise BatchError(f"run.sh wrote rows of other molecules than it was given (column {name!r})")
-        return text.select(declared)
+        return text.select(pl.col(declared))
 
 
 def _end_session(process: subprocess.Popen[bytes]) -> None:

@@ -98,7 +98,9 @@ def find_parts(store: ObjectStore, work: ShardWork) -> None:
     names = _names(store, storage.raw_prefix(work.model, work.shard))
     for part in work.parts:
         if part.name in names:
-            _note(work, part.name, bytes(obstore.get(store, part.name).bytes()))
+            content = bytes(obstore.get(store, part.name).bytes())
+            text = read_text_csv(gzip.decompress(content), ["input", "quarantine"])
+            _note(work, part, content, text["quarantine"])
 
 
 def put_part(store: ObjectStore, work: ShardWork, part: Part, answer: Answer) -> None:
@@ -109,7 +111,7 @@ def put_part(store: ObjectStore, work: ShardWork, part: Part, answer: Answer) ->
     )
     content = gzip.compress(write_text_csv(text), _GZIP_LEVEL, mtime=0)
     obstore.put(store, part.name, content)
-    _note(work, part.name, content)
+    _note(work, part, content, quarantine)
 
 
 def finish(store: ObjectStore, work: ShardWork) -> RawManifest:
@@ -161,15 +163,14 @@ def outcome(manifest: RawManifest, max_failure_rate: float) -> ShardOutcome:
     )
 
 
-def _note(work: ShardWork, name: str, content: bytes) -> None:
-    failed = read_text_csv(gzip.decompress(content)).select("input", "quarantine")
-    rows = failed.height
-    failed = failed.drop_nulls("quarantine")
-    work.failures[name] = failed.rows()
-    work.there[name] = PartInfo(
-        name=name,
-        rows=rows,
-        quarantined=failed.height,
+def _note(work: ShardWork, part: Part, content: bytes, quarantine: pl.Series) -> None:
+    """Take note of a part that is there: `quarantine` has a reason for each molecule that failed, else null."""
+    failed = quarantine.is_not_null()
+    work.failures[part.name] = list(zip(part.smiles.filter(failed), quarantine.filter(failed), strict=True))
+    work.there[part.name] = PartInfo(
+        name=part.name,
+        rows=quarantine.len(),
+        quarantined=int(failed.sum()),
         bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
     )

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from precalc_assets import storage
 from precalc_assets.columns import Column
 from precalc_assets.errors import ShardError
-from precalc_assets.predictions.cells import read_text_csv
+from precalc_assets.predictions.cells import read_cells
 
 
 class PartInfo(BaseModel):
@@ -84,8 +84,8 @@ def require_manifest(store: ObjectStore, model: str, shard: str) -> RawManifest:
     return manifest
 
 
-def read_part(store: ObjectStore, part: PartInfo, columns: tuple[Column, ...]) -> pl.DataFrame:
-    """Read a part as text: `key`, `input`, `quarantine` and the model's columns, null where a cell is empty.
+def read_part(store: ObjectStore, part: PartInfo, columns: tuple[Column, ...]) -> tuple[pl.DataFrame, dict[int, str]]:
+    """Read a part: `key`, and the model's columns in their types; with what `parse_cells` finds wrong by row.
 
     Raises ShardError if the object is gone or its bytes are not those that the manifest names.
     """
@@ -95,6 +95,4 @@ def read_part(store: ObjectStore, part: PartInfo, columns: tuple[Column, ...]) -
         raise ShardError(f"{part.name} is gone although its manifest names it; predict the shard again") from None
     if hashlib.sha256(content).hexdigest() != part.sha256:
         raise ShardError(f"{part.name} is not what its manifest names; delete it and predict the shard again")
-    return read_text_csv(gzip.decompress(content)).select(
-        pl.col(["key", "input", "quarantine", *(column.name for column in columns)])
-    )
+    return read_cells(gzip.decompress(content), "key", columns)

@@ -40,8 +40,8 @@ class PredictionsWriter:
     """Writes predictions to a local Parquet file, one row group per batch.
 
     Of a model with thousands of columns and a small shard, most would be footer: so Arrow's own copy of the schema is
-    left out, the provenance is compressed (zstd, base64), and pages have no dictionaries. 1.4 MB become 0.2 MB for a
-    hundred rows of 2,048 counts.
+    left out, the provenance is compressed (zstd, base64), and pages have no dictionaries and no statistics, which tell
+    nothing where molecules are in the order of a hash. 1.4 MB become 0.3 MB for a hundred rows of 2,048 counts.
     """
 
     def __init__(self, path: Path, provenance: Provenance) -> None:
@@ -49,7 +49,12 @@ class PredictionsWriter:
         fields += [(column.name, _ARROW_TYPES[column.type]) for column in provenance.columns]
         self._schema = pa.schema(fields)
         self._writer = pq.ParquetWriter(
-            path, self._schema, compression="zstd", use_dictionary=["smiles"], store_schema=False
+            path,
+            self._schema,
+            compression="zstd",
+            use_dictionary=["smiles"],
+            store_schema=False,
+            write_statistics=False,
         )
         packed = zstandard.compress(provenance.model_dump_json().encode())
         self._writer.add_key_value_metadata({_METADATA_KEY: b64encode(packed)})

@@ -91,8 +91,8 @@ def _load_library_shard(
 def load_shards(store: ObjectStore, tables: KeyValueStore, model: str, shards: Iterable[str]) -> Iterator[ShardOutcome]:
     """Load each shard's predictions into the model's table, read a sample back, and yield what came of it.
 
-    What is loaded already is not written again, but read back all the same; what then turns out to be damaged is written
-    anew. Memory is bounded by a batch.
+    What is loaded already is not written again, but read back all the same; what then turns out to be damaged is
+    written anew. Memory is bounded by a batch.
     """
     tables.create_table(model)
     yield from each_shard(shards, lambda shard: _load_shard(store, tables, model, shard))

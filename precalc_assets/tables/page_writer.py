@@ -19,8 +19,10 @@ from precalc_assets.tables.pages import DTYPES, NULLABLE, Group, PageLayout
 # Measured by `python -m benchmarks.pages` on 2,048 counts, in write units and CPU per molecule: level 9 takes 0.127 and
 # 76 µs, 15 takes 0.106 and 253 µs, 17 takes 0.102 and 537 µs, 19 takes 0.104 and 1,006 µs. For 2 million molecules 15
 # saves $0.027 against 9, for six minutes of one core, and a sixth of the storage for as long as the table is there;
-# above it minutes buy next to nothing. Floats are the same size at all levels.
+# above it minutes buy next to nothing. Floats hardly compress: level 15 saves 3 % of them against level 3, and takes
+# twice the time of the whole load.
 ZSTD_LEVEL = 15
+ZSTD_LEVEL_OF_FLOATS = 3
 
 _ARROW_TYPES = {"float": (pa.float64(),), "integer": (pa.int64(),), "string": (pa.string(), pa.large_string())}
 _INTEGERS = [name for name in DTYPES if name[0] in "ui" and name != "utf8"]
@@ -62,7 +64,7 @@ class DtypeChooser:
         """
         if not batch.num_rows:
             return
-        arrays = [_array(batch, column) for column in self._columns]
+        arrays = _arrays(batch, self._columns)
         self._nulls |= [array.null_count > 0 for array in arrays]
         if self._floats.positions:
             self._floats.add(_matrix([arrays[at] for at in self._floats.positions]))
@@ -129,9 +131,11 @@ class PageEncoder:
 
     def __init__(self, layout: PageLayout, columns: Sequence[Column], rows: Rows) -> None:
         self._hashes = rows.hashes.astype("<u8")
-        arrays = [_array(rows.batch, column) for column in columns]
+        arrays = _arrays(rows.batch, columns)
         self._groups = [_ArrangedGroup(group, [arrays[at] for at in group.positions]) for group in layout.groups]
-        self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True, write_content_size=True)
+        floats = sum(group.width * len(group.positions) for group in layout.groups if group.dtype.startswith("f"))
+        level = ZSTD_LEVEL_OF_FLOATS if floats * 2 > layout.row_bytes else ZSTD_LEVEL
+        self._compressor = zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
 
     def encode(self, start: int, stop: int) -> bytes:
         """Return the page of the rows from `start` up to `stop`; there may be none."""
@@ -145,7 +149,7 @@ class _ArrangedGroup:
     """The byte planes of a group for a block of rows: `planes` is uint8, planes × columns × rows."""
 
     def __init__(self, group: Group, arrays: list[pa.Array]) -> None:
-        self._texts = [_Texts(array) for array in arrays] if group.dtype == "utf8" else []
+        self._texts = [Texts(array) for array in arrays] if group.dtype == "utf8" else []
         if self._texts:
             numbers = _narrowed(np.stack([np.diff(texts.ends) for texts in self._texts]), "u4")
         else:
@@ -161,7 +165,7 @@ class _ArrangedGroup:
             yield texts.data[texts.ends[start] : texts.ends[stop]]
 
 
-class _Texts:
+class Texts:
     """A string column as one stretch of UTF-8; text i is `data[ends[i]:ends[i + 1]]`."""
 
     def __init__(self, array: pa.Array) -> None:
@@ -174,20 +178,22 @@ class _Texts:
 def text_bytes(batch: pa.RecordBatch, columns: Sequence[Column]) -> NDArray[np.int64]:
     """Return the UTF-8 bytes that each row has in its string columns."""
     sizes = np.zeros(batch.num_rows, np.int64)
-    for column in columns:
-        if column.type == "string":
-            sizes += np.diff(_Texts(_array(batch, column)).ends)
+    for array in _arrays(batch, [column for column in columns if column.type == "string"]):
+        sizes += np.diff(Texts(array).ends)
     return sizes
 
 
-def _array(batch: pa.RecordBatch, column: Column) -> pa.Array:
-    at = batch.schema.get_field_index(column.name)
-    if at < 0:
-        raise TableError(f"column {column.name!r} is not among the predictions; make the predictions again")
-    array = batch.column(at)
-    if array.type not in _ARROW_TYPES[column.type]:
-        raise TableError(f"column {column.name!r} is of type {column.type}, but its predictions are {array.type}")
-    return array
+def _arrays(batch: pa.RecordBatch, columns: Sequence[Column]) -> list[pa.Array]:
+    places = {name: at for at, name in enumerate(batch.schema.names)}
+    arrays = []
+    for column in columns:
+        if column.name not in places:
+            raise TableError(f"column {column.name!r} is not among the predictions; make the predictions again")
+        array = batch.column(places[column.name])
+        if array.type not in _ARROW_TYPES[column.type]:
+            raise TableError(f"column {column.name!r} is of type {column.type}, but its predictions are {array.type}")
+        arrays.append(array)
+    return arrays
 
 
 def _matrix(arrays: list[pa.Array]) -> NDArray[Any]:

@@ -4,17 +4,19 @@ How a page is encoded is in `page_writer`; what is done with it in `loader`.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import sha256
 from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from precalc_assets.errors import TableError
-from precalc_assets.sharding import INCHIKEY, key_hash, shard_index
+from precalc_assets.sharding import INCHIKEY, key_digests, key_hash, shard_index
 from precalc_assets.tables.directory import PageSet, TableColumns
-from precalc_assets.tables.page_writer import DtypeChooser, PageEncoder, Rows, text_bytes
+from precalc_assets.tables.page_writer import DtypeChooser, PageEncoder, Rows, Texts, text_bytes
 from precalc_assets.tables.pages import PageLayout, page_layout
 from precalc_assets.tables.store import MAX_ITEM_BYTES, Item
 
@@ -46,6 +48,8 @@ class ShardRows:
     table: TableColumns
     shard: str
     batches: Batches
+    known: dict[int, tuple[bytes, NDArray[np.uint64]]] = field(default_factory=dict)
+    """By block, a digest of the InChIKeys and their hashes, so that no pass but the first has to hash again."""
 
     @property
     def name(self) -> str:
@@ -59,16 +63,16 @@ class ShardRows:
         """
         names = ["inchikey", *(column.name for column in self.table.columns)]
         size = max(1, _BLOCK_VALUES // len(names))
-        last = -1
+        last, number = -1, 0
         for batch in self.batches():
             missing = set(names) - set(batch.schema.names)
             if missing:
                 raise TableError(f"{self.name}: column {min(missing)!r} is not there; make the predictions again")
             for start in range(0, batch.num_rows, size):
                 block = batch.select(names).slice(start, size)
-                hashes = self._hashes(block.column("inchikey").to_pylist(), last)
-                last = hashes[-1]
-                yield Rows(np.array(hashes, np.uint64), block)
+                hashes = self._hashes(number, block.column("inchikey"), last)
+                last, number = int(hashes[-1]), number + 1
+                yield Rows(hashes, block)
 
     def items(self, layout: PageLayout, pages: PageSet) -> Iterator[tuple[Item, int]]:
         """Yield each page's item and the number of its molecules, in order, the empty ones too."""
@@ -107,20 +111,34 @@ class ShardRows:
         if kept:
             yield kept, n_pages
 
-    def _hashes(self, inchikeys: list[str | None], last: int) -> list[int]:
-        hashes = []
+    def _hashes(self, block: int, inchikeys: pa.Array, last: int) -> NDArray[np.uint64]:
+        """Return the molecules' hashes, after seeing that they ascend from `last` on and are the shard's."""
+        texts = Texts(inchikeys)
+        digest = sha256(texts.data[texts.ends[0] : texts.ends[-1]]).digest()
+        if block in self.known and self.known[block][0] == digest:
+            return self.known[block][1]
+        well_formed = pc.match_substring_regex(inchikeys, INCHIKEY.pattern.replace(r"\Z", "$"))
+        if not inchikeys.null_count and pc.all(well_formed).as_py():
+            hashes = np.frombuffer(key_digests(inchikeys.to_pylist()), ">u8").astype(np.uint64)
+            ends = {shard_index(int(h), self.table.n_shards) for h in hashes[[0, -1]]}
+            if ends == {int(self.shard)} and int(hashes[0]) > last and bool((hashes[1:] > hashes[:-1]).all()):
+                self.known[block] = digest, hashes
+                return hashes
+        raise TableError(f"{self.name}: {self._fault(inchikeys.to_pylist(), last)}")
+
+    def _fault(self, inchikeys: list[str | None], last: int) -> str:
+        """Say what is wrong with the first molecule with which something is."""
         for inchikey in inchikeys:
             if inchikey is None or not INCHIKEY.match(inchikey):
-                raise TableError(f"{self.name}: {inchikey!r} is not an InChIKey; make the predictions again")
+                return f"{inchikey!r} is not an InChIKey; make the predictions again"
             h = key_hash(inchikey)
             if shard_index(h, self.table.n_shards) != int(self.shard):
-                raise TableError(f"{self.name}: {inchikey} belongs to another shard; make the predictions again")
+                return f"{inchikey} belongs to another shard; make the predictions again"
             if h <= last:
                 fault = "is there twice" if h == last else "is out of order"
-                raise TableError(f"{self.name}: {inchikey} {fault}; sort the predictions by key_hash, each once")
+                return f"{inchikey} {fault}; sort the predictions by key_hash, each once"
             last = h
-            hashes.append(h)
-        return hashes
+        raise AssertionError("the molecules are in order")
 
 
 @dataclass(frozen=True, slots=True)
