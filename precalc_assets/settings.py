@@ -48,12 +48,16 @@ class Settings(BaseSettings):
     @field_validator("models_dir", mode="before")
     @classmethod
     def _split_path(cls, value: object) -> object:
-        return tuple(Path(p) for p in value.split(os.pathsep) if p) if isinstance(value, str) else value
+        return (
+            tuple(Path(p).expanduser().absolute() for p in value.split(os.pathsep) if p)
+            if isinstance(value, str)
+            else value
+        )
 
     @field_validator("cache_dir")
     @classmethod
-    def _expand_home(cls, value: Path) -> Path:
-        return value.expanduser()
+    def _make_absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
 
     @property
     def model_folders(self) -> tuple[Path, ...]:

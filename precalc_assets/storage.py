@@ -1,10 +1,15 @@
-"""The object store: opening it, and the names of the objects in it. Reading and writing is obstore's own business."""
+"""The object store: opening it, handing its bytes to Arrow, and the names of the objects in it.
+
+Reading and writing is obstore's own business.
+"""
 
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pyarrow as pa
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore, from_url
+from typing_extensions import Buffer
 
 from precalc_assets.errors import UsageError
 
@@ -22,6 +27,16 @@ def open_store(url: str) -> ObjectStore:
     except (BaseError, ValueError, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise UsageError(f"PRECALC_STORE_URL={url!r} cannot be opened: {reason}") from error
+
+
+def arrow_reader(content: Buffer) -> pa.BufferReader:
+    """Return a reader for Arrow over a copy of its own of an object's bytes.
+
+    Arrow's threads may let go of what they read while Python exits, and letting go of Python's bytes then aborts it.
+    """
+    copy = pa.BufferOutputStream()
+    copy.write(content)
+    return pa.BufferReader(copy.getvalue())
 
 
 LIBRARY_MANIFEST = "library/manifest.json"

@@ -1,6 +1,7 @@
 """Shards: the partition of the hash space, and how a person names them."""
 
 from hashlib import sha256
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -79,8 +80,8 @@ def test_contiguous_ranges_have_no_gap_inside_and_one_between(chosen: set[int]) 
     keys = [shard_key(i, 61) for i in sorted(chosen)]
     ranges = contiguous_ranges(keys)
     assert [key for run in ranges for key in run] == keys
-    assert all(int(b) == int(a) + 1 for run in ranges for a, b in zip(run, run[1:], strict=False))
-    assert all(int(b[0]) > int(a[-1]) + 1 for a, b in zip(ranges, ranges[1:], strict=False))
+    assert all(int(b) == int(a) + 1 for run in ranges for a, b in pairwise(run))
+    assert all(int(b[0]) > int(a[-1]) + 1 for a, b in pairwise(ranges))
 
 
 def test_no_name_means_all_shards() -> None:

@@ -94,4 +94,15 @@ def _inchikey(text: str) -> str:
 
 
 def _open(stack: ExitStack, path: Path) -> TextIO:
-    return stack.enter_context(path.open("w", encoding="utf-8", newline=""))
+    partial = path.with_name(f".{path.name}.partial")
+    file = partial.open("w", encoding="utf-8", newline="")
+
+    def finish(kind: type[BaseException] | None, *_error: object) -> None:
+        file.close()
+        if kind is None:
+            partial.replace(path)
+        else:
+            partial.unlink()
+
+    stack.push(finish)
+    return file

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from precalc_assets.cards import published_cards
 from precalc_assets.cli.report import name_shards
-from precalc_assets.errors import PrecalcError
+from precalc_assets.errors import PrecalcError, TableError
 from precalc_assets.inference import find_model, list_models
 from precalc_assets.library import read_manifest
 from precalc_assets.model_ids import check_model_id
@@ -69,7 +69,10 @@ def status(model: str) -> None:
     listed = {entry["path"] for chunk in obstore.list(store, f"predictions/model={model}") for entry in chunk}
     parquet = [shard for shard in shards if predictions(model, shard) in listed]
     tables = open_tables(settings.tables_url)
-    served = list(TableReader(tables, model).directories()) if tables.has_table(model) else []
+    try:
+        served = list(TableReader(tables, model).directories()) if tables.has_table(model) else []
+    except TableError:
+        served = []
     if not raw and not served and model not in list_models(settings.model_folders):
         find_model(model, settings.model_folders)
     table = Table("stage", "shards", "missing", box=None, pad_edge=False)

@@ -49,7 +49,7 @@ class Tally:
             ]
             print(f"{what}: {len(self.landed)} shards, {', '.join(facts)}", file=sys.stderr)
         if self.failures:
-            raise ShardsFailedError(failure_lines(self.failures, hint))
+            raise ShardsFailedError(failure_lines(self.failures, hint if self.landed else ""))
 
     def _shown(self) -> Iterator[tuple[str, float]]:
         shown = ("rows", "quarantined", "pages", "bytes", "write_units", "seconds")

@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import obstore
+
 from precalc_assets import inference
 from precalc_assets.cli.progress import progress, row_progress
 from precalc_assets.cli.report import Tally
@@ -106,6 +108,8 @@ def serve(model: str, shards: str | None) -> None:
     check_model_id(model)
     chosen = parse_shards(shards, settings.n_shards)
     store, tables = open_store(settings.store_url), open_tables(settings.tables_url)
+    if next(iter(obstore.list(store, f"raw/model={model}")), None) is None:
+        find_model(model, settings.model_folders)
     validated, loaded = Tally(), Tally()
     with progress(f"validate {model}", len(chosen), "shards") as on_progress:
         for _ in validated.watch(

@@ -38,13 +38,19 @@ class PatientCaller:
         self._answered = False
         self._streak = 0
 
+    @property
+    def answered(self) -> bool:
+        """Whether the model has answered any molecule."""
+        return self._answered
+
     def answer(self, batches: Sequence[Sequence[str]]) -> list[Answer | GaveUpError]:
         """Return an answer for each batch of SMILES; all are sent in one call, as long as that goes well.
 
         Raises ModelError when the model has answered nothing at all and lost our patience.
         """
         if len(batches) == 1:
-            self._streak = 0
+            if self._answered:
+                self._streak = 0
             try:
                 return [self._bisect(batches[0])]
             except GaveUpError as error:
@@ -53,7 +59,7 @@ class PatientCaller:
                 return [error]
         try:
             together = self._call([smiles for batch in batches for smiles in batch])
-        except BatchError:
+        except (BatchError, GaveUpError):
             middle = len(batches) // 2
             return [*self.answer(batches[:middle]), *self.answer(batches[middle:])]
         return _split(together, [len(batch) for batch in batches])

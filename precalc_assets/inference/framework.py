@@ -96,7 +96,7 @@ class FrameworkRunner:
             try:
                 code = process.wait(timeout)
             except subprocess.TimeoutExpired:
-                raise BatchError(f"no answer within {timeout:.0f} s (PRECALC_BATCH_TIMEOUT)") from None
+                raise BatchError(f"no answer within {timeout:g} s (PRECALC_BATCH_TIMEOUT)") from None
             finally:
                 _end_session(process)
         if code:

@@ -4,6 +4,7 @@ import csv
 import gzip
 import hashlib
 import io
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -58,6 +59,11 @@ class ShardWork:
     failure: str = ""
     seconds: float = 0.0
 
+    def is_made_by(self, manifest: RawManifest) -> bool:
+        """Whether a manifest is of this release, these columns and this version of the shard."""
+        made = (manifest.release, manifest.columns, manifest.library_digest)
+        return made == (self.release, self.columns, self.library_digest)
+
     @property
     def missing(self) -> list[Part]:
         """Parts that are still to be computed, in order."""
@@ -93,14 +99,25 @@ def plan_parts(
     return parts
 
 
-def find_parts(store: ObjectStore, work: ShardWork) -> None:
-    """Note which parts an earlier run has left."""
+def find_parts(store: ObjectStore, work: ShardWork, *, with_failures: bool) -> None:
+    """Note which whole parts an earlier run has left; those in which molecules failed only `with_failures`."""
     names = _names(store, storage.raw_prefix(work.model, work.shard))
     for part in work.parts:
         if part.name in names:
             content = bytes(obstore.get(store, part.name).bytes())
-            text = read_text_csv(gzip.decompress(content), ["input", "quarantine"])
-            _note(work, part, content, text["quarantine"])
+            try:
+                text = read_text_csv(gzip.decompress(content), ["input", "quarantine"])
+            except (OSError, EOFError, zlib.error, ValueError, KeyError):
+                continue
+            if text["input"].equals(part.smiles) and (with_failures or text["quarantine"].is_null().all()):
+                _note(work, part, content, text["quarantine"])
+
+
+def has_parts(store: ObjectStore, manifest: RawManifest) -> bool:
+    """Return whether the parts that a manifest names are there, in the size that it names."""
+    prefix = storage.raw_prefix(manifest.model, manifest.shard)
+    sizes = {entry["path"]: entry["size"] for chunk in obstore.list(store, prefix) for entry in chunk}
+    return all(sizes.get(part.name) == part.bytes for part in manifest.parts)
 
 
 def put_part(store: ObjectStore, work: ShardWork, part: Part, answer: Answer) -> None:
@@ -143,7 +160,7 @@ def finish(store: ObjectStore, work: ShardWork) -> RawManifest:
 
 def outcome(manifest: RawManifest, max_failure_rate: float) -> ShardOutcome:
     """Return what came of a shard whose manifest is there."""
-    rate = check_failure_rate(manifest.quarantined, manifest.rows, max_failure_rate)
+    rate = check_failure_rate(manifest, max_failure_rate)
     return ShardOutcome(
         manifest.shard,
         digest=manifest.digest,

@@ -12,12 +12,12 @@ from obstore.store import ObjectStore
 
 from precalc_assets import storage
 from precalc_assets.errors import ModelError
-from precalc_assets.inference.batching import GaveUpError, PatientCaller
-from precalc_assets.inference.parts import Part, ShardWork, find_parts, finish, outcome, plan_parts, put_part
+from precalc_assets.inference.batching import Answer, GaveUpError, PatientCaller
+from precalc_assets.inference.parts import Part, ShardWork, find_parts, finish, has_parts, outcome, plan_parts, put_part
 from precalc_assets.inference.runner import ModelRunner
 from precalc_assets.library import LibraryManifest, read_shard
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
-from precalc_assets.predictions import find_manifest
+from precalc_assets.predictions import check_failure_rate, find_manifest
 from precalc_assets.progress import OnProgress, ignore_progress
 
 _CALL_SECONDS = 30.0
@@ -68,7 +68,7 @@ def _predict(
     with _Calls(store, model, runner, batch_size, on_progress) as calls:
         for shard in shards:
             try:
-                work = _plan(store, library, model, runner, shard, batch_size)
+                work = _plan(store, library, model, runner, shard, batch_size, max_failure_rate)
             except FAILURES as error:
                 yield ShardOutcome(shard, failure=reason(error))
                 continue
@@ -82,26 +82,34 @@ def _predict(
         while calls.waiting:
             calls.run()
             yield from _land(store, unfinished, max_failure_rate)
+        calls.put_held()
+        yield from _land(store, unfinished, max_failure_rate)
 
 
 def _plan(
-    store: ObjectStore, library: LibraryManifest, model: str, runner: ModelRunner, shard: str, batch_size: int
+    store: ObjectStore,
+    library: LibraryManifest,
+    model: str,
+    runner: ModelRunner,
+    shard: str,
+    batch_size: int,
+    max_failure_rate: float,
 ) -> ShardWork:
-    """Find out what there is of a shard and what is to be computed."""
+    """Find out what there is of a shard and what is to be computed.
+
+    A shard with too many failed molecules is not done: those of its parts that have some are computed again.
+    """
     library_digest = library.shards[shard].digest
     work = ShardWork(model, runner.release, runner.columns, shard, library_digest)
     manifest = find_manifest(store, model, shard)
-    if manifest and (manifest.release, manifest.columns, manifest.library_digest) == (
-        runner.release,
-        runner.columns,
-        library_digest,
-    ):
+    failed = manifest is not None and not check_failure_rate(manifest, max_failure_rate).passed
+    if manifest and not failed and work.is_made_by(manifest) and has_parts(store, manifest):
         work.manifest = manifest
         return work
     molecules = pl.DataFrame(pl.from_arrow(read_shard(store, library, shard)))
     prefix = storage.raw_prefix(model, shard)
     work.parts = plan_parts(prefix, runner.release, runner.columns, molecules, batch_size)
-    find_parts(store, work)
+    find_parts(store, work, with_failures=not failed)
     return work
 
 
@@ -130,6 +138,7 @@ class _Calls:
         self._caller = PatientCaller(model, runner)
         self._on_progress = on_progress
         self._queue: deque[tuple[ShardWork, Part]] = deque()
+        self._held: list[tuple[ShardWork, Part, Answer]] = []
         self._size = batch_size
         self._smallest = batch_size
         self._largest = max(batch_size, min(batch_size * _MOST_BATCHES, _MOST_CELLS // len(runner.columns)))
@@ -181,12 +190,20 @@ class _Calls:
                 work.failure = f"shard {work.shard} of {self._model}: {answer}"
                 continue
             work.seconds += seconds_each * part.smiles.len()
+            self._held.append((work, part, answer))
+        if self._caller.answered:
+            self.put_held()
+
+    def put_held(self) -> None:
+        """Put what was held back: a part of nothing but failures says nothing until the model has answered one."""
+        for work, part, answer in self._held:
             try:
                 put_part(self._store, work, part, answer)
             except FAILURES as error:
                 work.failure = f"{part.name} could not be written: {reason(error)}"
             else:
                 self._on_progress(part.smiles.len(), len(answer.failures))
+        self._held.clear()
 
     def _take(self) -> list[tuple[ShardWork, Part]]:
         """Take the next parts off the queue, as many as fit into a call; those of failed shards are dropped."""

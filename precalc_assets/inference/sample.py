@@ -47,7 +47,7 @@ def predict_sample(
         quarantined=0,
         columns=runner.columns,
     )
-    quarantined = 0
+    quarantined, why = 0, ""
     name = storage.sample(model)
     with TemporaryDirectory(prefix="precalc-") as folder, runner:
         path = Path(folder) / "sample.parquet"
@@ -64,8 +64,11 @@ def predict_sample(
                 raise ModelError(f"the sample of {model}: {broken[1]}")
             writer.write(frame)
             quarantined += len(answer.failures)
+            why = next(iter(answer.failures.values()), why)
             on_progress(batch.height, len(answer.failures))
         writer.close()
+        if quarantined and quarantined == molecules.height:
+            raise ModelError(f"the sample of {model}: it answers none of {quarantined} molecules: {why}")
         obstore.put(store, name, path)
         size_bytes = path.stat().st_size
     seconds = time.perf_counter() - started

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from precalc_assets import storage
 from precalc_assets.errors import LibraryError
+from precalc_assets.storage import arrow_reader
 
 SHARD_SCHEMA = pa.schema([("inchikey", pa.string()), ("smiles", pa.string())])
 
@@ -88,8 +89,8 @@ def read_shard(store: ObjectStore, library: LibraryManifest, shard: str) -> pa.T
     """
     name = storage.library_shard(shard)
     try:
-        content = obstore.get(store, name).bytes()
-        table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+        reader = arrow_reader(obstore.get(store, name).bytes())
+        table = pq.read_table(reader, page_checksum_verification=True)
     except FileNotFoundError:
         raise LibraryError(f"{name} is missing from {store}; {_REBUILD}") from None
     except (pa.ArrowException, OSError) as error:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from precalc_assets.errors import LibraryError
 from precalc_assets.library.molecules import is_smiles
+from precalc_assets.sharding import INCHIKEY
 
 SUFFIXES = (".csv", ".csv.gz", ".smi")
 
@@ -131,7 +132,7 @@ def _smiles_column(cells: list[str], path: Path) -> tuple[int, bool]:
             raise LibraryError(f"{path.name}: two columns are named {header!r}; rename one of them")
         if header in names:
             return names.index(header), True
-    if is_smiles(cells[0]):
+    if INCHIKEY.match(cells[0].strip()) or is_smiles(cells[0]):
         return 0, False
     if len(cells) == 1:
         return 0, True

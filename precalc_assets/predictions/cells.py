@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from precalc_assets.columns import Column
+from precalc_assets.storage import arrow_reader
 
 DTYPES: dict[str, type[pl.DataType]] = {"float": pl.Float64, "integer": pl.Int64, "string": pl.String}
 
-NULLS = ("", "nan", "NaN", "NAN", "NA", "N/A", "<NA>", "null", "NULL", "None")
-"""What programs print in a number column for "no value": pandas, numpy, R, JSON and Python."""
+NULLS = ("", "nan", "-nan", "NaN", "NAN", "NA", "N/A", "<NA>", "null", "NULL", "None")
+"""What programs print in a number column for "no value": pandas, numpy, C, R, JSON and Python."""
 
 _ARROW_TYPES = {"float": pa.float64(), "integer": pa.int64(), "string": pa.string()}
 
@@ -55,6 +56,7 @@ def read_cells(content: bytes, key: str, columns: Sequence[Column]) -> tuple[pl.
     else:
         floats = [column.name for column in columns if column.type == "float"]
         odd = bool(floats) and not all(frame.select(pl.col(floats).is_finite().all()).row(0))
+        odd = odd or b"0x" in content or b"0X" in content  # hexadecimal integers, to Arrow
     if not odd:
         return frame, {}
     text = read_text_csv(content, [key, *types])
@@ -71,7 +73,7 @@ def _header(content: bytes) -> list[str]:
 
 def _read_csv(content: bytes, names: list[str], types: dict[str, pa.DataType]) -> pl.DataFrame:
     table = pacsv.read_csv(
-        pa.BufferReader(content),
+        arrow_reader(content),
         read_options=pacsv.ReadOptions(column_names=names, skip_rows=1, block_size=_BLOCK_BYTES),
         # An empty line is a row without its value where there is one column, and nothing where there are several.
         parse_options=pacsv.ParseOptions(newlines_in_values=True, ignore_empty_lines=len(names) > 1),

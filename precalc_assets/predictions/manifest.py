@@ -80,7 +80,7 @@ def require_manifest(store: ObjectStore, model: str, shard: str) -> RawManifest:
     """Return a shard's manifest. Raises ShardError where there is none, or a damaged one."""
     manifest = find_manifest(store, model, shard)
     if manifest is None:
-        raise ShardError(f"{model} has no raw predictions for shard {shard}; run `precalc predict {model}` first")
+        raise ShardError(f"{model} has no raw predictions here; run `precalc predict {model}` first")
     return manifest
 
 

@@ -55,6 +55,7 @@ class PredictionsWriter:
             use_dictionary=["smiles"],
             store_schema=False,
             write_statistics=False,
+            write_page_checksum=True,
         )
         packed = zstandard.compress(provenance.model_dump_json().encode())
         self._writer.add_key_value_metadata({_METADATA_KEY: b64encode(packed)})
@@ -83,7 +84,7 @@ def open_predictions(store: ObjectStore, name: str) -> Iterator[tuple[pq.Parquet
         except FileNotFoundError:
             raise ShardError(f"{name} does not exist: there are no predictions for this shard yet") from None
         try:
-            parquet = pq.ParquetFile(path)
+            parquet = pq.ParquetFile(path, page_checksum_verification=True)
             packed = b64decode(parquet.metadata.metadata[_METADATA_KEY])
             provenance = Provenance.model_validate_json(zstandard.decompress(packed))
         except (pa.ArrowInvalid, ValidationError, KeyError, TypeError, ValueError, zstandard.ZstdError) as error:

@@ -9,9 +9,9 @@ from obstore.store import ObjectStore
 
 from precalc_assets import storage
 from precalc_assets.columns import Column
-from precalc_assets.errors import TableError
+from precalc_assets.errors import ShardError, TableError
 from precalc_assets.library import LibraryManifest, read_shard
-from precalc_assets.outcomes import Check, ShardOutcome, each_shard
+from precalc_assets.outcomes import Check, ShardOutcome, each_shard, reason
 from precalc_assets.predictions.parquet import open_predictions
 from precalc_assets.sharding import shard_of
 from precalc_assets.tables import LIBRARY, KeyValueStore, TableReader
@@ -94,7 +94,6 @@ def load_shards(store: ObjectStore, tables: KeyValueStore, model: str, shards: I
     What is loaded already is not written again, but read back all the same; what then turns out to be damaged is
     written anew. Memory is bounded by a batch.
     """
-    tables.create_table(model)
     yield from each_shard(shards, lambda shard: _load_shard(store, tables, model, shard))
 
 
@@ -102,6 +101,7 @@ def _load_shard(store: ObjectStore, tables: KeyValueStore, model: str, shard: st
     started = time.perf_counter()
     with open_predictions(store, storage.predictions(model, shard)) as (parquet, provenance):
         batches = _batches(parquet, ["inchikey", *(column.name for column in provenance.columns)])
+        tables.create_table(model)
         rows = parquet.metadata.num_rows
         sample = _sample_rows(batches(), rows, len(provenance.columns))
         for rewrite in (False, True):
@@ -143,9 +143,16 @@ def _load_shard(store: ObjectStore, tables: KeyValueStore, model: str, shard: st
 def _batches(parquet: pq.ParquetFile, names: list[str]) -> Callable[[], Iterator[pa.RecordBatch]]:
     """Return a function that iterates over the file; loading does so several times, so a small one is kept."""
     if parquet.metadata.num_rows * len(names) > _KEPT_CELLS:
-        return lambda: parquet.iter_batches(_BATCH_ROWS, columns=names)
-    kept = list(parquet.iter_batches(_BATCH_ROWS, columns=names))
+        return lambda: _read(parquet, names)
+    kept = list(_read(parquet, names))
     return lambda: iter(kept)
+
+
+def _read(parquet: pq.ParquetFile, names: list[str]) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from parquet.iter_batches(_BATCH_ROWS, columns=names)
+    except (pa.ArrowException, OSError) as error:
+        raise ShardError(f"the predictions of the shard are damaged ({reason(error)}); serve it again") from None
 
 
 def _sample_rows(batches: Iterable[pa.RecordBatch], rows: int, columns: int) -> list[tuple[object, ...]]:

@@ -55,7 +55,7 @@ def _validate_shard(
             f"the raw predictions of {model} for shard {shard} are of another version of the library; "
             f"run `precalc predict {model} --shards {shard}`"
         )
-    rate = check_failure_rate(manifest.quarantined, manifest.rows, max_failure_rate)
+    rate = check_failure_rate(manifest, max_failure_rate)
     if not rate.passed:
         raise ShardError(f"shard {shard} of {model}: {rate.description}")
     path_in_store = storage.predictions(model, shard)

@@ -9,6 +9,7 @@ import polars.selectors as cs
 from precalc_assets.columns import Column
 from precalc_assets.outcomes import Check
 from precalc_assets.predictions.cells import DTYPES
+from precalc_assets.predictions.manifest import RawManifest
 
 KEY_COLUMNS = ("inchikey", "smiles")
 
@@ -56,14 +57,11 @@ def broken_check(frame: pl.DataFrame, schema: pa.DataFrameSchema) -> tuple[str, 
     return None
 
 
-def check_failure_rate(quarantined: int, rows: int, limit: float) -> Check:
+def check_failure_rate(manifest: RawManifest, limit: float) -> Check:
     """Check that a shard's share of quarantined molecules is at most the limit."""
-    rate = quarantined / rows if rows else 0.0
-    return Check(
-        "failure_rate",
-        rate <= limit,
-        f"{quarantined} of {rows} molecules quarantined ({rate:.1%}; limit {limit:.0%}, PRECALC_MAX_FAILURE_RATE)",
-    )
+    rate = manifest.quarantined / manifest.rows if manifest.rows else 0.0
+    found = f"{manifest.quarantined} of {manifest.rows} molecules quarantined"
+    return Check("failure_rate", rate <= limit, f"{found} ({rate:.1%}; limit {limit:.0%}, PRECALC_MAX_FAILURE_RATE)")
 
 
 def _has_schema(frame: pl.LazyFrame, expected: pl.Schema) -> bool:

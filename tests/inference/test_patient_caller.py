@@ -123,7 +123,7 @@ def test_a_model_that_answers_nothing_is_given_up_after_a_few_molecules_not_afte
 def test_a_model_that_prints_nothing_of_its_columns_types_is_given_up(sizes: tuple[int, ...]) -> None:
     batches = [[f"m{batch}-{i}" for i in range(size)] for batch, size in enumerate(sizes)]
     model = Model(misprints=lambda _: True)
-    with pytest.raises(ModelError, match="eos9abc answers no molecule: .*length is 'long', not an integer of 64 bits"):
+    with pytest.raises(ModelError, match=r"eos9abc answers no molecule: .*length is 'long', not an integer of 64 bits"):
         PatientCaller("eos9abc", model).answer(batches)
 
 

@@ -13,7 +13,7 @@ import pytest
 from precalc_assets.errors import ModelError
 from precalc_assets.inference import FrameworkRunner, predict_sample, predict_shards
 from precalc_assets.library import read_manifest, read_shard
-from precalc_assets.predictions import RawManifest, open_predictions, read_part, require_manifest
+from precalc_assets.predictions import RawManifest, open_predictions, read_text_csv, require_manifest
 from precalc_assets.sharding import shard_keys
 
 MODEL = "eos9abc"
@@ -25,7 +25,7 @@ ANSWERED = """return f'{len(smiles) / 3!r},{len(smiles)},"{smiles}"'"""
 def raw_text(world, shard: str) -> pl.DataFrame:
     """Return what a shard's parts hold, through its manifest."""
     manifest = require_manifest(world.store, MODEL, shard)
-    return pl.concat([read_part(world.store, part, manifest.columns) for part in manifest.parts])
+    return pl.concat([read_text_csv(gzip.decompress(world.path(part.name).read_bytes())) for part in manifest.parts])
 
 
 def molecules(world, shard: str) -> dict[str, list[str]]:
@@ -395,3 +395,20 @@ def test_a_sample_of_which_nothing_is_answered_is_an_error_and_leaves_nothing(wo
     with pytest.raises(ModelError, match=f"{MODEL}.*run.sh exited 1: no"):
         predict_sample(world.store, library, MODEL, world.runner(), 4, batch_size=BATCH_SIZE)
     assert not world.objects("samples")
+
+
+def test_a_shard_with_too_many_failures_asks_again_for_the_parts_that_had_some(world):
+    world.build_library()
+    world.write_model(answer="if smiles.endswith('Cl'): raise ValueError('no')\n" + ANSWERED)
+    before = world.predict(max_failure_rate=0.1)
+    asked = sum(map(len, world.calls()))
+    assert all(not outcome.landed for outcome in before)
+
+    world.write_model()
+    after = world.predict(max_failure_rate=0.1)
+
+    assert all(outcome.landed and outcome.facts["quarantined"] == 0 for outcome in after)
+    assert sum(map(len, world.calls())) > asked
+    assert {outcome.shard: outcome.facts["rows"] for outcome in after} == {
+        shard: info.rows for shard, info in read_manifest(world.store).shards.items()
+    }
