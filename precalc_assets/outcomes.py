@@ -5,6 +5,7 @@ each turn them into what their readers see.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from obstore.exceptions import BaseError
@@ -52,16 +53,32 @@ FAILURES = (PrecalcError, BaseError, OSError)
 """What a shard may fail of while the others go on: our errors, the object store's, the system's. Not our defects."""
 
 
+_AT_ONCE = 2
+"""Shards in work at a time: while one waits for the store or for Dagster's records, another is computed."""
+
+
 def reason(error: BaseException) -> str:
     """Return an error's first line: obstore, for one, adds pages of debugging output after it."""
     return str(error).partition("\n")[0] or type(error).__name__
 
 
 def each_shard(shards: Iterable[str], work: Callable[[str], ShardOutcome]) -> Iterator[ShardOutcome]:
-    """Do the work of one shard after another, and turn a failure into an outcome, so that it stops no other shard."""
-    for shard in shards:
+    """Do the work of the shards, two at a time, and yield their outcomes in order.
+
+    A failure becomes an outcome, so that it stops no other shard. When the caller stops, what has not begun is left.
+    """
+
+    def attempt(shard: str) -> ShardOutcome:
         try:
-            outcome = work(shard)
+            return work(shard)
         except FAILURES as error:
-            outcome = ShardOutcome(shard, failure=reason(error))
-        yield outcome
+            return ShardOutcome(shard, failure=reason(error))
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        begun = [pool.submit(attempt, shard) for shard in shards]
+        try:
+            for future in begun:
+                yield future.result()
+        finally:
+            for future in begun:
+                future.cancel()

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 from datetime import datetime
+from functools import cached_property
 
 import obstore
 import polars as pl
@@ -47,7 +48,7 @@ class RawManifest(BaseModel):
     seconds: float
     finished_at: datetime
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Name of the content: the same for the same values from the same release, whenever they were computed."""
         content = self.model_dump_json(exclude={"seconds", "finished_at"})

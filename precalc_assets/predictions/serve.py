@@ -143,14 +143,14 @@ def _load_shard(store: ObjectStore, tables: KeyValueStore, model: str, shard: st
 def _batches(parquet: pq.ParquetFile, names: list[str]) -> Callable[[], Iterator[pa.RecordBatch]]:
     """Return a function that iterates over the file; loading does so several times, so a small one is kept."""
     if parquet.metadata.num_rows * len(names) > _KEPT_CELLS:
-        return lambda: _read(parquet, names)
-    kept = list(_read(parquet, names))
+        return lambda: _batches_of(lambda: parquet.iter_batches(_BATCH_ROWS, columns=names))
+    kept = list(_batches_of(lambda: parquet.read(names, use_threads=False).to_batches(_BATCH_ROWS)))
     return lambda: iter(kept)
 
 
-def _read(parquet: pq.ParquetFile, names: list[str]) -> Iterator[pa.RecordBatch]:
+def _batches_of(read: Callable[[], Iterable[pa.RecordBatch]]) -> Iterator[pa.RecordBatch]:
     try:
-        yield from parquet.iter_batches(_BATCH_ROWS, columns=names)
+        yield from read()
     except (pa.ArrowException, OSError) as error:
         raise ShardError(f"the predictions of the shard are damaged ({reason(error)}); serve it again") from None
 

@@ -1,6 +1,7 @@
 """What predictions must be, as a pandera schema made from a model's columns, and the checks that report it."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import pandera.polars as pa
 import polars as pl
@@ -28,9 +29,7 @@ def predictions_schema(columns: Sequence[Column], inchikeys: pl.Series) -> pa.Da
     Pandera takes about 3 ms per column and check, 12 s for a model of 2,048 outputs; so what concerns all output
     columns is checked on the frame at once.
     """
-    expected = pl.Schema(
-        {**dict.fromkeys(KEY_COLUMNS, pl.String()), **{column.name: DTYPES[column.type]() for column in columns}}
-    )
+    expected = _expected(tuple(columns))
     return pa.DataFrameSchema(
         {
             "inchikey": pa.Column(pl.String, unique=True, nullable=False),
@@ -62,6 +61,13 @@ def check_failure_rate(manifest: RawManifest, limit: float) -> Check:
     rate = manifest.quarantined / manifest.rows if manifest.rows else 0.0
     found = f"{manifest.quarantined} of {manifest.rows} molecules quarantined"
     return Check("failure_rate", rate <= limit, f"{found} ({rate:.1%}; limit {limit:.0%}, PRECALC_MAX_FAILURE_RATE)")
+
+
+@lru_cache(maxsize=2)
+def _expected(columns: tuple[Column, ...]) -> pl.Schema:
+    return pl.Schema(
+        {**dict.fromkeys(KEY_COLUMNS, pl.String()), **{column.name: DTYPES[column.type]() for column in columns}}
+    )
 
 
 def _has_schema(frame: pl.LazyFrame, expected: pl.Schema) -> bool:
