@@ -90,7 +90,7 @@ def read_shard(store: ObjectStore, library: LibraryManifest, shard: str) -> pa.T
     name = storage.library_shard(shard)
     try:
         reader = arrow_reader(obstore.get(store, name).bytes())
-        table = pq.read_table(reader, page_checksum_verification=True)
+        table = pq.read_table(reader, page_checksum_verification=True, use_threads=False)
     except FileNotFoundError:
         raise LibraryError(f"{name} is missing from {store}; {_REBUILD}") from None
     except (pa.ArrowException, OSError) as error:

@@ -56,7 +56,8 @@ def read_cells(content: bytes, key: str, columns: Sequence[Column]) -> tuple[pl.
     else:
         floats = [column.name for column in columns if column.type == "float"]
         odd = bool(floats) and not all(frame.select(pl.col(floats).is_finite().all()).row(0))
-        odd = odd or b"0x" in content or b"0X" in content  # hexadecimal integers, to Arrow
+        if any(column.type == "integer" for column in columns):
+            odd = odd or b"0x" in content or b"0X" in content  # to Arrow, these are integers too
     if not odd:
         return frame, {}
     text = read_text_csv(content, [key, *types])
@@ -74,7 +75,7 @@ def _header(content: bytes) -> list[str]:
 def _read_csv(content: bytes, names: list[str], types: dict[str, pa.DataType]) -> pl.DataFrame:
     table = pacsv.read_csv(
         arrow_reader(content),
-        read_options=pacsv.ReadOptions(column_names=names, skip_rows=1, block_size=_BLOCK_BYTES),
+        read_options=pacsv.ReadOptions(column_names=names, skip_rows=1, block_size=_BLOCK_BYTES, use_threads=False),
         # An empty line is a row without its value where there is one column, and nothing where there are several.
         parse_options=pacsv.ParseOptions(newlines_in_values=True, ignore_empty_lines=len(names) > 1),
         convert_options=pacsv.ConvertOptions(
