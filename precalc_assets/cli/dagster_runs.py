@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import dagster as dg
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
 from precalc_assets.cli.progress import progress
@@ -17,8 +18,9 @@ from precalc_assets.cli.work import report_library
 from precalc_assets.definitions import build_defs
 from precalc_assets.defs.partitions import MODELS, partition_key
 from precalc_assets.defs.resources import Platform
-from precalc_assets.errors import LibraryError, PrecalcError, UsageError
+from precalc_assets.errors import PrecalcError, UsageError
 from precalc_assets.inference import find_model
+from precalc_assets.library import find_library, require_shards
 from precalc_assets.progress import OnProgress, ignore_progress
 from precalc_assets.sharding import contiguous_ranges, parse_shards
 
@@ -98,20 +100,29 @@ class Session:
         return [shard for shard in shards if partition_key(model, shard) in there]
 
     def ensure_library(self) -> None:
-        """Materialise the library's assets where the instance has no record of them."""
-        n_shards = self.platform.settings.n_shards
-        try:
-            recorded = self.instance.get_latest_materialization_event(dg.AssetKey("reference_library"))
-            library = self.platform.library() if recorded else None
-        except LibraryError:
-            library = None
-        if library is None:
+        """Materialise the library's assets where there is no library, or the instance's record is of another one.
+
+        Raises LibraryError if there is one of another number of shards, RunsFailedError if a run fails.
+        """
+        library = find_library(self.platform.store)
+        if library is None or library.digest != self._recorded_library():
+            if library:
+                require_shards(library, self.platform.settings.n_shards)
             _raise_failures([self.materialize(LIBRARY_ASSETS[0])])
             library = self.platform.library()
             report_library(library)
+            recorded_shards: set[str] = set()
+        else:
+            recorded_shards = self.instance.get_materialized_partitions(dg.AssetKey(LIBRARY_ASSETS[1]))
         shards = list(library.shards)
-        if len(self.instance.get_materialized_partitions(dg.AssetKey("library_shards"))) < n_shards:
+        if not recorded_shards.issuperset(shards):
             _raise_failures([self.materialize(LIBRARY_ASSETS[1], shards[0], shards[-1])])
+
+    def _recorded_library(self) -> str | None:
+        """Return the digest of the library that the instance has a record of."""
+        event = self.instance.get_latest_materialization_event(dg.AssetKey(LIBRARY_ASSETS[0]))
+        recorded = event.asset_materialization if event else None
+        return (recorded.tags or {}).get(DATA_VERSION_TAG) if recorded else None
 
 
 def run_model(model: str, shards: str | None) -> list[Stage]:

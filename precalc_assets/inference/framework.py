@@ -24,7 +24,8 @@ _INPUT_COLUMNS = frozenset({"input", "smiles"})
 """Columns that some models print beside their outputs."""
 
 _SHORTEST_TIMEOUT = 1 / 30
-"""A batch of one molecule gets this share of a whole batch's time: starting up takes time too."""
+"""A few molecules get this share of a batch's time: starting up takes time too. Several batches get that of one: they
+are sent together only to a model that needs seconds for them."""
 
 
 class FrameworkRunner:
@@ -35,8 +36,8 @@ class FrameworkRunner:
         self.release = folder.metadata.release
         self._folder = folder
         self._cache_dir = cache_dir
-        self._seconds_per_molecule = batch_timeout / batch_size
-        self._shortest_timeout = batch_timeout * _SHORTEST_TIMEOUT
+        self._batch_size = batch_size
+        self._batch_timeout = batch_timeout
         self._variables: dict[str, str] = {}
 
     @classmethod
@@ -70,8 +71,8 @@ class FrameworkRunner:
             given, printed = Path(scratch) / "input.csv", Path(scratch) / "output.csv"
             with given.open("w", encoding="utf-8", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerows([("smiles",), *((text,) for text in smiles)])
-            timeout = max(self._shortest_timeout, self._seconds_per_molecule * len(smiles))
-            self._run_script(given, printed, Path(scratch), timeout)
+            share = min(1.0, max(_SHORTEST_TIMEOUT, len(smiles) / self._batch_size))
+            self._run_script(given, printed, Path(scratch), self._batch_timeout * share)
             try:
                 text = read_text_csv(printed.read_bytes())
             except FileNotFoundError:

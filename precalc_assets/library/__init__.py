@@ -4,6 +4,7 @@ from precalc_assets.library.build import build_library
 from precalc_assets.library.manifest import (
     LibraryManifest,
     ShardInfo,
+    find_library,
     read_manifest,
     read_sample,
     read_shard,
@@ -20,6 +21,7 @@ __all__ = [
     "demo_library",
     "ensure_source",
     "fetch_source",
+    "find_library",
     "inchikey",
     "put_source",
     "read_manifest",

@@ -57,12 +57,12 @@ class LibraryManifest(BaseModel):
     shards: dict[str, ShardInfo]
 
 
-def read_manifest(store: ObjectStore) -> LibraryManifest:
-    """Return the manifest of the library in the store. Raises LibraryError if there is none, or if it is damaged."""
+def find_library(store: ObjectStore) -> LibraryManifest | None:
+    """Return the manifest of the library in the store, or None. Raises LibraryError if it is damaged."""
     try:
         content = obstore.get(store, storage.LIBRARY_MANIFEST).bytes().to_bytes()
     except FileNotFoundError:
-        raise LibraryError(f"no reference library in {store}; {_REBUILD}") from None
+        return None
     try:
         return LibraryManifest.model_validate_json(content)
     except ValidationError as error:
@@ -70,6 +70,14 @@ def read_manifest(store: ObjectStore) -> LibraryManifest:
         place = ".".join(str(part) for part in first["loc"])
         reason = f"{place}: {first['msg']}" if place else first["msg"]
         raise LibraryError(f"{storage.LIBRARY_MANIFEST} in {store} is damaged ({reason}); {_REBUILD}") from None
+
+
+def read_manifest(store: ObjectStore) -> LibraryManifest:
+    """Return the manifest of the library in the store. Raises LibraryError if there is none, or if it is damaged."""
+    library = find_library(store)
+    if library is None:
+        raise LibraryError(f"no reference library in {store}; {_REBUILD}")
+    return library
 
 
 def require_shards(library: LibraryManifest, n_shards: int) -> LibraryManifest:

@@ -1,0 +1,91 @@
+"""`precalc run`: the graph materialised in the terminal, on the instance that the UI shows."""
+
+import shutil
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+MODEL = "eos9abc"
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def home(world) -> Path:
+    folder = world.root / "dagster_home"
+    folder.mkdir()
+    shutil.copy(PROJECT / "dagster_home" / "dagster.yaml", folder)
+    return folder
+
+
+def recorded(home: Path, asset: str) -> set[str]:
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        return set(instance.get_materialized_partitions(dg.AssetKey(asset)))
+
+
+def library_versions(home: Path) -> list[str]:
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        records = instance.fetch_materializations(dg.AssetKey("reference_library"), limit=10).records
+        return [record.asset_materialization.tags["dagster/data_version"] for record in records]
+
+
+def test_a_run_does_everything_and_records_it(world, home):
+    world.write_model()
+    source = world.root / "molecules.smi"
+    source.write_text("CCO\nCCN\nCCC\nCCCl\n")
+    world.precalc("library", "build", source)
+
+    done = world.precalc("run", MODEL)
+
+    assert done.returncode == 0, done.stderr
+    assert recorded(home, "prediction_table") == {f"{MODEL}|{shard}" for shard in ("00", "01", "02", "03")}
+    assert world.precalc("get", MODEL, "CCO").stdout.splitlines()[1].split(",")[2] == "1.0"
+    assert "50/50" not in world.precalc("models").stdout
+    assert "4/4" in world.precalc("models").stdout
+
+
+def test_a_run_after_the_library_changed_records_the_new_one(world, home):
+    world.write_model()
+    source = world.root / "molecules.smi"
+    for molecules in ("CCO\nCCN\n", "CCO\nCCN\nCCCl\n"):
+        source.write_text(molecules)
+        world.precalc("library", "build", source)
+        assert world.precalc("run", MODEL).returncode == 0
+
+    assert len(set(library_versions(home))) == 2
+    assert world.precalc("get", MODEL, "CCCl").stdout.splitlines()[1].startswith("HRYZWHHZPQKTII-UHFFFAOYSA-N,CCCl,")
+
+
+def test_a_failed_shard_is_named_and_the_others_are_served(world, home):
+    world.write_model()
+    source = world.root / "molecules.smi"
+    source.write_text("\n".join("C" * n + end for n in range(1, 9) for end in "ON"))
+    world.precalc("library", "build", source)
+    assert world.precalc("run", MODEL, "--shards", "00").returncode == 0
+    world.path("library/shard=02.parquet").write_bytes(b"damaged")
+
+    done = world.precalc("run", MODEL)
+
+    assert done.returncode == 1
+    assert f"{MODEL}|02: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert recorded(home, "prediction_table") == {f"{MODEL}|{shard}" for shard in ("00", "01", "03")}
+
+
+def test_a_library_of_another_number_of_shards_is_never_rebuilt_by_a_run(world, home):
+    world.write_model()
+    world.build_library()
+
+    done = world.precalc("run", MODEL, n_shards="7")
+
+    assert done.returncode == 1
+    assert "the reference library has 4 shards, but PRECALC_N_SHARDS is 7" in done.stderr
+
+
+def test_a_folder_that_is_no_instance_is_refused_with_the_way_out(world):
+    world.write_model()
+
+    done = world.precalc("run", MODEL)
+
+    assert done.returncode == 2
+    assert "is no Dagster instance; set DAGSTER_HOME" in done.stderr
