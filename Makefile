@@ -40,7 +40,7 @@ check: install  ## Lint, format check, types, layers, definitions
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/dg check defs
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/dg check defs
 
 format: install  ## Mend what ruff can
 	$(BIN)/ruff check --fix

@@ -20,7 +20,7 @@ class SampleConfig(dg.Config):
 
 
 @dg.asset(
-    deps=[library_shards],
+    deps=[dg.AssetDep(library_shards, partition_mapping=dg.AllPartitionMapping())],
     partitions_def=models,
     group_name="inference",
     kinds={"parquet"},
