@@ -5,7 +5,8 @@ export DAGSTER_HOME ?= $(CURDIR)/dagster_home
 BIN := .venv/bin
 # The installer of everything else; the same release is in the lock.
 UV_VERSION := 0.13.9
-# Threads for tests: one a core.
+PORT ?= 3000
+# Processes for tests: one a core.
 CORES ?= auto
 
 .PHONY: help install demo ui test slow check format lock bench clean
@@ -27,7 +28,8 @@ demo: install  ## Run the main job on real molecules, on this machine alone
 	@$(BIN)/python -m precalc_assets.cli.demo
 
 ui: install  ## Open Dagster's UI on the same data (http://127.0.0.1:3000)
-	$(BIN)/dagster dev --workspace workspace.yaml --host 127.0.0.1 --port 3000
+	@$(BIN)/python -c 'import socket; socket.create_server(("127.0.0.1", $(PORT)))' 2>/dev/null || { echo "port $(PORT) is taken; is the UI open already? Otherwise: make ui PORT=3001" >&2; exit 1; }
+	$(BIN)/dagster dev --workspace workspace.yaml --host 127.0.0.1 --port $(PORT)
 
 test: install  ## Run the fast tests
 	$(BIN)/pytest -n $(CORES)
@@ -52,5 +54,5 @@ lock: install  ## Resolve the dependencies anew
 bench: install  ## Run the benchmarks; each prints ours, the baseline and the ratio
 	@missed=0; for name in library serve pages overhead; do $(BIN)/python -m benchmarks.$$name || missed=1; done; exit $$missed
 
-clean:  ## Remove the environment, the demo's data and Dagster's records
-	rm -rf .venv data && git clean -fdXq dagster_home
+clean:  ## Remove the environment and Dagster's records; data/ stays
+	rm -rf .venv && git clean -fdXq dagster_home

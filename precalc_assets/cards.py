@@ -66,11 +66,3 @@ def publish_card(tables: KeyValueStore, card: ModelCard) -> None:
     """Put the card into the registry, in place of the one before."""
     tables.create_table(REGISTRY)
     tables.put_many(REGISTRY, [Item(card.model, card.model_dump_json().encode())])
-
-
-def published_cards(tables: KeyValueStore, models: list[str]) -> dict[str, ModelCard]:
-    """Return the cards of those of these models that have one."""
-    if not tables.has_table(REGISTRY):
-        return {}
-    items = tables.get_many(REGISTRY, models)
-    return {model: ModelCard.model_validate_json(item.value) for model, item in items.items()}

@@ -21,12 +21,20 @@ def open_store(url: str) -> ObjectStore:
     """
     try:
         if urlsplit(url).scheme == "file":
-            folder = Path(url.removeprefix("file://")).expanduser().resolve()
-            return from_url(folder.as_uri(), mkdir=True)
+            return from_url(absolute_url(url), mkdir=True)
         return from_url(url)
     except (BaseError, ValueError, OSError) as error:
         reason = str(error).partition("\n")[0]
-        raise UsageError(f"PRECALC_STORE_URL={url!r} cannot be opened: {reason}") from error
+        raise UsageError(
+            f"PRECALC_STORE_URL={url!r} cannot be opened: {reason}; write file:///folder, file://./folder or s3://bucket"
+        ) from error
+
+
+def absolute_url(url: str) -> str:
+    """Return the store's URL; for a file URL that starts with a dot or a tilde, that of the folder it means."""
+    if urlsplit(url).scheme != "file":
+        return url
+    return Path(url.removeprefix("file://")).expanduser().resolve().as_uri()
 
 
 def arrow_reader(content: Buffer) -> pa.BufferReader:

@@ -11,6 +11,10 @@ from precalc_assets.outcomes import reason
 __all__ = ["main"]
 
 
+_INTERRUPTED = 130
+"""The exit code of a command that was stopped by Ctrl-C."""
+
+
 def main() -> None:
     """Run the command line. Exit code 2 for what was asked wrongly, 1 for what failed, without a traceback."""
     try:
@@ -18,6 +22,10 @@ def main() -> None:
     except PrecalcError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except SystemExit as stop:
+        if stop.code == _INTERRUPTED:
+            print("interrupted; what is finished is kept, and the same command goes on", file=sys.stderr)
+        raise
     except (BaseError, OSError) as error:
         print(f"error: {reason(error)}", file=sys.stderr)
         sys.exit(1)

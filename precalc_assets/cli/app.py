@@ -97,6 +97,18 @@ def get(
 
 
 @app.command()
+def drop(
+    model: Model, yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether that is meant.")] = False
+) -> None:
+    """Drop a model's table, and so what readers see; raw predictions and Parquet stay, `serve` loads them again."""
+    from precalc_assets.cli.work import drop as work
+
+    if not yes:
+        typer.confirm(f"drop the table of {model}?", abort=True, err=True)
+    work(model)
+
+
+@app.command()
 def models() -> None:
     """List the models that can be run, and what is precalculated of them."""
     from precalc_assets.cli.overview import models as work

@@ -76,15 +76,20 @@ class Session:
 
     def materialize(self, asset: str, first: str = "", last: str = "", ops: Mapping[str, object] | None = None) -> str:
         """Materialise an asset, of partitions from first to last. Returns why the run failed; nothing if it did not."""
+        model = first.partition("|")[0] if asset not in LIBRARY_ASSETS else ""
+        tags = {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last} if first else {}
+        if model:
+            tags["model"] = model
         started = time.perf_counter()
         result = self._job.execute_in_process(
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, "ops": ops or {}},
             instance=self.instance,
             asset_selection=[dg.AssetKey(asset)],
-            tags={ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last} if first else {},
+            tags=tags,
             raise_on_error=False,
         )
-        model = first.partition("|")[0] if asset not in LIBRARY_ASSETS else ""
+        if any(event.is_step_failure and _is_interruption(event) for event in result.all_events):
+            raise KeyboardInterrupt
         self.stages.append(_stage(asset, model, result, time.perf_counter() - started))
         return "" if result.success else _failure(result)
 
@@ -191,6 +196,11 @@ def _stage(asset: str, model: str, result: dg.ExecuteInProcessResult, seconds: f
         file=sys.stderr,
     )
     return stage
+
+
+def _is_interruption(event: dg.DagsterEvent) -> bool:
+    error = event.step_failure_data.error
+    return error is not None and error.cls_name == "DagsterExecutionInterruptedError"
 
 
 def _failure(result: dg.ExecuteInProcessResult) -> str:

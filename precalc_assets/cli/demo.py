@@ -24,10 +24,10 @@ _REASON_DETAIL = " for atom # "
 NEXT = """
 What to look at next
   make ui                                      the asset graph, partitions, checks and runs of this demo
-  .venv/bin/precalc get eos0aaa 'CCO' 'CC(=O)Oc1ccccc1C(=O)O'
-                                               read predictions by SMILES or InChIKey
+  .venv/bin/precalc get eos0aaa 'CN1CCCC1c1cccnc1' RYYVLZVUVIJVGH-UHFFFAOYSA-N
+                                               read predictions by SMILES or InChIKey: nicotine, caffeine
   .venv/bin/precalc library build FILE.csv     use molecules of your own
-  .venv/bin/precalc run eos0aaa                run a model over them; only what is new is computed
+  .venv/bin/precalc run eos0aaa                serve them; the model runs only on what is new
 """
 
 

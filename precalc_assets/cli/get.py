@@ -32,6 +32,11 @@ def get(model: str, molecules: Sequence[str], source: Path | None, output: Path 
     check_model_id(model)
     if bool(molecules) == bool(source):
         raise UsageError("name molecules, or a file of them with -i; one of the two")
+    for path in (output, missing):
+        if path and (path.is_dir() or not path.absolute().parent.is_dir()):
+            raise UsageError(f"{path}: that is a folder, or in a folder that does not exist; name a file")
+    if output and output == missing:
+        raise UsageError(f"{output} is named twice; give --output and --missing a file each")
     settings = load_settings()
     reader = TableReader(open_tables(settings.tables_url), model)
     asked = _identify(molecules) if molecules else _read(source) if source else ()

@@ -6,11 +6,10 @@ import obstore
 from rich.console import Console
 from rich.table import Table
 
-from precalc_assets.cards import published_cards
 from precalc_assets.cli.report import name_shards
 from precalc_assets.errors import PrecalcError, TableError
 from precalc_assets.inference import find_model, list_models
-from precalc_assets.library import read_manifest
+from precalc_assets.library import read_manifest, require_shards
 from precalc_assets.model_ids import check_model_id
 from precalc_assets.outcomes import reason
 from precalc_assets.predictions import find_manifest
@@ -21,28 +20,24 @@ from precalc_assets.tables import TableReader, open_tables
 
 
 def models() -> None:
-    """Print a table of models: those that can be run here, with what is published of them."""
+    """Print a table of models: those that can be run here, with what of them is served."""
     settings = load_settings()
-    names = list_models(settings.model_folders)
-    cards = published_cards(open_tables(settings.tables_url), names)
-    table = Table(
-        "model", "title", "columns", "release", "shards", "molecules", "quarantined", box=None, pad_edge=False
-    )
-    for name in names:
+    tables = open_tables(settings.tables_url)
+    table = Table("model", "title", "columns", "release", "shards", "molecules", box=None, pad_edge=False)
+    for name in list_models(settings.model_folders):
         try:
             folder = find_model(name, settings.model_folders)
         except PrecalcError as error:
             table.add_row(name, f"cannot be used: {error}")
             continue
-        card = cards.get(name)
+        served = TableReader(tables, name).directories().values() if tables.has_table(name) else ()
         table.add_row(
             name,
             folder.metadata.title,
             str(len(folder.columns)),
             folder.metadata.release,
-            f"{len(card.shards)}/{card.n_shards}" if card else "–",
-            f"{card.molecules:,}" if card else "–",
-            f"{card.quarantined:,}" if card else "–",
+            f"{len(served)}/{settings.n_shards}" if served else "–",
+            f"{sum(shard.rows for shard in served):,}" if served else "–",
         )
     Console().print(table)
 
@@ -52,9 +47,10 @@ def status(model: str) -> None:
     settings = load_settings()
     check_model_id(model)
     store = open_store(settings.store_url)
-    library = read_manifest(store)
+    library = require_shards(read_manifest(store), settings.n_shards)
     shards = shard_keys(settings.n_shards)
-    raw, stale, damaged, quarantined = [], [], {}, 0
+    raw: dict[str, str] = {}
+    stale, damaged, quarantined = [], {}, 0
     for shard in shards:
         try:
             manifest = find_manifest(store, model, shard)
@@ -62,7 +58,7 @@ def status(model: str) -> None:
             damaged[shard] = reason(error)
             continue
         if manifest:
-            raw.append(shard)
+            raw[shard] = manifest.digest
             quarantined += manifest.quarantined
             if manifest.library_digest != library.shards[shard].digest:
                 stale.append(shard)
@@ -70,9 +66,11 @@ def status(model: str) -> None:
     parquet = [shard for shard in shards if predictions(model, shard) in listed]
     tables = open_tables(settings.tables_url)
     try:
-        served = list(TableReader(tables, model).directories()) if tables.has_table(model) else []
+        directories = TableReader(tables, model).directories() if tables.has_table(model) else {}
     except TableError:
-        served = []
+        directories = {}
+    served = [shard for shard in shards if shard in directories]
+    outdated = [shard for shard in served if raw.get(shard, "") not in ("", directories[shard].built_from)]
     if not raw and not served and model not in list_models(settings.model_folders):
         find_model(model, settings.model_folders)
     table = Table("stage", "shards", "missing", box=None, pad_edge=False)
@@ -83,6 +81,8 @@ def status(model: str) -> None:
     console.print(f"{quarantined:,} molecules quarantined")
     if stale:
         console.print(f"of an earlier library: {name_shards(stale)}; run `precalc predict {model}`")
+    if outdated:
+        console.print(f"served from earlier raw predictions: {name_shards(outdated)}; run `precalc serve {model}`")
     for shard, why in damaged.items():
         console.print(f"shard {shard}: {why}")
 

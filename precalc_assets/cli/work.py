@@ -24,7 +24,7 @@ from precalc_assets.predictions import load_library_shards, load_shards, validat
 from precalc_assets.settings import load_settings
 from precalc_assets.sharding import parse_shards
 from precalc_assets.storage import open_store
-from precalc_assets.tables import open_tables
+from precalc_assets.tables import missing_table, open_tables
 
 
 def build(path: Path | None) -> None:
@@ -54,7 +54,8 @@ def build(path: Path | None) -> None:
 def report_library(manifest: LibraryManifest) -> None:
     """Print what became of the rows of the library's file."""
     print(
-        f"library: {manifest.rows:,} rows, {manifest.rejected:,} rejected, {manifest.duplicates:,} duplicates, "
+        f"library: {manifest.source}, {manifest.rows:,} rows, {manifest.rejected:,} rejected, "
+        f"{manifest.duplicates:,} duplicates, "
         f"{manifest.molecules:,} molecules in {manifest.n_shards} shards, {manifest.seconds:.1f} s",
         file=sys.stderr,
     )
@@ -82,6 +83,7 @@ def predict(model: str, shards: str | None) -> None:
         for _ in tally.watch(outcomes):
             pass
     tally.finish(f"predict {model}", "the other shards are kept; the same command tries these again")
+    print(f"next: precalc serve {model}", file=sys.stderr)
 
 
 def predict_sample(model: str, size: int) -> None:
@@ -121,6 +123,16 @@ def serve(model: str, shards: str | None) -> None:
             on_progress(1, 0)
     loaded.failures |= validated.failures
     loaded.finish(f"serve {model}", "the other shards are served")
+
+
+def drop(model: str) -> None:
+    """Drop a model's table. Raises TableError if it has none."""
+    check_model_id(model)
+    tables = open_tables(load_settings().tables_url)
+    if not tables.has_table(model):
+        raise missing_table(model)
+    tables.drop_table(model)
+    print(f"the table of {model} is dropped", file=sys.stderr)
 
 
 def _library() -> LibraryManifest:

@@ -2,14 +2,18 @@
 
 from functools import cached_property
 from logging import Logger
+from urllib.parse import urlsplit
 
 from obstore.store import ObjectStore
 
 from precalc_assets.library import LibraryManifest, read_manifest, require_shards
 from precalc_assets.progress import OnProgress, ProgressLines
 from precalc_assets.settings import Settings, load_settings
-from precalc_assets.storage import open_store
+from precalc_assets.storage import absolute_url, open_store
 from precalc_assets.tables import KeyValueStore, open_tables
+
+TABLES_KIND = urlsplit(load_settings().tables_url).scheme
+"""What the UI calls the store of the tables: sqlite."""
 
 
 class Platform:
@@ -43,4 +47,4 @@ class Platform:
 
     def uri(self, path: str) -> str:
         """Return the full name of an object of the store."""
-        return f"{self.settings.store_url.rstrip('/')}/{path}"
+        return f"{absolute_url(self.settings.store_url).rstrip('/')}/{path}"

@@ -60,10 +60,10 @@ def find_model(model: str, folders: Sequence[Path]) -> ModelFolder:
     Raises UsageError for what is no model id or names no folder, ModelError for a folder that cannot be used.
     """
     check_model_id(model)
+    known = ", ".join(list_models(folders)) or "none"
     for folder in folders:
         if (folder / model).is_dir():
             return _read_model(folder / model)
-    known = ", ".join(list_models(folders)) or "none"
     raise UsageError(
         f"there is no model {model!r} (known: {known}); put its folder into one of those that PRECALC_MODELS_DIR names"
     )
@@ -80,10 +80,13 @@ def list_models(folders: Sequence[Path]) -> list[str]:
 
 
 def _read_model(path: Path) -> ModelFolder:
+    metadata = _read_metadata(path)
+    if metadata.identifier != path.name.partition("-v")[0]:
+        raise ModelError(f"the folder {path} holds the model {metadata.identifier!r}; name both alike")
     return ModelFolder(
         model=path.name,
         path=path,
-        metadata=_read_metadata(path),
+        metadata=metadata,
         columns=read_columns(path / "model" / "framework" / "columns" / "run_columns.csv"),
     )
 

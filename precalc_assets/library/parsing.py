@@ -36,7 +36,7 @@ def inchikey(smiles: str) -> str:
     """Return the InChIKey of one molecule. Raises UsageError with the reason if the text is no molecule."""
     [(key, reason)] = molecules.identify([smiles.strip()])
     if reason:
-        raise UsageError(f"{smiles[:100]!r} is not a molecule: {reason}; give a SMILES")
+        raise UsageError(f"{smiles[:100]!r} is not a molecule: {reason}; give a SMILES or an InChIKey")
     return key
 
 

@@ -7,6 +7,7 @@ from obstore.store import ObjectStore
 from rdkit import RDConfig
 
 from precalc_assets.errors import LibraryError
+from precalc_assets.library.manifest import find_library
 from precalc_assets.library.reading import SUFFIXES, suffix_of
 
 _NAMES = tuple(f"reference_library{suffix}" for suffix in SUFFIXES)
@@ -35,9 +36,15 @@ def put_source(store: ObjectStore, path: Path) -> str:
 
 
 def ensure_source(store: ObjectStore) -> None:
-    """Put the demo library into a store that has no library file, so that a fresh machine has something to build."""
-    if not _present(store):
-        put_source(store, demo_library())
+    """Put the demo library into an empty store, so that a fresh machine has something to build.
+
+    Raises LibraryError if there is a library already, but not the file that it was built from.
+    """
+    if _present(store):
+        return
+    if find_library(store):
+        raise LibraryError(f"the file of the library in {store} is gone; name it: `precalc library build PATH`")
+    put_source(store, demo_library())
 
 
 def fetch_source(store: ObjectStore, folder: Path) -> Path:

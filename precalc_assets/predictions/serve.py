@@ -43,9 +43,22 @@ SMILES = Column("smiles", "string", "", "The molecule as the reference library's
 def load_library_shards(
     store: ObjectStore, tables: KeyValueStore, library: LibraryManifest, shards: Iterable[str]
 ) -> Iterator[ShardOutcome]:
-    """Load each shard of the library into the library's own table: SMILES by InChIKey."""
+    """Load each shard of the library into the library's own table: SMILES by InChIKey.
+
+    A table of a library with another number of shards is dropped first: it holds nothing that the shards do not.
+    """
+    if tables.has_table(LIBRARY) and _shards_of(tables, LIBRARY) not in (None, library.n_shards):
+        tables.drop_table(LIBRARY)
     tables.create_table(LIBRARY)
     yield from each_shard(shards, lambda shard: _load_library_shard(store, tables, library, shard))
+
+
+def _shards_of(tables: KeyValueStore, table: str) -> int | None:
+    """Return the number of shards that a table was made with; None if nothing was ever loaded into it."""
+    try:
+        return TableReader(tables, table).n_shards
+    except TableError:
+        return None
 
 
 def _load_library_shard(

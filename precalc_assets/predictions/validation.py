@@ -7,6 +7,7 @@ import pandera.polars as pa
 import polars as pl
 import polars.selectors as cs
 
+from precalc_assets import storage
 from precalc_assets.columns import Column
 from precalc_assets.outcomes import Check
 from precalc_assets.predictions.cells import DTYPES
@@ -60,7 +61,10 @@ def check_failure_rate(manifest: RawManifest, limit: float) -> Check:
     """Check that a shard's share of quarantined molecules is at most the limit."""
     rate = manifest.quarantined / manifest.rows if manifest.rows else 0.0
     found = f"{manifest.quarantined} of {manifest.rows} molecules quarantined"
-    return Check("failure_rate", rate <= limit, f"{found} ({rate:.1%}; limit {limit:.0%}, PRECALC_MAX_FAILURE_RATE)")
+    found += f" ({rate:.1%}; limit {limit:.0%}, PRECALC_MAX_FAILURE_RATE)"
+    if manifest.quarantined:
+        found += f"; the reasons are in {storage.quarantine(manifest.model, manifest.shard)}"
+    return Check("failure_rate", rate <= limit, found)
 
 
 @lru_cache(maxsize=2)

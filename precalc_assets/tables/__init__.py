@@ -9,7 +9,7 @@ from precalc_assets.tables.directory import Directory
 from precalc_assets.tables.pages import Value
 from precalc_assets.tables.reader import TableReader
 from precalc_assets.tables.sqlite import SQLiteStore
-from precalc_assets.tables.store import LIBRARY, REGISTRY, Consumed, Item, KeyValueStore
+from precalc_assets.tables.store import LIBRARY, REGISTRY, Consumed, Item, KeyValueStore, missing_table
 
 __all__ = [
     "LIBRARY",
@@ -20,6 +20,7 @@ __all__ = [
     "KeyValueStore",
     "TableReader",
     "Value",
+    "missing_table",
     "open_tables",
 ]
 

@@ -215,7 +215,7 @@ class _Load:
         if stored != self._table.n_shards:
             raise TableError(
                 f"{self._table.model}: its table was made with {stored} shards, not {self._table.n_shards};"
-                f" drop the table or set PRECALC_N_SHARDS={stored}"
+                f" run `precalc drop {self._table.model}` first, or set PRECALC_N_SHARDS={stored}"
             )
 
     def _read(self) -> tuple[ShardRecord, str | None]:

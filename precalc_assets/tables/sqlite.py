@@ -128,8 +128,10 @@ class SQLiteStore:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
         except (sqlite3.Error, OSError) as error:
+            foreign = isinstance(error, sqlite3.DatabaseError) and "not a database" in str(error)
+            way_out = "move it away" if foreign else "see that its folder can be written and the disk has room"
             raise TableError(
-                f"{self._path} cannot be used as prediction tables: {error}; move it away or set PRECALC_TABLES_URL"
+                f"{self._path} cannot be used as prediction tables: {error}; {way_out}, or set PRECALC_TABLES_URL"
             ) from error
 
     @contextmanager

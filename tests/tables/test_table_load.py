@@ -355,7 +355,9 @@ def test_rows_that_change_between_the_passes_are_never_shown(store):
 def test_another_number_of_shards_is_refused_with_the_way_out(store):
     load(store, KEYS)
     before = dict(store.tables[MODEL])
-    with pytest.raises(TableError, match="made with 4 shards, not 1; drop the table or set PRECALC_N_SHARDS=4"):
+    with pytest.raises(
+        TableError, match=r"made with 4 shards, not 1; run `precalc drop .*` first, or set PRECALC_N_SHARDS=4"
+    ):
         load(store, KEYS, "v2", n_shards=1, shard="00")
     assert store.tables[MODEL] == before
 

@@ -12,7 +12,7 @@ from precalc_assets.defs.recording import Event, Recorder, check_specs, clear_fa
 from precalc_assets.defs.resources import Platform
 from precalc_assets.library import build_library, ensure_source, fetch_source
 from precalc_assets.predictions import LIBRARY_SHARD_CHECKS, load_library_shards
-from precalc_assets.storage import LIBRARY_MANIFEST
+from precalc_assets.storage import LIBRARY_MANIFEST, REJECTED
 
 
 @dg.asset(
@@ -41,6 +41,7 @@ def reference_library(context: dg.AssetExecutionContext, platform: dg.ResourcePa
                 "dagster/row_count": manifest.molecules,
                 "dagster/uri": platform.uri(LIBRARY_MANIFEST),
                 "source": manifest.source,
+                "rejected_rows": platform.uri(REJECTED),
                 "rows": manifest.rows,
                 "rejected": manifest.rejected,
                 "duplicates": manifest.duplicates,

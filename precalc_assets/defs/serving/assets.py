@@ -8,7 +8,7 @@ from precalc_assets.cards import make_card, publish_card
 from precalc_assets.defs.inference.assets import raw_predictions
 from precalc_assets.defs.partitions import model_shards, models, shards_by_model
 from precalc_assets.defs.recording import Event, Recorder, check_specs, clear_failures
-from precalc_assets.defs.resources import Platform
+from precalc_assets.defs.resources import TABLES_KIND, Platform
 from precalc_assets.defs.serving.automation import follow_upstream, follow_upstream_in_part
 from precalc_assets.inference import find_model
 from precalc_assets.predictions import PREDICTION_CHECKS, TABLE_CHECKS, load_shards, validate_shards
@@ -19,7 +19,8 @@ from precalc_assets.predictions import PREDICTION_CHECKS, TABLE_CHECKS, load_sha
     partitions_def=model_shards,
     group_name="serving",
     kinds={"parquet", "pandera"},
-    description="Raw predictions parsed, typed as run_columns.csv declares, validated against the library's shard.",
+    description="Raw predictions parsed, typed as run_columns.csv declares, validated against the library's shard: one "
+    "Parquet file per model and shard. The columns shown are those of the partition that landed last.",
     backfill_policy=dg.BackfillPolicy.single_run(),
     automation_condition=follow_upstream(),
     check_specs=check_specs("predictions", PREDICTION_CHECKS, model_shards),
@@ -42,7 +43,7 @@ def predictions(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Pl
     deps=[predictions],
     partitions_def=model_shards,
     group_name="serving",
-    kinds={"dynamodb"},
+    kinds={TABLES_KIND},
     description="The shard's pages in the model's table, from which readers get predictions by InChIKey.",
     backfill_policy=dg.BackfillPolicy.single_run(),
     automation_condition=follow_upstream(),
@@ -61,7 +62,7 @@ def prediction_table(context: dg.AssetExecutionContext, platform: dg.ResourcePar
     deps=[prediction_table],
     partitions_def=models,
     group_name="serving",
-    kinds={"dynamodb"},
+    kinds={TABLES_KIND},
     description="What readers see of a model: columns, coverage, releases, failures. Publishes it in the registry.",
     automation_condition=follow_upstream_in_part(),
     check_specs=[dg.AssetCheckSpec("coverage", asset="model_card", description="every shard is in the table")],

@@ -9,7 +9,7 @@ automation = dg.AutomationConditionSensorDefinition(
     "automation",
     target=dg.AssetSelection.all(),
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="When raw predictions arrive, from wherever, the rest follows by itself.",
+    description="When raw predictions are materialised, the rest follows by itself.",
 )
 
 
