@@ -37,6 +37,8 @@ ARROW_TYPES = {"float": pa.float64(), "integer": pa.int64(), "string": pa.string
 
 def main() -> None:
     source = Path(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT
+    if not source.exists():
+        raise SystemExit(f"{source}: there is no such file; name a CSV of molecules")
     smiles = source.read_text().splitlines()[1:]
     missed = []
     with tempfile.TemporaryDirectory() as folder:

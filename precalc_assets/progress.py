@@ -23,7 +23,8 @@ class ProgressLines:
         self._unit = unit
         self._done = 0
         self._quarantined = 0
-        self._started = self._said = time.monotonic()
+        self._said = time.monotonic()
+        self._done_when_said = 0
 
     def __call__(self, molecules: int, quarantined: int) -> None:
         """Take note of molecules; see `OnProgress`."""
@@ -31,8 +32,9 @@ class ProgressLines:
         self._quarantined += quarantined
         now = time.monotonic()
         if molecules and now - self._said >= _SECONDS_BETWEEN_LINES:
-            self._said = now
-            rate = self._done / (now - self._started)
+            # Of the time since the last line: what an earlier run has left is counted at once, at no rate at all.
+            rate = (self._done - self._done_when_said) / (now - self._said)
+            self._said, self._done_when_said = now, self._done
             left = (self._total - self._done) / rate
             bad = f", {self._quarantined:,} quarantined" if self._quarantined else ""
             self._say(f"{self._done:,} of {self._total:,} {self._unit}, {rate:,.0f}/s, about {left:,.0f} s left{bad}")

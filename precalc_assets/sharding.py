@@ -8,7 +8,7 @@ from precalc_assets.errors import UsageError
 
 HASH_SPACE = 1 << 64
 
-INCHIKEY = re.compile(r"[A-Z]{14}-[A-Z]{10}-[A-Z]\Z")
+INCHIKEY = re.compile(r"^[A-Z]{14}-[A-Z]{10}-[A-Z]\Z")
 """27 characters: 14 of the skeleton, 8 of the other layers with two flags, 1 of the protonation."""
 
 
@@ -67,8 +67,8 @@ def parse_shards(text: str | None, n_shards: int) -> list[str]:
         if last < first:
             raise UsageError(f"shards {text!r}: the range {part.strip()!r} runs backwards")
         if last >= n_shards:
-            last_key = shard_key(n_shards - 1, n_shards)
-            raise UsageError(f"shards {text!r}: there is no shard {last}, they run from 00 to {last_key}")
+            ends = f"{shard_key(0, n_shards)} to {shard_key(n_shards - 1, n_shards)}"
+            raise UsageError(f"shards {text!r}: there is no shard {last}, they run from {ends}")
         chosen.update(range(first, last + 1))
     return [shard_key(i, n_shards) for i in sorted(chosen)]
 

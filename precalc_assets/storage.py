@@ -1,4 +1,4 @@
-"""The object store: opening it, handing its bytes to Arrow, and the names of the objects in it.
+"""The object store: opening it, listing it, handing its bytes to Arrow, and the names of the objects in it.
 
 Reading and writing is obstore's own business.
 """
@@ -6,12 +6,14 @@ Reading and writing is obstore's own business.
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import obstore
 import pyarrow as pa
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore, from_url
 from typing_extensions import Buffer
 
 from precalc_assets.errors import UsageError
+from precalc_assets.outcomes import reason
 
 
 def open_store(url: str) -> ObjectStore:
@@ -24,9 +26,8 @@ def open_store(url: str) -> ObjectStore:
             return from_url(absolute_url(url), mkdir=True)
         return from_url(url)
     except (BaseError, ValueError, OSError) as error:
-        reason = str(error).partition("\n")[0]
         raise UsageError(
-            f"PRECALC_STORE_URL={url!r} cannot be opened: {reason}; write file:///folder, file://./folder or s3://bucket"
+            f"PRECALC_STORE_URL={url!r} cannot be opened: {reason(error)}; write file:///folder, file://./folder or s3://bucket"
         ) from error
 
 
@@ -35,6 +36,11 @@ def absolute_url(url: str) -> str:
     if urlsplit(url).scheme != "file":
         return url
     return Path(url.removeprefix("file://")).expanduser().resolve().as_uri()
+
+
+def list_sizes(store: ObjectStore, prefix: str) -> dict[str, int]:
+    """Return the sizes in bytes of the objects below a folder, by name."""
+    return {entry["path"]: entry["size"] for chunk in obstore.list(store, prefix) for entry in chunk}
 
 
 def arrow_reader(content: Buffer) -> pa.BufferReader:

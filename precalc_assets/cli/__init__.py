@@ -1,5 +1,6 @@
 """`precalc …`: the same functions that Dagster calls, from a terminal, a script or a GitHub runner."""
 
+import signal
 import sys
 
 from obstore.exceptions import BaseError
@@ -17,6 +18,8 @@ _INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line. Exit code 2 for what was asked wrongly, 1 for what failed, without a traceback."""
+    # As an exception, so that what was started is ended: a model's processes outlive this one otherwise.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         app()
     except PrecalcError as error:

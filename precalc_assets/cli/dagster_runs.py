@@ -41,7 +41,7 @@ class Stage(NamedTuple):
 
     asset: str
     model: str
-    partitions: int
+    partitions: frozenset[str]
     rows: int
     bytes: int
     write_units: float
@@ -99,11 +99,6 @@ class Session:
         with progress(title, molecules) as self.platform.on_progress:
             yield
 
-    def landed(self, asset: str, model: str, shards: list[str]) -> list[str]:
-        """Return those of the shards that are materialised."""
-        there = self.instance.get_materialized_partitions(dg.AssetKey(asset))
-        return [shard for shard in shards if partition_key(model, shard) in there]
-
     def ensure_library(self) -> None:
         """Materialise the library's assets where there is no library, or the instance's record is of another one.
 
@@ -147,7 +142,8 @@ def run_model(model: str, shards: str | None) -> list[Stage]:
             for shard_range in contiguous_ranges(chosen):
                 first, last = (partition_key(model, shard) for shard in (shard_range[0], shard_range[-1]))
                 failures.append(session.materialize(stage, first, last))
-        chosen = session.landed(stage, model, chosen)
+        landed = {key for run in session.stages if run.asset == stage for key in run.partitions}
+        chosen = [shard for shard in chosen if partition_key(model, shard) in landed]
     if chosen:
         failures.append(session.materialize("model_card", model, model))
     _raise_failures(failures)
@@ -172,11 +168,10 @@ def _molecules(session: Session, shards: list[str]) -> int:
 
 
 def _stage(asset: str, model: str, result: dg.ExecuteInProcessResult, seconds: float) -> Stage:
-    metadata = [
-        event.step_materialization_data.materialization.metadata
-        for event in result.all_events
-        if event.is_step_materialization
+    materialized = [
+        event.step_materialization_data.materialization for event in result.all_events if event.is_step_materialization
     ]
+    metadata = [entry.metadata for entry in materialized]
 
     def total(name: str) -> float:
         values = (entry[name].value for entry in metadata if name in entry)
@@ -185,14 +180,14 @@ def _stage(asset: str, model: str, result: dg.ExecuteInProcessResult, seconds: f
     stage = Stage(
         asset,
         model,
-        len(metadata),
+        frozenset(entry.partition for entry in materialized if entry.partition),
         int(total("dagster/row_count")),
         int(total("bytes")),
         total("write_units"),
         seconds,
     )
     print(
-        f"{asset} {model}".strip() + f": {stage.partitions} materialized, {stage.rows:,} rows, {seconds:.1f} s",
+        f"{asset} {model}".strip() + f": {len(materialized)} materialized, {stage.rows:,} rows, {seconds:.1f} s",
         file=sys.stderr,
     )
     return stage

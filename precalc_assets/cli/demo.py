@@ -27,13 +27,13 @@ What to look at next
   .venv/bin/precalc get eos0aaa 'CN1CCCC1c1cccnc1' RYYVLZVUVIJVGH-UHFFFAOYSA-N
                                                read predictions by SMILES or InChIKey: nicotine, caffeine
   .venv/bin/precalc library build FILE.csv     use molecules of your own
-  .venv/bin/precalc run eos0aaa                serve them; the model runs only on what is new
+  .venv/bin/precalc run eos0aaa                run a model over them; shards without changes are kept
 """
 
 
 def main() -> None:
     """Run the demonstration."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     started = time.perf_counter()
     stages = [stage for model in MODELS for stage in run_model(model, None)]
     seconds = time.perf_counter() - started
@@ -74,7 +74,13 @@ def _stage_table(stages: list[Stage]) -> Table:
         units = f"{stage.write_units:,.0f}" if stage.asset in ("prediction_table", "library_shards") else ""
         size = f"{stage.bytes:,}" if stage.bytes else ""
         table.add_row(
-            stage.asset, stage.model, f"{stage.partitions:,}", f"{stage.rows:,}", f"{stage.seconds:.1f}", size, units
+            stage.asset,
+            stage.model,
+            str(len(stage.partitions) or 1),
+            f"{stage.rows:,}",
+            f"{stage.seconds:.1f}",
+            size,
+            units,
         )
     return table
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-import obstore
 from rich.console import Console
 from rich.table import Table
 
@@ -15,8 +14,8 @@ from precalc_assets.outcomes import reason
 from precalc_assets.predictions import find_manifest
 from precalc_assets.settings import load_settings
 from precalc_assets.sharding import shard_keys
-from precalc_assets.storage import open_store, predictions
-from precalc_assets.tables import TableReader, open_tables
+from precalc_assets.storage import list_sizes, open_store, predictions
+from precalc_assets.tables import Directory, KeyValueStore, TableReader, open_tables
 
 
 def models() -> None:
@@ -30,7 +29,7 @@ def models() -> None:
         except PrecalcError as error:
             table.add_row(name, f"cannot be used: {error}")
             continue
-        served = TableReader(tables, name).directories().values() if tables.has_table(name) else ()
+        served = _directories(tables, name).values()
         table.add_row(
             name,
             folder.metadata.title,
@@ -39,7 +38,7 @@ def models() -> None:
             f"{len(served)}/{settings.n_shards}" if served else "–",
             f"{sum(shard.rows for shard in served):,}" if served else "–",
         )
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
 
 
 def status(model: str) -> None:
@@ -62,13 +61,10 @@ def status(model: str) -> None:
             quarantined += manifest.quarantined
             if manifest.library_digest != library.shards[shard].digest:
                 stale.append(shard)
-    listed = {entry["path"] for chunk in obstore.list(store, f"predictions/model={model}") for entry in chunk}
+    listed = list_sizes(store, f"predictions/model={model}")
     parquet = [shard for shard in shards if predictions(model, shard) in listed]
     tables = open_tables(settings.tables_url)
-    try:
-        directories = TableReader(tables, model).directories() if tables.has_table(model) else {}
-    except TableError:
-        directories = {}
+    directories = _directories(tables, model)
     served = [shard for shard in shards if shard in directories]
     outdated = [shard for shard in served if raw.get(shard, "") not in ("", directories[shard].built_from)]
     if not raw and not served and model not in list_models(settings.model_folders):
@@ -76,7 +72,7 @@ def status(model: str) -> None:
     table = Table("stage", "shards", "missing", box=None, pad_edge=False)
     for stage, there in (("raw predictions", raw), ("predictions", parquet), ("prediction table", served)):
         table.add_row(stage, f"{len(there)}/{len(shards)}", name_shards(_without(shards, there)) or "–")
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(table)
     console.print(f"{quarantined:,} molecules quarantined")
     if stale:
@@ -85,6 +81,14 @@ def status(model: str) -> None:
         console.print(f"served from earlier raw predictions: {name_shards(outdated)}; run `precalc serve {model}`")
     for shard, why in damaged.items():
         console.print(f"shard {shard}: {why}")
+
+
+def _directories(tables: KeyValueStore, model: str) -> dict[str, Directory]:
+    """Return what a model's table holds; nothing where there is none, or one that was never loaded into."""
+    try:
+        return TableReader(tables, model).directories() if tables.has_table(model) else {}
+    except TableError:
+        return {}
 
 
 def _without(shards: Iterable[str], there: Iterable[str]) -> list[str]:

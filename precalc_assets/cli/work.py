@@ -113,6 +113,7 @@ def serve(model: str, shards: str | None) -> None:
     if next(iter(obstore.list(store, f"raw/model={model}")), None) is None:
         find_model(model, settings.model_folders)
     validated, loaded = Tally(), Tally()
+    loaded.failures = validated.failures
     with progress(f"validate {model}", len(chosen), "shards") as on_progress:
         for _ in validated.watch(
             validate_shards(store, _library(), model, chosen, max_failure_rate=settings.max_failure_rate)
@@ -121,7 +122,6 @@ def serve(model: str, shards: str | None) -> None:
     with progress(f"load {model}", len(validated.landed), "shards") as on_progress:
         for _ in loaded.watch(load_shards(store, tables, model, validated.landed)):
             on_progress(1, 0)
-    loaded.failures |= validated.failures
     loaded.finish(f"serve {model}", "the other shards are served")
 
 

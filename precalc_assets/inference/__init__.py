@@ -1,16 +1,14 @@
 """Running models robustly: model folders, runners, batches that survive, parts that resume, and the canary."""
 
 from precalc_assets.inference.framework import FrameworkRunner
-from precalc_assets.inference.model_folder import ModelFolder, ModelMetadata, find_model, list_models
+from precalc_assets.inference.model_folder import ModelMetadata, find_model, list_models
 from precalc_assets.inference.predict import predict_shards
 from precalc_assets.inference.runner import BatchError, ModelRunner
-from precalc_assets.inference.sample import SAMPLE, predict_sample
+from precalc_assets.inference.sample import predict_sample
 
 __all__ = [
-    "SAMPLE",
     "BatchError",
     "FrameworkRunner",
-    "ModelFolder",
     "ModelMetadata",
     "ModelRunner",
     "find_model",

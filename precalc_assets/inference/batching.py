@@ -65,9 +65,11 @@ class PatientCaller:
         return _split(together, [len(batch) for batch in batches])
 
     def _call(self, smiles: Sequence[str]) -> Answer:
-        """Call the model once. A row whose cells are not of their columns' types is that molecule's failure."""
+        """Call the model once. A row without any value, or with a cell that is not of its type, is a failure."""
         text = self._runner.predict(smiles)
-        _, problems = parse_cells(text, self._runner.columns)
+        typed, problems = parse_cells(text, self._runner.columns)
+        silent = typed.select(pl.all_horizontal(pl.all().is_null())).to_series()
+        problems |= {row: problems.get(row, "the model printed no value") for row in silent.arg_true().to_list()}
         if len(problems) < text.height:
             self._answered = True
             self._streak = 0

@@ -20,7 +20,7 @@ from precalc_assets.inference.model_folder import ModelFolder
 
 logger = logging.getLogger(__name__)
 
-_PRIVATE_PREFIXES = ("PRECALC_", "DAGSTER_", "AWS_", "GITHUB_", "ACTIONS_", "PYTHON", "VIRTUAL_ENV")
+_PRIVATE_PREFIXES = ("PRECALC_", "DAGSTER_", "AWS_", "GITHUB_", "GH_", "ACTIONS_", "PYTHON", "VIRTUAL_ENV")
 """Variables that are ours, or a secret of ours: a model is somebody else's program and gets none of them."""
 
 
@@ -104,7 +104,9 @@ def _install_command(model: str, command: str | tuple[str, ...], environment: Pa
 
 
 def _run(model: str, command: list[str], variables: Mapping[str, str]) -> None:
-    done = subprocess.run(command, env=dict(variables), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=dict(variables), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         raise ModelError(

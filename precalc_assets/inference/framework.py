@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -26,6 +27,9 @@ _INPUT_COLUMNS = frozenset({"input", "smiles"})
 _SHORTEST_TIMEOUT = 1 / 30
 """A few molecules get this share of a batch's time: starting up takes time too. Several batches get that of one: they
 are sent together only to a model that needs seconds for them."""
+
+_LOG_TAIL = 64 * 1024
+"""Bytes of a log that are looked at for its last line, however much the model printed."""
 
 
 class FrameworkRunner:
@@ -67,7 +71,7 @@ class FrameworkRunner:
 
     def predict(self, smiles: Sequence[str]) -> pl.DataFrame:
         """See `ModelRunner.predict`."""
-        with TemporaryDirectory(prefix=f"{self._folder.model}-") as scratch:
+        with TemporaryDirectory(prefix=f"{self._folder.model}-", ignore_cleanup_errors=True) as scratch:
             given, printed = Path(scratch) / "input.csv", Path(scratch) / "output.csv"
             with given.open("w", encoding="utf-8", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerows([("smiles",), *((text,) for text in smiles)])
@@ -101,7 +105,7 @@ class FrameworkRunner:
             finally:
                 _end_session(process)
         if code:
-            raise BatchError(f"run.sh exited {code}: {_last_line(log)}")
+            raise BatchError(f"run.sh exited {code}: {_last_line(log, scratch)}")
 
     def _select_outputs(self, text: pl.DataFrame, smiles: Sequence[str]) -> pl.DataFrame:
         """Return the output columns, in order, after seeing that they are those declared, and the rows those asked."""
@@ -121,15 +125,24 @@ class FrameworkRunner:
 
 
 def _end_session(process: subprocess.Popen[bytes]) -> None:
-    """Kill what the script left running: all of it is in the session that it was started in."""
-    try:
+    """Kill what the script left running: all of it is in the session that it was started in.
+
+    Not all of it is in the script's process group, `timeout` for one makes its own; where there is /proc, the session
+    is looked through.
+    """
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    finally:
-        process.wait()
+    process.wait()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(ProcessLookupError, PermissionError):
+            if os.getsid(int(entry.name)) == process.pid:
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
-def _last_line(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it printed nothing"
+def _last_line(log: Path, scratch: Path) -> str:
+    """Return the last line of a log, without what differs between runs or what a terminal would obey."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _LOG_TAIL))
+        text = file.read().decode("utf-8", "replace").replace(str(scratch), "…")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return "".join(c if c.isprintable() else " " for c in lines[-1][:300]) if lines else "it printed nothing"

@@ -5,7 +5,6 @@ import gzip
 import hashlib
 import io
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -101,7 +100,7 @@ def plan_parts(
 
 def find_parts(store: ObjectStore, work: ShardWork, *, with_failures: bool) -> None:
     """Note which whole parts an earlier run has left; those in which molecules failed only `with_failures`."""
-    names = _names(store, storage.raw_prefix(work.model, work.shard))
+    names = storage.list_sizes(store, storage.raw_prefix(work.model, work.shard))
     for part in work.parts:
         if part.name in names:
             content = bytes(obstore.get(store, part.name).bytes())
@@ -115,8 +114,7 @@ def find_parts(store: ObjectStore, work: ShardWork, *, with_failures: bool) -> N
 
 def has_parts(store: ObjectStore, manifest: RawManifest) -> bool:
     """Return whether the parts that a manifest names are there, in the size that it names."""
-    prefix = storage.raw_prefix(manifest.model, manifest.shard)
-    sizes = {entry["path"]: entry["size"] for chunk in obstore.list(store, prefix) for entry in chunk}
+    sizes = storage.list_sizes(store, storage.raw_prefix(manifest.model, manifest.shard))
     return all(sizes.get(part.name) == part.bytes for part in manifest.parts)
 
 
@@ -153,7 +151,8 @@ def finish(store: ObjectStore, work: ShardWork) -> RawManifest:
     )
     name = manifest_name(work.model, work.shard)
     obstore.put(store, name, manifest.model_dump_json().encode())
-    stale = _names(store, storage.raw_prefix(work.model, work.shard)) - {name, *(part.name for part in parts)}
+    listed_now = storage.list_sizes(store, storage.raw_prefix(work.model, work.shard))
+    stale = listed_now.keys() - {name, *(part.name for part in parts)}
     obstore.delete(store, sorted(stale))
     return manifest
 
@@ -191,11 +190,3 @@ def _note(work: ShardWork, part: Part, content: bytes, quarantine: pl.Series) ->
         bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
     )
-
-
-def _names(store: ObjectStore, prefix: str) -> set[str]:
-    def listed() -> Iterator[str]:
-        for chunk in obstore.list(store, prefix):
-            yield from (entry["path"] for entry in chunk)
-
-    return set(listed())

@@ -197,7 +197,7 @@ def _delete_other_shards(store: ObjectStore, shards: Iterable[str]) -> None:
     """Delete the shards of a library with more of them: the folder is also read as one table."""
     ours = {storage.library_shard(shard) for shard in shards}
     prefix = storage.library_shard("").removesuffix(".parquet")
-    listed = [entry["path"] for chunk in obstore.list(store, prefix.rpartition("/")[0]) for entry in chunk]
+    listed = storage.list_sizes(store, prefix.rpartition("/")[0])
     others = [name for name in listed if name.startswith(prefix) and name not in ours]
     if others:
         obstore.delete(store, others)

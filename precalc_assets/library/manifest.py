@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from precalc_assets import storage
 from precalc_assets.errors import LibraryError
+from precalc_assets.outcomes import reason
 from precalc_assets.storage import arrow_reader
 
 SHARD_SCHEMA = pa.schema([("inchikey", pa.string()), ("smiles", pa.string())])
@@ -68,8 +69,8 @@ def find_library(store: ObjectStore) -> LibraryManifest | None:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        reason = f"{place}: {first['msg']}" if place else first["msg"]
-        raise LibraryError(f"{storage.LIBRARY_MANIFEST} in {store} is damaged ({reason}); {_REBUILD}") from None
+        fault = f"{place}: {first['msg']}" if place else first["msg"]
+        raise LibraryError(f"{storage.LIBRARY_MANIFEST} in {store} is damaged ({fault}); {_REBUILD}") from None
 
 
 def read_manifest(store: ObjectStore) -> LibraryManifest:
@@ -102,7 +103,7 @@ def read_shard(store: ObjectStore, library: LibraryManifest, shard: str) -> pa.T
     except FileNotFoundError:
         raise LibraryError(f"{name} is missing from {store}; {_REBUILD}") from None
     except (pa.ArrowException, OSError) as error:
-        raise LibraryError(f"{name} in {store} is damaged ({_first_line(error)}); {_REBUILD}") from error
+        raise LibraryError(f"{name} in {store} is damaged ({reason(error)}); {_REBUILD}") from error
     if _digest_in(table.schema.metadata) != library.shards[shard].digest:
         raise LibraryError(
             f"{name} in {store} is not the one in the manifest: a build is under way or was interrupted; "
@@ -134,7 +135,3 @@ def with_digest(table: pa.Table, digest: str) -> pa.Table:
 def _digest_in(metadata: dict[bytes, bytes] | None) -> str | None:
     digest = (metadata or {}).get(_DIGEST)
     return digest.decode() if digest is not None else None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

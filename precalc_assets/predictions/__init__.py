@@ -6,7 +6,6 @@ from precalc_assets.predictions.manifest import (
     RawManifest,
     find_manifest,
     manifest_name,
-    read_part,
     require_manifest,
 )
 from precalc_assets.predictions.parquet import PredictionsWriter, Provenance, open_predictions
@@ -36,7 +35,6 @@ __all__ = [
     "open_predictions",
     "parse_cells",
     "predictions_schema",
-    "read_part",
     "read_text_csv",
     "require_manifest",
     "validate_shards",

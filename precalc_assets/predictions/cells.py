@@ -19,7 +19,7 @@ DTYPES: dict[str, type[pl.DataType]] = {"float": pl.Float64, "integer": pl.Int64
 NULLS = ("", "nan", "-nan", "NaN", "NAN", "NA", "N/A", "<NA>", "null", "NULL", "None")
 """What programs print in a number column for "no value": pandas, numpy, C, R, JSON and Python."""
 
-_ARROW_TYPES = {"float": pa.float64(), "integer": pa.int64(), "string": pa.string()}
+ARROW_TYPES = {"float": pa.float64(), "integer": pa.int64(), "string": pa.string()}
 
 _BLOCK_BYTES = 16 << 20
 """What Arrow parses at a time: with less, a wide file falls into chunks, which cost more than their cells."""
@@ -48,7 +48,7 @@ def read_cells(content: bytes, key: str, columns: Sequence[Column]) -> tuple[pl.
     Mostly every cell is a plain number, and the file is read into types at once, in a tenth of the time.
     """
     names = _header(content)
-    types = {column.name: _ARROW_TYPES[column.type] for column in columns}
+    types = {column.name: ARROW_TYPES[column.type] for column in columns}
     try:
         frame = _read_csv(content, names, {key: pa.string(), **types})
     except pa.ArrowInvalid:

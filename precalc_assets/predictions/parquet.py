@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from precalc_assets.columns import Column
 from precalc_assets.errors import ShardError
+from precalc_assets.predictions.cells import ARROW_TYPES
 
 _METADATA_KEY = b"precalc"
-_ARROW_TYPES = {"float": pa.float64(), "integer": pa.int64(), "string": pa.string()}
 
 
 class Provenance(BaseModel):
@@ -46,7 +46,7 @@ class PredictionsWriter:
 
     def __init__(self, path: Path, provenance: Provenance) -> None:
         fields = [("inchikey", pa.string()), ("smiles", pa.string())]
-        fields += [(column.name, _ARROW_TYPES[column.type]) for column in provenance.columns]
+        fields += [(column.name, ARROW_TYPES[column.type]) for column in provenance.columns]
         self._schema = pa.schema(fields)
         self._writer = pq.ParquetWriter(
             path,

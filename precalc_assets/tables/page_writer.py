@@ -1,6 +1,6 @@
 """Making pages out of record batches: the dtypes that hold every value of a shard, and the encoding.
 
-The format, and reading it, are in `pages`; which molecules go into a page is decided in `loader`.
+The format, and reading it, are in `pages`; which molecules go into a page is decided in `paging`.
 """
 
 from collections.abc import Iterator, Sequence

@@ -412,3 +412,14 @@ def test_a_shard_with_too_many_failures_asks_again_for_the_parts_that_had_some(w
     assert {outcome.shard: outcome.facts["rows"] for outcome in after} == {
         shard: info.rows for shard, info in read_manifest(world.store).shards.items()
     }
+
+
+def test_a_molecule_for_which_the_model_prints_no_value_is_quarantined(world):
+    world.build_library(["CCO", "CCN", "CCC", "CCCl", "CCF", "CCBr"])
+    world.write_model(answer="return ',,' if smiles == 'CCN' else '1,1,x'")
+
+    outcomes = world.predict(max_failure_rate=1.0)
+
+    assert sum(outcome.facts["quarantined"] for outcome in outcomes) == 1
+    lists = [world.path(name).read_text() for name in world.objects("quarantine")]
+    assert [line for text in lists for line in text.splitlines()[1:]] == ["CCN,the model printed no value"]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import dagster as dg
+from pydantic import Field
 
 from precalc_assets.defs.library.assets import library_shards
 from precalc_assets.defs.partitions import model_shards, models, shards_by_model
@@ -16,7 +17,7 @@ RAW_CHECKS = {"failure_rate": "few enough molecules are quarantined"}
 class SampleConfig(dg.Config):
     """How many molecules the canary is given."""
 
-    size: int = 100
+    size: int = Field(default=100, ge=1)
 
 
 @dg.asset(
