@@ -245,3 +245,21 @@ def test_damaged_predictions_are_never_served(validated) -> None:
         for beside in validated.root.glob("tables.db-*"):
             beside.unlink()
     assert served_wrongly == []
+
+
+def test_serving_shards_of_two_releases_again_writes_nothing_and_keeps_the_newer_columns(world) -> None:
+    world.build_library()
+    world.write_model()
+    world.predict()
+    world.validate()
+    world.load()
+    columns = (("score", "float"), ("atoms", "integer"), ("label", "string"), ("extra", "float"))
+    world.write_model(columns=columns, answer="return '0.5,2,x,1.5'", release="v2.0.0")
+    world.predict(["00"])
+    world.validate(["00"])
+    world.load(["00"])
+
+    again = world.load()
+
+    assert [outcome.facts["write_units"] for outcome in again] == [0] * len(SHARDS)
+    assert [column.name for column in TableReader(world.tables, MODEL).columns] == [name for name, _ in columns]
