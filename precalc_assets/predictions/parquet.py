@@ -18,6 +18,9 @@ from precalc_assets.columns import Column
 from precalc_assets.errors import ShardError
 from precalc_assets.predictions.cells import ARROW_TYPES
 
+_CHUNK = 8 << 20
+"""Bytes that are copied at a time from the store."""
+
 _METADATA_KEY = b"precalc"
 
 
@@ -79,8 +82,7 @@ def open_predictions(store: ObjectStore, name: str) -> Iterator[tuple[pq.Parquet
         path = Path(folder) / "predictions.parquet"
         try:
             with path.open("wb") as file:
-                for chunk in obstore.get(store, name):
-                    file.write(chunk)
+                file.writelines(obstore.get(store, name).stream(min_chunk_size=_CHUNK))
         except FileNotFoundError:
             raise ShardError(f"{name} does not exist: there are no predictions for this shard yet") from None
         try:
