@@ -18,12 +18,11 @@ Fact = str | int | float
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A promise about a shard's data, kept or broken. A broken blocking one keeps the shard from being published."""
+    """A promise about a shard's data, kept or broken. A broken one keeps the shard from being published."""
 
     name: str
     passed: bool
     description: str
-    blocking: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ class Settings(BaseSettings):
     """The key-value store of the prediction tables: sqlite:///path."""
 
     n_shards: Annotated[int, Field(ge=1, le=10_000)] = 50
-    """Shards of the library. A table built with another number has to be dropped first."""
+    """Shards of the library. A table built with another number has to be dropped first: `precalc drop`."""
 
     models_dir: Annotated[tuple[Path, ...], NoDecode] = ()
     """Folders of model folders, separated like PATH, looked at before the built-in ones."""

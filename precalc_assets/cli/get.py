@@ -46,7 +46,7 @@ def get(model: str, molecules: Sequence[str], source: Path | None, output: Path 
         rows.writerow(("key", "input", *(column.name for column in reader.columns)))
         if lost:
             lost.writerow(("smiles",))
-        found = unfound = unreadable = 0
+        total = found = unreadable = 0
         for batch in _batches(asked):
             answers = _answers(reader, batch)
             for molecule, answer in zip(batch, answers, strict=True):
@@ -55,8 +55,8 @@ def get(model: str, molecules: Sequence[str], source: Path | None, output: Path 
                     lost.writerow((molecule.text,))
             found += sum(answer is not None for answer in answers)
             unreadable += sum(molecule.inchikey is None for molecule in batch)
-            unfound += len(batch)
-    unfound -= found + unreadable
+            total += len(batch)
+    unfound = total - found - unreadable
     if unfound or unreadable:
         where = f"; listed in {missing}" if missing else "; --missing FILE lists them"
         print(

@@ -76,7 +76,7 @@ class Recorder:
                     check_name=check.name,
                     passed=check.passed,
                     description=check.description,
-                    blocking=check.blocking,
+                    blocking=True,
                     partition=key,
                 )
             if outcome.landed:

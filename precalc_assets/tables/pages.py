@@ -193,4 +193,6 @@ def decompress(value: bytes) -> bytes:
     try:
         return decompressor.decompress(value)
     except zstandard.ZstdError as error:
-        raise TableError(f"an item of the table is damaged ({error}); serve the model again") from error
+        raise TableError(
+            f"an item of the table is damaged ({error}); serve the model again, after `precalc drop` if need be"
+        ) from error

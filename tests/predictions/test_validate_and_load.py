@@ -109,7 +109,7 @@ def test_loading_again_writes_nothing(validated) -> None:
 def test_each_shard_carries_every_check(validated) -> None:
     for outcome in validated.validate():
         assert {check.name for check in outcome.checks} == set(PREDICTION_CHECKS)
-        assert all(check.passed and check.blocking for check in outcome.checks)
+        assert all(check.passed for check in outcome.checks)
     assert {check.name for outcome in validated.load() for check in outcome.checks} == {"row_count", "read_back"}
 
 
