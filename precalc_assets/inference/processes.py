@@ -1,0 +1,157 @@
+"""Starting programs of somebody else's: which variables they see, and that they end when we end, however we end.
+
+What they are started for is the business of the modules that call this; what has to outlive us is in `guard.py`.
+"""
+
+import os
+import re
+import selectors
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self, cast
+
+_GUARD = Path(__file__).with_name("guard.py")
+
+_PASSED_ON = re.compile(
+    r"PATH|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR"
+    r"|(HTTP|HTTPS|ALL|NO|FTP)_PROXY|(http|https|all|no|ftp)_proxy"
+    r"|SSL_CERT_(FILE|DIR)|NIX_SSL_CERT_FILE|(REQUESTS|CURL)_CA_BUNDLE|GIT_SSL_CAINFO|NODE_EXTRA_CA_CERTS"
+    r"|PIP_\w+|UV_(?!PUBLISH_)\w+"
+    r"|(OMP|MKL|OPENBLAS|NUMEXPR|VECLIB)_\w+|(CUDA|NVIDIA)_\w+|LD_LIBRARY_PATH"
+)
+"""Variables that a model needs of ours: where programs, mirrors, certificates and devices are. All others stay with us:
+a model is somebody else's program, and what it might need of them is not worth a token in its hands."""
+
+_CLOSE_SECONDS = 60
+"""A server's own command to close it takes 1 to 2 s; with Docker, up to 10 s for the container."""
+
+_LOG_TAIL = 64 * 1024
+"""Bytes of a log that are looked at for its last line, however much was printed."""
+
+
+def clean_variables(home: Path) -> dict[str, str]:
+    """Return the variables that a program of somebody else's gets, with this folder as its HOME."""
+    passed_on = {name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name)}
+    return {"PATH": os.defpath, **passed_on, "HOME": str(home)}
+
+
+def run_guarded(
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    log: Path,
+    timeout: float,
+    lock: Path | None = None,
+) -> int:
+    """Run a command and return its exit code (127: it could not be started), after ending all that it left.
+
+    What it prints goes to `log`. `lock` is a file that is locked meanwhile, also beyond a kill of ours: the next to use
+    it waits until all of this has ended. Raises subprocess.TimeoutExpired when all has ended after so many seconds.
+    """
+    process = _start_guard(command, (), env=env, cwd=cwd, log=log, lock=lock)
+    try:
+        return process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        raise subprocess.TimeoutExpired(list(command), timeout) from None
+    finally:
+        _end(process)
+
+
+class HeldServer:
+    """A server that a command has left running; it is closed on leaving the context, and when we are killed."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Run the command that closes it, and end what is left of it."""
+        _end(self._process)
+
+
+def hold(
+    command: Sequence[str],
+    *,
+    close: Sequence[str],
+    env: Mapping[str, str],
+    cwd: Path,
+    log: Path,
+    timeout: float,
+    lock: Path | None = None,
+) -> HeldServer:
+    """Run a command that exits 0 and leaves a server, and hold that; `close` is the command that closes it.
+
+    Raises subprocess.CalledProcessError when the command fails, subprocess.TimeoutExpired when it takes so many
+    seconds; all has ended then.
+    """
+    process = _start_guard(command, close, env=env, cwd=cwd, log=log, lock=lock)
+    try:
+        held = _says_held(process, timeout)
+        if held is None:
+            raise subprocess.TimeoutExpired(list(command), timeout)
+        if not held:
+            raise subprocess.CalledProcessError(process.wait(), list(command))
+    except BaseException:
+        _end(process)
+        raise
+    return HeldServer(process)
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of a log, at most 300 characters of it, without what a terminal would obey."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _LOG_TAIL))
+        text = file.read().decode("utf-8", "replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return printable(lines[-1]) if lines else "it printed nothing"
+
+
+def printable(text: str) -> str:
+    """Return the first 300 characters of what somebody else's program said, without what a terminal would obey."""
+    return "".join(c if c.isprintable() else " " for c in text[:300])
+
+
+def _start_guard(
+    command: Sequence[str],
+    close: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    log: Path,
+    lock: Path | None,
+) -> subprocess.Popen[bytes]:
+    settings = [str(lock or ""), str(_CLOSE_SECONDS), str(len(close))]
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_GUARD), *settings, *close, *command],
+            env=dict(env),
+            cwd=cwd,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE if close else subprocess.DEVNULL,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
+def _says_held(process: subprocess.Popen[bytes], timeout: float) -> bool | None:
+    """Return whether the command has left a server; None if it has not ended in time."""
+    output = cast("IO[bytes]", process.stdout)
+    with selectors.DefaultSelector() as selector:
+        selector.register(output, selectors.EVENT_READ)
+        return output.readline() == b"held\n" if selector.select(timeout) else None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Close the pipe that the guard watches, and wait until it has ended all."""
+    cast("IO[bytes]", process.stdin).close()
+    process.wait()
+    if process.stdout:
+        process.stdout.close()
