@@ -88,7 +88,7 @@ def load(
 ) -> list[LoadResult]:
     store.drop_table(model)
     shards = np.array([shard_of(key, n_shards) for key in rows.column("inchikey").to_pylist()])
-    identity = {"columns": columns, "n_shards": n_shards, "release": "", "library_digest": "", "built_from": ""}
+    identity = {"columns": columns, "n_shards": n_shards, "release": "", "shard_digest": "", "built_from": ""}
     return [
         load_shard(store, model, shard, batches_of(rows, shards == shard), **identity) for shard in shard_keys(n_shards)
     ]

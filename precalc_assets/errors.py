@@ -25,6 +25,10 @@ class ModelError(PrecalcError):
     """The model as a whole cannot be used: trying its other shards would end the same way."""
 
 
+class ColumnsError(ModelError):
+    """A model's output has other columns than its run_columns.csv declares."""
+
+
 class ShardError(PrecalcError):
     """One shard of one model failed; the others are not concerned."""
 

@@ -27,8 +27,9 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class ShardOutcome:
-    """A shard that landed, with its digest; or one that failed, with the reason.
+    """A shard that landed, with its digest; one that failed, with the reason; or one that is `unfinished`.
 
+    That is a shard for which there was no time, in a run that was asked to stop in time.
     `digest` names the content, and `source_digest` that of the stage before which it was made from: they change when
     the shard's data change and not otherwise. `facts` hold `rows`, `bytes`, `seconds`, `path` and whatever else the
     stage counts; the same key means the same thing at every stage.
@@ -38,6 +39,7 @@ class ShardOutcome:
     digest: str = ""
     source_digest: str = ""
     failure: str = ""
+    unfinished: bool = False
     columns: tuple[Column, ...] = ()
     facts: Mapping[str, Fact] = field(default_factory=dict)
     checks: tuple[Check, ...] = ()
@@ -45,7 +47,7 @@ class ShardOutcome:
     @property
     def landed(self) -> bool:
         """Whether the shard's data are there for the next stage."""
-        return not self.failure
+        return not self.failure and not self.unfinished
 
 
 FAILURES = (PrecalcError, BaseError, OSError)

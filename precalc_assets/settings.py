@@ -3,7 +3,7 @@
 import os
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -30,8 +30,11 @@ class Settings(BaseSettings):
     models_dir: Annotated[tuple[Path, ...], NoDecode] = ()
     """Folders of model folders, separated like PATH, looked at before the built-in ones."""
 
+    runner: Literal["framework", "ersilia"] = "framework"
+    """How models are run: by their own `run.sh`, or served by the ersilia CLI, which also fetches them from the hub."""
+
     cache_dir: Path = Path("~/.cache/precalc")
-    """Where the models' environments are made."""
+    """Where the models' environments are made, and the ersilia CLI's."""
 
     processes: Annotated[int, Field(ge=1)] = os.cpu_count() or 1
     """Processes that parse molecules when the library is built."""
@@ -42,8 +45,20 @@ class Settings(BaseSettings):
     batch_timeout: Annotated[float, Field(gt=0)] = 1_800.0
     """Seconds that a model may take for one batch before it counts as hanging."""
 
+    restart_batches: Annotated[int, Field(ge=1)] = 20
+    """Batches after which a served model is restarted: servers have died after some thousands of molecules."""
+
     max_failure_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of a shard's molecules that may be quarantined before the shard counts as failed."""
+
+    runners: Annotated[int, Field(ge=1)] = 50
+    """Machines that compute shards at the same time: what the canary's wall time is estimated for."""
+
+    runner_price: Annotated[float, Field(ge=0)] = 0.0
+    """Dollars for an hour of one such machine; GitHub's are free for public repositories."""
+
+    max_runner_hours: Annotated[float, Field(gt=0)] = 300.0
+    """What a full run of a model may cost by the canary's estimate, in hours of one machine."""
 
     @field_validator("models_dir", mode="before")
     @classmethod

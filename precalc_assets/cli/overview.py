@@ -59,7 +59,7 @@ def status(model: str) -> None:
         if manifest:
             raw[shard] = manifest.digest
             quarantined += manifest.quarantined
-            if manifest.library_digest != library.shards[shard].digest:
+            if manifest.shard_digest != library.shards[shard].digest:
                 stale.append(shard)
     listed = list_sizes(store, f"predictions/model={model}")
     parquet = [shard for shard in shards if predictions(model, shard) in listed]

@@ -25,6 +25,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.landed: list[str] = []
+        self.unfinished: list[str] = []
         self.failures: dict[str, list[str]] = {}
         self.sums: dict[str, float] = {}
 
@@ -36,6 +37,8 @@ class Tally:
                 for name, fact in outcome.facts.items():
                     if isinstance(fact, int | float):
                         self.sums[name] = self.sums.get(name, 0) + fact
+            elif outcome.unfinished:
+                self.unfinished.append(outcome.shard)
             else:
                 self.failures.setdefault(outcome.failure, []).append(outcome.shard)
             yield outcome

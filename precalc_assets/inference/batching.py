@@ -6,22 +6,25 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from precalc_assets.errors import ModelError
-from precalc_assets.inference.runner import BatchError, ModelRunner
-from precalc_assets.predictions import parse_cells
+from precalc_assets.inference.runner import BatchError, ModelRunner, ServedModelRunner
+from precalc_assets.predictions import read_records
 
 PATIENCE = 10
 """So many molecules that fail one after the other are not bad molecules: at a failure rate of a tenth, that happens
 to good models once in 10^10 molecules."""
 
+_CHECKED_CELLS = 500_000
+"""Cells that are parsed at a time to see whether they are of their types: 4 MB of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model printed for a batch: text, one row per molecule; and by row the reasons of those it failed on.
+    """What a model printed for a batch: a record per molecule; and by row the reasons of those it failed on.
 
-    The rows of failed molecules are null.
+    The records of failed molecules have empty cells.
     """
 
-    text: pl.DataFrame
+    records: list[bytes]
     failures: dict[int, str] = field(default_factory=dict)
 
 
@@ -30,18 +33,31 @@ class GaveUpError(Exception):
 
 
 class PatientCaller:
-    """Calls a model and bisects a batch that it does not answer, down to the molecules that it cannot answer."""
+    """Calls a model and bisects a batch that it does not answer, down to the molecules that it cannot answer.
+
+    A model that is kept running may itself be what is wrong: servers have died after some thousands of molecules, or
+    answered nothing but nulls from some moment on, and then good molecules look bad (ersilia #1871, #831). So before
+    a molecule is blamed, the model is looked after and, if need be, started afresh.
+    """
 
     def __init__(self, model: str, runner: ModelRunner) -> None:
         self._model = model
         self._runner = runner
+        self._nothing = b"," * (len(runner.columns) - 1)
         self._answered = False
+        self._died = False
         self._streak = 0
+        self._witness: str | None = None
 
     @property
     def answered(self) -> bool:
         """Whether the model has answered any molecule."""
         return self._answered
+
+    @property
+    def died(self) -> bool:
+        """Whether the model was ever found to be down: it had better be sent less at a time."""
+        return self._died
 
     def answer(self, batches: Sequence[Sequence[str]]) -> list[Answer | GaveUpError]:
         """Return an answer for each batch of SMILES; all are sent in one call, as long as that goes well.
@@ -64,36 +80,75 @@ class PatientCaller:
             return [*self.answer(batches[:middle]), *self.answer(batches[middle:])]
         return _split(together, [len(batch) for batch in batches])
 
-    def _call(self, smiles: Sequence[str]) -> Answer:
-        """Call the model once. A row without any value, or with a cell that is not of its type, is a failure."""
-        text = self._runner.predict(smiles)
-        typed, problems = parse_cells(text, self._runner.columns)
-        silent = typed.select(pl.all_horizontal(pl.all().is_null())).to_series()
-        problems |= {row: problems.get(row, "the model printed no value") for row in silent.arg_true().to_list()}
-        if len(problems) < text.height:
-            self._answered = True
-            self._streak = 0
-        else:
-            self._count_failures(text.height, next(iter(problems.values())))
-        if problems:
-            good = pl.Series([row not in problems for row in range(text.height)])
-            text = text.select(pl.when(good).then(pl.all()))
-        return Answer(text, problems)
-
     def _bisect(self, smiles: Sequence[str]) -> Answer:
         try:
             return self._call(smiles)
         except BatchError as error:
             if len(smiles) == 1:
                 self._count_failures(1, str(error))
-                nothing = pl.DataFrame(
-                    {column.name: [None] for column in self._runner.columns}, _text_schema(self._runner)
-                )
-                return Answer(nothing, {0: str(error)})
+                return Answer([self._nothing], {0: str(error)})
         middle = len(smiles) // 2
         left, right = self._bisect(smiles[:middle]), self._bisect(smiles[middle:])
         shifted = {row + middle: why for row, why in right.failures.items()}
-        return Answer(pl.concat([left.text, right.text]), {**left.failures, **shifted})
+        return Answer([*left.records, *right.records], {**left.failures, **shifted})
+
+    def _call(self, smiles: Sequence[str]) -> Answer:
+        """Call the model, and a second time if it was found to be ill and has been started afresh."""
+        try:
+            answer = self._ask(smiles)
+        except BatchError:
+            if not self._restarted_if_ill(alone=len(smiles) == 1) or len(smiles) > 1:
+                raise
+            answer = self._ask(smiles)
+        if len(answer.failures) == len(smiles) >= PATIENCE and isinstance(self._runner, ServedModelRunner):
+            self._runner.restart()
+            answer = self._ask(smiles)
+        if len(answer.failures) < len(smiles):
+            self._answered = True
+            self._streak = 0
+            self._witness = next(text for row, text in enumerate(smiles) if row not in answer.failures)
+        else:
+            self._count_failures(len(smiles), next(iter(answer.failures.values())))
+        return answer
+
+    def _restarted_if_ill(self, *, alone: bool) -> bool:
+        """Start a model that is kept running afresh unless it is well.
+
+        Where a molecule is `alone` to blame, being well takes more than saying so: answering what it answered before.
+        """
+        if not isinstance(self._runner, ServedModelRunner):
+            return False
+        up = self._runner.is_well()
+        if up and not (alone and self._is_silent_on(self._witness)):
+            return False
+        self._died |= not up
+        self._runner.restart()
+        return True
+
+    def _is_silent_on(self, witness: str | None) -> bool:
+        try:
+            return witness is not None and bool(self._ask([witness]).failures)
+        except BatchError:
+            return True
+
+    def _ask(self, smiles: Sequence[str]) -> Answer:
+        """Call the model once. A row without any value, or with a cell that is not of its type, is a failure."""
+        records = self._runner.predict(smiles)
+        failures: dict[int, str] = {}
+        step = max(1, _CHECKED_CELLS // len(self._runner.columns))
+        for start in range(0, len(records), step):
+            try:
+                typed, problems = read_records(records[start : start + step], self._runner.columns)
+                if typed.height != len(records[start : start + step]):
+                    raise ValueError("its quotes are not closed")
+            except ValueError as error:
+                raise BatchError(f"the model printed what cannot be read as CSV: {error}") from None
+            silent = typed.select(pl.all_horizontal(pl.all().is_null())).to_series().arg_true().to_list()
+            failures |= {start + row: "the model printed no value" for row in silent}
+            failures |= {start + row: why for row, why in problems.items()}
+        for row in failures:
+            records[row] = self._nothing
+        return Answer(records, failures)
 
     def _count_failures(self, molecules: int, why: str) -> None:
         self._streak += molecules
@@ -101,15 +156,11 @@ class PatientCaller:
             raise GaveUpError(f"{self._streak} molecules in a row failed, the last with: {why}")
 
 
-def _text_schema(runner: ModelRunner) -> pl.Schema:
-    return pl.Schema({column.name: pl.String() for column in runner.columns})
-
-
 def _split(together: Answer, lengths: Sequence[int]) -> list[Answer | GaveUpError]:
     answers: list[Answer | GaveUpError] = []
     start = 0
     for length in lengths:
         failures = {row - start: why for row, why in together.failures.items() if start <= row < start + length}
-        answers.append(Answer(together.text.slice(start, length), failures))
+        answers.append(Answer(together.records[start : start + length], failures))
         start += length
     return answers

@@ -11,18 +11,12 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Self
 
-import polars as pl
-
 from precalc_assets.errors import ModelError
 from precalc_assets.inference.environment import model_environment
 from precalc_assets.inference.model_folder import ModelFolder
+from precalc_assets.inference.output import read_output
 from precalc_assets.inference.runner import BatchError
-from precalc_assets.predictions import read_text_csv
 from precalc_assets.settings import Settings
-
-_KEY_COLUMNS = frozenset({"key", "inchikey"})
-_INPUT_COLUMNS = frozenset({"input", "smiles"})
-"""Columns that some models print beside their outputs."""
 
 _SHORTEST_TIMEOUT = 1 / 30
 """A few molecules get this share of a batch's time: starting up takes time too. Several batches get that of one: they
@@ -69,7 +63,7 @@ class FrameworkRunner:
     def _script(self) -> Path:
         return self._folder.framework / "run.sh"
 
-    def predict(self, smiles: Sequence[str]) -> pl.DataFrame:
+    def predict(self, smiles: Sequence[str]) -> list[bytes]:
         """See `ModelRunner.predict`."""
         with TemporaryDirectory(prefix=f"{self._folder.model}-", ignore_cleanup_errors=True) as scratch:
             given, printed = Path(scratch) / "input.csv", Path(scratch) / "output.csv"
@@ -78,12 +72,10 @@ class FrameworkRunner:
             share = min(1.0, max(_SHORTEST_TIMEOUT, len(smiles) / self._batch_size))
             self._run_script(given, printed, Path(scratch), self._batch_timeout * share)
             try:
-                text = read_text_csv(printed.read_bytes())
+                content = printed.read_bytes()
             except FileNotFoundError:
                 raise BatchError("run.sh exited 0 but wrote no output file") from None
-            except ValueError as error:
-                raise BatchError(f"run.sh wrote an output file that cannot be read: {error}") from None
-        return self._select_outputs(text, smiles)
+        return read_output(self._folder.model, content, self.columns, smiles)
 
     def _run_script(self, given: Path, printed: Path, scratch: Path, timeout: float) -> None:
         log = scratch / "log.txt"
@@ -106,22 +98,6 @@ class FrameworkRunner:
                 _end_session(process)
         if code:
             raise BatchError(f"run.sh exited {code}: {_last_line(log, scratch)}")
-
-    def _select_outputs(self, text: pl.DataFrame, smiles: Sequence[str]) -> pl.DataFrame:
-        """Return the output columns, in order, after seeing that they are those declared, and the rows those asked."""
-        declared, printed = [column.name for column in self.columns], text.columns
-        known, found = {*declared, *_KEY_COLUMNS, *_INPUT_COLUMNS}, set(printed)
-        lacking = [name for name in declared if name not in found]
-        extra = [name for name in printed if name not in known]
-        if lacking or extra:
-            what = f"lacks the column {lacking[0]!r} of" if lacking else f"has the column {extra[0]!r} that is not in"
-            raise ModelError(f"the output of {self._folder.model} {what} its run_columns.csv; mend one of the two")
-        if text.height != len(smiles):
-            raise BatchError(f"run.sh wrote {text.height} rows for {len(smiles)} molecules")
-        for name in _INPUT_COLUMNS & found:
-            if text[name].to_list() != list(smiles):
-                raise BatchError(f"run.sh wrote rows of other molecules than it was given (column {name!r})")
-        return text.select(pl.col(declared))
 
 
 def _end_session(process: subprocess.Popen[bytes]) -> None:

@@ -4,7 +4,7 @@ import csv
 import gzip
 import hashlib
 import io
-import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -15,15 +15,9 @@ from obstore.store import ObjectStore
 from precalc_assets import storage
 from precalc_assets.columns import Column
 from precalc_assets.inference.batching import Answer
+from precalc_assets.inference.kept import KeptRows, Row, parse_part
 from precalc_assets.outcomes import ShardOutcome
-from precalc_assets.predictions import (
-    PartInfo,
-    RawManifest,
-    check_failure_rate,
-    manifest_name,
-    read_text_csv,
-    write_text_csv,
-)
+from precalc_assets.predictions import PartInfo, RawManifest, check_failure_rate, format_record, manifest_name
 
 _GZIP_LEVEL = 4
 """A quarter of level 6's time for a tenth more bytes, on 2,048 counts a row."""
@@ -33,24 +27,35 @@ _GZIP_LEVEL = 4
 class Part:
     """A batch of a shard's molecules, and the name of the object that holds what the model printed for it.
 
-    The name carries a digest of the release, the columns and the molecules: an object of that name was made from
-    them and from nothing else, so that a killed run goes on behind it and another release's part is never taken.
+    The name carries digests of the maker (release and columns) and of the molecules: an object of that name was made
+    from them and from nothing else, so that a killed run goes on behind it and another release's part is never taken.
+    `unknown` are the rows of the molecules that no earlier run has asked the model for.
     """
 
     name: str
-    inchikeys: pl.Series
-    smiles: pl.Series
+    inchikeys: list[str]
+    smiles: list[str]
+    unknown: list[int]
+
+    @property
+    def asked(self) -> list[str]:
+        """The SMILES that the model has to be asked for."""
+        return [self.smiles[row] for row in self.unknown]
 
 
 @dataclass(slots=True)
 class ShardWork:
-    """One shard: its parts, what is known of those that are there, and what they list as failed by part."""
+    """One shard: its parts, what is known of those that are there, and what they list as failed by part.
+
+    `kept` are rows of other parts that an earlier run has left: of another version of the library, mostly.
+    """
 
     model: str
     release: str
     columns: tuple[Column, ...]
     shard: str
-    library_digest: str
+    shard_digest: str
+    kept: KeptRows
     parts: list[Part] = field(default_factory=list)
     there: dict[str, PartInfo] = field(default_factory=dict)
     failures: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
@@ -60,8 +65,8 @@ class ShardWork:
 
     def is_made_by(self, manifest: RawManifest) -> bool:
         """Whether a manifest is of this release, these columns and this version of the shard."""
-        made = (manifest.release, manifest.columns, manifest.library_digest)
-        return made == (self.release, self.columns, self.library_digest)
+        made = (manifest.release, manifest.columns, manifest.shard_digest)
+        return made == (self.release, self.columns, self.shard_digest)
 
     @property
     def missing(self) -> list[Part]:
@@ -84,32 +89,36 @@ class ShardWork:
         return self.manifest.quarantined if self.manifest else sum(part.quarantined for part in self.there.values())
 
 
-def plan_parts(
-    prefix: str, release: str, columns: tuple[Column, ...], molecules: pl.DataFrame, size: int
-) -> list[Part]:
-    """Cut a shard's molecules (`inchikey`, `smiles`) into parts of `size`, the last one smaller."""
-    header = "\n".join([release, *(f"{column.name} {column.type}" for column in columns)])
-    parts = []
+def plan_parts(store: ObjectStore, work: ShardWork, molecules: pl.DataFrame, size: int, *, with_failures: bool) -> None:
+    """Cut a shard's molecules (`inchikey`, `smiles`) into parts of `size`, the last one smaller.
+
+    A whole part that an earlier run has left is there. What such a run has computed of the other parts' molecules is
+    kept, in whichever part it is; molecules that failed are kept only `with_failures`.
+    """
+    prefix = storage.raw_prefix(work.model, work.shard)
+    maker = _digest([work.release, *(f"{column.name} {column.type}" for column in work.columns)])[:8]
+    batches: dict[str, pl.DataFrame] = {}
     for index, start in enumerate(range(0, molecules.height, size)):
         batch = molecules.slice(start, size)
-        content = "\n".join([header, *batch["inchikey"], *batch["smiles"]])
-        digest = hashlib.sha256(content.encode()).hexdigest()[:12]
-        parts.append(Part(f"{prefix}/part-{index:04d}-{digest}.csv.gz", batch["inchikey"], batch["smiles"]))
-    return parts
-
-
-def find_parts(store: ObjectStore, work: ShardWork, *, with_failures: bool) -> None:
-    """Note which whole parts an earlier run has left; those in which molecules failed only `with_failures`."""
-    names = storage.list_sizes(store, storage.raw_prefix(work.model, work.shard))
-    for part in work.parts:
-        if part.name in names:
-            content = bytes(obstore.get(store, part.name).bytes())
-            try:
-                text = read_text_csv(gzip.decompress(content), ["input", "quarantine"])
-            except (OSError, EOFError, zlib.error, ValueError, KeyError):
-                continue
-            if text["input"].equals(part.smiles) and (with_failures or text["quarantine"].is_null().all()):
-                _note(work, part, content, text["quarantine"])
+        digest = _digest([*batch["inchikey"], *batch["smiles"]])[:12]
+        batches[f"{prefix}/part-{index:04d}-{maker}-{digest}.csv.gz"] = batch
+    for name in storage.list_sizes(store, prefix):
+        if f"-{maker}-" not in name:
+            continue
+        content = bytes(obstore.get(store, name).bytes())
+        try:
+            rows = parse_part(content)
+        except ValueError:
+            continue
+        whole = name in batches and [row.smiles for row in rows] == batches[name]["smiles"].to_list()
+        if whole and (with_failures or not any(row.reason for row in rows)):
+            _note(work, name, content, rows)
+        else:
+            work.kept.add(name, rows, with_failures=with_failures)
+    for name, batch in batches.items():
+        smiles = batch["smiles"].to_list()
+        unknown = [row for row, text in enumerate(smiles) if text not in work.kept]
+        work.parts.append(Part(name, batch["inchikey"].to_list(), smiles, unknown))
 
 
 def has_parts(store: ObjectStore, manifest: RawManifest) -> bool:
@@ -119,14 +128,19 @@ def has_parts(store: ObjectStore, manifest: RawManifest) -> bool:
 
 
 def put_part(store: ObjectStore, work: ShardWork, part: Part, answer: Answer) -> None:
-    """Write what the model printed for a part."""
-    quarantine = pl.Series("quarantine", [answer.failures.get(row) for row in range(answer.text.height)], pl.String)
-    text = pl.DataFrame([part.inchikeys.alias("key"), part.smiles.alias("input"), quarantine]).hstack(
-        answer.text.get_columns()
+    """Write a part: what the model printed for its unknown molecules, and what is kept of the others."""
+    printed = {row: (answer.failures.get(i, ""), answer.records[i]) for i, row in enumerate(part.unknown)}
+    rows = [
+        Row(smiles, *printed[row]) if row in printed else work.kept[smiles] for row, smiles in enumerate(part.smiles)
+    ]
+    lines = [format_record(["key", "input", "quarantine", *(column.name for column in work.columns)])]
+    lines += (
+        format_record([key, row.smiles, row.reason or None]) + b"," + row.record
+        for key, row in zip(part.inchikeys, rows, strict=True)
     )
-    content = gzip.compress(write_text_csv(text), _GZIP_LEVEL, mtime=0)
+    content = gzip.compress(b"\n".join([*lines, b""]), _GZIP_LEVEL, mtime=0)
     obstore.put(store, part.name, content)
-    _note(work, part, content, quarantine)
+    _note(work, part.name, content, rows)
 
 
 def finish(store: ObjectStore, work: ShardWork) -> RawManifest:
@@ -141,7 +155,7 @@ def finish(store: ObjectStore, work: ShardWork) -> RawManifest:
         model=work.model,
         release=work.release,
         shard=work.shard,
-        library_digest=work.library_digest,
+        shard_digest=work.shard_digest,
         columns=work.columns,
         parts=parts,
         rows=work.settled,
@@ -163,7 +177,7 @@ def outcome(manifest: RawManifest, max_failure_rate: float) -> ShardOutcome:
     return ShardOutcome(
         manifest.shard,
         digest=manifest.digest,
-        source_digest=manifest.library_digest,
+        source_digest=manifest.shard_digest,
         columns=manifest.columns,
         failure="" if rate.passed else f"shard {manifest.shard} of {manifest.model}: {rate.description}",
         facts={
@@ -179,14 +193,18 @@ def outcome(manifest: RawManifest, max_failure_rate: float) -> ShardOutcome:
     )
 
 
-def _note(work: ShardWork, part: Part, content: bytes, quarantine: pl.Series) -> None:
-    """Take note of a part that is there: `quarantine` has a reason for each molecule that failed, else null."""
-    failed = quarantine.is_not_null()
-    work.failures[part.name] = list(zip(part.smiles.filter(failed), quarantine.filter(failed), strict=True))
-    work.there[part.name] = PartInfo(
-        name=part.name,
-        rows=quarantine.len(),
-        quarantined=int(failed.sum()),
+def _note(work: ShardWork, name: str, content: bytes, rows: Sequence[Row]) -> None:
+    """Take note of a part that is there."""
+    failures = [(row.smiles, row.reason) for row in rows if row.reason]
+    work.failures[name] = failures
+    work.there[name] = PartInfo(
+        name=name,
+        rows=len(rows),
+        quarantined=len(failures),
         bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
     )
+
+
+def _digest(lines: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

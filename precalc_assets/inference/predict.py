@@ -4,16 +4,17 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 import polars as pl
 from obstore.store import ObjectStore
 
-from precalc_assets import storage
 from precalc_assets.errors import ModelError
 from precalc_assets.inference.batching import Answer, GaveUpError, PatientCaller
-from precalc_assets.inference.parts import Part, ShardWork, find_parts, finish, has_parts, outcome, plan_parts, put_part
+from precalc_assets.inference.kept import KeptRows
+from precalc_assets.inference.parts import Part, ShardWork, finish, has_parts, outcome, plan_parts, put_part
 from precalc_assets.inference.runner import ModelRunner
 from precalc_assets.library import LibraryManifest, read_shard
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
@@ -24,8 +25,26 @@ _CALL_SECONDS = 30.0
 """Calls to a fast model grow to about this length, so that starting a process is little of it."""
 
 _MOST_BATCHES = 10
-_MOST_CELLS = 4_000_000
+_MOST_CELLS = 2_000_000
 """Bounds of a call to a fast model: of what is lost when it is killed, and of the memory that its output takes."""
+
+
+class _TimeIsUpError(Exception):
+    """The next batch would not end in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What `predict_shards` was asked for."""
+
+    store: ObjectStore
+    library: LibraryManifest
+    model: str
+    runner: ModelRunner
+    batch_size: int
+    max_failure_rate: float
+    deadline: float | None
+    on_progress: OnProgress
 
 
 def predict_shards(
@@ -37,111 +56,95 @@ def predict_shards(
     *,
     batch_size: int,
     max_failure_rate: float,
+    deadline: float | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> Iterator[ShardOutcome]:
     """Compute the raw predictions of these shards, and yield each shard as it lands or fails.
 
-    A shard with a manifest of this release and this version of the shard is there already; of the others, parts that
-    an earlier run has left are kept. A shard that fails stops no other; a model that fails ends all that are left with
-    its reason. The runner is entered when there is something to compute. Memory is bounded by a call.
+    A shard with a manifest of this release and this version of the shard is there already; of the others, what an
+    earlier run has computed is kept, also for another version of the library. A shard that fails stops no other; a
+    model that fails ends all that are left with its reason. No batch is begun that would not end before the
+    `deadline` (of `time.monotonic`), as far as those before it tell; the shards that are left come out as unfinished.
+    The runner is entered when there is something to compute. Memory is bounded by a call.
     """
+    task = _Task(store, library, model, runner, batch_size, max_failure_rate, deadline, on_progress)
     left = dict.fromkeys(shards)
     try:
-        for landed in _predict(store, library, model, runner, shards, batch_size, max_failure_rate, on_progress):
+        for landed in _predict(task, shards):
             del left[landed.shard]
             yield landed
     except ModelError as error:
         yield from (ShardOutcome(shard, failure=str(error)) for shard in left)
+    except _TimeIsUpError:
+        yield from (ShardOutcome(shard, unfinished=True) for shard in left)
 
 
-def _predict(
-    store: ObjectStore,
-    library: LibraryManifest,
-    model: str,
-    runner: ModelRunner,
-    shards: Sequence[str],
-    batch_size: int,
-    max_failure_rate: float,
-    on_progress: OnProgress,
-) -> Iterator[ShardOutcome]:
+def _predict(task: _Task, shards: Sequence[str]) -> Iterator[ShardOutcome]:
     unfinished: list[ShardWork] = []
-    with _Calls(store, model, runner, batch_size, on_progress) as calls:
+    with _Calls(task) as calls:
         for shard in shards:
             try:
-                work = _plan(store, library, model, runner, shard, batch_size, max_failure_rate)
+                work = _plan(task, shard)
             except FAILURES as error:
                 yield ShardOutcome(shard, failure=reason(error))
                 continue
-            on_progress(work.settled, work.quarantined)
+            task.on_progress(work.settled, work.quarantined)
             unfinished.append(work)
             calls.enqueue(work)
             while calls.full:
                 calls.run()
-                yield from _land(store, unfinished, max_failure_rate)
-            yield from _land(store, unfinished, max_failure_rate)
+                yield from _land(task, unfinished)
+            yield from _land(task, unfinished)
         while calls.waiting:
             calls.run()
-            yield from _land(store, unfinished, max_failure_rate)
+            yield from _land(task, unfinished)
         calls.put_held()
-        yield from _land(store, unfinished, max_failure_rate)
+        yield from _land(task, unfinished)
 
 
-def _plan(
-    store: ObjectStore,
-    library: LibraryManifest,
-    model: str,
-    runner: ModelRunner,
-    shard: str,
-    batch_size: int,
-    max_failure_rate: float,
-) -> ShardWork:
+def _plan(task: _Task, shard: str) -> ShardWork:
     """Find out what there is of a shard and what is to be computed.
 
-    A shard with too many failed molecules is not done: those of its parts that have some are computed again.
+    A shard with too many failed molecules is not done: those that failed are asked for again.
     """
-    library_digest = library.shards[shard].digest
-    work = ShardWork(model, runner.release, runner.columns, shard, library_digest)
-    manifest = find_manifest(store, model, shard)
-    failed = manifest is not None and not check_failure_rate(manifest, max_failure_rate).passed
-    if manifest and not failed and work.is_made_by(manifest) and has_parts(store, manifest):
+    runner = task.runner
+    shard_digest = task.library.shards[shard].digest
+    work = ShardWork(task.model, runner.release, runner.columns, shard, shard_digest, KeptRows(task.store))
+    manifest = find_manifest(task.store, task.model, shard)
+    failed = manifest is not None and not check_failure_rate(manifest, task.max_failure_rate).passed
+    if manifest and not failed and work.is_made_by(manifest) and has_parts(task.store, manifest):
         work.manifest = manifest
         return work
-    molecules = pl.DataFrame(pl.from_arrow(read_shard(store, library, shard)))
-    prefix = storage.raw_prefix(model, shard)
-    work.parts = plan_parts(prefix, runner.release, runner.columns, molecules, batch_size)
-    find_parts(store, work, with_failures=not failed)
+    molecules = pl.DataFrame(pl.from_arrow(read_shard(task.store, task.library, shard)))
+    plan_parts(task.store, work, molecules, task.batch_size, with_failures=not failed)
     return work
 
 
-def _land(store: ObjectStore, unfinished: list[ShardWork], max_failure_rate: float) -> Iterator[ShardOutcome]:
+def _land(task: _Task, unfinished: list[ShardWork]) -> Iterator[ShardOutcome]:
     """Yield the shards of which nothing is left to compute, and those that failed; take them off the list."""
     ended = [work for work in unfinished if work.failure or work.complete]
     for work in ended:
         unfinished.remove(work)
         try:
-            landed = outcome(work.manifest or finish(store, work), max_failure_rate) if work.complete else None
+            manifest = work.manifest or finish(task.store, work) if work.complete else None
         except FAILURES as error:
-            work.failure = reason(error)
-            landed = None
-        yield landed or ShardOutcome(work.shard, failure=work.failure)
+            manifest, work.failure = None, reason(error)
+        yield outcome(manifest, task.max_failure_rate) if manifest else ShardOutcome(work.shard, failure=work.failure)
 
 
 class _Calls:
     """The parts that wait to be computed, across shards, and the calls that compute them, a few parts each."""
 
-    def __init__(
-        self, store: ObjectStore, model: str, runner: ModelRunner, batch_size: int, on_progress: OnProgress
-    ) -> None:
-        self._store = store
-        self._model = model
-        self._runner = runner
-        self._caller = PatientCaller(model, runner)
-        self._on_progress = on_progress
+    def __init__(self, task: _Task) -> None:
+        self._task = task
+        self._caller = PatientCaller(task.model, task.runner)
         self._queue: deque[tuple[ShardWork, Part]] = deque()
         self._held: list[tuple[ShardWork, Part, Answer]] = []
-        self._size = batch_size
-        self._smallest = batch_size
-        self._largest = max(batch_size, min(batch_size * _MOST_BATCHES, _MOST_CELLS // len(runner.columns)))
+        self._size = task.batch_size
+        most = min(task.batch_size * _MOST_BATCHES, _MOST_CELLS // len(task.runner.columns))
+        self._largest = max(task.batch_size, most)
+        self._seconds_each = 0.0
+        self._shortest = 0.0
         self._stack = ExitStack()
         self._entered = False
 
@@ -154,8 +157,12 @@ class _Calls:
         self._stack.close()
 
     def enqueue(self, work: ShardWork) -> None:
-        """Add what is missing of a shard."""
-        self._queue.extend((work, part) for part in work.missing)
+        """Add what is missing of a shard. A part of which everything is kept is put at once."""
+        for part in work.missing:
+            if part.unknown:
+                self._queue.append((work, part))
+            else:
+                self._put(work, part, Answer([]))
 
     @property
     def waiting(self) -> bool:
@@ -165,31 +172,32 @@ class _Calls:
     @property
     def full(self) -> bool:
         """Whether enough waits for a whole call."""
-        return sum(part.smiles.len() for _, part in self._queue) >= self._size
+        return sum(len(part.unknown) for _, part in self._queue) >= self._size
 
     def run(self) -> None:
         """Make one call and put its parts; a shard of which a part could not be had is marked as failed.
 
-        Raises ModelError if the model cannot be made ready, or answers nothing.
+        Raises ModelError if the model cannot be made ready, or answers nothing, _TimeIsUpError if time is.
         """
         batch = self._take()
         if not batch:
             return
+        asked = sum(len(part.unknown) for _, part in batch)
+        self._require_time(asked)
         if not self._entered:
-            self._stack.enter_context(self._runner)
+            self._stack.enter_context(self._task.runner)
             self._entered = True
         started = time.perf_counter()
         try:
-            answers = self._caller.answer([part.smiles.to_list() for _, part in batch])
+            answers = self._caller.answer([part.asked for _, part in batch])
         except OSError as error:
-            raise ModelError(f"{self._model} cannot be run: {reason(error)}") from error
-        seconds_each = (time.perf_counter() - started) / sum(part.smiles.len() for _, part in batch)
-        self._size = min(max(int(_CALL_SECONDS / seconds_each), self._smallest), self._largest)
+            raise ModelError(f"{self._task.model} cannot be run: {reason(error)}") from error
+        self._learn(asked, time.perf_counter() - started)
         for (work, part), answer in zip(batch, answers, strict=True):
             if isinstance(answer, GaveUpError):
-                work.failure = f"shard {work.shard} of {self._model}: {answer}"
+                work.failure = f"shard {work.shard} of {self._task.model}: {answer}"
                 continue
-            work.seconds += seconds_each * part.smiles.len()
+            work.seconds += self._seconds_each * len(part.unknown)
             self._held.append((work, part, answer))
         if self._caller.answered:
             self.put_held()
@@ -197,21 +205,38 @@ class _Calls:
     def put_held(self) -> None:
         """Put what was held back: a part of nothing but failures says nothing until the model has answered one."""
         for work, part, answer in self._held:
-            try:
-                put_part(self._store, work, part, answer)
-            except FAILURES as error:
-                work.failure = f"{part.name} could not be written: {reason(error)}"
-            else:
-                self._on_progress(part.smiles.len(), len(answer.failures))
+            self._put(work, part, answer)
         self._held.clear()
+
+    def _put(self, work: ShardWork, part: Part, answer: Answer) -> None:
+        try:
+            put_part(self._task.store, work, part, answer)
+        except FAILURES as error:
+            work.failure = f"{part.name} could not be written: {reason(error)}"
+        else:
+            self._task.on_progress(len(part.smiles), work.there[part.name].quarantined)
 
     def _take(self) -> list[tuple[ShardWork, Part]]:
         """Take the next parts off the queue, as many as fit into a call; those of failed shards are dropped."""
         batch: list[tuple[ShardWork, Part]] = []
         room = self._size
-        while self._queue and (not batch or self._queue[0][1].smiles.len() <= room):
+        while self._queue and (not batch or len(self._queue[0][1].unknown) <= room):
             work, part = self._queue.popleft()
             if not work.failure:
                 batch.append((work, part))
-                room -= part.smiles.len()
+                room -= len(part.unknown)
         return batch
+
+    def _learn(self, asked: int, seconds: float) -> None:
+        """Size the next call by how long this one took; a model that was found dead is sent less at a time."""
+        self._seconds_each = seconds / asked
+        self._shortest = min(self._shortest or seconds, seconds)
+        if self._caller.died:
+            self._largest = self._task.batch_size
+        self._size = min(max(int(_CALL_SECONDS / self._seconds_each), self._task.batch_size), self._largest)
+
+    def _require_time(self, asked: int) -> None:
+        if self._task.deadline is not None:
+            expected = max(self._seconds_each * asked, self._shortest)
+            if time.monotonic() + expected >= self._task.deadline:
+                raise _TimeIsUpError

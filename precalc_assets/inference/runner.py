@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Protocol, Self
-
-import polars as pl
+from typing import Protocol, Self, runtime_checkable
 
 from precalc_assets.columns import Column
 
@@ -32,9 +30,24 @@ class ModelRunner(Protocol):
         """Stop what was started."""
         ...
 
-    def predict(self, smiles: Sequence[str]) -> pl.DataFrame:
-        """Return what the model prints for these molecules, as text: one row each, in order, one column per output.
+    def predict(self, smiles: Sequence[str]) -> list[bytes]:
+        """Return what the model prints for these molecules: one CSV record each, in order, without its line end.
 
-        Raises BatchError if it does not answer all of them, ModelError if it can answer no batch at all.
+        A record has the outputs in the order of `columns`, each as the model printed it; an empty cell without quotes
+        is "no value". Raises BatchError if the model does not answer all of the molecules, ModelError if it can answer
+        no batch at all.
         """
+        ...
+
+
+@runtime_checkable
+class ServedModelRunner(ModelRunner, Protocol):
+    """A runner that keeps a program running between calls, which may itself fall ill."""
+
+    def is_well(self) -> bool:
+        """Return whether the program is there and says that it is well; whether it answers molecules is not asked."""
+        ...
+
+    def restart(self) -> None:
+        """Start the program afresh. Raises ModelError if it does not come up again."""
         ...

@@ -14,7 +14,7 @@ from precalc_assets.inference.batching import GaveUpError, PatientCaller
 from precalc_assets.inference.runner import ModelRunner
 from precalc_assets.library import LibraryManifest, read_sample
 from precalc_assets.outcomes import ShardOutcome
-from precalc_assets.predictions import PredictionsWriter, Provenance, broken_check, parse_cells, predictions_schema
+from precalc_assets.predictions import PredictionsWriter, Provenance, broken_check, predictions_schema, read_records
 from precalc_assets.progress import OnProgress, ignore_progress
 
 SAMPLE = "sample"
@@ -42,7 +42,7 @@ def predict_sample(
         release=runner.release,
         shard=SAMPLE,
         n_shards=library.n_shards,
-        library_digest=library.digest,
+        shard_digest=library.digest,
         raw_digest="",
         quarantined=0,
         columns=runner.columns,
@@ -58,7 +58,7 @@ def predict_sample(
             (answer,) = caller.answer([batch["smiles"].to_list()])
             if isinstance(answer, GaveUpError):
                 raise ModelError(f"the sample of {model}: {answer}")
-            frame = batch.hstack(parse_cells(answer.text, runner.columns)[0].get_columns())
+            frame = batch.hstack(read_records(answer.records, runner.columns)[0].get_columns())
             broken = broken_check(frame, predictions_schema(runner.columns, batch["inchikey"]))
             if broken:
                 raise ModelError(f"the sample of {model}: {broken[1]}")

@@ -1,6 +1,12 @@
 """From what a model printed to typed predictions: text cells, manifest, validation, Parquet, and loading them."""
 
-from precalc_assets.predictions.cells import parse_cells, read_text_csv, write_text_csv
+from precalc_assets.predictions.cells import (
+    format_record,
+    read_records,
+    read_text_csv,
+    split_first_cells,
+    split_records,
+)
 from precalc_assets.predictions.manifest import (
     PartInfo,
     RawManifest,
@@ -29,14 +35,16 @@ __all__ = [
     "broken_check",
     "check_failure_rate",
     "find_manifest",
+    "format_record",
     "load_library_shards",
     "load_shards",
     "manifest_name",
     "open_predictions",
-    "parse_cells",
     "predictions_schema",
+    "read_records",
     "read_text_csv",
     "require_manifest",
+    "split_first_cells",
+    "split_records",
     "validate_shards",
-    "write_text_csv",
 ]

@@ -1,11 +1,13 @@
-"""Cells of CSV files: read and written as text, unchanged, and parsed into the types that a model declares.
+"""Cells of CSV files: kept as the text that was printed, and parsed into the types that a model declares.
 
-A model's text is the expensive thing and is kept as it was printed; types are a later reading of it.
+A model's text is the expensive thing and is kept as records, lines of CSV as they were printed; types are a later
+reading of it.
 """
 
 import csv
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 import polars as pl
 import pyarrow as pa
@@ -42,15 +44,19 @@ def read_text_csv(content: bytes, columns: Sequence[str] = ()) -> pl.DataFrame:
     return _read_csv(content, names, dict.fromkeys(columns or names, pa.string()))
 
 
-def read_cells(content: bytes, key: str, columns: Sequence[Column]) -> tuple[pl.DataFrame, dict[int, str]]:
-    """Read a text column and a model's columns out of a CSV file, parsed as `parse_cells` does; with its problems.
+def read_cells(
+    content: bytes, columns: Sequence[Column], key: str | None = None
+) -> tuple[pl.DataFrame, dict[int, str]]:
+    """Read a model's columns out of a CSV file, parsed as `parse_cells` does; with its problems.
 
-    Mostly every cell is a plain number, and the file is read into types at once, in a tenth of the time.
+    `key` names a column of text that is wanted before them. Mostly every cell is a plain number, and the file is read
+    into types at once, in a tenth of the time. Raises ValueError as `read_text_csv` does.
     """
     names = _header(content)
+    keys = [key] if key else []
     types = {column.name: ARROW_TYPES[column.type] for column in columns}
     try:
-        frame = _read_csv(content, names, {key: pa.string(), **types})
+        frame = _read_csv(content, names, {**dict.fromkeys(keys, pa.string()), **types})
     except pa.ArrowInvalid:
         odd = True
     else:
@@ -60,9 +66,60 @@ def read_cells(content: bytes, key: str, columns: Sequence[Column]) -> tuple[pl.
             odd = odd or b"0x" in content or b"0X" in content  # to Arrow, these are integers too
     if not odd:
         return frame, {}
-    text = read_text_csv(content, [key, *types])
+    text = read_text_csv(content, [*keys, *types])
     typed, problems = parse_cells(text, columns)
-    return text.select(key).hstack(typed), problems
+    return (typed.insert_column(0, text[key]) if key else typed), problems
+
+
+def read_records(records: Iterable[bytes], columns: Sequence[Column]) -> tuple[pl.DataFrame, dict[int, str]]:
+    """Parse records of a model's columns as `read_cells` does. Raises ValueError for what is no record of them."""
+    header = format_record(column.name for column in columns)
+    return read_cells(b"\n".join([header, *records, b""]), columns)
+
+
+def format_record(cells: Iterable[str | None]) -> bytes:
+    """Return cells as a record: None is an empty cell, and what needs quotes, the empty string too, has them."""
+    return ",".join("" if cell is None else _quoted(cell) for cell in cells).encode()
+
+
+def split_records(content: bytes) -> list[bytes]:
+    """Return the records of a file that was put together from them, each with a line feed after it."""
+    lines = content.removesuffix(b"\n").split(b"\n")
+    if b'"' not in content:
+        return lines
+    records: list[bytes] = []
+    open_quotes = False
+    for line in lines:
+        if open_quotes:
+            records[-1] += b"\n" + line
+        else:
+            records.append(line)
+        open_quotes ^= line.count(b'"') % 2 == 1
+    return records
+
+
+_CELL = rb'("(?:[^"]|"")*"|[^",]*)'
+_FIRST_CELLS = re.compile(_CELL + b"," + _CELL + b"," + _CELL + b",(.*)", re.DOTALL)
+
+
+def split_first_cells(record: bytes) -> tuple[tuple[str, str, str], bytes]:
+    """Split off a record's first three cells, without their quotes. Raises ValueError where there are no more."""
+    found = _FIRST_CELLS.fullmatch(record)
+    if not found:
+        raise ValueError("a record has fewer than four cells")
+    *cells, rest = found.groups()
+    first, second, third = (_unquoted(cell.decode()) for cell in cells)
+    return (first, second, third), rest
+
+
+def _quoted(cell: str) -> str:
+    if cell and not any(c in cell for c in ',"\n\r'):
+        return cell
+    return '"' + cell.replace('"', '""') + '"'
+
+
+def _unquoted(cell: str) -> str:
+    return cell[1:-1].replace('""', '"') if cell.startswith('"') else cell
 
 
 def _header(content: bytes) -> list[str]:
@@ -87,13 +144,6 @@ def _read_csv(content: bytes, names: list[str], types: dict[str, pa.DataType]) -
         ),
     )
     return pl.DataFrame(pl.from_arrow(table))
-
-
-def write_text_csv(text: pl.DataFrame) -> bytes:
-    """Write columns of strings so that `read_text_csv` reads the same: all but nulls are quoted."""
-    buffer = io.BytesIO()
-    pacsv.write_csv(text.to_arrow(compat_level=pl.CompatLevel.oldest()), buffer)
-    return buffer.getvalue()
 
 
 def parse_cells(text: pl.DataFrame, columns: Sequence[Column]) -> tuple[pl.DataFrame, dict[int, str]]:

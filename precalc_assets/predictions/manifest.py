@@ -17,7 +17,7 @@ from precalc_assets.predictions.cells import read_cells
 
 
 class PartInfo(BaseModel):
-    """One object with raw predictions: gzipped CSV, `key,input,quarantine` and the model's columns, as text.
+    """One object with raw predictions: gzipped CSV, `key,input,quarantine` and the model's columns, as printed.
 
     `key` is the InChIKey, `input` the SMILES that the model was given, `quarantine` the reason why it could not
     answer (then the model's columns are empty).
@@ -40,7 +40,7 @@ class RawManifest(BaseModel):
     model: str
     release: str
     shard: str
-    library_digest: str
+    shard_digest: str
     columns: tuple[Column, ...]
     parts: tuple[PartInfo, ...]
     rows: int
@@ -96,4 +96,4 @@ def read_part(store: ObjectStore, part: PartInfo, columns: tuple[Column, ...]) -
         raise ShardError(f"{part.name} is gone although its manifest names it; predict the shard again") from None
     if hashlib.sha256(content).hexdigest() != part.sha256:
         raise ShardError(f"{part.name} is not what its manifest names; delete it and predict the shard again")
-    return read_cells(gzip.decompress(content), "key", columns)
+    return read_cells(gzip.decompress(content), columns, "key")

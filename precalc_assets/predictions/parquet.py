@@ -33,7 +33,7 @@ class Provenance(BaseModel):
     release: str
     shard: str
     n_shards: int
-    library_digest: str
+    shard_digest: str
     raw_digest: str
     quarantined: int
     columns: tuple[Column, ...]

@@ -78,7 +78,7 @@ def _load_library_shard(
         columns=(SMILES,),
         n_shards=library.n_shards,
         release="",
-        library_digest=info.digest,
+        shard_digest=info.digest,
         built_from=info.digest,
     )
     return ShardOutcome(
@@ -124,7 +124,7 @@ def _load_shard(store: ObjectStore, tables: KeyValueStore, model: str, shard: st
                 columns=provenance.columns,
                 n_shards=provenance.n_shards,
                 release=provenance.release,
-                library_digest=provenance.library_digest,
+                shard_digest=provenance.shard_digest,
                 built_from=provenance.raw_digest,
                 rewrite=rewrite,
             )

@@ -50,7 +50,7 @@ def _validate_shard(
 ) -> ShardOutcome:
     started = time.perf_counter()
     manifest = require_manifest(store, model, shard)
-    if manifest.library_digest != library.shards[shard].digest:
+    if manifest.shard_digest != library.shards[shard].digest:
         raise ShardError(
             f"the raw predictions of {model} for shard {shard} are of another version of the library; "
             f"run `precalc predict {model} --shards {shard}`"
@@ -93,7 +93,7 @@ def _write_predictions(path: Path, store: ObjectStore, library: LibraryManifest,
         release=manifest.release,
         shard=manifest.shard,
         n_shards=library.n_shards,
-        library_digest=manifest.library_digest,
+        shard_digest=manifest.shard_digest,
         raw_digest=manifest.digest,
         quarantined=manifest.quarantined,
         columns=manifest.columns,

@@ -51,7 +51,7 @@ class Directory:
     """What a reader has to know of a loaded shard.
 
     `generation` is a digest of what the shard was built from. `dtypes` has one entry per column, see `pages`.
-    `columns` is the digest of the `TableColumns` that the rows are laid out by. `release`, `library_digest` and
+    `columns` is the digest of the `TableColumns` that the rows are laid out by. `release`, `shard_digest` and
     `built_from` are recorded as they were given, `loaded_at` is ISO 8601 in UTC. `page_bytes` sums the page items.
     """
 
@@ -64,7 +64,7 @@ class Directory:
     dtypes: tuple[str, ...]
     columns: str
     release: str
-    library_digest: str
+    shard_digest: str
     built_from: str
     loaded_at: str
 

@@ -63,7 +63,7 @@ def load_shard(
     columns: Sequence[Column],
     n_shards: int,
     release: str,
-    library_digest: str,
+    shard_digest: str,
     built_from: str,
     rewrite: bool = False,
 ) -> LoadResult:
@@ -81,7 +81,7 @@ def load_shard(
     if shard not in shard_keys(n_shards):
         raise TableError(f"{model}: there is no shard {shard!r} among {n_shards}; name one that is")
     table = TableColumns(model, n_shards, tuple(columns))
-    identity = [FORMAT_VERSION, model, shard, n_shards, table.digest, release, library_digest, built_from]
+    identity = [FORMAT_VERSION, model, shard, n_shards, table.digest, release, shard_digest, built_from]
     generation = sha256(json.dumps(identity).encode()).hexdigest()[:16]
     load = _Load(store, table, shard, generation)
     if not rewrite and load.is_there():
@@ -106,7 +106,7 @@ def load_shard(
         dtypes=plan.dtypes,
         columns=table.digest,
         release=release,
-        library_digest=library_digest,
+        shard_digest=shard_digest,
         built_from=built_from,
         loaded_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,21 +36,20 @@ class Model:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
 
-    def predict(self, smiles: Sequence[str]) -> pl.DataFrame:
+    def predict(self, smiles: Sequence[str]) -> list[bytes]:
         self.calls.append(list(smiles))
         bad = [text for text in smiles if self.refuses(text)]
         if bad:
             raise BatchError(f"cannot do {bad[0]}")
-        lengths = ["long" if self.misprints(text) else str(len(text)) for text in smiles]
-        return pl.DataFrame({"length": lengths, "echo": list(smiles)}, dict.fromkeys(("length", "echo"), pl.String()))
+        return [f"{'long' if self.misprints(text) else len(text)},{text}".encode() for text in smiles]
 
     @property
     def asked(self) -> int:
         return len({text for call in self.calls for text in call if len(call) == 1})
 
 
-def row(text: str) -> tuple[str, str]:
-    return str(len(text)), text
+def record(text: str) -> bytes:
+    return f"{len(text)},{text}".encode()
 
 
 def answers(batches: Sequence[Sequence[str]], model: Model) -> list[Answer]:
@@ -79,8 +77,7 @@ def test_exactly_the_bad_molecules_are_quarantined_and_all_others_answered_in_or
     for batch, answer in zip(batches, found, strict=True):
         bad = {i for i, text in enumerate(batch) if text in refused | misprinted}
         assert set(answer.failures) == bad
-        assert answer.text.columns == ["length", "echo"]
-        assert answer.text.rows() == [(None, None) if i in bad else row(text) for i, text in enumerate(batch)]
+        assert answer.records == [b"," if i in bad else record(text) for i, text in enumerate(batch)]
         for i in bad:
             text = batch[i]
             assert answer.failures[i] == (
@@ -92,7 +89,7 @@ def test_batches_that_go_well_are_one_call() -> None:
     model = Model()
     found = answers([["a", "bb"], ["ccc"], ["d"]], model)
     assert model.calls == [["a", "bb", "ccc", "d"]]
-    assert [answer.text.rows() for answer in found] == [[row("a"), row("bb")], [row("ccc")], [row("d")]]
+    assert [answer.records for answer in found] == [[record("a"), record("bb")], [record("ccc")], [record("d")]]
 
 
 def test_a_bad_molecule_costs_calls_as_the_logarithm_of_the_batch() -> None:
@@ -146,8 +143,8 @@ def test_a_model_that_has_answered_loses_one_batch_and_not_the_others() -> None:
     assert isinstance(last, Answer)
     assert isinstance(lost, GaveUpError)
     assert "10 molecules in a row failed" in str(lost)
-    assert first.text.rows() == [row("a"), row("b")]
-    assert last.text.rows() == [row("c")]
+    assert first.records == [record("a"), record("b")]
+    assert last.records == [record("c")]
 
 
 def test_a_batch_of_misprints_is_lost_and_the_others_are_not() -> None:
@@ -158,7 +155,7 @@ def test_a_batch_of_misprints_is_lost_and_the_others_are_not() -> None:
     assert isinstance(lost, GaveUpError)
     (found,) = caller.answer([["b"]])
     assert isinstance(found, Answer)
-    assert found.text.rows() == [row("b")]
+    assert found.records == [record("b")]
 
 
 def test_failures_with_an_answer_between_them_do_not_add_up() -> None:
@@ -169,7 +166,7 @@ def test_failures_with_an_answer_between_them_do_not_add_up() -> None:
 
 def test_a_model_error_ends_the_call_at_once() -> None:
     class Broken(Model):
-        def predict(self, smiles: Sequence[str]) -> pl.DataFrame:
+        def predict(self, smiles: Sequence[str]) -> list[bytes]:
             self.calls.append(list(smiles))
             raise ModelError("the output of eos9abc lacks a column")
 

@@ -58,7 +58,7 @@ def test_every_shard_lands_with_parts_quarantine_list_manifest_and_facts(world) 
         )
         assert (manifest.model, manifest.shard, manifest.release) == (MODEL, shard, "v1.0.0")
         assert (manifest.rows, manifest.quarantined) == (rows, 0)
-        assert manifest.library_digest == library.shards[shard].digest == outcome.source_digest
+        assert manifest.shard_digest == library.shards[shard].digest == outcome.source_digest
         assert [part.rows for part in manifest.parts] == [BATCH_SIZE] * (rows // BATCH_SIZE) + (
             [rows % BATCH_SIZE] if rows % BATCH_SIZE else []
         )

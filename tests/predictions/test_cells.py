@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precalc_assets.columns import Column
-from precalc_assets.predictions import parse_cells, read_text_csv, write_text_csv
-from precalc_assets.predictions.cells import read_cells
+from precalc_assets.predictions import format_record, read_records, read_text_csv, split_first_cells, split_records
+from precalc_assets.predictions.cells import parse_cells, read_cells
 
 FLOAT, INTEGER, STRING = (Column("x", kind, "", "") for kind in ("float", "integer", "string"))
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -61,6 +61,10 @@ def parse(cells: Sequence[str | None], column: Column) -> tuple[list[object], di
     return typed["x"].to_list(), problems
 
 
+def write_csv(names: Sequence[str], rows: Sequence[Sequence[str | None]]) -> bytes:
+    return b"".join(format_record(cells) + b"\n" for cells in (names, *rows))
+
+
 def bits(value: object) -> bytes:
     return struct.pack("<d", value)
 
@@ -70,10 +74,23 @@ def test_text_is_read_back_as_it_was_written_nulls_and_empty_strings_apart(
     names: list[str], data: st.DataObject
 ) -> None:
     rows = data.draw(st.lists(st.tuples(*[CELLS] * len(names)), max_size=8))
-    written = pl.DataFrame(rows, dict.fromkeys(names, pl.String()), orient="row")
-    read = read_text_csv(write_text_csv(written))
+    read = read_text_csv(write_csv(names, rows))
     assert read.columns == names
     assert read.rows() == rows
+
+
+@given(st.lists(st.tuples(CELLS, CELLS, CELLS, CELLS, CELLS), max_size=8))
+def test_a_file_falls_into_the_records_that_it_was_put_together_from(rows: list[tuple[str | None, ...]]) -> None:
+    records = [format_record(cells) for cells in rows]
+    assert split_records(b"".join(record + b"\n" for record in [b"a,b,c,d,e", *records])) == [b"a,b,c,d,e", *records]
+    for cells, record in zip(rows, records, strict=True):
+        assert split_first_cells(record) == (tuple(cell or "" for cell in cells[:3]), format_record(cells[3:]))
+
+
+@pytest.mark.parametrize("record", [b"", b"a,b,c", b'a,"b,c,d', b'a,b"c,d,e'], ids=repr)
+def test_what_has_no_three_first_cells_is_refused(record: bytes) -> None:
+    with pytest.raises(ValueError, match="fewer than four cells"):
+        split_first_cells(record)
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"], ids=repr)
@@ -209,8 +226,11 @@ def test_a_file_is_read_into_types_as_its_text_is_parsed(rows: list[tuple[str | 
     columns = [Column("f", "float", "", ""), Column("i", "integer", "", ""), Column("s", "string", "", "")]
     frame = pl.DataFrame(rows, dict.fromkeys("fis", pl.String()), orient="row")
     keyed = frame.select(pl.Series("key", [f"K{i}" for i in range(frame.height)], pl.String), pl.all())
-    read, problems = read_cells(write_text_csv(keyed), "key", columns)
+    read, problems = read_cells(write_csv(keyed.columns, keyed.rows()), columns, "key")
     expected, expected_problems = parse_cells(frame, columns)
+    alone, problems_alone = read_records(map(format_record, rows), columns)
+    assert repr(alone.rows()) == repr(expected.rows())
+    assert problems_alone == expected_problems
     assert repr(read.drop("key").rows()) == repr(expected.rows())
     assert read.schema == {"key": pl.String(), **expected.schema}
     assert problems == expected_problems

@@ -151,7 +151,7 @@ def load(
         "columns": columns,
         "n_shards": N_SHARDS,
         "release": release,
-        "library_digest": "library",
+        "shard_digest": "library",
         "built_from": f"{release} {len(keys)}",
     }
     shard = options.pop("shard", SHARD)

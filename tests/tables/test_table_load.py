@@ -330,7 +330,7 @@ def test_a_column_that_is_not_among_the_predictions_is_named(store):
             columns=COLUMNS,
             n_shards=N_SHARDS,
             release="v1",
-            library_digest="",
+            shard_digest="",
             built_from="",
         )
 
@@ -338,7 +338,7 @@ def test_a_column_that_is_not_among_the_predictions_is_named(store):
 def test_rows_that_change_between_the_passes_are_never_shown(store):
     load(store, KEYS, "v1")
     passes = iter([KEYS[:300], KEYS[:200], KEYS[:300], KEYS[:300]])
-    arguments = {"columns": COLUMNS, "n_shards": N_SHARDS, "release": "v2", "library_digest": "", "built_from": ""}
+    arguments = {"columns": COLUMNS, "n_shards": N_SHARDS, "release": "v2", "shard_digest": "", "built_from": ""}
 
     def batches():
         keys = next(passes)

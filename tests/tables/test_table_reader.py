@@ -74,7 +74,7 @@ def test_directories_tell_what_is_loaded(store):
     with pytest.raises(Crash):
         load(InterruptedStore(store, 12, crash), shard_molecules(3, "03"), shard="03")
     found = TableReader(store, MODEL).directories()
-    assert {shard: (d.rows, d.release, d.library_digest) for shard, d in found.items()} == {
+    assert {shard: (d.rows, d.release, d.shard_digest) for shard, d in found.items()} == {
         "01": (5, "v1", "library"),
         "02": (300, "v1", "library"),
     }

@@ -1,0 +1,57 @@
+"""What earlier runs have left of a shard: rows of parts, found again by the molecule that was asked for."""
+
+import gzip
+import zlib
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import NamedTuple
+
+import obstore
+from obstore.store import ObjectStore
+
+from precalc_assets.predictions import split_first_cells, split_records
+
+
+class Row(NamedTuple):
+    """A molecule as it was asked for, why it is quarantined (empty if it is not), and the record of its outputs."""
+
+    smiles: str
+    reason: str
+    record: bytes
+
+
+def parse_part(content: bytes) -> list[Row]:
+    """Return the rows of a part's object. Raises ValueError if it is damaged."""
+    try:
+        _header, *records = split_records(gzip.decompress(content))
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(str(error)) from None
+    rows = []
+    for record in records:
+        (_key, smiles, reason), outputs = split_first_cells(record)
+        rows.append(Row(smiles, reason, outputs))
+    return rows
+
+
+class KeptRows:
+    """Rows of objects in the store, by SMILES. Only where they are is kept in memory, and two objects' contents."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._places: dict[str, tuple[str, int]] = {}
+
+        @lru_cache(maxsize=2)
+        def read(name: str) -> list[Row]:
+            return parse_part(bytes(obstore.get(store, name).bytes()))
+
+        self._read = read
+
+    def add(self, name: str, rows: Iterable[Row], *, with_failures: bool) -> None:
+        """Take note of the rows of an object; of those that are quarantined only `with_failures`."""
+        self._places |= {row.smiles: (name, i) for i, row in enumerate(rows) if with_failures or not row.reason}
+
+    def __contains__(self, smiles: str) -> bool:
+        return smiles in self._places
+
+    def __getitem__(self, smiles: str) -> Row:
+        name, index = self._places[smiles]
+        return self._read(name)[index]
