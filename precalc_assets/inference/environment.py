@@ -1,4 +1,4 @@
-"""The environment that a model runs in, made once by uv from the model's `install.yml`."""
+"""The environments that models run in, and the ersilia CLI, each made once by uv."""
 
 import hashlib
 import logging
@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,11 +17,15 @@ from uv import find_uv_bin
 
 from precalc_assets.errors import ModelError
 from precalc_assets.inference.model_folder import ModelFolder
+from precalc_assets.inference.processes import clean_variables, printable, run_guarded
 
 logger = logging.getLogger(__name__)
 
-_PRIVATE_PREFIXES = ("PRECALC_", "DAGSTER_", "AWS_", "GITHUB_", "GH_", "ACTIONS_", "PYTHON", "VIRTUAL_ENV")
-"""Variables that are ours, or a secret of ours: a model is somebody else's program and gets none of them."""
+ERSILIA_VERSION = "0.1.63"
+"""The release whose commands, folders and answers `ersilia/` knows. It runs on Python 3.10 and later, so on ours."""
+
+_INSTALL_SECONDS = 3600.0
+"""For one command: gigabytes over a slow line take half an hour; what takes longer waits for something."""
 
 
 class InstallPlan(BaseModel):
@@ -36,24 +40,34 @@ class InstallPlan(BaseModel):
 def model_environment(folder: ModelFolder, cache_dir: Path) -> dict[str, str]:
     """Return the variables under which the model's programs run, after making its environment where there is none.
 
-    An environment is named by a digest of `install.yml`, made under a lock and marked when it is whole, so that
-    processes share it and a killed one leaves nothing that looks ready. Raises ModelError with the installer's words.
+    An environment is named by a digest of `install.yml`. Raises ModelError with the installer's words.
     """
     path = folder.path / "install.yml"
     plan = read_install_plan(path)
     digest = hashlib.sha256(path.read_bytes() + sys.version.encode()).hexdigest()[:12]
     environment = cache_dir / "environments" / f"{folder.model}-{digest}"
     variables = _variables(environment)
-    environment.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{environment}.lock"):
-        if not (environment / "ready").exists():
-            logger.info("making the environment of %s (once)", folder.model)
-            shutil.rmtree(environment, ignore_errors=True)
-            _make_venv(folder.model, plan.python, environment)
-            for command in plan.commands:
-                _run(folder.model, _install_command(folder.model, command, environment), variables)
-            (environment / "ready").touch()
+
+    def make(install: _Install) -> None:
+        _make_venv(folder.model, plan.python, environment, install)
+        for command in plan.commands:
+            install(*_install_command(folder.model, command, environment, variables))
+
+    _make_once(folder.model, environment, make)
     return variables
+
+
+def ersilia_program(cache_dir: Path) -> Path:
+    """Return the ersilia CLI, after making its environment where there is none. Raises ModelError as above."""
+    digest = hashlib.sha256(sys.version.encode()).hexdigest()[:12]
+    environment = cache_dir / "environments" / f"ersilia-{ERSILIA_VERSION}-{digest}"
+
+    def make(install: _Install) -> None:
+        install([find_uv_bin(), "venv", "--quiet", "--python", sys.executable, str(environment)], _uv_variables())
+        install(_uv_install(environment, f"ersilia=={ERSILIA_VERSION}"), _uv_variables())
+
+    _make_once("the ersilia CLI", environment, make)
+    return environment / "bin" / "ersilia"
 
 
 def read_install_plan(path: Path) -> InstallPlan:
@@ -67,16 +81,57 @@ def read_install_plan(path: Path) -> InstallPlan:
         raise ModelError(f"{path} cannot be used: {' '.join(str(error).split())[:200]}") from None
 
 
+_Install = Callable[[list[str], Mapping[str, str]], None]
+"""Runs one command of an installation under these variables, or raises ModelError with what it said."""
+
+
+def _make_once(what: str, environment: Path, make: Callable[[_Install], None]) -> None:
+    """Make an environment under a lock and mark it when it is whole, unless it is there.
+
+    So processes share it, and a killed one leaves nothing that looks ready. A Python that was uninstalled since takes
+    the environments along that were made from it.
+    """
+    environment.parent.mkdir(parents=True, exist_ok=True)
+    log = environment.with_name(f"{environment.name}.log")
+
+    def install(command: list[str], variables: Mapping[str, str]) -> None:
+        shown = f"{Path(command[0]).name} {' '.join(command[1:4])} …"
+        try:
+            code = run_guarded(command, env=variables, cwd=environment.parent, log=log, timeout=_INSTALL_SECONDS)
+        except subprocess.TimeoutExpired:
+            ended = f"had not ended after {_INSTALL_SECONDS:g} s"
+        else:
+            if not code:
+                return
+            ended = f"exited {code}"
+        said = printable(" ".join(log.read_text(encoding="utf-8", errors="replace").split())[-300:])
+        raise ModelError(f"the environment of {what} could not be made: {shown} {ended}: {said}")
+
+    with FileLock(f"{environment}.lock"):
+        if (environment / "ready").exists() and (environment / "bin" / "python").exists():
+            return
+        logger.info("making the environment of %s (once)", what)
+        shutil.rmtree(environment, ignore_errors=True)
+        make(install)
+        (environment / "ready").touch()
+
+
 def _variables(environment: Path) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_PRIVATE_PREFIXES)}
-    path = f"{environment / 'bin'}{os.pathsep}{inherited.get('PATH', os.defpath)}"
-    return {**inherited, "PATH": path, "VIRTUAL_ENV": str(environment)}
+    clean = clean_variables(environment.with_name(f"{environment.name}-home"))
+    return {**clean, "PATH": f"{environment / 'bin'}{os.pathsep}{clean['PATH']}", "VIRTUAL_ENV": str(environment)}
 
 
-def _make_venv(model: str, python: str, environment: Path) -> None:
+def _uv_variables() -> dict[str, str]:
+    """Return the variables for uv, which is ours: it finds its cache and its configuration at home."""
+    places = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")
+    found = {name: os.environ[name] for name in places if name in os.environ}
+    return {**clean_variables(Path.home()), **found}
+
+
+def _make_venv(model: str, python: str, environment: Path, install: _Install) -> None:
     command = [find_uv_bin(), "venv", "--quiet", "--seed", "--python"]
     try:
-        _run(model, [*command, python, str(environment)], os.environ)
+        install([*command, python, str(environment)], _uv_variables())
     except ModelError as error:
         logger.warning(
             "%s asks for Python %s, which cannot be had here (%s); trying %s",
@@ -85,13 +140,15 @@ def _make_venv(model: str, python: str, environment: Path) -> None:
             error,
             sys.version.split()[0],
         )
-        _run(model, [*command, sys.executable, str(environment)], os.environ)
+        install([*command, sys.executable, str(environment)], _uv_variables())
 
 
-def _install_command(model: str, command: str | tuple[str, ...], environment: Path) -> list[str]:
-    """Translate a command of `install.yml` into one that runs in the environment."""
+def _install_command(
+    model: str, command: str | tuple[str, ...], environment: Path, variables: Mapping[str, str]
+) -> tuple[list[str], Mapping[str, str]]:
+    """Translate a command of `install.yml` into one that runs in the environment, with its variables."""
     if isinstance(command, str):
-        return ["bash", "-euc", command]
+        return ["bash", "-euc", command], variables
     program, *arguments = command
     if program != "pip" or not arguments:
         raise ModelError(
@@ -99,17 +156,9 @@ def _install_command(model: str, command: str | tuple[str, ...], environment: Pa
         )
     package, *rest = arguments
     pinned = f"{package}=={rest.pop(0)}" if rest and rest[0][:1].isdigit() else package
+    return _uv_install(environment, pinned, *rest), _uv_variables()
+
+
+def _uv_install(environment: Path, *arguments: str) -> list[str]:
     python = environment / "bin" / "python"
-    return [find_uv_bin(), "pip", "install", "--quiet", "--compile-bytecode", "--python", str(python), pinned, *rest]
-
-
-def _run(model: str, command: list[str], variables: Mapping[str, str]) -> None:
-    done = subprocess.run(
-        command, env=dict(variables), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        raise ModelError(
-            f"the environment of {model} could not be made: {Path(command[0]).name} {' '.join(command[1:4])} … exited "
-            f"{done.returncode}: {' '.join(lines)[-300:]}"
-        )
+    return [find_uv_bin(), "pip", "install", "--quiet", "--compile-bytecode", "--python", str(python), *arguments]

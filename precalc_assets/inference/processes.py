@@ -33,8 +33,12 @@ _LOG_TAIL = 64 * 1024
 
 
 def clean_variables(home: Path) -> dict[str, str]:
-    """Return the variables that a program of somebody else's gets, with this folder as its HOME."""
+    """Return the variables that a program of somebody else's gets, with this folder, made if need be, as its HOME."""
+    home.mkdir(parents=True, exist_ok=True)
     passed_on = {name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name)}
+    mirrors = Path.home() / ".config" / "pip" / "pip.conf"
+    if mirrors.exists():
+        passed_on.setdefault("PIP_CONFIG_FILE", str(mirrors))  # which pip would look for in the HOME that is not there
     return {"PATH": os.defpath, **passed_on, "HOME": str(home)}
 
 
