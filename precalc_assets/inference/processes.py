@@ -10,8 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self, cast
+from typing import IO, cast
 
 _GUARD = Path(__file__).with_name("guard.py")
 
@@ -66,17 +65,12 @@ def run_guarded(
 
 
 class HeldServer:
-    """A server that a command has left running; it is closed on leaving the context, and when we are killed."""
+    """A server that a command has left running. It ends with `close`, and when we end, however that is."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         """Run the command that closes it, and end what is left of it."""
         _end(self._process)
 

@@ -1,0 +1,131 @@
+"""The ersilia runner: a model that the CLI serves, asked in POSTs that are large enough and not too large."""
+
+import json
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from precalc_assets.errors import ModelError
+from precalc_assets.inference.ersilia.server import BreakerOpenError, ask, is_up
+from precalc_assets.inference.ersilia.slot import Slot, is_fetched, taken_slot
+from precalc_assets.inference.model_folder import ModelFolder, find_model
+from precalc_assets.inference.runner import BatchError
+from precalc_assets.settings import Settings
+
+_HEALTHY_SECONDS = 120.0
+"""The CLI returns when its server says that it is running, which is a little before it answers."""
+
+_POST_CELLS = 1_000_000
+"""Cells of one answer: 35 MB of JSON. Fewer, larger POSTs are faster, since the model is started for each of them."""
+
+_SHORTEST_TIMEOUT = 1 / 30
+"""As in the framework runner: a few molecules get this share of a batch's time, several batches that of one."""
+
+
+class ErsiliaRunner:
+    """Serves a model by the ersilia CLI and asks its server, which is started afresh now and then."""
+
+    def __init__(
+        self, folder: ModelFolder, *, cache_dir: Path, batch_size: int, batch_timeout: float, restart_batches: int
+    ) -> None:
+        self.columns = folder.columns
+        self.release = folder.metadata.release
+        self._model = folder.model
+        self._source = None if is_fetched(folder, cache_dir) else folder
+        self._cache_dir = cache_dir
+        self._batch_size = batch_size
+        self._batch_timeout = batch_timeout
+        self._lifetime = restart_batches * batch_size
+        self._asked = 0
+        self._slot: Slot
+        self._url = ""
+        self._stack = ExitStack()
+
+    @classmethod
+    def from_settings(cls, folder: ModelFolder, settings: Settings) -> Self:
+        """Return a runner of this model with the batches, time-outs and cache of the settings."""
+        return cls(
+            folder,
+            cache_dir=settings.cache_dir,
+            batch_size=settings.batch_size,
+            batch_timeout=settings.batch_timeout,
+            restart_batches=settings.restart_batches,
+        )
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._slot = stack.enter_context(taken_slot(self._model, self._cache_dir))
+            self._slot.fetch(self._source)
+            self.restart()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the server, and leave the fetched model to the next run."""
+        self._stack.close()
+
+    def is_well(self) -> bool:
+        """See `ServedModelRunner.is_well`."""
+        return is_up(self._url)
+
+    def restart(self) -> None:
+        """See `ServedModelRunner.restart`."""
+        self._asked = 0
+        self._url = self._slot.serve(self._source)
+        deadline = time.monotonic() + _HEALTHY_SECONDS
+        while not self.is_well():
+            if time.monotonic() > deadline:
+                raise ModelError(
+                    f"{self._model} is served at {self._url}, and did not answer in {_HEALTHY_SECONDS:g} s"
+                )
+            time.sleep(0.1)
+
+    def predict(self, smiles: Sequence[str]) -> list[bytes]:
+        """See `ModelRunner.predict`."""
+        step = max(1, _POST_CELLS // len(self.columns))
+        records: list[bytes] = []
+        for start in range(0, len(smiles), step):
+            records += self._predict(smiles[start : start + step])
+        return records
+
+    def _predict(self, smiles: Sequence[str]) -> list[bytes]:
+        if self._asked >= self._lifetime:
+            self.restart()
+        self._asked += len(smiles)
+        timeout = self._batch_timeout * min(1.0, max(_SHORTEST_TIMEOUT, len(smiles) / self._batch_size))
+        try:
+            try:
+                return ask(self._url, self._model, self.columns, smiles, timeout)
+            except BreakerOpenError:
+                self.restart()
+                return ask(self._url, self._model, self.columns, smiles, timeout)
+        except BreakerOpenError:
+            raise BatchError("the server answers nothing, also after a restart") from None
+        except TimeoutError:
+            self._asked = self._lifetime  # what hangs in it goes on: it is started afresh before it is asked again
+            raise BatchError(f"no answer within {timeout:g} s (PRECALC_BATCH_TIMEOUT)") from None
+
+
+def fetch_from_hub(model: str, cache_dir: Path) -> ModelFolder:
+    """Fetch a model from the Ersilia Model Hub, unless that was done, and return what it says of itself.
+
+    Raises ModelError with the CLI's words, or if the hub has another version than was asked for.
+    """
+    with taken_slot(model, cache_dir) as slot:
+        fetched = slot.fetch(None)
+        if not any((fetched / name).exists() for name in ("metadata.yml", "metadata.json")):
+            with suppress(OSError, ValueError, KeyError):  # an image's copy has it as a card in a file of the server's
+                card = json.loads((fetched / "information.json").read_bytes())["card"]
+                (fetched / "metadata.json").write_text(json.dumps(card), encoding="utf-8")
+        folder = replace(find_model(fetched.name, [fetched.parent]), model=model)
+    _, _, version = model.partition("-v")
+    release = folder.metadata.release
+    if version and release.removeprefix("v").partition(".")[0] != version:
+        raise ModelError(f"the hub has the release {release} of {fetched.name}, and {model} was asked for")
+    return folder

@@ -1,0 +1,123 @@
+"""Asking a served model: requests over a fresh connection each, and answers as the records that runners return.
+
+Standard library only, and no proxies: a server is on this machine, whatever `http_proxy` says of other ones.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from http.client import HTTPConnection, HTTPException
+from typing import cast
+from urllib.parse import urlsplit
+
+from precalc_assets.columns import Column
+from precalc_assets.inference.output import check_columns
+from precalc_assets.inference.processes import printable
+from precalc_assets.inference.runner import BatchError
+from precalc_assets.predictions import format_record
+
+_HEALTH_SECONDS = 10.0
+
+_RUN = "/run?fetch_cache=false&save_cache=false"
+"""Without the server's cache, which is there where a Redis is: it returns what it has before what it computes, and so
+in another order than it was asked."""
+
+_BREAKER_OPEN = 503
+
+_DECODER = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
+"""Leaves numbers as they are printed. A number and a string of the same text become the same, as they are in CSV."""
+
+_LIST_START = re.compile(r"\s*\[\s*")
+_SEPARATOR = re.compile(r"[\s,]*")
+
+_INPUT_COLUMNS = frozenset({"input", "smiles"})
+"""Columns in which some models print what they were given."""
+
+
+class BreakerOpenError(Exception):
+    """The server answers nothing for a while because its last five answers were failures: nobody is to blame."""
+
+
+def is_up(url: str) -> bool:
+    """Return whether a server answers at all."""
+    try:
+        status, _ = _request(url, "GET", "/", None, _HEALTH_SECONDS)
+    except (OSError, HTTPException):
+        return False
+    return status < 500
+
+
+def ask(url: str, model: str, columns: Sequence[Column], smiles: Sequence[str], timeout: float) -> list[bytes]:
+    """Return a record for each molecule.
+
+    Raises TimeoutError when the server is silent for so many seconds, BreakerOpenError as above, BatchError when it
+    does not answer for all of the molecules, ColumnsError when it answers with other columns.
+    """
+    try:
+        status, answer = _request(url, "POST", _RUN, json.dumps(list(smiles)).encode(), timeout)
+    except TimeoutError:
+        raise
+    except (OSError, HTTPException) as error:
+        raise BatchError(f"the server has gone while it was asked: {type(error).__name__}") from None
+    if status == _BREAKER_OPEN:
+        raise BreakerOpenError
+    if status != 200:
+        raise BatchError(f"the server answered {status}: {_reason(answer)}")
+    return _records(answer, model, columns, smiles)
+
+
+def _request(url: str, method: str, path: str, body: bytes | None, timeout: float) -> tuple[int, str]:
+    place = urlsplit(url)
+    connection = HTTPConnection(place.hostname or "", place.port, timeout=timeout)
+    try:
+        connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+        response = connection.getresponse()
+        return response.status, response.read().decode("utf-8", "replace")
+    finally:
+        connection.close()
+
+
+def _reason(answer: str) -> str:
+    """Return what a server says of its failure; ersilia's puts the message under "detail"."""
+    try:
+        said = json.loads(answer)["detail"]
+    except (ValueError, TypeError, KeyError):
+        said = answer
+    return printable(" ".join(str(said).split())) or "nothing else"
+
+
+def _records(answer: str, model: str, columns: Sequence[Column], smiles: Sequence[str]) -> list[bytes]:
+    names = [column.name for column in columns]
+    records: list[bytes] = []
+    for row in _rows(answer):
+        if not records:
+            check_columns(model, list(row), columns)
+        for name in _INPUT_COLUMNS & row.keys():
+            if len(records) < len(smiles) and row[name] != smiles[len(records)]:
+                raise BatchError(f"the server answered for other molecules than it was given (column {name!r})")
+        try:
+            records.append(format_record(_cell(row[name]) for name in names))
+        except KeyError as error:
+            raise BatchError(f"the server answered without {error} in row {len(records)}") from None
+    if len(records) != len(smiles):
+        raise BatchError(f"the server answered {len(records)} rows for {len(smiles)} molecules")
+    return records
+
+
+def _rows(answer: str) -> Iterator[dict[str, object]]:
+    """Parse a list of objects, one at a time: all at once they would take eight times the memory of their text."""
+    start = _LIST_START.match(answer)
+    place = start.end() if start else len(answer)
+    while not answer.startswith("]", place):
+        try:
+            row, place = _DECODER.raw_decode(answer, place)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise BatchError(f"the server's answer is no list of rows: {printable(answer[:60])!r}")
+        yield row
+        place = cast("re.Match[str]", _SEPARATOR.match(answer, place)).end()
+
+
+def _cell(value: object) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,223 @@
+"""The place that a worker of ours gives to the ersilia CLI, and the CLI's commands in it.
+
+The CLI keeps models, sessions and settings under HOME, and nothing but a HOME of its own keeps two of them apart
+(`EOS_HOME` is overwritten). A slot is such a HOME, with a lock: a second worker on the same model takes the next slot,
+and what was fetched in a slot is there for the next run.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from precalc_assets.errors import ModelError
+from precalc_assets.inference.environment import ERSILIA_VERSION, ersilia_program, model_environment
+from precalc_assets.inference.model_folder import ModelFolder
+from precalc_assets.inference.processes import HeldServer, clean_variables, hold, last_line, printable, run_guarded
+
+logger = logging.getLogger(__name__)
+
+_FETCH_SECONDS = 4 * 3600.0
+"""The largest images of the hub have some 10 GB, and a conda environment may be made beside the download."""
+
+_SERVE_SECONDS = 600.0
+"""Servers start in seconds, containers in minutes; the CLI itself waits 1,000 s for a server that has died."""
+
+_SESSION = "precalc"
+"""Names the session, which belongs to the CLI's parent process otherwise, and so to none that lasts."""
+
+_CONFIG = {
+    "LOCAL": {"TMP": "'tmp/'", "DEST": "'dest/'", "BUNDLES": "'bundles/'"},
+    "HUB": {
+        "TOKEN": "None",
+        "ORG": "'ersilia-os'",
+        "PACKAGE": "'ersilia'",
+        "TAG": "'master'",
+        "PACK_SCRIPT": "'pack.py'",
+        "CONFIG_FILE": "'config.json'",
+    },
+    "ENV": {
+        "CONDA": {"EOS_BASE_ENV": "'eosbase'"},
+        "DOCKER": {"REPO_TAG": "'repo'", "LATEST_TAG": "'latest'", "SERVER_BASE_IMAGE": "'model-server'"},
+    },
+    "EXT": {"DOCKERHUB_ORG": "'ersiliaos'"},
+}
+"""What the CLI would download from GitHub into its HOME on its first import, as far as it reads it."""
+
+_NOT_THE_MODEL = frozenset({".git", "__pycache__"})
+
+
+@contextmanager
+def taken_slot(model: str, cache_dir: Path) -> Iterator["Slot"]:
+    """Take the first slot of this model that is free, and leave it with nothing running.
+
+    Raises ModelError if the CLI cannot be installed.
+    """
+    program = ersilia_program(cache_dir)
+    path, lock = _take_free(_slots(cache_dir), model)
+    slot = Slot(model, path, program, cache_dir)
+    try:
+        yield slot
+    finally:
+        slot.close()
+        lock.release()
+
+
+def is_fetched(folder: ModelFolder, cache_dir: Path) -> bool:
+    """Return whether a folder is a CLI's own copy, which it has from the hub."""
+    return folder.path.is_relative_to(_slots(cache_dir))
+
+
+class Slot:
+    """A HOME for the ersilia CLI and one model, which nobody else uses meanwhile, and the server that runs in it."""
+
+    def __init__(self, model: str, path: Path, program: Path, cache_dir: Path) -> None:
+        self._program = program
+        self._model = model
+        self._identifier = model.partition("-v")[0]
+        self._cache_dir = cache_dir
+        self._path = path
+        self._home = path / "home"
+        self._log = path / "log.txt"
+        # A former holder that was killed has left a guard, which keeps this lock until nothing is running any more.
+        self._guard_lock = path / "guard.lock"
+        self._server: HeldServer | None = None
+
+    def fetch(self, folder: ModelFolder | None) -> Path:
+        """Fetch a model from a folder, or from the hub, unless that was done; return the CLI's copy of it.
+
+        Raises ModelError with the CLI's words.
+        """
+        source = f"{ERSILIA_VERSION} {_digest(folder.path) if folder else 'hub'}"
+        mark = self._path / "fetched"
+        if not mark.exists() or mark.read_text(encoding="utf-8") != source:
+            logger.info("fetching %s for the ersilia CLI (once)", self._model)
+            mark.unlink(missing_ok=True)
+            origin = ["--from_dir", str(folder.path)] if folder else _hub_options()
+            self._run(["fetch", self._identifier, *origin], self._variables(folder, anew=True), _FETCH_SECONDS)
+            mark.write_text(source, encoding="utf-8")
+        return self._home / "eos" / "dest" / self._identifier
+
+    def serve(self, folder: ModelFolder | None) -> str:
+        """Serve the model that was fetched, in place of what is served; return the server's URL.
+
+        Raises ModelError with the CLI's words.
+        """
+        self.close()
+        variables = self._variables(folder)
+        shutil.rmtree(self._home / "eos" / "sessions", ignore_errors=True)
+        try:
+            self._server = hold(
+                [str(self._program), "serve", self._identifier],
+                close=[str(self._program), "close"],
+                env=variables,
+                cwd=self._path,
+                log=self._log,
+                timeout=_SERVE_SECONDS,
+                lock=self._guard_lock,
+            )
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            raise self._failure("serve", error) from None
+        return self._url()
+
+    def close(self) -> None:
+        """Close the server, if there is one."""
+        if self._server:
+            self._server.close()
+            self._server = None
+
+    def _url(self) -> str:
+        """Return where the CLI says that the server is: a line of process, URL and container."""
+        said = self._home / "eos" / "sessions" / f"session_{_SESSION}" / f"{self._identifier}.pid"
+        try:
+            return said.read_text(encoding="utf-8").split()[1].replace("0.0.0.0", "127.0.0.1")  # noqa: S104
+        except (OSError, IndexError):
+            raise ModelError(f"ersilia serve {self._identifier} left no URL in {said}") from None
+
+    def _variables(self, folder: ModelFolder | None, *, anew: bool = False) -> dict[str, str]:
+        """Return the CLI's variables, after making its HOME and a folder for what it forgets in TMPDIR."""
+        scratch = self._path / "tmp"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        if anew:
+            shutil.rmtree(self._home, ignore_errors=True)
+        (self._home / "eos").mkdir(parents=True, exist_ok=True)
+        (self._home / "eos" / "config.json").write_text(json.dumps(_CONFIG), encoding="utf-8")
+        variables = clean_variables(self._home)
+        if folder and _wants_system_python(folder.path):
+            variables["PATH"] = model_environment(folder, self._cache_dir)["PATH"]
+        # The CLI asks its server by the proxy, too, if it is not told.
+        direct = variables.get("no_proxy", variables.get("NO_PROXY", ""))
+        variables["no_proxy"] = variables["NO_PROXY"] = ",".join(filter(None, [direct, "127.0.0.1", "localhost"]))
+        return {**variables, "ERSILIA_SESSION": _SESSION, "TMPDIR": str(scratch)}
+
+    def _run(self, arguments: list[str], variables: dict[str, str], timeout: float) -> None:
+        command = [str(self._program), *arguments]
+        try:
+            code = run_guarded(
+                command, env=variables, cwd=self._path, log=self._log, timeout=timeout, lock=self._guard_lock
+            )
+            subprocess.CompletedProcess(command, code).check_returncode()
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            raise self._failure(arguments[0], error) from None
+
+    def _failure(self, verb: str, error: subprocess.CalledProcessError | subprocess.TimeoutExpired) -> ModelError:
+        if isinstance(error, subprocess.TimeoutExpired):
+            ended = f"had not ended after {error.timeout:g} s"
+        else:
+            ended = f"exited {error.returncode}"
+        return ModelError(
+            f"ersilia {verb} {self._identifier} {ended}: {_last_words(self._log)} (all of it: {self._log})"
+        )
+
+
+def _slots(cache_dir: Path) -> Path:
+    return cache_dir / "ersilia"
+
+
+def _take_free(slots: Path, model: str) -> tuple[Path, FileLock]:
+    for number in count():
+        path = slots / f"{model}-{number}"
+        path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path / "lock", timeout=0, thread_local=False)
+        with suppress(Timeout):
+            lock.acquire()
+            return path, lock
+    raise AssertionError
+
+
+def _digest(folder: Path) -> str:
+    """Return a digest of a folder's files, by name and content."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.is_file() and _NOT_THE_MODEL.isdisjoint(name.parts):
+            with path.open("rb") as file:
+                digest.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode())
+    return digest.hexdigest()
+
+
+def _wants_system_python(folder: Path) -> bool:
+    """Return whether a model asks to run without conda: in the Python on the PATH, which we then make for it."""
+    try:
+        return bool(json.loads((folder / "config.json").read_bytes())["default_mode"] == "system")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _hub_options() -> list[str]:
+    """Return where to fetch from: the CLI takes the model's image by default, and refuses without Docker."""
+    return [] if shutil.which("docker") else ["--from_github"]
+
+
+def _last_words(log: Path) -> str:
+    """Return the CLI's own error message, which it marks with a cross, or else its last line."""
+    crossed = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if "✖" in line]
+    return printable(crossed[-1].replace("✖", "").strip()) if crossed else last_line(log)
