@@ -139,12 +139,9 @@ class PatientCaller:
         for start in range(0, len(records), step):
             try:
                 typed, problems = read_records(records[start : start + step], self._runner.columns)
-                if typed.height != len(records[start : start + step]):
-                    raise ValueError("its quotes are not closed")
             except ValueError as error:
                 raise BatchError(f"the model printed what cannot be read as CSV: {error}") from None
-            silent = typed.select(pl.all_horizontal(pl.all().is_null())).to_series().arg_true().to_list()
-            failures |= {start + row: "the model printed no value" for row in silent}
+            failures |= {start + row: "the model printed no value" for row in _silent_rows(typed)}
             failures |= {start + row: why for row, why in problems.items()}
         for row in failures:
             records[row] = self._nothing
@@ -154,6 +151,13 @@ class PatientCaller:
         self._streak += molecules
         if self._streak >= PATIENCE:
             raise GaveUpError(f"{self._streak} molecules in a row failed, the last with: {why}")
+
+
+def _silent_rows(typed: pl.DataFrame) -> list[int]:
+    """Return the rows that have no value at all; none can, mostly, since some column has a value in every row."""
+    if not all(column.null_count() for column in typed.iter_columns()):
+        return []
+    return typed.select(pl.all_horizontal(pl.all().is_null())).to_series().arg_true().to_list()
 
 
 def _split(together: Answer, lengths: Sequence[int]) -> list[Answer | GaveUpError]:

@@ -1,11 +1,9 @@
 """The framework runner: the hub's own contract for a model folder, `bash run.sh <framework dir> <in.csv> <out.csv>`."""
 
 import csv
-import os
-import signal
+import shutil
 import subprocess
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -15,6 +13,7 @@ from precalc_assets.errors import ModelError
 from precalc_assets.inference.environment import model_environment
 from precalc_assets.inference.model_folder import ModelFolder
 from precalc_assets.inference.output import read_output
+from precalc_assets.inference.processes import last_line, run_guarded
 from precalc_assets.inference.runner import BatchError
 from precalc_assets.settings import Settings
 
@@ -22,8 +21,9 @@ _SHORTEST_TIMEOUT = 1 / 30
 """A few molecules get this share of a batch's time: starting up takes time too. Several batches get that of one: they
 are sent together only to a model that needs seconds for them."""
 
-_LOG_TAIL = 64 * 1024
-"""Bytes of a log that are looked at for its last line, however much the model printed."""
+
+_LEAST_SPACE = 1 << 16
+"""Bytes that a disk has free on which a small file and a log can be written; those of a full one are fewer."""
 
 
 class FrameworkRunner:
@@ -72,53 +72,23 @@ class FrameworkRunner:
             share = min(1.0, max(_SHORTEST_TIMEOUT, len(smiles) / self._batch_size))
             self._run_script(given, printed, Path(scratch), self._batch_timeout * share)
             try:
-                content = printed.read_bytes()
+                return read_output(self._folder.model, printed, self.columns, smiles)
             except FileNotFoundError:
                 raise BatchError("run.sh exited 0 but wrote no output file") from None
-        return read_output(self._folder.model, content, self.columns, smiles)
 
     def _run_script(self, given: Path, printed: Path, scratch: Path, timeout: float) -> None:
         log = scratch / "log.txt"
         command = ["bash", str(self._script), str(self._folder.framework), str(given), str(printed)]
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                command,
-                env=self._variables,
-                cwd=scratch,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-            try:
-                code = process.wait(timeout)
-            except subprocess.TimeoutExpired:
-                raise BatchError(f"no answer within {timeout:g} s (PRECALC_BATCH_TIMEOUT)") from None
-            finally:
-                _end_session(process)
+        try:
+            code = run_guarded(command, env=self._variables, cwd=scratch, log=log, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            raise BatchError(f"no answer within {timeout:g} s (PRECALC_BATCH_TIMEOUT)") from None
         if code:
-            raise BatchError(f"run.sh exited {code}: {_last_line(log, scratch)}")
+            _require_space(scratch)
+            raise BatchError(f"run.sh exited {code}: {last_line(log).replace(str(scratch), '…')}")
 
 
-def _end_session(process: subprocess.Popen[bytes]) -> None:
-    """Kill what the script left running: all of it is in the session that it was started in.
-
-    Not all of it is in the script's process group, `timeout` for one makes its own; where there is /proc, the session
-    is looked through.
-    """
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    for entry in Path("/proc").glob("[0-9]*"):
-        with suppress(ProcessLookupError, PermissionError):
-            if os.getsid(int(entry.name)) == process.pid:
-                os.kill(int(entry.name), signal.SIGKILL)
-
-
-def _last_line(log: Path, scratch: Path) -> str:
-    """Return the last line of a log, without what differs between runs or what a terminal would obey."""
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - _LOG_TAIL))
-        text = file.read().decode("utf-8", "replace").replace(str(scratch), "…")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return "".join(c if c.isprintable() else " " for c in lines[-1][:300]) if lines else "it printed nothing"
+def _require_space(scratch: Path) -> None:
+    """Raise ModelError if the disk is full: no molecule is to blame then, and no model."""
+    if shutil.disk_usage(scratch).free < _LEAST_SPACE:
+        raise ModelError(f"no space left on device for {scratch.parent}; free some, or set TMPDIR to another disk")

@@ -1,25 +1,26 @@
 """What a model's `run.sh` wrote, made sure of: the columns that it declares, the molecules that it was given."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from precalc_assets.columns import Column
 from precalc_assets.errors import ColumnsError
 from precalc_assets.inference.runner import BatchError
-from precalc_assets.predictions import format_record, read_text_csv
+from precalc_assets.predictions import format_header, format_record, read_text_csv
 
 _KEY_COLUMNS = frozenset({"key", "inchikey"})
 _INPUT_COLUMNS = frozenset({"input", "smiles"})
 """Columns that some models print beside their outputs."""
 
 
-def read_output(model: str, content: bytes, columns: Sequence[Column], smiles: Sequence[str]) -> list[bytes]:
+def read_output(model: str, path: Path, columns: Sequence[Column], smiles: Sequence[str]) -> list[bytes]:
     """Return a model's output file as records of these columns, one for each molecule, cells as they were printed.
 
-    Raises ColumnsError for other columns, BatchError for other rows, or for what is no CSV file.
+    Raises ColumnsError for other columns, BatchError for other rows, or for what is no CSV file, FileNotFoundError.
     """
-    records = _plain_records(content, columns)
+    records = _plain_records(path, columns)
     if records is None:
-        records = _any_records(model, content, columns, smiles)
+        records = _any_records(model, path.read_bytes(), columns, smiles)
     if len(records) != len(smiles):
         raise BatchError(f"run.sh wrote {len(records)} rows for {len(smiles)} molecules")
     return records
@@ -37,19 +38,21 @@ def check_columns(model: str, printed: Sequence[str], columns: Sequence[Column])
         raise ColumnsError(f"the output of {model} {what} its run_columns.csv; mend one of the two")
 
 
-def _plain_records(content: bytes, columns: Sequence[Column]) -> list[bytes] | None:
+def _plain_records(path: Path, columns: Sequence[Column]) -> list[bytes] | None:
     """Return the lines of a file of just these columns without any quotes; None for every other file.
 
     This is what most models print, and takes no more memory than the file.
     """
-    header = format_record(column.name for column in columns)
-    if not content.startswith(header) or b'"' in content or not content.isascii():
-        return None
-    lines = content.replace(b"\r\n", b"\n").removesuffix(b"\n").split(b"\n")
+    header = format_header(tuple(columns))
     n_commas = len(columns) - 1
-    if lines[0] != header or any(line.count(b",") != n_commas or b"\r" in line for line in lines):
-        return None
-    return lines[1:]
+    records = []
+    with path.open("rb") as file:
+        for line in file:
+            record = line.removesuffix(b"\n").removesuffix(b"\r")
+            if record.count(b",") != n_commas or b'"' in record or b"\r" in record or not record.isascii():
+                return None
+            records.append(record)
+    return records[1:] if records[:1] == [header] else None
 
 
 def _any_records(model: str, content: bytes, columns: Sequence[Column], smiles: Sequence[str]) -> list[bytes]:

@@ -17,7 +17,14 @@ from precalc_assets.columns import Column
 from precalc_assets.inference.batching import Answer
 from precalc_assets.inference.kept import KeptRows, Row, parse_part
 from precalc_assets.outcomes import ShardOutcome
-from precalc_assets.predictions import PartInfo, RawManifest, check_failure_rate, format_record, manifest_name
+from precalc_assets.predictions import (
+    PartInfo,
+    RawManifest,
+    check_failure_rate,
+    format_header,
+    format_record,
+    manifest_name,
+)
 
 _GZIP_LEVEL = 4
 """A quarter of level 6's time for a tenth more bytes, on 2,048 counts a row."""
@@ -133,7 +140,7 @@ def put_part(store: ObjectStore, work: ShardWork, part: Part, answer: Answer) ->
     rows = [
         Row(smiles, *printed[row]) if row in printed else work.kept[smiles] for row, smiles in enumerate(part.smiles)
     ]
-    lines = [format_record(["key", "input", "quarantine", *(column.name for column in work.columns)])]
+    lines = [b"key,input,quarantine," + format_header(work.columns)]
     lines += (
         format_record([key, row.smiles, row.reason or None]) + b"," + row.record
         for key, row in zip(part.inchikeys, rows, strict=True)

@@ -25,7 +25,7 @@ _CALL_SECONDS = 30.0
 """Calls to a fast model grow to about this length, so that starting a process is little of it."""
 
 _MOST_BATCHES = 10
-_MOST_CELLS = 2_000_000
+_MOST_BYTES = 24 << 20
 """Bounds of a call to a fast model: of what is lost when it is killed, and of the memory that its output takes."""
 
 
@@ -141,8 +141,6 @@ class _Calls:
         self._queue: deque[tuple[ShardWork, Part]] = deque()
         self._held: list[tuple[ShardWork, Part, Answer]] = []
         self._size = task.batch_size
-        most = min(task.batch_size * _MOST_BATCHES, _MOST_CELLS // len(task.runner.columns))
-        self._largest = max(task.batch_size, most)
         self._seconds_each = 0.0
         self._shortest = 0.0
         self._stack = ExitStack()
@@ -179,11 +177,10 @@ class _Calls:
 
         Raises ModelError if the model cannot be made ready, or answers nothing, _TimeIsUpError if time is.
         """
-        batch = self._take()
+        batch = self._take(min(self._size, self._affordable()))
         if not batch:
             return
         asked = sum(len(part.unknown) for _, part in batch)
-        self._require_time(asked)
         if not self._entered:
             self._stack.enter_context(self._task.runner)
             self._entered = True
@@ -192,7 +189,7 @@ class _Calls:
             answers = self._caller.answer([part.asked for _, part in batch])
         except OSError as error:
             raise ModelError(f"{self._task.model} cannot be run: {reason(error)}") from error
-        self._learn(asked, time.perf_counter() - started)
+        self._learn(asked, time.perf_counter() - started, sum(map(_size, answers)))
         for (work, part), answer in zip(batch, answers, strict=True):
             if isinstance(answer, GaveUpError):
                 work.failure = f"shard {work.shard} of {self._task.model}: {answer}"
@@ -216,10 +213,9 @@ class _Calls:
         else:
             self._task.on_progress(len(part.smiles), work.there[part.name].quarantined)
 
-    def _take(self) -> list[tuple[ShardWork, Part]]:
-        """Take the next parts off the queue, as many as fit into a call; those of failed shards are dropped."""
+    def _take(self, room: int) -> list[tuple[ShardWork, Part]]:
+        """Take the next part off the queue, and as many more as fit into a call; those of failed shards are dropped."""
         batch: list[tuple[ShardWork, Part]] = []
-        room = self._size
         while self._queue and (not batch or len(self._queue[0][1].unknown) <= room):
             work, part = self._queue.popleft()
             if not work.failure:
@@ -227,16 +223,27 @@ class _Calls:
                 room -= len(part.unknown)
         return batch
 
-    def _learn(self, asked: int, seconds: float) -> None:
-        """Size the next call by how long this one took; a model that was found dead is sent less at a time."""
+    def _learn(self, asked: int, seconds: float, size: int) -> None:
+        """Size the next call by how long this one took and how much it brought.
+
+        A model that was found dead is sent no more than a batch at a time.
+        """
         self._seconds_each = seconds / asked
         self._shortest = min(self._shortest or seconds, seconds)
-        if self._caller.died:
-            self._largest = self._task.batch_size
-        self._size = min(max(int(_CALL_SECONDS / self._seconds_each), self._task.batch_size), self._largest)
+        batches = 1 if self._caller.died else _MOST_BATCHES
+        room = min(int(_CALL_SECONDS / self._seconds_each), _MOST_BYTES * asked // max(1, size))
+        self._size = max(self._task.batch_size, min(room, self._task.batch_size * batches))
 
-    def _require_time(self, asked: int) -> None:
-        if self._task.deadline is not None:
-            expected = max(self._seconds_each * asked, self._shortest)
-            if time.monotonic() + expected >= self._task.deadline:
-                raise _TimeIsUpError
+    def _affordable(self) -> int:
+        """Return how many molecules there is time for. Raises _TimeIsUpError if there is none for the next part."""
+        if self._task.deadline is None:
+            return self._size
+        left = self._task.deadline - time.monotonic()
+        _, part = self._queue[0]
+        if left <= max(self._seconds_each * len(part.unknown), self._shortest):
+            raise _TimeIsUpError
+        return int(left / self._seconds_each) if self._seconds_each else self._size
+
+
+def _size(answer: Answer | GaveUpError) -> int:
+    return sum(map(len, answer.records)) if isinstance(answer, Answer) else 0

@@ -1,6 +1,7 @@
 """From what a model printed to typed predictions: text cells, manifest, validation, Parquet, and loading them."""
 
 from precalc_assets.predictions.cells import (
+    format_header,
     format_record,
     read_records,
     read_text_csv,
@@ -35,6 +36,7 @@ __all__ = [
     "broken_check",
     "check_failure_rate",
     "find_manifest",
+    "format_header",
     "format_record",
     "load_library_shards",
     "load_shards",

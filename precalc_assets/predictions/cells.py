@@ -8,6 +8,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 import polars as pl
 import pyarrow as pa
@@ -71,10 +72,17 @@ def read_cells(
     return (typed.insert_column(0, text[key]) if key else typed), problems
 
 
-def read_records(records: Iterable[bytes], columns: Sequence[Column]) -> tuple[pl.DataFrame, dict[int, str]]:
+def read_records(records: Sequence[bytes], columns: Sequence[Column]) -> tuple[pl.DataFrame, dict[int, str]]:
     """Parse records of a model's columns as `read_cells` does. Raises ValueError for what is no record of them."""
-    header = format_record(column.name for column in columns)
-    return read_cells(b"\n".join([header, *records, b""]), columns)
+    if any(record.count(b'"') % 2 for record in records):
+        raise ValueError("a record has quotes that are not closed")
+    return read_cells(b"\n".join([format_header(tuple(columns)), *records, b""]), columns)
+
+
+@cache
+def format_header(columns: tuple[Column, ...]) -> bytes:
+    """Return the names of columns as a record; each model's once, since there may be thousands of them."""
+    return format_record(column.name for column in columns)
 
 
 def format_record(cells: Iterable[str | None]) -> bytes:
@@ -98,6 +106,7 @@ def split_records(content: bytes) -> list[bytes]:
     return records
 
 
+_NEEDS_QUOTES = re.compile('[,"\n\r]')
 _CELL = rb'("(?:[^"]|"")*"|[^",]*)'
 _FIRST_CELLS = re.compile(_CELL + b"," + _CELL + b"," + _CELL + b",(.*)", re.DOTALL)
 
@@ -113,7 +122,7 @@ def split_first_cells(record: bytes) -> tuple[tuple[str, str, str], bytes]:
 
 
 def _quoted(cell: str) -> str:
-    if cell and not any(c in cell for c in ',"\n\r'):
+    if cell and not _NEEDS_QUOTES.search(cell):
         return cell
     return '"' + cell.replace('"', '""') + '"'
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -108,6 +109,32 @@ def test_a_killed_predict_goes_on_behind_its_last_part_and_ends_as_an_undisturbe
     assert contents(world) == contents(undisturbed)
     assert table(world) == table(undisturbed)
     assert pages(world) == pages(undisturbed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_predict_that_is_ended_leaves_no_process_of_the_model(world, number: signal.Signals) -> None:
+    marker = world.root / "processes"
+    log_and_hang = f"""with open({str(marker)!r}, 'a') as file:
+    file.write(f'{{os.getpid()}} {{os.getppid()}}\\n')
+time.sleep(60)"""
+    world.write_model(script=log_and_hang, run='(setsid timeout 60 python "$1/code/main.py" "$2" "$3" &)\nsleep 60\n')
+    world.build_library()
+    process = start(world, "predict", MODEL)
+    wait_until(lambda: marker.exists() and marker.read_text().endswith("\n"), process)
+    os.kill(process.pid, number)
+    assert process.wait(20) != 0
+    pids = [int(pid) for pid in marker.read_text().split()]
+    deadline = time.monotonic() + 10
+    while any(map(is_alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in pids if is_alive(pid)]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.mark.slow

@@ -174,3 +174,98 @@ def test_a_model_error_ends_the_call_at_once() -> None:
     with pytest.raises(ModelError, match="lacks a column"):
         PatientCaller("eos9abc", model).answer([["a"], ["b"]])
     assert len(model.calls) == 1
+
+
+class Served(Model):
+    """A model that is kept running, and falls ill `after` so many molecules: then it does as `illness` says.
+
+    "dead": it is gone. "refusing": it is there, and answers no molecule. "silent": it answers nothing but nulls.
+    """
+
+    def __init__(self, illness: str, after: int, **arguments: Callable[[str], bool]) -> None:
+        super().__init__(**arguments)
+        self.illness = illness
+        self.after = after
+        self.since_start = 0
+        self.restarts = 0
+
+    @property
+    def ill(self) -> bool:
+        return self.since_start > self.after
+
+    def predict(self, smiles: Sequence[str]) -> list[bytes]:
+        self.since_start += len(smiles)
+        if self.ill and self.illness != "silent":
+            raise BatchError("connection refused" if self.illness == "dead" else "500")
+        records = super().predict(smiles)
+        return [b"," for _ in records] if self.ill else records
+
+    def is_well(self) -> bool:
+        return not (self.ill and self.illness == "dead")
+
+    def restart(self) -> None:
+        self.restarts += 1
+        self.since_start = 0
+
+
+@pytest.mark.parametrize("illness", ["dead", "refusing", "silent"])
+@pytest.mark.parametrize("size", [20, 100])
+def test_no_molecule_is_blamed_for_an_ill_server(illness: str, size: int) -> None:
+    model = Served(illness, after=150)
+    caller = PatientCaller("eos9abc", model)
+    for start in range(0, 600, size):
+        batch = [f"m{start + i}" for i in range(size)]
+        (answer,) = caller.answer([batch])
+        assert isinstance(answer, Answer)
+        assert (answer.failures, answer.records) == ({}, [record(text) for text in batch])
+    assert 3 <= model.restarts <= 6
+    assert caller.died == (illness == "dead")
+
+
+def test_a_server_that_is_well_is_not_restarted_for_a_bad_molecule() -> None:
+    model = Served("dead", after=10**6, refuses={"m7"}.__contains__)
+    (answer,) = answers([[f"m{i}" for i in range(16)]], model)
+    assert answer.failures == {7: "cannot do m7"}
+    assert model.restarts == 0
+
+
+def test_a_molecule_that_kills_the_server_is_found_and_quarantined_alone() -> None:
+    class Killed(Served):
+        def predict(self, smiles: Sequence[str]) -> list[bytes]:
+            if "killer" in smiles:
+                self.since_start = self.after + 1
+            return super().predict(smiles)
+
+    model = Killed("dead", after=10**6)
+    batch = [*(f"m{i}" for i in range(20)), "killer", *(f"n{i}" for i in range(43))]
+    (answer,) = answers([batch], model)
+    assert answer.failures == {20: "connection refused"}
+    assert answer.records == [b"," if text == "killer" else record(text) for text in batch]
+
+
+def test_a_server_that_prints_nothing_even_when_new_ends_the_batch_with_that_reason() -> None:
+    model = Served("silent", after=0)
+    with pytest.raises(ModelError, match=r"eos9abc answers no molecule: .*the model printed no value"):
+        PatientCaller("eos9abc", model).answer([[f"m{i}" for i in range(1000)]])
+    assert len(model.calls) == 2
+
+
+def test_a_server_that_does_not_come_up_again_ends_the_run() -> None:
+    class Lost(Served):
+        def restart(self) -> None:
+            raise ModelError("eos9abc did not come up")
+
+    model = Lost("dead", after=4)
+    with pytest.raises(ModelError, match="did not come up"):
+        PatientCaller("eos9abc", model).answer([[f"m{i}" for i in range(8)]])
+
+
+def test_a_record_with_open_quotes_or_of_other_width_is_a_batch_that_was_not_answered() -> None:
+    class Odd(Model):
+        def predict(self, smiles: Sequence[str]) -> list[bytes]:
+            odd = {"open": b'1,"open', "wide": b"1,2,3"}
+            return [odd.get(text, found) for text, found in zip(smiles, super().predict(smiles), strict=True)]
+
+    (answer,) = answers([["a", "open", "b", "wide", "c"]], Odd())
+    assert set(answer.failures) == {1, 3}
+    assert all("cannot be read as CSV" in why for why in answer.failures.values())

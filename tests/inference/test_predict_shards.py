@@ -4,21 +4,26 @@ import csv
 import gzip
 import io
 import json
+import time
+import uuid
 from collections import Counter
 
 import obstore
 import polars as pl
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from precalc_assets.errors import ModelError
-from precalc_assets.inference import FrameworkRunner, predict_sample, predict_shards
-from precalc_assets.library import read_manifest, read_shard
-from precalc_assets.predictions import RawManifest, open_predictions, read_text_csv, require_manifest
-from precalc_assets.sharding import shard_keys
+from precalc_assets.inference import FrameworkRunner, predict_shards
+from precalc_assets.library import inchikey, read_manifest, read_shard
+from precalc_assets.predictions import RawManifest, read_text_csv, require_manifest
+from precalc_assets.sharding import shard_keys, shard_of
 
 MODEL = "eos9abc"
 SHARDS = shard_keys(4)
 BATCH_SIZE = 5
+MOLECULES = tuple("C" * n + end for n in range(1, 16) for end in ("", "O", "N", "Cl"))
+WRITE = """write("\\n".join([HEADER, *map(answer, given)]) + "\\n")"""
 ANSWERED = """return f'{len(smiles) / 3!r},{len(smiles)},"{smiles}"'"""
 
 
@@ -125,20 +130,104 @@ def test_another_set_of_columns_is_computed_anew(predicted) -> None:
     assert set(raw_text(predicted, "00").columns) == {"key", "input", "quarantine", "score"}
 
 
-def test_only_the_shards_that_a_new_library_changes_are_computed_anew(predicted) -> None:
+def test_a_new_library_costs_the_molecules_that_are_new_in_it_and_writes_the_shards_that_it_changes(predicted) -> None:
     before = read_manifest(predicted.store)
+    printed = {smiles: cells for shard in SHARDS for _, smiles, *cells in raw_text(predicted, shard).rows()}
     calls = len(predicted.calls())
     objects = predicted.objects("raw")
-    library = predicted.build_library(["C" * n + end for n in range(1, 16) for end in ("", "O", "N", "Cl")] + ["CBr"])
+    predicted.write_model(answer="return f'0.5,{len(smiles)},new'")
+    library = predicted.build_library([*MOLECULES[5:], "CBr", "CCBr"])
     changed = [shard for shard in SHARDS if library.shards[shard].digest != before.shards[shard].digest]
-    assert len(changed) == 1
     assert [outcome.failure for outcome in predicted.predict()] == [""] * len(SHARDS)
-    new = {smiles for call in predicted.calls()[calls:] for smiles in call}
-    assert "CBr" in new
-    assert new <= set(molecules(predicted, changed[0])["smiles"])
-    assert raw_text(predicted, changed[0])["input"].to_list() == molecules(predicted, changed[0])["smiles"]
-    untouched = {name: tag for name, tag in objects.items() if f"shard={changed[0]}/" not in name}
+    assert sorted(smiles for call in predicted.calls()[calls:] for smiles in call) == ["CBr", "CCBr"]
+    for shard in SHARDS:
+        text = raw_text(predicted, shard)
+        assert text["input"].to_list() == molecules(predicted, shard)["smiles"]
+        for _, smiles, quarantine, *cells in text.rows():
+            assert [quarantine, *cells] == printed.get(smiles, [None, "0.5", str(len(smiles)), "new"])
+    untouched = {name: tag for name, tag in objects.items() if not any(f"shard={shard}/" in name for shard in changed)}
     assert {name: predicted.objects("raw")[name] for name in untouched} == untouched
+
+
+def test_what_an_interrupted_run_computed_is_kept_also_for_the_library_after_it(predicted) -> None:
+    for shard in SHARDS:
+        predicted.path(f"raw/model={MODEL}/shard={shard}/manifest.json").unlink()
+    calls = len(predicted.calls())
+    predicted.build_library([*MOLECULES, "CBr"])
+    assert [outcome.failure for outcome in predicted.predict()] == [""] * len(SHARDS)
+    assert [smiles for call in predicted.calls()[calls:] for smiles in call] == ["CBr"]
+
+
+def test_nothing_is_left_of_the_parts_of_an_older_library(predicted) -> None:
+    predicted.build_library(MOLECULES[::2])
+    calls = len(predicted.calls())
+    predicted.predict()
+    assert len(predicted.calls()) == calls
+    named = {part.name for shard in SHARDS for part in require_manifest(predicted.store, MODEL, shard).parts}
+    assert {name for name in predicted.objects("raw") if not name.endswith("manifest.json")} == named
+
+
+def test_a_run_that_is_out_of_time_stops_before_a_batch_and_the_next_call_goes_on_behind_it(world) -> None:
+    world.write_model(script="time.sleep(0.5)\n" + WRITE)
+    world.build_library()
+    arguments = {"batch_size": BATCH_SIZE, "max_failure_rate": 0.1}
+    library = read_manifest(world.store)
+    deadline = time.monotonic() + 1.6
+    first = list(predict_shards(world.store, library, MODEL, world.runner(), SHARDS, deadline=deadline, **arguments))
+    assert time.monotonic() < deadline
+    assert sorted(outcome.shard for outcome in first) == SHARDS
+    assert {outcome.failure for outcome in first} == {""}
+    assert not all(outcome.landed for outcome in first)
+    assert 0 < sum(asked(world).values()) < library.molecules
+    second = list(predict_shards(world.store, library, MODEL, world.runner(), SHARDS, **arguments))
+    assert all(outcome.landed for outcome in second)
+    assert set(asked(world).values()) == {1}
+    assert sum(asked(world).values()) == library.molecules
+
+
+def test_a_run_without_any_time_asks_for_nothing_and_takes_what_is_there(predicted) -> None:
+    predicted.build_library([*MOLECULES, "CBr"])
+    calls = len(predicted.calls())
+    library = read_manifest(predicted.store)
+    outcomes = list(
+        predict_shards(
+            predicted.store,
+            library,
+            MODEL,
+            predicted.runner(),
+            SHARDS,
+            deadline=0.0,
+            batch_size=5,
+            max_failure_rate=0.1,
+        )
+    )
+    assert len(predicted.calls()) == calls
+    assert sorted(outcome.unfinished for outcome in outcomes) == [False, False, False, True]
+
+
+LIBRARIES = st.lists(st.sets(st.sampled_from(MOLECULES[:20]), min_size=1), min_size=2, max_size=4)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(LIBRARIES, st.data())
+def test_whatever_library_follows_which_no_molecule_that_stays_is_asked_for_again(
+    new_world, libraries: list[set[str]], data: st.DataObject
+) -> None:
+    world = new_world(f"world-{uuid.uuid4()}")
+    world.write_model()
+    there: set[str] = set()
+    for chosen in libraries:
+        world.build_library(sorted(chosen))
+        calls = len(world.calls())
+        interrupted = data.draw(st.booleans())
+        shards = SHARDS[: data.draw(st.integers(1, 4))] if interrupted else SHARDS
+        world.predict(shards)
+        new = [smiles for call in world.calls()[calls:] for smiles in call]
+        done = {smiles for shard in shards for smiles in molecules(world, shard)["smiles"]}
+        assert sorted(new) == sorted(done - there)
+        there = {smiles for smiles in there if shard_of(inchikey(smiles), len(SHARDS)) not in shards} | done
+        for shard in shards:
+            assert _column(world, shard, "input") == molecules(world, shard)["smiles"]
 
 
 def test_parts_that_an_interrupted_run_has_left_are_kept(predicted) -> None:
@@ -366,49 +455,18 @@ def _column(world, shard: str, name: str) -> list[str]:
     return raw_text(world, shard)[name].to_list() if manifest.parts else []
 
 
-def test_a_sample_is_the_first_molecules_by_hash_and_marks_no_shard(world) -> None:
-    world.write_model()
-    library = world.build_library()
-    outcome = predict_sample(world.store, library, MODEL, world.runner(), 7, batch_size=BATCH_SIZE)
-    assert (outcome.facts["rows"], outcome.facts["quarantined"]) == (7, 0)
-    assert [name for name in world.objects() if not name.startswith("library")] == [f"samples/model={MODEL}.parquet"]
-    with open_predictions(world.store, f"samples/model={MODEL}.parquet") as (parquet, _):
-        sample = pl.DataFrame(pl.from_arrow(parquet.read()))
-    assert sample["smiles"].to_list() == molecules(world, "00")["smiles"][:7]
-    assert sample["label"].to_list() == sample["smiles"].to_list()
-
-
-def test_a_sample_with_a_bad_molecule_counts_it_and_has_a_null_row(world) -> None:
-    library = world.build_library()
-    bad = molecules(world, "00")["smiles"][2]
-    world.write_model(answer=f"if smiles == {bad!r}:\n    sys.exit(3)\n{ANSWERED}")
-    outcome = predict_sample(world.store, library, MODEL, world.runner(), 7, batch_size=BATCH_SIZE)
-    assert (outcome.facts["rows"], outcome.facts["quarantined"]) == (7, 1)
-    with open_predictions(world.store, f"samples/model={MODEL}.parquet") as (parquet, _):
-        rows = pl.DataFrame(pl.from_arrow(parquet.read())).select("score", "atoms", "label").rows()
-    assert [i for i, cells in enumerate(rows) if cells == (None, None, None)] == [2]
-
-
-def test_a_sample_of_which_nothing_is_answered_is_an_error_and_leaves_nothing(world) -> None:
-    world.write_model(answer="sys.exit('no')")
-    library = world.build_library()
-    with pytest.raises(ModelError, match=f"{MODEL}.*run.sh exited 1: no"):
-        predict_sample(world.store, library, MODEL, world.runner(), 4, batch_size=BATCH_SIZE)
-    assert not world.objects("samples")
-
-
-def test_a_shard_with_too_many_failures_asks_again_for_the_parts_that_had_some(world):
+def test_a_shard_with_too_many_failures_asks_again_for_the_molecules_that_failed(world):
     world.build_library()
     world.write_model(answer="if smiles.endswith('Cl'): raise ValueError('no')\n" + ANSWERED)
     before = world.predict(max_failure_rate=0.1)
-    asked = sum(map(len, world.calls()))
+    calls = len(world.calls())
     assert all(not outcome.landed for outcome in before)
 
     world.write_model()
     after = world.predict(max_failure_rate=0.1)
 
     assert all(outcome.landed and outcome.facts["quarantined"] == 0 for outcome in after)
-    assert sum(map(len, world.calls())) > asked
+    assert all(smiles.endswith("Cl") for call in world.calls()[calls:] for smiles in call)
     assert {outcome.shard: outcome.facts["rows"] for outcome in after} == {
         shard: info.rows for shard, info in read_manifest(world.store).shards.items()
     }

@@ -228,7 +228,7 @@ def test_a_file_is_read_into_types_as_its_text_is_parsed(rows: list[tuple[str | 
     keyed = frame.select(pl.Series("key", [f"K{i}" for i in range(frame.height)], pl.String), pl.all())
     read, problems = read_cells(write_csv(keyed.columns, keyed.rows()), columns, "key")
     expected, expected_problems = parse_cells(frame, columns)
-    alone, problems_alone = read_records(map(format_record, rows), columns)
+    alone, problems_alone = read_records([format_record(row) for row in rows], columns)
     assert repr(alone.rows()) == repr(expected.rows())
     assert problems_alone == expected_problems
     assert repr(read.drop("key").rows()) == repr(expected.rows())

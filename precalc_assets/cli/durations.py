@@ -1,0 +1,17 @@
+"""Durations as people write them: `5h30m`, `90s`."""
+
+import re
+
+from precalc_assets.errors import UsageError
+
+_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds in `5h30m`, `45m` or `90s`. Raises UsageError for anything else, and for no time at all."""
+    found = _DURATION.fullmatch(text.strip())
+    hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)
+    total = 3600 * hours + 60 * minutes + seconds
+    if not total:
+        raise UsageError(f"{text!r} is no duration; write 5h30m, 45m or 90s")
+    return float(total)

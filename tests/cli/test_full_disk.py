@@ -1,0 +1,78 @@
+"""A disk that fills up in the middle of a run: a small tmpfs, which takes the right to mount one."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from precalc_assets.predictions import require_manifest
+from precalc_assets.sharding import shard_keys
+
+MODEL = "eos9abc"
+SHARDS = shard_keys(4)
+WIDE = "return f'{len(smiles) / 3!r},{len(smiles)},' + __import__('secrets').token_hex(20_000)"
+"""20 KB a molecule that no compression makes smaller than half."""
+
+
+def mount(folder: Path, options: str) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True, capture_output=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 600 KB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    try:
+        mount(folder, "size=600k")
+    except (subprocess.CalledProcessError, FileNotFoundError) as error:
+        pytest.skip(f"no tmpfs can be mounted here: {error}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_store_that_is_full_fails_with_that_reason_and_the_same_command_goes_on_when_there_is_room(
+    world, small_disk: Path
+) -> None:
+    world.write_model(answer=WIDE)
+    url = f"file://{small_disk}/store"
+    assert world.precalc("library", "build", library(world), store_url=url).returncode == 0
+    full = world.precalc("predict", MODEL, store_url=url)
+    assert full.returncode == 1
+    assert "No space left on device" in full.stderr
+    assert "could not be written" in full.stderr
+    assert "Traceback" not in full.stderr
+    written = {path: path.stat().st_mtime_ns for path in small_disk.rglob("part-*.csv.gz")}
+    assert written
+    asked = sum(map(len, world.calls()))
+
+    mount(small_disk, "remount,size=20m")
+    again = world.precalc("predict", MODEL, store_url=url)
+    assert again.returncode == 0, again.stderr
+    assert "rows 60, quarantined 0" in again.stderr
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert sum(map(len, world.calls())) - asked < 60
+    store = type(world)(small_disk, world.cache_dir).store
+    assert sum(require_manifest(store, MODEL, shard).rows for shard in SHARDS) == 60
+
+
+def test_a_temporary_folder_that_is_full_ends_the_run_with_that_reason(world, small_disk: Path, monkeypatch) -> None:
+    world.write_model(answer=WIDE)
+    world.build_library()
+    (small_disk / "ballast").write_bytes(bytes(590_000))
+    monkeypatch.setenv("TMPDIR", str(small_disk))
+    full = world.precalc("predict", MODEL)
+    assert full.returncode == 1
+    assert f"no space left on device for {small_disk}" in full.stderr
+    assert "Traceback" not in full.stderr
+    (small_disk / "ballast").unlink()
+    mount(small_disk, "remount,size=20m")
+    again = world.precalc("predict", MODEL)
+    assert again.returncode == 0, again.stderr
+
+
+def library(world) -> Path:
+    path = world.root / "molecules.smi"
+    path.write_text("\n".join("C" * n + end for n in range(1, 16) for end in ("", "O", "N", "Cl")) + "\n")
+    return path
