@@ -11,8 +11,7 @@ import logging
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from itertools import count
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -64,6 +63,7 @@ def taken_slot(model: str, cache_dir: Path) -> Iterator["Slot"]:
     path, lock = _take_free(_slots(cache_dir), model)
     slot = Slot(model, path, program, cache_dir)
     try:
+        slot.wait_until_quiet()
         yield slot
     finally:
         slot.close()
@@ -86,9 +86,13 @@ class Slot:
         self._path = path
         self._home = path / "home"
         self._log = path / "log.txt"
-        # A former holder that was killed has left a guard, which keeps this lock until nothing is running any more.
         self._guard_lock = path / "guard.lock"
         self._server: HeldServer | None = None
+
+    def wait_until_quiet(self) -> None:
+        """Wait for the guard that a former holder has left, if that was killed: it is closing the server just now."""
+        with FileLock(self._guard_lock):
+            pass
 
     def fetch(self, folder: ModelFolder | None) -> Path:
         """Fetch a model from a folder, or from the hub, unless that was done; return the CLI's copy of it.
@@ -164,7 +168,8 @@ class Slot:
             code = run_guarded(
                 command, env=variables, cwd=self._path, log=self._log, timeout=timeout, lock=self._guard_lock
             )
-            subprocess.CompletedProcess(command, code).check_returncode()
+            if code:
+                raise subprocess.CalledProcessError(code, command)
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
             raise self._failure(arguments[0], error) from None
 
@@ -183,14 +188,17 @@ def _slots(cache_dir: Path) -> Path:
 
 
 def _take_free(slots: Path, model: str) -> tuple[Path, FileLock]:
-    for number in count():
+    number = 0
+    while True:
         path = slots / f"{model}-{number}"
         path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path / "lock", timeout=0, thread_local=False)
-        with suppress(Timeout):
+        try:
             lock.acquire()
+        except Timeout:
+            number += 1
+        else:
             return path, lock
-    raise AssertionError
 
 
 def _digest(folder: Path) -> str:

@@ -1,0 +1,204 @@
+"""Programs of somebody else's: what they see of our environment, and that nothing of them outlives us."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from precalc_assets.inference.processes import clean_variables, hold, last_line, run_guarded
+
+STUBBORN = "trap '' TERM INT HUP; while :; do sleep 0.1; done"
+DAEMON = f"(setsid sh -c '(setsid sh -c \"{STUBBORN}\" daemon-$0 &)' $0 &)"
+"""Leaves a process in another session, whose parents have ended, and which heeds no signal but SIGKILL."""
+
+
+class Place:
+    """A folder in which commands run, and a mark by which their processes are found."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log = folder / "log.txt"
+        self.mark = folder.name
+
+    @property
+    def options(self) -> dict[str, object]:
+        return {"env": clean_variables(self.folder), "cwd": self.folder, "log": self.log}
+
+    def shell(self, script: str) -> list[str]:
+        return ["sh", "-c", script, self.mark]
+
+    def run(self, script: str, *, timeout: float = 20.0) -> int:
+        return run_guarded(self.shell(script), timeout=timeout, **self.options)
+
+    def left(self) -> list[list[str]]:
+        """Return the commands of processes that bear the mark."""
+        found = []
+        for process in psutil.process_iter(["cmdline"]):
+            command = process.info["cmdline"] or []
+            if process.pid != os.getpid() and any(self.mark in word for word in command[2:]):
+                found.append(command)
+        return found
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    folder = tmp_path / f"place-{time.time_ns()}"
+    folder.mkdir()
+    return Place(folder)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137), ("kill -TERM 0", 143)])
+def test_the_exit_code_is_the_commands(place: Place, script: str, code: int) -> None:
+    assert place.run(script) == code
+
+
+def test_a_command_that_does_not_exist_ends_with_127_and_says_so(place: Place) -> None:
+    assert run_guarded(["no-such-program"], timeout=20, **place.options) == 127
+    assert last_line(place.log) == "no-such-program cannot be started: No such file or directory"
+
+
+def test_what_a_command_prints_is_in_the_log_and_it_reads_nothing(place: Place) -> None:
+    assert place.run("cat; echo out; echo err >&2") == 0
+    assert place.log.read_text() == "out\nerr\n"
+
+
+def test_a_daemon_ends_with_the_command_that_left_it(place: Place) -> None:
+    assert place.run(f"{DAEMON}; sleep 0.3; exit 5") == 5
+    assert place.left() == []
+
+
+def test_a_command_that_takes_too_long_has_ended_with_all_it_started_when_that_is_told(place: Place) -> None:
+    with pytest.raises(subprocess.TimeoutExpired, match=r"timed out after 0\.5 seconds"):
+        place.run(f"{DAEMON}; {STUBBORN}", timeout=0.5)
+    assert place.left() == []
+
+
+def test_a_server_is_held_until_it_is_closed_and_its_own_command_closes_it(place: Place) -> None:
+    close = place.shell("echo closed > closed")
+    server = hold(place.shell(f"{DAEMON}; sleep 0.3"), close=close, timeout=20, **place.options)
+    assert len(place.left()) == 2  # the guard, too, has the mark in its arguments
+    assert not (place.folder / "closed").exists()
+    server.close()
+    assert place.left() == []
+    assert (place.folder / "closed").exists()
+
+
+def test_a_command_that_fails_leaves_no_server(place: Place) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as raised:
+        hold(place.shell(f"{DAEMON}; exit 4"), close=["true"], timeout=20, **place.options)
+    assert raised.value.returncode == 4
+    assert place.left() == []
+
+
+def test_a_server_that_does_not_come_up_leaves_nothing(place: Place) -> None:
+    with pytest.raises(subprocess.TimeoutExpired):
+        hold(place.shell(f"{DAEMON}; {STUBBORN}"), close=["true"], timeout=0.5, **place.options)
+    assert place.left() == []
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from precalc_assets.inference.processes import clean_variables, hold, run_guarded
+kind, folder, script, close = sys.argv[1:]
+folder = Path(folder)
+options = {"env": clean_variables(folder), "cwd": folder, "log": folder / "log.txt", "lock": folder / "lock"}
+command = ["sh", "-c", script, folder.name]
+if kind == "run":
+    run_guarded(command, timeout=100, **options)
+hold(command, close=["sh", "-c", close, folder.name], timeout=100, **options)
+time.sleep(100)
+"""
+
+
+@pytest.fixture
+def holder(place: Place):
+    """Start a process that runs a command, or holds a server, until it is killed."""
+    processes = []
+
+    def start(kind: str, script: str, close: str = ":") -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", HOLDER, kind, str(place.folder), script, close]
+        processes.append(subprocess.Popen(command, start_new_session=True))
+        wait_for((place.folder / "started").exists)
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("kind", ["run", "hold"])
+def test_nothing_survives_a_kill_of_ours(place: Place, holder, kind: str) -> None:
+    ending = f"sleep 0.3; touch started; {STUBBORN if kind == 'run' else ':'}"
+    process = holder(kind, f"{DAEMON}; {ending}", "touch closed")
+    process.kill()
+    process.wait()
+    wait_for(lambda: not place.left())
+    assert (place.folder / "closed").exists() == (kind == "hold")
+
+
+def test_who_comes_after_a_killed_process_waits_until_its_server_is_closed(place: Place, holder) -> None:
+    process = holder("hold", "touch started", "sleep 1; touch closed")
+    process.kill()
+    command = place.shell("test -e closed")
+    assert run_guarded(command, timeout=20, lock=place.folder / "lock", **place.options) == 0
+
+
+def test_ctrl_c_reaches_us_and_we_end_what_runs(place: Place, holder) -> None:
+    process = holder("run", f"echo interrupted by nobody; {DAEMON}; touch started; {STUBBORN}")
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(20) != 0
+    assert place.left() == []
+
+
+def test_a_guard_asked_to_end_goes_on_guarding(place: Place, holder) -> None:
+    process = holder("run", f"touch started; {STUBBORN}")
+    for child in psutil.Process(process.pid).children():
+        child.terminate()
+        child.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert len(place.left()) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "passed_on"),
+    [
+        ("PRECALC_STORE_URL", False),
+        ("DAGSTER_HOME", False),
+        ("AWS_SECRET_ACCESS_KEY", False),
+        ("GITHUB_TOKEN", False),
+        ("GITHUB_ACTIONS", False),
+        ("UV_PUBLISH_TOKEN", False),
+        ("PYTHONPATH", False),
+        ("SOME_SECRET", False),
+        ("https_proxy", True),
+        ("HTTPS_PROXY", True),
+        ("REQUESTS_CA_BUNDLE", True),
+        ("LC_ALL", True),
+        ("PIP_INDEX_URL", True),
+        ("UV_INDEX_URL", True),
+        ("OMP_NUM_THREADS", True),
+        ("CUDA_VISIBLE_DEVICES", True),
+    ],
+)
+def test_a_model_sees_what_it_needs_and_no_secret_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, passed_on: bool
+) -> None:
+    monkeypatch.setenv(name, "value")
+    variables = clean_variables(tmp_path / "home")
+    assert variables.get(name) == ("value" if passed_on else None)
+    assert variables["HOME"] == str(tmp_path / "home")
