@@ -1,18 +1,23 @@
-"""The card of a model: what readers see of it. Gathers what its folder says and what its table holds."""
+"""The card of a model: what readers see of it, in the registry table. Read by commands and by the Lambda.
 
-from datetime import UTC, datetime
+Only what the reading side needs belongs here; how a card is gathered is in `publishing`.
+"""
 
-from obstore.store import ObjectStore
-from pydantic import BaseModel, ConfigDict
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from precalc_assets.columns import Column
-from precalc_assets.inference import ModelMetadata
-from precalc_assets.predictions import find_manifest
-from precalc_assets.tables import REGISTRY, Item, KeyValueStore, TableReader
+from precalc_assets.errors import TableError
+from precalc_assets.tables import REGISTRY, Item, KeyValueStore
 
 
 class ModelCard(BaseModel):
-    """One model in the registry table, as JSON under its id."""
+    """One model in the registry table, as JSON under its id.
+
+    `deterministic` says whether the canary of a release that is served predicted the same twice, None if there was no
+    such canary; `varying` names the columns that it found to differ.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -31,6 +36,8 @@ class ModelCard(BaseModel):
     quarantined: int
     releases: tuple[str, ...]
     updated: datetime
+    deterministic: bool | None = None
+    varying: tuple[str, ...] = ()
 
     @property
     def covered(self) -> bool:
@@ -38,31 +45,19 @@ class ModelCard(BaseModel):
         return len(self.shards) == self.n_shards
 
 
-def make_card(store: ObjectStore, tables: KeyValueStore, model: str, metadata: ModelMetadata) -> ModelCard:
-    """Gather a model's card from its table. Raises TableError if the model has no table."""
-    reader = TableReader(tables, model)
-    directories = reader.directories()
-    manifests = [find_manifest(store, model, shard) for shard in directories]
-    return ModelCard(
-        model=model,
-        title=metadata.title,
-        description=metadata.description,
-        interpretation=metadata.interpretation,
-        tags=metadata.tags,
-        license=metadata.license,
-        publication=metadata.publication,
-        source_code=metadata.source_code,
-        columns=reader.columns,
-        n_shards=reader.n_shards,
-        shards=tuple(directories),
-        molecules=sum(directory.rows for directory in directories.values()),
-        quarantined=sum(m.quarantined for m in manifests if m),
-        releases=tuple(sorted({directory.release for directory in directories.values()})),
-        updated=datetime.now(UTC),
-    )
-
-
 def publish_card(tables: KeyValueStore, card: ModelCard) -> None:
     """Put the card into the registry, in place of the one before."""
     tables.create_table(REGISTRY)
     tables.put_many(REGISTRY, [Item(card.model, card.model_dump_json().encode())])
+
+
+def find_card(tables: KeyValueStore, model: str) -> ModelCard | None:
+    """Return a model's card, or None if it is not published. Raises TableError if the card is damaged."""
+    item = tables.get_many(REGISTRY, [model]).get(model) if tables.has_table(REGISTRY) else None
+    if item is None:
+        return None
+    try:
+        return ModelCard.model_validate_json(item.value)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise TableError(f"the card of {model} is damaged ({reason}); run `precalc run {model}` again") from None

@@ -1,6 +1,7 @@
 """What a model's output column is, and how a model's `run_columns.csv` is read. Standard library only."""
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,10 @@ RESERVED_NAMES = frozenset({"key", "input", "inchikey", "smiles", "quarantine"})
 
 _TYPES: dict[str, ColumnType] = {"float": "float", "integer": "integer", "string": "string", "other": "string"}
 """The hub's types and ours: what is neither a number nor a string is kept as the text that was printed."""
+
+
+_NAMED = 3
+"""Columns that a message names; it counts the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +64,9 @@ def read_columns(path: Path) -> tuple[Column, ...]:
     if not columns:
         raise ModelError(f"{path} declares no columns; it has to have name,type,direction,description")
     return tuple(columns.values())
+
+
+def name_columns(names: Sequence[str]) -> str:
+    """Return the first of these columns by name, and how many more there are."""
+    named = ", ".join(names[:_NAMED])
+    return f"{named} and {len(names) - _NAMED:,} more" if len(names) > _NAMED else named

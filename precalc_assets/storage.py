@@ -67,6 +67,11 @@ def sample(model: str) -> str:
     return f"samples/model={model}.parquet"
 
 
+def canary_report(model: str) -> str:
+    """Return the name of what the canary found out about a model."""
+    return f"samples/model={model}.json"
+
+
 def raw_prefix(model: str, shard: str) -> str:
     """Return the folder of a shard's raw predictions: its parts and its manifest."""
     return f"raw/model={model}/shard={shard}"

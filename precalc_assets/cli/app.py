@@ -24,7 +24,18 @@ Shards = Annotated[
 ]
 Sample = Annotated[
     int | None,
-    typer.Option(min=1, help="Only the first N molecules by hash, into a place of their own.", show_default=False),
+    typer.Option(
+        min=1,
+        help="Only the canary: the first N molecules by hash, twice; says what a full run takes.",
+        show_default=False,
+    ),
+]
+
+Until = Annotated[
+    str | None,
+    typer.Option(
+        help="How long this may take, as 5h30m: it ends before a batch that would not end in time.", show_default=False
+    ),
 ]
 
 
@@ -45,13 +56,13 @@ def library_build(
 
 
 @app.command()
-def predict(model: Model, shards: Shards = None, sample: Sample = None) -> None:
+def predict(model: Model, shards: Shards = None, sample: Sample = None, until: Until = None) -> None:
     """Run a model over the library; goes on where an earlier call stopped."""
+    from precalc_assets.cli.canary import predict_sample
     from precalc_assets.cli.work import predict as work
-    from precalc_assets.cli.work import predict_sample
 
     if sample is None:
-        work(model, shards)
+        work(model, shards, until)
     else:
         _no_shards_with_sample(shards)
         predict_sample(model, sample)

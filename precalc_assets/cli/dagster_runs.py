@@ -13,13 +13,15 @@ import dagster as dg
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
+from precalc_assets.cli.canary import print_report
 from precalc_assets.cli.progress import progress
 from precalc_assets.cli.work import report_library
 from precalc_assets.definitions import build_defs
+from precalc_assets.defs.inference.assets import SampleConfig
 from precalc_assets.defs.partitions import MODELS, partition_key
 from precalc_assets.defs.resources import Platform
 from precalc_assets.errors import PrecalcError, UsageError
-from precalc_assets.inference import find_model
+from precalc_assets.inference import ModelFolder, find_report, open_model
 from precalc_assets.library import find_library, require_shards
 from precalc_assets.progress import OnProgress, ignore_progress
 from precalc_assets.sharding import contiguous_ranges, parse_shards
@@ -128,14 +130,16 @@ class Session:
 def run_model(model: str, shards: str | None) -> list[Stage]:
     """Materialise a model's shards stage by stage, then its card; what failed at one stage is left out at the next.
 
-    Returns what each run did. Raises RunsFailedError at the end with the descriptions of all failures.
+    A release that no canary has passed yet is run over a sample first, and not at all if it fails there. Returns what
+    each run did. Raises RunsFailedError at the end with the descriptions of all failures.
     """
     session = Session()
     settings = session.platform.settings
-    find_model(model, settings.model_folders)
+    folder = open_model(model, settings)
     chosen = parse_shards(shards, settings.n_shards)
     session.ensure_library()
     session.instance.add_dynamic_partitions(MODELS, [model])
+    _ensure_canary(session, folder)
     failures: list[str] = []
     for stage in STAGES:
         with session.watching(f"{stage} {model}", _molecules(session, chosen)):
@@ -151,15 +155,31 @@ def run_model(model: str, shards: str | None) -> list[Stage]:
 
 
 def run_sample(model: str, size: int) -> None:
-    """Materialise a model's sample predictions. Raises RunsFailedError if that fails."""
+    """Materialise a model's sample predictions and print the report. Raises RunsFailedError if a check breaks."""
     session = Session()
-    find_model(model, session.platform.settings.model_folders)
+    open_model(model, session.platform.settings)
     session.ensure_library()
     session.instance.add_dynamic_partitions(MODELS, [model])
-    ops = {"sample_predictions": {"config": {"size": size}}}
-    with session.watching(f"sample_predictions {model}", size):
-        failure = session.materialize("sample_predictions", model, model, ops)
+    before = find_report(session.platform.store, model)
+    failure = _run_canary(session, model, size)
+    report = find_report(session.platform.store, model)
+    if report and report != before:
+        print_report(report)
     _raise_failures([failure])
+
+
+def _ensure_canary(session: Session, folder: ModelFolder) -> None:
+    """Run the canary unless this release has passed it. Raises RunsFailedError if it breaks a check that blocks."""
+    report = find_report(session.platform.store, folder.model)
+    if report is None or report.broken or not report.is_of(folder.metadata.release, folder.columns):
+        _raise_failures([_run_canary(session, folder.model, SampleConfig().size)])
+
+
+def _run_canary(session: Session, model: str, size: int) -> str:
+    """Materialise a model's sample predictions. Returns why that failed; nothing if it did not."""
+    ops = {"sample_predictions": {"config": {"size": size}}}
+    with session.watching(f"sample_predictions {model}", 2 * min(size, session.platform.library().molecules)):
+        return session.materialize("sample_predictions", model, model, ops)
 
 
 def _molecules(session: Session, shards: list[str]) -> int:

@@ -8,11 +8,13 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from precalc_assets.errors import UsageError
+from precalc_assets.cards import find_card
+from precalc_assets.columns import name_columns
+from precalc_assets.errors import TableError, UsageError
 from precalc_assets.model_ids import check_model_id
 from precalc_assets.settings import load_settings
 from precalc_assets.sharding import INCHIKEY
-from precalc_assets.tables import TableReader, Value, open_tables
+from precalc_assets.tables import KeyValueStore, TableReader, Value, open_tables
 
 _BATCH = 1_000
 
@@ -38,7 +40,9 @@ def get(model: str, molecules: Sequence[str], source: Path | None, output: Path 
     if output and output == missing:
         raise UsageError(f"{output} is named twice; give --output and --missing a file each")
     settings = load_settings()
-    reader = TableReader(open_tables(settings.tables_url), model)
+    tables = open_tables(settings.tables_url)
+    reader = TableReader(tables, model)
+    _warn_of_variation(tables, model)
     asked = _identify(molecules) if molecules else _read(source) if source else ()
     with ExitStack() as stack:
         rows = csv.writer(_open(stack, output) if output else sys.stdout, lineterminator="\n")
@@ -63,6 +67,17 @@ def get(model: str, molecules: Sequence[str], source: Path | None, output: Path 
             f"{found:,} found, {unfound:,} not precalculated, {unreadable:,} neither InChIKey nor SMILES{where}",
             file=sys.stderr,
         )
+
+
+def _warn_of_variation(tables: KeyValueStore, model: str) -> None:
+    """Tell a reader whose model would predict something else next time. A card that is damaged stops no one."""
+    try:
+        card = find_card(tables, model)
+    except TableError as error:
+        print(f"warning: {error}", file=sys.stderr)
+        return
+    if card and card.deterministic is False:
+        print(f"warning: predictions of {model} vary between runs, in {name_columns(card.varying)}", file=sys.stderr)
 
 
 def _batches(asked: Iterable[Asked]) -> Iterator[list[Asked]]:

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable
 
+from obstore.store import ObjectStore
 from rich.console import Console
 from rich.table import Table
 
+from precalc_assets.cards import find_card
 from precalc_assets.cli.report import name_shards
+from precalc_assets.columns import name_columns
 from precalc_assets.errors import PrecalcError, TableError
-from precalc_assets.inference import find_model, list_models
+from precalc_assets.inference import find_model, find_report, list_models
 from precalc_assets.library import read_manifest, require_shards
 from precalc_assets.model_ids import check_model_id
 from precalc_assets.outcomes import reason
@@ -15,28 +18,37 @@ from precalc_assets.predictions import find_manifest
 from precalc_assets.settings import load_settings
 from precalc_assets.sharding import shard_keys
 from precalc_assets.storage import list_sizes, open_store, predictions
-from precalc_assets.tables import Directory, KeyValueStore, TableReader, open_tables
+from precalc_assets.tables import LIBRARY, REGISTRY, Directory, KeyValueStore, TableReader, open_tables
 
 
 def models() -> None:
-    """Print a table of models: those that can be run here, with what of them is served."""
+    """Print a table of models: those that can be run here, with what of them is served, and those served alone."""
     settings = load_settings()
     tables = open_tables(settings.tables_url)
-    table = Table("model", "title", "columns", "release", "shards", "molecules", box=None, pad_edge=False)
-    for name in list_models(settings.model_folders):
+    table = Table(box=None, pad_edge=False)
+    for name in ("model", "title", "columns", "release", "shards", "molecules", "deterministic"):
+        table.add_column(name)
+    runnable = list_models(settings.model_folders)
+    for name in sorted({*runnable, *tables.list_tables()} - {LIBRARY, REGISTRY}):
         try:
-            folder = find_model(name, settings.model_folders)
+            card = find_card(tables, name)
+            if name in runnable:
+                folder = find_model(name, settings.model_folders)
+                said = (folder.metadata.title, str(len(folder.columns)), folder.metadata.release)
+            elif card:
+                said = (card.title, str(len(card.columns)), ", ".join(card.releases))
+            else:
+                said = ("served, not published", "–", "–")
         except PrecalcError as error:
             table.add_row(name, f"cannot be used: {error}")
             continue
         served = _directories(tables, name).values()
         table.add_row(
             name,
-            folder.metadata.title,
-            str(len(folder.columns)),
-            folder.metadata.release,
+            *said,
             f"{len(served)}/{settings.n_shards}" if served else "–",
             f"{sum(shard.rows for shard in served):,}" if served else "–",
+            _yes_or_no(card.deterministic if card else None),
         )
     Console(markup=False, emoji=False).print(table)
 
@@ -75,12 +87,31 @@ def status(model: str) -> None:
     console = Console(markup=False, emoji=False)
     console.print(table)
     console.print(f"{quarantined:,} molecules quarantined")
+    console.print(_canary_line(store, model))
     if stale:
         console.print(f"of an earlier library: {name_shards(stale)}; run `precalc predict {model}`")
     if outdated:
         console.print(f"served from earlier raw predictions: {name_shards(outdated)}; run `precalc serve {model}`")
     for shard, why in damaged.items():
         console.print(f"shard {shard}: {why}")
+
+
+def _canary_line(store: ObjectStore, model: str) -> str:
+    """Say what the canary found out; or how to run it."""
+    report = find_report(store, model)
+    if report is None:
+        return f"canary: not run; run `precalc predict {model} --sample 100`"
+    if report.broken:
+        said = "; ".join(f"{check.name} failed: {check.description}" for check in report.broken)
+    elif report.varying:
+        said = f"predictions vary between runs, in {name_columns(report.varying)}"
+    else:
+        said = "passed, predictions are the same in every run"
+    return f"canary of {report.release}: {said}"
+
+
+def _yes_or_no(answer: bool | None) -> str:
+    return "–" if answer is None else "yes" if answer else "no"
 
 
 def _directories(tables: KeyValueStore, model: str) -> dict[str, Directory]:

@@ -1,14 +1,15 @@
 """The commands that do the platform's work on this machine, without Dagster: `library build`, `predict`, `serve`."""
 
 import sys
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import obstore
 
-from precalc_assets import inference
+from precalc_assets.cli.durations import parse_duration
 from precalc_assets.cli.progress import progress, row_progress
-from precalc_assets.cli.report import Tally
+from precalc_assets.cli.report import Tally, name_shards
 from precalc_assets.inference import FrameworkRunner, find_model, predict_shards
 from precalc_assets.library import (
     LibraryManifest,
@@ -61,9 +62,11 @@ def report_library(manifest: LibraryManifest) -> None:
     )
 
 
-def predict(model: str, shards: str | None) -> None:
+def predict(model: str, shards: str | None, until: str | None) -> None:
     """Compute raw predictions; a bar counts molecules."""
+    started = time.monotonic()
     settings = load_settings()
+    deadline = started + parse_duration(until) if until else None
     chosen = parse_shards(shards, settings.n_shards)
     folder = find_model(model, settings.model_folders)
     store = open_store(settings.store_url)
@@ -78,30 +81,19 @@ def predict(model: str, shards: str | None) -> None:
             chosen,
             batch_size=settings.batch_size,
             max_failure_rate=settings.max_failure_rate,
+            deadline=deadline,
             on_progress=on_progress,
         )
         for _ in tally.watch(outcomes):
             pass
+    if tally.unfinished:
+        print(
+            f"predict {model}: stopped in time (--until {until}) with {len(tally.unfinished)} shards left "
+            f"({name_shards(tally.unfinished)}); the same command goes on with them",
+            file=sys.stderr,
+        )
     tally.finish(f"predict {model}", "the other shards are kept; the same command tries these again")
     print(f"next: precalc serve {model}", file=sys.stderr)
-
-
-def predict_sample(model: str, size: int) -> None:
-    """Run the canary."""
-    settings = load_settings()
-    folder = find_model(model, settings.model_folders)
-    with progress(f"sample {model}", size) as on_progress:
-        outcome = inference.predict_sample(
-            open_store(settings.store_url),
-            _library(),
-            model,
-            FrameworkRunner.from_settings(folder, settings),
-            size,
-            batch_size=settings.batch_size,
-            on_progress=on_progress,
-        )
-    facts = ", ".join(f"{name.replace('_', ' ')} {fact}" for name, fact in outcome.facts.items())
-    print(f"sample {model}: {facts}", file=sys.stderr)
 
 
 def serve(model: str, shards: str | None) -> None:

@@ -5,8 +5,9 @@ before, all keys with one data version, and nothing at all if one shard failed. 
 themselves, and keep Dagster from doing it again.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import dagster as dg
 from dagster._core.definitions.data_version import (
@@ -15,6 +16,7 @@ from dagster._core.definitions.data_version import (
     DATA_VERSION_TAG,
     INPUT_DATA_VERSION_TAG_PREFIX,
     INPUT_EVENT_POINTER_TAG_PREFIX,
+    NULL_DATA_VERSION,
     NULL_EVENT_POINTER,
 )
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
@@ -44,6 +46,40 @@ def clear_failures() -> Iterator[None]:
         raise dg.Failure(description=str(error), allow_retries=False) from error
 
 
+@dataclass(frozen=True, slots=True)
+class Input:
+    """An asset that shards were made from beside the one before: its data version, and the event that recorded it.
+
+    Dagster takes a shard for stale when a later event has another version than the last one up to this event. Of a
+    shard that was made without any, no event is later.
+    """
+
+    asset: str
+    data_version: str = NULL_DATA_VERSION.value
+    event: str = NULL_EVENT_POINTER
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What a materialisation is marked with."""
+        return {
+            f"{INPUT_DATA_VERSION_TAG_PREFIX}/{self.asset}": self.data_version,
+            f"{INPUT_EVENT_POINTER_TAG_PREFIX}/{self.asset}": self.event,
+        }
+
+
+def recorded_input(instance: dg.DagsterInstance, asset: str, partition: str, data_version: str) -> Input:
+    """Return an asset's partition as an input; as one that was not there if what was recorded last is another version.
+
+    A shard that is made of a model's new release must not turn stale when the canary learns of that release.
+    """
+    records = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[partition])
+    for record in instance.fetch_materializations(records, limit=1).records:
+        recorded = record.asset_materialization
+        if recorded and (recorded.tags or {}).get(DATA_VERSION_TAG) == data_version:
+            return Input(asset, data_version, str(record.storage_id))
+    return Input(asset)
+
+
 class Recorder:
     """Records the shards of one step, each with what it was made from, and at the step's end says which failed.
 
@@ -66,8 +102,13 @@ class Recorder:
         self._failures: list[str] = []
         self._landed = 0
 
-    def record(self, outcomes: Iterable[ShardOutcome], model: str | None = None) -> Iterator[Event]:
-        """Yield the events of each shard as it lands; failures are kept for the end."""
+    def record(
+        self, outcomes: Iterable[ShardOutcome], model: str | None = None, beside: Sequence[Input] = ()
+    ) -> Iterator[Event]:
+        """Yield the events of each shard as it lands; failures are kept for the end.
+
+        `beside` are what the shards were made from other than the recorder's source.
+        """
         for outcome in outcomes:
             key = partition_key(model, outcome.shard) if model else outcome.shard
             for check in outcome.checks:
@@ -81,7 +122,7 @@ class Recorder:
                 )
             if outcome.landed:
                 self._landed += 1
-                yield self._materialization(outcome, key)
+                yield self._materialization(outcome, key, beside)
             else:
                 self._failures.append(f"{key}: {outcome.failure}")
 
@@ -102,18 +143,18 @@ class Recorder:
             ],
         )
 
-    def _source_event(self, key: str, shard: str) -> str:
-        """Return the event that recorded the source, from which on Dagster looks for a newer one."""
-        event = self._source_events.get(key) or self._source_events.get(shard)
-        return str(event) if event else NULL_EVENT_POINTER
+    def _source_input(self, key: str, outcome: ShardOutcome) -> Input:
+        event = self._source_events.get(key) or self._source_events.get(outcome.shard)
+        return Input(self._source, outcome.source_digest, str(event) if event else NULL_EVENT_POINTER)
 
-    def _materialization(self, outcome: ShardOutcome, key: str) -> dg.AssetMaterialization:
+    def _materialization(self, outcome: ShardOutcome, key: str, beside: Sequence[Input]) -> dg.AssetMaterialization:
         facts = dict(outcome.facts)
         metadata: dict[str, dg.MetadataValue | str | int | float] = {"dagster/row_count": facts.pop("rows")}
         if "path" in facts:
             metadata["dagster/uri"] = self._platform.uri(str(facts.pop("path")))
         if outcome.columns:
-            metadata["dagster/column_schema"] = _table_schema(outcome.columns)
+            metadata["dagster/column_schema"] = table_schema(outcome.columns)
+        inputs = [self._source_input(key, outcome), *beside]
         return dg.AssetMaterialization(
             asset_key=self._asset,
             partition=key,
@@ -122,23 +163,29 @@ class Recorder:
                 DATA_VERSION_TAG: outcome.digest,
                 DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
                 CODE_VERSION_TAG: "1",
-                f"{INPUT_DATA_VERSION_TAG_PREFIX}/{self._source}": outcome.source_digest,
-                f"{INPUT_EVENT_POINTER_TAG_PREFIX}/{self._source}": self._source_event(key, outcome.shard),
+                **{name: value for source in inputs for name, value in source.tags.items()},
             },
         )
 
 
 def check_specs(
-    asset: str, checks: Mapping[str, str], partitions: dg.PartitionsDefinition[str]
+    asset: str,
+    checks: Mapping[str, str],
+    partitions: dg.PartitionsDefinition[str],
+    *,
+    warnings: Container[str] = (),
 ) -> list[dg.AssetCheckSpec]:
-    """Return the specs of an asset's checks, evaluated per partition by the asset's own step."""
+    """Return the specs of an asset's checks, evaluated per partition by the asset's own step; warnings do not block."""
     return [
-        dg.AssetCheckSpec(name, asset=asset, description=promise, blocking=True, partitions_def=partitions)
+        dg.AssetCheckSpec(
+            name, asset=asset, description=promise, blocking=name not in warnings, partitions_def=partitions
+        )
         for name, promise in checks.items()
     ]
 
 
-def _table_schema(columns: Sequence[Column]) -> dg.MetadataValue:
+def table_schema(columns: Sequence[Column]) -> dg.MetadataValue:
+    """Return what the UI shows of a model's columns: the first hundred of them."""
     shown = [
         dg.TableColumn(column.name, type=column.type, description=column.description)
         for column in columns[:_SHOWN_COLUMNS]

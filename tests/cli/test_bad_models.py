@@ -192,8 +192,13 @@ def test_settings_may_name_folders_relative_to_the_folder_of_the_call(world, fol
     assert (world.root / "cache" / "environments").is_dir()
 
 
-def test_a_broken_sample_is_an_error_and_leaves_nothing(world) -> None:
+def test_a_broken_sample_is_an_error_and_leaves_a_report_alone(world) -> None:
     world.write_model(run="exit 1\n")
     world.build_library(MOLECULES)
-    assert_plain_failure(world.precalc("predict", MODEL, "--sample", "5"), MODEL, "exited 1")
-    assert_nothing_written(world)
+    done = world.precalc("predict", MODEL, "--sample", "5")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {MODEL} not_all_null: {MODEL} answers no molecule")
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "exited 1" in done.stderr
+    assert "failed" in done.stdout
+    assert [name for name in world.objects() if not name.startswith("library/")] == [f"samples/model={MODEL}.json"]

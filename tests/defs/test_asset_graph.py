@@ -124,7 +124,7 @@ def test_the_graph_has_the_seven_assets_in_their_groups_with_their_partitions():
         "reference_library": ("library", [], "NoneType", False, False),
         "library_shards": ("library", ["reference_library"], "StaticPartitionsDefinition", True, True),
         "sample_predictions": ("inference", ["library_shards"], "DynamicPartitionsDefinition", False, False),
-        "raw_predictions": ("inference", ["library_shards"], by_both, True, False),
+        "raw_predictions": ("inference", ["library_shards", "sample_predictions"], by_both, True, False),
         "predictions": ("serving", ["raw_predictions"], by_both, True, True),
         "prediction_table": ("serving", ["predictions"], by_both, True, True),
         "model_card": ("serving", ["prediction_table"], "DynamicPartitionsDefinition", False, True),
@@ -196,9 +196,21 @@ def test_a_shard_that_breaks_a_check_is_not_published_and_its_check_shows_it(gra
 def test_an_error_for_people_is_the_failure_s_description(graph: Graph):
     graph.instance.add_dynamic_partitions("models", ["eos9zzz"])
 
-    result = graph.materialize("raw_predictions", first="eos9zzz|00", last="eos9zzz|01")
+    result = graph.materialize("sample_predictions", first="eos9zzz", last="eos9zzz")
 
     assert failure(result).startswith("there is no model 'eos9zzz'")
+
+
+def test_a_model_that_cannot_be_used_holds_none_of_the_later_models_of_a_range_back(graph: Graph):
+    graph.instance.add_dynamic_partitions("models", ["eos9zzz", "eos9zzy"])
+    graph.instance.delete_dynamic_partition("models", MODEL)
+    graph.instance.add_dynamic_partitions("models", [MODEL])
+
+    result = graph.materialize("raw_predictions", first="eos9zzz|03", last=f"{MODEL}|04")
+
+    assert failure(result).startswith("4 of 6 shards failed:\neos9zzz|03: there is no model 'eos9zzz'")
+    recorded = sorted(entry.partition for entry in graph.materializations("raw_predictions"))
+    assert recorded == [f"{MODEL}|03", f"{MODEL}|04"]
 
 
 def test_a_range_may_span_models(graph: Graph):

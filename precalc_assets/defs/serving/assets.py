@@ -4,14 +4,15 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from precalc_assets.cards import make_card, publish_card
+from precalc_assets.cards import publish_card
 from precalc_assets.defs.inference.assets import raw_predictions
+from precalc_assets.defs.model_metadata import model_metadata
 from precalc_assets.defs.partitions import model_shards, models, shards_by_model
 from precalc_assets.defs.recording import Event, Recorder, check_specs, clear_failures
 from precalc_assets.defs.resources import TABLES_KIND, Platform
 from precalc_assets.defs.serving.automation import follow_upstream, follow_upstream_in_part
-from precalc_assets.inference import find_model
 from precalc_assets.predictions import PREDICTION_CHECKS, TABLE_CHECKS, load_shards, validate_shards
+from precalc_assets.publishing import make_card
 
 
 @dg.asset(
@@ -70,19 +71,25 @@ def prediction_table(context: dg.AssetExecutionContext, platform: dg.ResourcePar
 def model_card(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> Iterator[Event]:
     """Gather and publish a model's card."""
     with clear_failures():
-        folder = find_model(context.partition_key, platform.settings.model_folders)
-        card = make_card(platform.store, platform.tables, folder.model, folder.metadata)
+        card = make_card(platform.store, platform.tables, context.partition_key, platform.settings.model_folders)
         publish_card(platform.tables, card)
+        repeatable = {} if card.deterministic is None else {"deterministic": card.deterministic}
         yield dg.MaterializeResult(
             metadata={
+                **model_metadata(
+                    title=card.title,
+                    description=card.description,
+                    tags=card.tags,
+                    license=card.license,
+                    publication=card.publication,
+                    source_code=card.source_code,
+                    columns=card.columns,
+                ),
+                "releases": ", ".join(card.releases),
                 "dagster/row_count": card.molecules,
-                "title": card.title,
-                "columns": len(card.columns),
                 "shards": f"{len(card.shards)} of {card.n_shards}",
                 "quarantined": card.quarantined,
-                "releases": ", ".join(card.releases),
-                "license": card.license,
-                "description": dg.MetadataValue.md(card.description),
+                **repeatable,
             },
             check_results=[
                 dg.AssetCheckResult(

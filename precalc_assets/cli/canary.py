@@ -1,0 +1,102 @@
+"""`precalc predict --sample N`, the canary without Dagster; and how a report is shown on a terminal."""
+
+from rich.console import Console
+from rich.table import Table
+
+from precalc_assets.cli.progress import progress
+from precalc_assets.columns import name_columns
+from precalc_assets.errors import PrecalcError
+from precalc_assets.inference import CANARY_WARNINGS, CanaryReport, run_canary
+from precalc_assets.library import read_manifest, require_shards
+from precalc_assets.settings import load_settings
+from precalc_assets.storage import open_store
+
+_SHOWN_COLUMNS = 12
+"""A screen has room for so many columns of a model, and for those that vary."""
+
+
+class CanaryFailedError(PrecalcError):
+    """A model broke a check that keeps it from being run; the message has what the checks found."""
+
+
+def predict_sample(model: str, size: int) -> None:
+    """Run the canary and print its report. Raises CanaryFailedError if the model had better not be run."""
+    settings = load_settings()
+    store = open_store(settings.store_url)
+    library = require_shards(read_manifest(store), settings.n_shards)
+    with progress(f"sample {model}", 2 * min(size, library.molecules)) as on_progress:
+        report = run_canary(store, library, model, size, settings=settings, on_progress=on_progress)
+    print_report(report)
+    if report.broken:
+        raise CanaryFailedError("; ".join(f"{model} {check.name}: {check.description}" for check in report.broken))
+
+
+def print_report(report: CanaryReport) -> None:
+    """Print a report to stdout: speed and estimate, columns, checks."""
+    console = Console(markup=False, emoji=False, highlight=False)
+    console.print(f"canary of {report.model} {report.release}: {report.metadata.title}")
+    console.print(_summary(report))
+    if report.columns:
+        console.print()
+        console.print(_columns(report))
+    console.print()
+    checks = Table("check", "", "", box=None, pad_edge=False)
+    for check in report.checks:
+        broken = "warning" if check.name in CANARY_WARNINGS else "failed"
+        checks.add_row(check.name, "passed" if check.passed else broken, check.description)
+    console.print(checks)
+
+
+def _summary(report: CanaryReport) -> Table:
+    table = Table("", "", box=None, pad_edge=False, show_header=False)
+    table.add_row("molecules", f"{report.molecules:,}, twice; {report.quarantined:,} quarantined")
+    for smiles, why in report.reasons:
+        table.add_row("", f"{smiles}: {why}")
+    nulls = [column.name for column in report.columns if column.nulls > report.quarantined]
+    constant = [column.name for column in report.columns if column.distinct == 1]
+    if report.columns:
+        table.add_row("nulls in", name_columns(nulls) or "no column")
+        table.add_row("constant", name_columns(constant) or "no column")
+        table.add_row("deterministic", "yes" if report.deterministic else f"no: {name_columns(report.varying)}")
+    if report.speed:
+        speed = report.speed
+        each = _duration(speed.seconds_per_molecule)
+        table.add_row("per molecule", f"{each}, with {speed.best_batch_size:,} in a call, the best size tried")
+        table.add_row("per call", _duration(speed.seconds_per_call))
+        table.add_row("to start", f"{_duration(speed.seconds_to_start)}, once on each runner")
+    if report.run:
+        run = report.run
+        took = f"{run.runner_hours:,.2f} runner-hours, ${run.dollars:,.2f}; {_duration(3600 * run.wall_hours)}"
+        table.add_row(f"{run.molecules:,} molecules", f"{took} with {run.runners:,} runners at a time")
+    if report.table:
+        pages = f"{report.table.write_units:,.0f} write units, ${report.table.write_dollars:,.2f}"
+        gigabytes = f"{report.table.gigabytes:,.3f} GB, ${report.table.dollars_per_month:,.2f} a month"
+        table.add_row("their table", f"{pages}; {gigabytes}")
+    return table
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((3600.0, "h"), (60.0, "min"), (1.0, "s")):
+        if seconds >= size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{1000 * seconds:.3g} ms"
+
+
+def _columns(report: CanaryReport) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("column", "declared", "seen", "nulls", "distinct", "lowest", "mean", "highest", "between runs"):
+        table.add_column(name, justify="left" if name in ("column", "declared", "seen") else "right")
+    shown = sorted(report.columns, key=lambda column: not column.varies)[:_SHOWN_COLUMNS]
+    for column in shown:
+        figures = (column.minimum, column.mean, column.maximum, column.largest_difference)
+        table.add_row(
+            column.name,
+            column.type,
+            column.seen or "–",
+            f"{column.nulls:,}",
+            f"{column.distinct:,}",
+            *("–" if figure is None else f"{figure:.4g}" for figure in figures),
+        )
+    if len(report.columns) > len(shown):
+        table.add_row(f"and {len(report.columns) - len(shown):,} more")
+    return table

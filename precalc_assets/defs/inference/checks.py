@@ -1,0 +1,78 @@
+"""The canary's checks and figures as the UI shows them; what they are found out by is `inference.findings`."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from precalc_assets.defs.model_metadata import Metadata, model_metadata
+from precalc_assets.defs.resources import Platform
+from precalc_assets.inference import CANARY_WARNINGS, CanaryReport
+from precalc_assets.storage import canary_report, sample
+
+
+def canary_results(report: CanaryReport) -> list[dg.AssetCheckResult]:
+    """Return the checks of a canary that ends well."""
+    return [
+        dg.AssetCheckResult(
+            check_name=check.name,
+            passed=check.passed,
+            severity=_severity(check.name),
+            description=check.description,
+        )
+        for check in report.checks
+    ]
+
+
+def canary_evaluations(report: CanaryReport, asset: dg.AssetKey) -> Iterator[dg.AssetCheckEvaluation]:
+    """Yield the checks of a canary that fails: they are recorded all the same, as far as they were evaluated."""
+    for check in report.checks:
+        yield dg.AssetCheckEvaluation(
+            asset_key=asset,
+            check_name=check.name,
+            passed=check.passed,
+            severity=_severity(check.name),
+            description=check.description,
+            blocking=check.name not in CANARY_WARNINGS,
+            partition=report.model,
+        )
+
+
+def canary_metadata(report: CanaryReport, platform: Platform) -> Metadata:
+    """Return what the UI shows of a canary: the model, its speed, and what a full run and a table will take."""
+    about = report.metadata
+    shown: Metadata = {
+        **model_metadata(
+            title=about.title,
+            description=about.description,
+            tags=about.tags,
+            license=about.license,
+            publication=about.publication,
+            source_code=about.source_code,
+            columns=report.declared,
+        ),
+        "release": report.release,
+        "dagster/row_count": report.molecules,
+        "dagster/uri": platform.uri(sample(report.model)),
+        "report": platform.uri(canary_report(report.model)),
+        "quarantined": report.quarantined,
+        "varying_columns": len(report.varying),
+    }
+    if report.speed:
+        shown["best_batch_size"] = report.speed.best_batch_size
+        shown["milliseconds_per_molecule"] = round(1000 * report.speed.seconds_per_molecule, 3)
+        shown["seconds_per_call"] = round(report.speed.seconds_per_call, 3)
+        shown["seconds_to_start"] = round(report.speed.seconds_to_start, 3)
+    if report.run:
+        shown["full_run_runner_hours"] = round(report.run.runner_hours, 3)
+        shown["full_run_wall_hours"] = round(report.run.wall_hours, 3)
+        shown["full_run_dollars"] = round(report.run.dollars, 2)
+    if report.table:
+        shown["table_write_units"] = round(report.table.write_units)
+        shown["table_write_dollars"] = round(report.table.write_dollars, 4)
+        shown["table_gigabytes"] = round(report.table.gigabytes, 6)
+        shown["table_dollars_per_month"] = round(report.table.dollars_per_month, 4)
+    return shown
+
+
+def _severity(check: str) -> dg.AssetCheckSeverity:
+    return dg.AssetCheckSeverity.WARN if check in CANARY_WARNINGS else dg.AssetCheckSeverity.ERROR

@@ -1,0 +1,308 @@
+"""The canary: a model on the library's first molecules by hash, twice, before it is let loose on all of them.
+
+What it says of the model is in `findings`, how it is scaled to the whole library in `estimate`; the two are a
+`CanaryReport` in the end.
+"""
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Self
+
+import obstore
+import polars as pl
+from obstore.store import ObjectStore
+
+from precalc_assets import storage
+from precalc_assets.errors import ColumnsError, ModelError, TableError
+from precalc_assets.inference.batching import Answer, GaveUpError, PatientCaller
+from precalc_assets.inference.canary_report import (
+    CANARY_CHECKS,
+    CanaryReport,
+    ColumnReport,
+    RunEstimate,
+    Speed,
+    TableEstimate,
+    find_report,
+    put_report,
+)
+from precalc_assets.inference.estimate import Call, estimate_run, estimate_table, measure_speed
+from precalc_assets.inference.findings import (
+    check_answers,
+    check_cells,
+    check_determinism,
+    check_estimate,
+    describe_columns,
+)
+from precalc_assets.inference.model_folder import ModelFolder
+from precalc_assets.inference.opening import open_model, open_runner
+from precalc_assets.inference.runner import ModelRunner, ServedModelRunner
+from precalc_assets.library import LibraryManifest, read_sample
+from precalc_assets.outcomes import Check, reason
+from precalc_assets.predictions import PredictionsWriter, Provenance, read_records
+from precalc_assets.progress import OnProgress, ignore_progress
+from precalc_assets.settings import Settings
+
+SAMPLE = "sample"
+"""Stands where a shard's key does: a sample marks no shard as done."""
+
+_CALLS = (4, 1)
+"""Calls that the sample is cut into, run by run. The whole of it comes last: what is slow once only is over by then."""
+
+_SHOWN_REASONS = 5
+
+
+@dataclass(slots=True)
+class _Run:
+    """What came of asking for all molecules: a record each, empty for those that failed, and by row why they did."""
+
+    records: list[bytes] = field(default_factory=list)
+    failures: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """The part of a report that is about the predictions, as far as there are any."""
+
+    quarantined: int
+    reasons: tuple[tuple[str, str], ...]
+    checks: tuple[Check, ...]
+    unsteady: int = 0
+    columns: tuple[ColumnReport, ...] = ()
+    speed: Speed | None = None
+    run: RunEstimate | None = None
+    table: TableEstimate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What `run_canary` was asked for, and the molecules (`inchikey`, `smiles`) that it is about."""
+
+    store: ObjectStore
+    library: LibraryManifest
+    folder: ModelFolder
+    runner: ModelRunner
+    settings: Settings
+    molecules: pl.DataFrame
+    on_progress: OnProgress
+
+    @property
+    def model(self) -> str:
+        return self.folder.model
+
+    @property
+    def smiles(self) -> list[str]:
+        return self.molecules["smiles"].to_list()
+
+
+def run_canary(
+    store: ObjectStore,
+    library: LibraryManifest,
+    model: str,
+    size: int,
+    *,
+    settings: Settings,
+    on_progress: OnProgress = ignore_progress,
+) -> CanaryReport:
+    """Run a model twice over the first `size` molecules, put predictions and a report of it, and return the report.
+
+    The sample's predictions, of the first run, are a Parquet file like a shard's; where the model gave none, there is
+    a report alone. `on_progress` is told of each molecule twice. Raises UsageError if there is no such model, and
+    ModelError if it cannot be started, or stops for good after it had begun to answer.
+    """
+    started = time.perf_counter()
+    folder = open_model(model, settings)
+    runner = open_runner(folder, settings)
+    return examine(store, library, folder, runner, size, settings=settings, on_progress=on_progress, started=started)
+
+
+def examine(
+    store: ObjectStore,
+    library: LibraryManifest,
+    folder: ModelFolder,
+    runner: ModelRunner,
+    size: int,
+    *,
+    settings: Settings,
+    started: float,
+    on_progress: OnProgress = ignore_progress,
+) -> CanaryReport:
+    """Do what `run_canary` does with a runner; `started` (of `time.perf_counter`) is when it began to be got ready."""
+    molecules = pl.DataFrame(pl.from_arrow(read_sample(store, library, size)))
+    task = _Task(store, library, folder, runner, settings, molecules, on_progress)
+    listener = _ServedListener(runner) if isinstance(runner, ServedModelRunner) else _Listener(runner)
+    with runner:
+        seconds_to_start = time.perf_counter() - started
+        runs = _ask_twice(task, listener)
+    if isinstance(runs, ModelError):
+        verdict = _refuse(task, runs, listener)
+    else:
+        speed = measure_speed(listener.calls, max(seconds_to_start, _known_start(task)))
+        verdict = _judge(task, *runs, listener, speed)
+    report = CanaryReport(
+        model=folder.model,
+        metadata=folder.metadata,
+        release=runner.release,
+        declared=runner.columns,
+        library_digest=library.digest,
+        finished_at=datetime.now(UTC),
+        molecules=molecules.height,
+        quarantined=verdict.quarantined,
+        reasons=verdict.reasons,
+        unsteady=verdict.unsteady,
+        columns=verdict.columns,
+        speed=verdict.speed,
+        run=verdict.run,
+        table=verdict.table,
+        checks=verdict.checks,
+    )
+    put_report(store, report)
+    return report
+
+
+def _ask_twice(task: _Task, listener: "_Listener") -> tuple[_Run, _Run] | ModelError:
+    """Return both runs; or why there are none, if the model has other columns or answers no molecule."""
+    caller = PatientCaller(task.model, listener)
+    try:
+        first, second = (_ask(task, caller, -(-task.molecules.height // calls)) for calls in _CALLS)
+    except OSError as error:
+        raise ModelError(f"{task.model} cannot be run: {reason(error)}") from error
+    except ModelError as error:
+        if caller.answered and not isinstance(error, ColumnsError):
+            raise
+        return error
+    if not caller.answered:
+        return ModelError(f"{task.model} answers no molecule: {next(iter(first.failures.values()))}")
+    return first, second
+
+
+def _ask(task: _Task, caller: PatientCaller, batch_size: int) -> _Run:
+    run = _Run()
+    smiles = task.smiles
+    nothing = b"," * (len(task.runner.columns) - 1)
+    for start in range(0, len(smiles), batch_size):
+        batch = smiles[start : start + batch_size]
+        (answer,) = caller.answer([batch])
+        if isinstance(answer, GaveUpError):
+            answer = Answer([nothing] * len(batch), dict.fromkeys(range(len(batch)), str(answer)))
+        run.records += answer.records
+        run.failures |= {start + row: why for row, why in answer.failures.items()}
+        task.on_progress(len(batch), len(answer.failures))
+    return run
+
+
+def _refuse(task: _Task, error: ModelError, listener: "_Listener") -> _Verdict:
+    """Return the verdict on a model that gave no predictions; those of an earlier canary are not its own, and go."""
+    with suppress(FileNotFoundError):
+        obstore.delete(task.store, storage.sample(task.model))
+    broken = "schema" if isinstance(error, ColumnsError) else "not_all_null"
+    checks = {broken: Check(broken, passed=False, description=str(error))}
+    if listener.printed:
+        cells = check_cells(listener.printed, task.runner.columns, task.settings.max_failure_rate)
+        checks.setdefault(cells.name, cells)
+    return _Verdict(task.molecules.height, (), tuple(checks[name] for name in CANARY_CHECKS if name in checks))
+
+
+def _judge(task: _Task, first: _Run, second: _Run, listener: "_Listener", speed: Speed) -> _Verdict:
+    """Return the verdict on a model that answered, and put its predictions of the first run."""
+    columns = task.runner.columns
+    typed, again = (read_records(run.records, columns)[0] for run in (first, second))
+    both = pl.Series([not {row} & {*first.failures, *second.failures} for row in range(typed.height)])
+    found = describe_columns(first.records, columns, typed, again, both)
+    unsteady = len(first.failures.keys() ^ second.failures.keys())
+    run = estimate_run(speed, task.library, task.settings)
+    checks = [
+        check_cells(listener.printed, columns, task.settings.max_failure_rate),
+        check_answers(typed, first.failures),
+        check_estimate(run, task.settings),
+        check_determinism(found, unsteady),
+    ]
+    table: TableEstimate | None = None
+    with TemporaryDirectory(prefix="precalc-") as scratch:
+        path = Path(scratch) / "sample.parquet"
+        _write_sample(task, path, typed, len(first.failures))
+        try:
+            table = estimate_table(task.model, columns, path, task.library)
+        except TableError as error:
+            checks[2] = Check("estimate", passed=False, description=str(error))
+        obstore.put(task.store, storage.sample(task.model), path)
+    reasons = [(task.smiles[row], why) for row, why in first.failures.items()]
+    return _Verdict(
+        len(first.failures), tuple(reasons[:_SHOWN_REASONS]), tuple(checks), unsteady, found, speed, run, table
+    )
+
+
+def _write_sample(task: _Task, path: Path, typed: pl.DataFrame, quarantined: int) -> None:
+    provenance = Provenance(
+        model=task.model,
+        release=task.runner.release,
+        shard=SAMPLE,
+        n_shards=task.library.n_shards,
+        shard_digest=task.library.digest,
+        raw_digest="",
+        quarantined=quarantined,
+        columns=task.runner.columns,
+    )
+    writer = PredictionsWriter(path, provenance)
+    writer.write(task.molecules.hstack(typed.get_columns()))
+    writer.close()
+
+
+def _known_start(task: _Task) -> float:
+    """Return how many seconds this release took to start when it was last run over a sample.
+
+    An environment that is there already takes no time; on each of the runners it is still to be made.
+    """
+    report = find_report(task.store, task.model)
+    if report and report.speed and report.is_of(task.runner.release, task.runner.columns):
+        return report.speed.seconds_to_start
+    return 0.0
+
+
+class _Listener:
+    """A runner that takes note of the calls that go well, and of what the model printed for each molecule."""
+
+    def __init__(self, runner: ModelRunner) -> None:
+        self.columns = runner.columns
+        self.release = runner.release
+        self.calls: list[Call] = []
+        self.printed: dict[str, bytes] = {}
+        self._runner = runner
+
+    def __enter__(self) -> Self:
+        """Return itself: the runner is entered by who has made it."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Leave the runner as it is."""
+
+    def predict(self, smiles: Sequence[str]) -> list[bytes]:
+        """See `ModelRunner.predict`."""
+        started = time.perf_counter()
+        records = self._runner.predict(smiles)
+        self.calls.append(Call(len(smiles), time.perf_counter() - started))
+        self.printed |= zip(smiles, records, strict=True)
+        return records
+
+
+class _ServedListener(_Listener):
+    """The same for a runner that keeps a program running."""
+
+    def __init__(self, runner: ServedModelRunner) -> None:
+        super().__init__(runner)
+        self._served = runner
+
+    def is_well(self) -> bool:
+        """See `ServedModelRunner.is_well`."""
+        return self._served.is_well()
+
+    def restart(self) -> None:
+        """See `ServedModelRunner.restart`."""
+        self._served.restart()

@@ -1,0 +1,145 @@
+"""What a model printed for the sample says of it: its columns, one by one, and the checks of the canary."""
+
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+from precalc_assets.columns import Column, ColumnType, name_columns
+from precalc_assets.inference.canary_report import ColumnReport, RunEstimate
+from precalc_assets.outcomes import Check
+from precalc_assets.predictions import read_records
+from precalc_assets.settings import Settings
+
+_ROUNDING = 1e-6
+"""Of a float column's largest magnitude: a sum in single precision that is made beside other molecules differs less."""
+
+_TYPES: tuple[tuple[ColumnType, type[pl.DataType]], ...] = (("integer", pl.Int64), ("float", pl.Float64))
+
+
+def check_cells(printed: Mapping[str, bytes], columns: Sequence[Column], max_failure_rate: float) -> Check:
+    """Check that what the model printed, by SMILES, is of the columns' types.
+
+    A few molecules with a cell that is not will be quarantined, like those that it does not answer.
+    """
+    problems = _problems(printed, columns)
+    found = f"{len(columns):,} columns as run_columns.csv declares them"
+    if problems:
+        smiles, problem = next(iter(problems.items()))
+        found = f"{problem} ({smiles}; {len(problems)} of {len(printed)} molecules have such a cell)"
+    passed = len(problems) <= max_failure_rate * len(printed)
+    way_out = "" if passed else "; mend the model, or declare the column as string in its run_columns.csv"
+    return Check("schema", passed, found + way_out)
+
+
+def check_answers(first: pl.DataFrame, failures: Mapping[int, str]) -> Check:
+    """Check that the model answered molecules, and not with nulls alone."""
+    silent = [name for name in first.columns if first[name].null_count() == first.height]
+    found = f"{first.height - len(failures)} of {first.height} molecules answered"
+    if failures:
+        found += f" ({next(iter(failures.values()))})"
+    if silent:
+        found += f"; nothing but nulls in {name_columns(silent)}"
+    return Check("not_all_null", len(silent) < first.width, found)
+
+
+def check_estimate(estimate: RunEstimate, settings: Settings) -> Check:
+    """Check that a run over the library takes no longer than is allowed."""
+    found = (
+        f"{estimate.runner_hours:,.2f} runner-hours for {estimate.molecules:,} molecules, "
+        f"${estimate.dollars:,.2f} (limit {settings.max_runner_hours:g} hours, PRECALC_MAX_RUNNER_HOURS)"
+    )
+    passed = estimate.runner_hours <= settings.max_runner_hours
+    return Check("estimate", passed, found if passed else f"{found}; raise the limit if the model is worth it")
+
+
+def check_determinism(columns: Sequence[ColumnReport], unsteady: int) -> Check:
+    """Check that both runs predicted the same."""
+    varying = [column for column in columns if column.varies]
+    found = "both runs predicted the same"
+    if varying:
+        worst = max(varying, key=lambda column: column.largest_difference or 0.0)
+        found = f"{len(varying)} of {len(columns)} columns vary between runs: {name_columns([c.name for c in varying])}"
+        if worst.largest_difference:
+            found += f"; by {worst.largest_difference:.4g} at most, in {worst.name}"
+    if unsteady:
+        found += f"; {unsteady} molecules were answered in one of the runs alone"
+    return Check("deterministic", not varying and not unsteady, found)
+
+
+def describe_columns(
+    printed: Sequence[bytes],
+    columns: Sequence[Column],
+    first: pl.DataFrame,
+    second: pl.DataFrame,
+    answered_twice: pl.Series,
+) -> tuple[ColumnReport, ...]:
+    """Describe each column by the two runs' typed predictions, and by the first one's records as printed.
+
+    Runs are compared in the rows that were `answered_twice`.
+    """
+    text, _ = read_records(printed, [Column(column.name, "string", "", "") for column in columns])
+    return tuple(
+        _describe(column, text[column.name], first[column.name], second[column.name], answered_twice)
+        for column in columns
+    )
+
+
+def _describe(
+    column: Column, text: pl.Series, first: pl.Series, second: pl.Series, answered_twice: pl.Series
+) -> ColumnReport:
+    values = first.drop_nulls()
+    numbers = pl.Series(dtype=pl.Float64) if column.type == "string" else values.cast(pl.Float64)
+    varies, difference = _compare(first.filter(answered_twice), second.filter(answered_twice))
+    return ColumnReport(
+        name=column.name,
+        type=column.type,
+        seen=_narrowest_type(text.filter(first.is_not_null()).str.strip_chars()),
+        nulls=first.null_count(),
+        distinct=values.n_unique(),
+        minimum=_number(numbers.min()),
+        maximum=_number(numbers.max()),
+        mean=_number(numbers.mean()),
+        varies=varies,
+        largest_difference=difference,
+    )
+
+
+def _compare(first: pl.Series, second: pl.Series) -> tuple[bool, float | None]:
+    """Return whether two runs differ by more than rounding, and the largest difference of numbers."""
+    differs = bool(first.ne_missing(second).any())
+    if first.dtype == pl.String:
+        return differs, None
+    gaps = (first.cast(pl.Float64) - second.cast(pl.Float64)).abs()
+    largest = _number(gaps.max())
+    if differs and first.dtype == pl.Float64 and first.is_null().equals(second.is_null()):
+        differs = (largest or 0.0) > _ROUNDING * (_number(first.abs().max()) or 0.0)
+    return differs, largest
+
+
+def _number(value: object) -> float | None:
+    return value if isinstance(value, float) else None
+
+
+def _narrowest_type(text: pl.Series) -> ColumnType | None:
+    if text.is_empty():
+        return None
+    return next((kind for kind, dtype in _TYPES if not text.cast(dtype, strict=False).null_count()), "string")
+
+
+def _problems(printed: Mapping[str, bytes], columns: Sequence[Column]) -> dict[str, str]:
+    """Return why records are not of the columns' types, by SMILES."""
+    names = list(printed)
+    try:
+        _, problems = read_records(list(printed.values()), columns)
+    except ValueError:
+        # One of them is no record at all, which makes all of them together none.
+        return {smiles: problem for smiles, record in printed.items() if (problem := _problem(record, columns))}
+    return {names[row]: problem for row, problem in problems.items()}
+
+
+def _problem(record: bytes, columns: Sequence[Column]) -> str:
+    try:
+        _, problems = read_records([record], columns)
+    except ValueError as error:
+        return f"what it printed cannot be read as CSV: {error}"
+    return next(iter(problems.values()), "")

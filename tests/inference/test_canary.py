@@ -1,0 +1,461 @@
+"""The canary: what it says of models that are good, random, silent, wrong, wide, or too slow for the whole library."""
+
+import time
+
+import polars as pl
+import pytest
+
+from precalc_assets.columns import Column
+from precalc_assets.errors import ColumnsError, ModelError
+from precalc_assets.inference import BatchError, CanaryReport, find_model, find_report, run_canary
+from precalc_assets.inference.canary import examine
+from precalc_assets.inference.estimate import Call, estimate_run, measure_speed
+from precalc_assets.library import read_manifest, read_sample
+from precalc_assets.predictions import open_predictions
+from precalc_assets.progress import OnProgress, ignore_progress
+from precalc_assets.settings import Settings
+from precalc_assets.sharding import shard_keys
+from precalc_assets.tables.prices import DOLLARS_PER_WRITE_UNIT
+
+MODEL = "eos9abc"
+SIZE = 20
+TWO = (("score", "float"), ("atoms", "integer"))
+
+
+def run(world, size: int = SIZE, on_progress: OnProgress = ignore_progress, **settings) -> CanaryReport:
+    """Run the canary on a world's model; a library is built where there is none."""
+    if not world.objects("library"):
+        world.build_library()
+    chosen = Settings(models_dir=str(world.models_dir), cache_dir=world.cache_dir, **settings)
+    return run_canary(world.store, read_manifest(world.store), MODEL, size, settings=chosen, on_progress=on_progress)
+
+
+def checks(report: CanaryReport) -> dict[str, bool]:
+    return {check.name: check.passed for check in report.checks}
+
+
+def said(report: CanaryReport, name: str) -> str:
+    [description] = [check.description for check in report.checks if check.name == name]
+    return description
+
+
+def column(report: CanaryReport, name: str):
+    [found] = [column for column in report.columns if column.name == name]
+    return found
+
+
+def sample(world) -> pl.DataFrame:
+    with open_predictions(world.store, f"samples/model={MODEL}.parquet") as (parquet, _):
+        return pl.DataFrame(pl.from_arrow(parquet.read()))
+
+
+def first_molecules(world, size: int = SIZE) -> list[str]:
+    return read_sample(world.store, read_manifest(world.store), size)["smiles"].to_pylist()
+
+
+def test_a_good_model_passes_all_checks_and_leaves_its_sample_and_its_report(world):
+    world.write_model()
+
+    report = run(world)
+
+    assert checks(report) == dict.fromkeys(("schema", "not_all_null", "estimate", "deterministic"), True)
+    assert (report.model, report.release, report.metadata.title) == (MODEL, "v1.0.0", "A model for tests")
+    assert (report.molecules, report.quarantined, report.unsteady) == (SIZE, 0, 0)
+    assert (report.deterministic, report.broken) == (True, ())
+    assert {name for name in world.objects() if not name.startswith("library")} == {
+        f"samples/model={MODEL}.json",
+        f"samples/model={MODEL}.parquet",
+    }
+    assert find_report(world.store, MODEL) == report
+
+
+def test_the_sample_is_the_first_molecules_by_hash_with_what_the_model_printed(world):
+    world.write_model()
+    run(world)
+    assert sample(world)["smiles"].to_list() == first_molecules(world)
+    assert sample(world)["label"].to_list() == first_molecules(world)
+
+
+def test_every_molecule_is_asked_for_twice_beside_others_each_time(world):
+    world.write_model()
+    told = []
+    run(world, on_progress=lambda molecules, _: told.append(molecules))
+    assert world.calls() == [
+        *(first_molecules(world)[start : start + 5] for start in range(0, 20, 5)),
+        first_molecules(world),
+    ]
+    assert sum(told) == 2 * SIZE
+
+
+def test_columns_are_described_by_the_values_that_were_seen(world):
+    columns = (
+        ("number", "float"),
+        ("whole", "float"),
+        ("word", "string"),
+        ("digits", "string"),
+        ("same", "integer"),
+        ("none", "float"),
+    )
+    answer = "return f'{len(smiles) / 3!r},{len(smiles)},{smiles},{len(smiles)},7,' if smiles != 'CCO' else ',,,,,'"
+    world.write_model(columns=columns, answer=answer)
+    world.build_library(["C", "CC", "CCO", "CCCCC"])
+
+    report = run(world, max_failure_rate=0.5)
+
+    seen = {c.name: (c.type, c.seen, c.nulls, c.distinct) for c in report.columns}
+    assert seen == {
+        "number": ("float", "float", 1, 3),
+        "whole": ("float", "integer", 1, 3),
+        "word": ("string", "string", 1, 3),
+        "digits": ("string", "integer", 1, 3),
+        "same": ("integer", "integer", 1, 1),
+        "none": ("float", None, 4, 0),
+    }
+    whole, none = column(report, "whole"), column(report, "none")
+    assert (whole.minimum, whole.maximum, whole.mean) == (1.0, 5.0, 8 / 3)
+    assert (none.minimum, none.maximum, none.mean) == (None, None, None)
+    assert "nothing but nulls in none" in said(report, "not_all_null")
+
+
+def test_a_random_model_is_a_warning_that_names_the_columns_and_by_how_much(world):
+    world.write_model(columns=TWO, answer="import random\nreturn f'{random.random()},{len(smiles)}'")
+
+    report = run(world)
+
+    assert checks(report)["deterministic"] is False
+    assert (report.deterministic, report.varying, report.broken) == (False, ("score",), ())
+    assert 0 < column(report, "score").largest_difference < 1
+    assert column(report, "atoms").largest_difference == 0
+    assert "1 of 2 columns vary between runs: score; by 0." in said(report, "deterministic")
+
+
+@pytest.mark.parametrize(("noise", "varies"), [(1e-9, False), (1e-3, True)])
+def test_rounding_that_depends_on_the_other_molecules_of_a_call_is_not_variation(world, noise: float, varies: bool):
+    world.write_model(columns=TWO, answer=f"return f'{{len(smiles) + {noise!r} * len(given)!r}},{{len(smiles)}}'")
+    report = run(world)
+    assert report.deterministic is not varies
+    assert column(report, "score").largest_difference == pytest.approx(noise * 15, rel=1e-3)
+
+
+def test_text_that_differs_varies_and_integers_have_no_rounding(world):
+    answer = "return f'{10**9 + len(given)},{len(given)}'"
+    world.write_model(columns=(("count", "integer"), ("word", "string")), answer=answer)
+    report = run(world)
+    assert report.varying == ("count", "word")
+    assert (column(report, "count").largest_difference, column(report, "word").largest_difference) == (15.0, None)
+
+
+def test_a_null_in_one_of_the_runs_alone_is_variation(world):
+    world.write_model(columns=TWO, answer="return f',{len(smiles)}' if len(given) == 20 else f'1.5,{len(smiles)}'")
+    assert run(world).varying == ("score",)
+
+
+def test_a_model_that_prints_nulls_alone_fails_and_leaves_a_report_of_it_alone(world):
+    world.write_model(columns=TWO, answer="return ','")
+
+    report = run(world)
+
+    assert [check.name for check in report.broken] == ["not_all_null"]
+    assert f"{MODEL} answers no molecule" in said(report, "not_all_null")
+    assert "printed no value" in said(report, "not_all_null")
+    assert (report.deterministic, report.speed, report.run, report.table) == (None, None, None, None)
+    assert list(world.objects("samples")) == [f"samples/model={MODEL}.json"]
+
+
+def test_a_model_that_answers_none_of_a_few_molecules_fails(world):
+    world.write_model(answer="sys.exit('no')")
+    report = run(world, 3)
+    assert [check.name for check in report.broken] == ["not_all_null"]
+    assert "run.sh exited 1: no" in said(report, "not_all_null")
+
+
+def test_text_in_a_number_column_fails_the_schema_with_column_cell_and_molecule(world):
+    world.write_model(columns=TWO, answer="return f'high,{len(smiles)}'")
+
+    report = run(world)
+
+    assert "schema" in [check.name for check in report.broken]
+    for words in ("score is 'high', not a finite number", first_molecules(world)[0], "run_columns.csv"):
+        assert words in said(report, "schema")
+
+
+def test_other_columns_than_declared_fail_the_schema_with_their_name(world):
+    world.write_model(columns=TWO, header="score,atoms,extra", answer="return '1,2,3'")
+    report = run(world)
+    assert [check.name for check in report.broken] == ["schema"]
+    assert "'extra'" in said(report, "schema")
+    assert find_report(world.store, MODEL) == report
+
+
+def test_a_cell_of_another_type_in_few_molecules_is_quarantined_and_fails_nothing(world):
+    world.build_library()
+    odd = first_molecules(world)[3]
+    world.write_model(columns=TWO, answer=f"return 'inf,1' if smiles == {odd!r} else '1.5,1'")
+
+    report = run(world)
+
+    assert report.broken == ()
+    assert report.quarantined == 1
+    assert report.reasons == ((odd, "score is 'inf', not a finite number"),)
+    assert "1 of 20 molecules" in said(report, "schema")
+    assert sample(world)["score"].null_count() == 1
+
+
+def test_a_record_that_is_none_is_told_in_the_schema_of_its_molecule_alone(world):
+    world.build_library()
+    odd = first_molecules(world)[3]
+    world.write_model(columns=TWO, answer=f"return '1.5,1' if smiles != {odd!r} else '1,2,3'")
+    report = run(world)
+    assert report.broken == ()
+    assert [smiles for smiles, _ in report.reasons] == [odd]
+
+
+def test_molecules_that_are_answered_now_and_then_are_counted_and_compared_no_further(world):
+    world.build_library()
+    odd = first_molecules(world)[3]
+    answer = f"if smiles == {odd!r} and len(given) > 5: sys.exit('tired')\nreturn f'{{len(smiles)}},1'"
+    world.write_model(columns=TWO, answer=answer)
+    report = run(world)
+    assert report.deterministic is True
+    assert report.unsteady in (0, 1)
+    assert report.varying == ()
+
+
+def test_a_model_that_takes_too_long_for_the_library_fails_with_the_figures_and_the_setting(world):
+    world.write_model()
+
+    report = run(world, max_runner_hours=1e-9)
+
+    assert [check.name for check in report.broken] == ["estimate"]
+    for words in ("runner-hours for 60 molecules", "limit 1e-09 hours", "PRECALC_MAX_RUNNER_HOURS"):
+        assert words in said(report, "estimate")
+    assert report.table is not None
+    assert find_report(world.store, MODEL) == report
+
+
+def test_a_model_of_thousands_of_columns_is_judged_in_seconds(world):
+    columns = [(f"bit{n}", "integer" if n % 2 else "float") for n in range(3_200)]
+    world.write_model(columns=columns, answer="return ','.join(str((len(smiles) * n) % 7) for n in range(3200))")
+    world.build_library()
+
+    started = time.perf_counter()
+    report = run(world, 60)
+
+    assert time.perf_counter() - started < 20
+    assert report.broken == ()
+    assert len(report.columns) == 3_200
+
+
+def test_a_model_that_cannot_be_started_is_an_error_and_leaves_the_report_as_it_was(world):
+    world.write_model()
+    before = run(world)
+    world.write_model(run=None)
+    with pytest.raises(ModelError, match=r"run\.sh is missing"):
+        run(world)
+    assert find_report(world.store, MODEL) == before
+
+
+def test_a_canary_that_fails_takes_away_the_sample_of_the_one_before(world):
+    world.write_model()
+    run(world)
+    world.write_model(answer="sys.exit('no')")
+    run(world)
+    assert list(world.objects("samples")) == [f"samples/model={MODEL}.json"]
+
+
+def test_the_verdict_s_version_is_that_of_release_columns_and_determinism_and_of_nothing_else(world):
+    world.write_model()
+    version = run(world).version
+
+    world.build_library(["CCO", "CCN", "CCCl"])
+    assert run(world, 2).version == version
+
+    for changed in ({"release": "v2.0.0"}, {"columns": (("score", "float"), ("atoms", "float"), ("label", "string"))}):
+        world.write_model(**changed)
+        assert run(world).version != version
+    world.write_model(answer="import random\nreturn f'{random.random()},1,x'")
+    assert run(world).version != version
+
+
+def test_a_damaged_report_is_as_good_as_none(world):
+    world.write_model()
+    run(world)
+    world.path(f"samples/model={MODEL}.json").write_text("{")
+    assert find_report(world.store, MODEL) is None
+    assert run(world).broken == ()
+
+
+class SlowToStart:
+    """A runner that takes its time before it answers, and prints one column."""
+
+    columns = (Column("score", "float", "", ""),)
+    release = "v1.0.0"
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __enter__(self):
+        time.sleep(self.seconds)
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def predict(self, smiles):
+        return [b"%d" % len(text) for text in smiles]
+
+
+class Served(SlowToStart):
+    """A runner of a server that is down at every third call until it is started afresh."""
+
+    calls = restarts = 0
+    up = True
+
+    def predict(self, smiles):
+        self.calls += 1
+        self.up = self.up and self.calls % 3 != 0
+        if not self.up:
+            raise BatchError("connection refused")
+        return super().predict(smiles)
+
+    def is_well(self):
+        return self.up
+
+    def restart(self):
+        self.restarts += 1
+        self.up = True
+
+
+def run_with(world, runner) -> CanaryReport:
+    folder = find_model(MODEL, [world.models_dir])
+    library = world.build_library()
+    return examine(world.store, library, folder, runner, SIZE, settings=Settings(), started=time.perf_counter())
+
+
+def test_the_time_to_start_is_no_time_of_molecules_and_is_remembered_where_it_was_longer(world):
+    world.write_model()
+    first = run_with(world, SlowToStart(0.3))
+    assert first.speed.seconds_to_start >= 0.3
+    assert first.speed.seconds_per_molecule < 0.01
+    assert first.run.runner_hours * 3600 == pytest.approx(4 * first.speed.seconds_to_start, rel=0.05)
+
+    second = run_with(world, SlowToStart(0.0))
+    assert second.speed.seconds_to_start == first.speed.seconds_to_start
+
+
+def test_a_server_that_dies_under_the_canary_is_started_afresh_and_no_molecule_is_blamed(world):
+    world.write_model()
+    runner = Served(0.0)
+    report = run_with(world, runner)
+    assert runner.restarts > 0
+    assert (report.quarantined, report.broken, report.deterministic) == (0, (), True)
+
+
+def test_a_model_that_stops_for_good_after_it_had_answered_is_an_error(world):
+    class Dying(SlowToStart):
+        def predict(self, smiles):
+            if len(smiles) == SIZE:
+                raise ModelError("it does not come up again")
+            return super().predict(smiles)
+
+    world.write_model()
+    with pytest.raises(ModelError, match="does not come up again"):
+        run_with(world, Dying(0.0))
+    assert not world.objects("samples")
+
+
+def test_columns_that_change_between_calls_fail_the_schema(world):
+    class Changing(SlowToStart):
+        def predict(self, smiles):
+            if len(smiles) == SIZE:
+                raise ColumnsError("has the column 'new'")
+            return super().predict(smiles)
+
+    world.write_model()
+    assert [check.name for check in run_with(world, Changing(0.0)).broken] == ["schema"]
+
+
+def test_speed_has_a_call_s_own_time_and_a_molecule_s_and_is_not_misled_by_a_slow_first_call():
+    calls = [Call(25, 9.0), Call(25, 0.75), Call(25, 0.75), Call(25, 0.75), Call(100, 1.5)]
+    speed = measure_speed(calls, 3.0)
+    assert speed.seconds_per_call == pytest.approx(0.5)
+    assert speed.seconds_per_further_molecule == pytest.approx(0.01)
+    assert (speed.best_batch_size, speed.seconds_per_molecule) == (100, pytest.approx(0.015))
+    assert speed.seconds_to_start == 3.0
+
+
+@pytest.mark.parametrize(
+    ("calls", "line"),
+    [
+        ([Call(10, 2.0), Call(10, 2.0)], (0.0, 0.2)),
+        ([Call(10, 2.0), Call(100, 1.0)], (1.5, 0.0)),
+        ([Call(10, 0.1), Call(100, 10.0)], (0.0, 5.05 / 55)),
+    ],
+    ids=["of one size", "less for more", "less than nothing for a call"],
+)
+def test_no_time_is_negative_whatever_was_measured(calls: list[Call], line: tuple[float, float]):
+    speed = measure_speed(calls, 0.0)
+    assert (speed.seconds_per_call, speed.seconds_per_further_molecule) == pytest.approx(line)
+
+
+def test_the_estimate_counts_starts_calls_and_molecules_and_the_longest_runner(world):
+    library = world.build_library()
+    rows = sorted(info.rows for info in library.shards.values())
+    speed = measure_speed([Call(10, 20.0), Call(20, 30.0)], 5.0)
+    seconds = [10 * -(-n // 7) + n for n in rows]
+
+    estimate = estimate_run(speed, library, Settings(batch_size=7, runners=2, runner_price=3.0))
+
+    assert estimate.molecules == library.molecules
+    assert estimate.runner_hours == pytest.approx((2 * 5 + sum(seconds)) / 3600)
+    assert estimate.wall_hours == pytest.approx((5 + seconds[3] + seconds[1]) / 3600)
+    assert estimate.dollars == pytest.approx(3 * estimate.runner_hours)
+
+
+MANY = tuple(
+    "C" * n + ring + end
+    for n in range(1, 41)
+    for ring in ("", "C1CC1", "c1ccccc1")
+    for end in ("", "O", "N", "Cl", "F")
+)
+TABLES = {
+    "a few numbers": (TWO, "return f'{len(smiles) / 7!r},{len(smiles)}'"),
+    "hundreds of floats": (
+        [(f"f{n}", "float") for n in range(200)],
+        "return ','.join(repr(hash((smiles, n)) / 1e18) for n in range(200))",
+    ),
+    "hundreds of counts": (
+        [(f"c{n}", "integer") for n in range(500)],
+        "return ','.join(str(smiles.count('C') * n % 5) for n in range(500))",
+    ),
+}
+
+
+@pytest.mark.parametrize(("columns", "answer"), TABLES.values(), ids=TABLES)
+def test_the_table_s_estimate_is_close_to_what_a_load_of_the_library_takes(world, columns, answer):
+    world.write_model(columns=columns, answer=answer)
+    world.build_library(MANY)
+
+    report = run(world, 100)
+    world.predict()
+    world.validate()
+    loaded = [outcome.facts for outcome in world.load()]
+
+    pages = sum(facts["pages"] for facts in loaded)
+    assert report.table.pages == pytest.approx(pages, rel=0.15, abs=2)
+    gigabytes = (sum(facts["bytes"] for facts in loaded) + 100 * pages) / (1 << 30)
+    assert report.table.gigabytes == pytest.approx(gigabytes, rel=0.15)
+    # Beside its pages a load writes some items that say what is in the table.
+    overhead = 6 * len(shard_keys(4)) * max(1, len(columns) // 200)
+    assert report.table.write_units == pytest.approx(
+        sum(facts["write_units"] for facts in loaded), rel=0.2, abs=overhead
+    )
+    assert report.table.write_dollars == pytest.approx(report.table.write_units * DOLLARS_PER_WRITE_UNIT)
+
+
+def test_a_molecule_too_large_for_a_page_is_found_out_before_the_whole_library_is_run(world):
+    answer = "import random\nrandom.seed(smiles)\nreturn random.randbytes(450_000).hex()"
+    world.write_model(columns=(("word", "string"),), answer=answer)
+    report = run(world, 2)
+    assert [check.name for check in report.broken] == ["estimate"]
+    assert "more than the" in said(report, "estimate")
