@@ -1,0 +1,116 @@
+"""A machine on which the real ersilia CLI runs without Docker, conda and GitHub: stand-ins for what it looks for.
+
+They are found as on any machine: programs on the PATH, the network through `http_proxy`.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import psutil
+import pytest
+
+from precalc_assets.inference import ModelRunner, open_model, open_runner
+from precalc_assets.inference.environment import ersilia_program
+from precalc_assets.settings import Settings
+
+STAND_INS = Path(__file__).parent / "bin"
+OBEDIENT = Path(__file__).parent / "models" / "eos9obe"
+
+
+def serve_in_thread(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
+    """Serve on a free port of this machine; yield the port."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+
+
+class _Connected(BaseHTTPRequestHandler):
+    """Says yes to whoever asks whether there is a network."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def proxy_port() -> Iterator[int]:
+    yield from serve_in_thread(_Connected)
+
+
+class Machine:
+    """Where the CLI is installed; with it, models are written and run."""
+
+    def __init__(self, cache_dir: Path) -> None:
+        self.cache_dir = cache_dir
+
+    def settings(self, folder: Path, runner: str, **options: float) -> Settings:
+        return Settings(models_dir=(folder.parent,), runner=runner, cache_dir=self.cache_dir, **options)
+
+    def runner(self, folder: Path, runner: str = "ersilia", **options: float) -> ModelRunner:
+        settings = self.settings(folder, runner, **options)
+        return open_runner(open_model(folder.name, settings), settings)
+
+    def fetched_at(self, model: str) -> float:
+        """Return when a model was fetched into its first slot."""
+        return (self.cache_dir / "ersilia" / f"{model}-0" / "fetched").stat().st_mtime
+
+    def left(self) -> list[list[str]]:
+        """Return the commands that run in one of the slots."""
+        return [
+            process.info["cmdline"]
+            for process in psutil.process_iter(["cmdline", "environ"])
+            if (process.info["environ"] or {}).get("HOME", "").startswith(str(self.cache_dir / "ersilia"))
+        ]
+
+
+@pytest.fixture(scope="session")
+def ersilia_cache(models_cache: Path) -> Path:
+    ersilia_program(models_cache)
+    return models_cache
+
+
+@pytest.fixture
+def obedient() -> Path:
+    """The folder of a model that answers, fails, hangs or has nothing to say as its molecules ask for."""
+    return OBEDIENT
+
+
+@pytest.fixture
+def machine(ersilia_cache: Path, proxy_port: int, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    monkeypatch.setenv("PATH", f"{STAND_INS}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy_port}")
+    return Machine(ersilia_cache)
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[[int, str], str]]:
+    """A function that makes a server which answers each POST with this status and text; it returns the URL."""
+    said: list[tuple[int, str]] = []
+
+    class Handler(_Connected):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            status, text = said[-1]
+            if not status:
+                return
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+    ports = serve_in_thread(Handler)
+    url = f"http://127.0.0.1:{next(ports)}"
+
+    def answer(status: int, text: str) -> str:
+        said.append((status, text))
+        return url
+
+    yield answer
+    next(ports, None)

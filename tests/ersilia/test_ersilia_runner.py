@@ -1,0 +1,137 @@
+"""The real ersilia CLI, on models in local folders: fetched, served, asked, closed, and killed."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from rdkit import RDConfig
+
+from precalc_assets.errors import ModelError
+from precalc_assets.inference.batching import PatientCaller
+from precalc_assets.settings import BUILT_IN_MODELS
+
+pytestmark = pytest.mark.slow
+
+FIRST_5K = Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi"
+BAD = ("not a molecule", "C1CC", "c1ccc")
+
+
+def molecules(number: int) -> list[str]:
+    lines = FIRST_5K.read_text().splitlines()
+    return [line.split()[0] for line in lines[:number] if line.split()]
+
+
+def server(machine) -> psutil.Process:
+    """Return the process that answers."""
+    (found,) = [p for p in psutil.process_iter(["cmdline"]) if "--bundle_path" in (p.info["cmdline"] or [])]
+    return found
+
+
+def test_a_built_in_model_runs_end_to_end_and_as_the_framework_runner_has_it(
+    machine, obedient: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "eos0aaa"
+    shutil.copytree(BUILT_IN_MODELS / "eos0aaa", folder)
+    for name in ("config.json", "Dockerfile"):
+        shutil.copy(obedient / name, folder)
+    smiles = molecules(497)
+    smiles[100:100] = BAD
+    answers = {}
+    for kind in ("framework", "ersilia"):
+        with machine.runner(folder, kind) as runner:
+            (answers[kind],) = PatientCaller("eos0aaa", runner).answer([smiles])
+    assert answers["ersilia"] == answers["framework"]
+    assert len(answers["ersilia"].records) == len(smiles)
+    assert set(answers["ersilia"].failures) >= {100, 101, 102}
+    assert machine.left() == []
+
+
+def test_bad_molecules_are_found_though_failures_open_the_circuit_breaker(machine, obedient: Path) -> None:
+    smiles = ["C" * n for n in range(1, 65)]
+    smiles[5], smiles[40] = "BAD1", "BAD2"
+    with machine.runner(obedient, batch_size=64) as runner:
+        (answer,) = PatientCaller("eos9obe", runner).answer([smiles])
+    assert answer.failures == {
+        5: "the server answered 500: cannot parse BAD1",
+        40: "the server answered 500: cannot parse BAD2",
+    }
+
+
+def test_two_workers_do_not_disturb_each_other(machine, obedient: Path) -> None:
+    with machine.runner(obedient) as one, machine.runner(obedient) as other:
+        assert one.predict(["C"]) == other.predict(["C"])
+        assert len([c for c in machine.left() if "--bundle_path" in c]) == 2
+        other.restart()
+        assert one.predict(["CC"]) == other.predict(["CC"])
+    assert machine.left() == []
+
+
+def test_a_server_that_was_killed_is_unwell_and_starts_again(machine, obedient: Path) -> None:
+    with machine.runner(obedient) as runner:
+        assert runner.is_well()
+        server(machine).kill()
+        assert not runner.is_well()
+        runner.restart()
+        assert runner.is_well()
+        assert len(runner.predict(["C"])) == 1
+
+
+def test_a_server_is_started_afresh_every_so_many_molecules(machine, obedient: Path) -> None:
+    with machine.runner(obedient, batch_size=2, restart_batches=2) as runner:
+        first = server(machine).pid
+        runner.predict(["C", "CC"])
+        runner.predict(["C", "CC"])
+        assert server(machine).pid == first
+        runner.predict(["C"])
+        assert server(machine).pid != first
+
+
+HOLDER = """
+import sys, time
+from precalc_assets.inference import open_model, open_runner
+from precalc_assets.settings import Settings
+settings = Settings(models_dir=sys.argv[1], runner="ersilia", cache_dir=sys.argv[2])
+with open_runner(open_model("eos9obe", settings), settings) as runner:
+    print(len(runner.predict(["C"])), flush=True)
+    time.sleep(100)
+"""
+
+
+def test_a_kill_of_ours_leaves_no_server_and_the_next_run_needs_no_new_fetch(machine, obedient: Path) -> None:
+    command = [sys.executable, "-c", HOLDER, str(obedient.parent), str(machine.cache_dir)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == "1\n"
+        fetched = machine.fetched_at("eos9obe")
+        holder.send_signal(signal.SIGKILL)
+    with machine.runner(obedient) as runner:
+        assert len([c for c in machine.left() if "--bundle_path" in c]) == 1
+        assert len(runner.predict(["C"])) == 1
+    assert machine.fetched_at("eos9obe") == fetched
+    deadline = time.monotonic() + 20
+    while machine.left():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_model_that_cannot_be_fetched_says_why_and_is_fetched_once_mended(
+    machine, obedient: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "eos9bad"
+    shutil.copytree(obedient, folder)
+    metadata = folder / "metadata.yml"
+    metadata.write_text(metadata.read_text().replace("eos9obe", "eos9bad"))
+    columns = folder / "model" / "framework" / "columns" / "run_columns.csv"
+    good = columns.read_text()
+    columns.write_text(good.replace("Characters of the text", "Short"))
+    with pytest.raises(ModelError, match=r"ersilia fetch eos9bad exited 1: .*[Dd]escription is too short"):
+        machine.runner(folder).__enter__()
+    assert machine.left() == []
+    columns.write_text(good)
+    with machine.runner(folder) as runner:
+        assert len(runner.predict(["C"])) == 1

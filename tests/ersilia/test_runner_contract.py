@@ -1,0 +1,44 @@
+"""What every runner promises, of each of them on the same model."""
+
+from pathlib import Path
+
+import pytest
+
+from precalc_assets.inference import BatchError, ModelRunner
+from precalc_assets.predictions import read_records
+
+
+@pytest.fixture(params=["framework", pytest.param("ersilia", marks=pytest.mark.slow)])
+def runner(request: pytest.FixtureRequest, machine, obedient: Path) -> ModelRunner:
+    return machine.runner(obedient, request.param, batch_size=1, batch_timeout=3.0)
+
+
+def test_columns_and_release_are_known_before_the_model_is_made_ready(runner: ModelRunner) -> None:
+    assert [(column.name, column.type) for column in runner.columns] == [
+        ("score", "float"),
+        ("atoms", "integer"),
+    ]
+    assert runner.release == "v1.2.3"
+
+
+def test_a_runner_keeps_its_promises(runner: ModelRunner, machine) -> None:
+    with runner:
+        # A record each, in order, as it was printed, and what is printed empty is no value.
+        records = runner.predict(["CCCC", "C", "NOTHING", "C"])
+        assert records == [b"1.3333333333333333,4", b"0.3333333333333333,1", b",", b"0.3333333333333333,1"]
+        frame, problems = read_records(records, runner.columns)
+        assert frame["atoms"].to_list() == [4, 1, None, 1]
+        assert not problems
+        # What is not answered is a batch's failure, with the model's own words, and the next batch's no more.
+        for _ in range(7):
+            with pytest.raises(BatchError, match="cannot parse BAD"):
+                runner.predict(["C", "BAD"])
+        assert runner.predict(["CC"]) == [b"0.6666666666666666,2"]
+        with pytest.raises(BatchError, match=r"no answer within 3 s \(PRECALC_BATCH_TIMEOUT\)"):
+            runner.predict(["HANG"])
+        assert runner.predict(["CC"]) == [b"0.6666666666666666,2"]
+    assert machine.left() == []
+    # It can be made ready again.
+    with runner:
+        assert len(runner.predict(["C"])) == 1
+    assert machine.left() == []
