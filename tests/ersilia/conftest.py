@@ -62,13 +62,15 @@ class Machine:
         """Return when a model was fetched into its first slot."""
         return (self.cache_dir / "ersilia" / f"{model}-0" / "fetched").stat().st_mtime
 
-    def left(self) -> list[list[str]]:
-        """Return the commands that run in one of the slots."""
-        return [
-            process.info["cmdline"]
-            for process in psutil.process_iter(["cmdline", "environ"])
-            if (process.info["environ"] or {}).get("HOME", "").startswith(str(self.cache_dir / "ersilia"))
-        ]
+    def left(self) -> list[psutil.Process]:
+        """Return the processes that run in one of the slots."""
+        slots = str(self.cache_dir / "ersilia")
+        processes = psutil.process_iter(["cmdline", "environ"])
+        return [p for p in processes if (p.info["environ"] or {}).get("HOME", "").startswith(slots)]
+
+    def servers(self) -> list[psutil.Process]:
+        """Return the processes that answer."""
+        return [process for process in self.left() if "--bundle_path" in process.info["cmdline"]]
 
 
 @pytest.fixture(scope="session")

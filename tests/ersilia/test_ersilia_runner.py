@@ -7,7 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 from rdkit import RDConfig
 
@@ -24,12 +23,6 @@ BAD = ("not a molecule", "C1CC", "c1ccc")
 def molecules(number: int) -> list[str]:
     lines = FIRST_5K.read_text().splitlines()
     return [line.split()[0] for line in lines[:number] if line.split()]
-
-
-def server(machine) -> psutil.Process:
-    """Return the process that answers."""
-    (found,) = [p for p in psutil.process_iter(["cmdline"]) if "--bundle_path" in (p.info["cmdline"] or [])]
-    return found
 
 
 def test_a_built_in_model_runs_end_to_end_and_as_the_framework_runner_has_it(
@@ -65,7 +58,7 @@ def test_bad_molecules_are_found_though_failures_open_the_circuit_breaker(machin
 def test_two_workers_do_not_disturb_each_other(machine, obedient: Path) -> None:
     with machine.runner(obedient) as one, machine.runner(obedient) as other:
         assert one.predict(["C"]) == other.predict(["C"])
-        assert len([c for c in machine.left() if "--bundle_path" in c]) == 2
+        assert len(machine.servers()) == 2
         other.restart()
         assert one.predict(["CC"]) == other.predict(["CC"])
     assert machine.left() == []
@@ -74,7 +67,7 @@ def test_two_workers_do_not_disturb_each_other(machine, obedient: Path) -> None:
 def test_a_server_that_was_killed_is_unwell_and_starts_again(machine, obedient: Path) -> None:
     with machine.runner(obedient) as runner:
         assert runner.is_well()
-        server(machine).kill()
+        machine.servers()[0].kill()
         assert not runner.is_well()
         runner.restart()
         assert runner.is_well()
@@ -83,12 +76,12 @@ def test_a_server_that_was_killed_is_unwell_and_starts_again(machine, obedient: 
 
 def test_a_server_is_started_afresh_every_so_many_molecules(machine, obedient: Path) -> None:
     with machine.runner(obedient, batch_size=2, restart_batches=2) as runner:
-        first = server(machine).pid
+        first = machine.servers()
         runner.predict(["C", "CC"])
         runner.predict(["C", "CC"])
-        assert server(machine).pid == first
+        assert machine.servers() == first
         runner.predict(["C"])
-        assert server(machine).pid != first
+        assert machine.servers() != first
 
 
 HOLDER = """
@@ -110,7 +103,7 @@ def test_a_kill_of_ours_leaves_no_server_and_the_next_run_needs_no_new_fetch(mac
         fetched = machine.fetched_at("eos9obe")
         holder.send_signal(signal.SIGKILL)
     with machine.runner(obedient) as runner:
-        assert len([c for c in machine.left() if "--bundle_path" in c]) == 1
+        assert len(machine.servers()) == 1
         assert len(runner.predict(["C"])) == 1
     assert machine.fetched_at("eos9obe") == fetched
     deadline = time.monotonic() + 20

@@ -9,6 +9,7 @@ import pytest
 from precalc_assets.columns import Column
 from precalc_assets.errors import ColumnsError
 from precalc_assets.inference import BatchError
+from precalc_assets.inference.ersilia import server
 from precalc_assets.inference.ersilia.server import BreakerOpenError, ask, is_up
 
 COLUMNS = (Column("score", "float", "", ""), Column("label", "string", "", ""))
@@ -118,6 +119,13 @@ def test_no_proxy_comes_between(answering: Answering, monkeypatch: pytest.Monkey
     assert asked(url, ("C",)) == [b"1,a"]
 
 
+def test_rows_are_found_wherever_an_answer_is_cut(answering: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = answering(200, '[ {"score": 1.25, "label": "ä, ]"},\n {"score": 2, "label": "{"} ] ')
+    for size in range(1, 60):
+        monkeypatch.setattr(server, "_PIECE", size)
+        assert asked(url) == ['1.25,"ä, ]"'.encode(), b"2,{"]
+
+
 def test_a_wide_answer_takes_little_more_memory_than_its_text(answering: Answering) -> None:
     columns = tuple(Column(f"column_{i:04d}", "float", "", "") for i in range(2_048))
     row = "{" + ",".join(f'"{column.name}":0.{i:017d}' for i, column in enumerate(columns)) + "}"
@@ -126,6 +134,6 @@ def test_a_wide_answer_takes_little_more_memory_than_its_text(answering: Answeri
     tracemalloc.start()
     try:
         assert len(ask(url, "eos9abc", columns, ["C"] * 100, 30.0)) == 100
-        assert tracemalloc.get_traced_memory()[1] < 4 * len(text)
+        assert tracemalloc.get_traced_memory()[1] < 3 * len(text)  # the answering server's copy, records, and a piece
     finally:
         tracemalloc.stop()

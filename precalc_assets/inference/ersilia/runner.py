@@ -1,4 +1,4 @@
-"""The ersilia runner: a model that the CLI serves, asked in POSTs that are large enough and not too large."""
+"""The ersilia runner: a model that the CLI serves, and a server that is started afresh now and then."""
 
 import json
 import time
@@ -19,15 +19,12 @@ from precalc_assets.settings import Settings
 _HEALTHY_SECONDS = 120.0
 """The CLI returns when its server says that it is running, which is a little before it answers."""
 
-_POST_CELLS = 1_000_000
-"""Cells of one answer: 35 MB of JSON. Fewer, larger POSTs are faster, since the model is started for each of them."""
-
 _SHORTEST_TIMEOUT = 1 / 30
 """As in the framework runner: a few molecules get this share of a batch's time, several batches that of one."""
 
 
 class ErsiliaRunner:
-    """Serves a model by the ersilia CLI and asks its server, which is started afresh now and then."""
+    """Serves a model by the ersilia CLI and asks its server, in one POST a call: each of them starts the model."""
 
     def __init__(
         self, folder: ModelFolder, *, cache_dir: Path, batch_size: int, batch_timeout: float, restart_batches: int
@@ -88,13 +85,6 @@ class ErsiliaRunner:
 
     def predict(self, smiles: Sequence[str]) -> list[bytes]:
         """See `ModelRunner.predict`."""
-        step = max(1, _POST_CELLS // len(self.columns))
-        records: list[bytes] = []
-        for start in range(0, len(smiles), step):
-            records += self._predict(smiles[start : start + step])
-        return records
-
-    def _predict(self, smiles: Sequence[str]) -> list[bytes]:
         if self._asked >= self._lifetime:
             self.restart()
         self._asked += len(smiles)

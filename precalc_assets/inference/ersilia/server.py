@@ -3,11 +3,13 @@
 Standard library only, and no proxies: a server is on this machine, whatever `http_proxy` says of other ones.
 """
 
+import io
 import json
 import re
 from collections.abc import Iterator, Sequence
-from http.client import HTTPConnection, HTTPException
-from typing import cast
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from typing import TextIO, cast
 from urllib.parse import urlsplit
 
 from precalc_assets.columns import Column
@@ -27,7 +29,9 @@ _BREAKER_OPEN = 503
 _DECODER = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
 """Leaves numbers as they are printed. A number and a string of the same text become the same, as they are in CSV."""
 
-_LIST_START = re.compile(r"\s*\[\s*")
+_PIECE = 1 << 20
+"""Characters of an answer that are read at a time."""
+
 _SEPARATOR = re.compile(r"[\s,]*")
 
 _INPUT_COLUMNS = frozenset({"input", "smiles"})
@@ -41,10 +45,10 @@ class BreakerOpenError(Exception):
 def is_up(url: str) -> bool:
     """Return whether a server answers at all."""
     try:
-        status, _ = _request(url, "GET", "/", None, _HEALTH_SECONDS)
+        with _response(url, "GET", "/", None, _HEALTH_SECONDS) as response:
+            return response.status < 500
     except (OSError, HTTPException):
         return False
-    return status < 500
 
 
 def ask(url: str, model: str, columns: Sequence[Column], smiles: Sequence[str], timeout: float) -> list[bytes]:
@@ -54,39 +58,39 @@ def ask(url: str, model: str, columns: Sequence[Column], smiles: Sequence[str], 
     does not answer for all of the molecules, ColumnsError when it answers with other columns.
     """
     try:
-        status, answer = _request(url, "POST", _RUN, json.dumps(list(smiles)).encode(), timeout)
+        with _response(url, "POST", _RUN, json.dumps(list(smiles)).encode(), timeout) as response:
+            if response.status == _BREAKER_OPEN:
+                raise BreakerOpenError
+            if response.status != 200:
+                raise BatchError(f"the server answered {response.status}: {_reason(response.read())}")
+            return _records(io.TextIOWrapper(response, "utf-8", newline=""), model, columns, smiles)
     except TimeoutError:
         raise
-    except (OSError, HTTPException) as error:
+    except (OSError, HTTPException, UnicodeDecodeError) as error:
         raise BatchError(f"the server has gone while it was asked: {type(error).__name__}") from None
-    if status == _BREAKER_OPEN:
-        raise BreakerOpenError
-    if status != 200:
-        raise BatchError(f"the server answered {status}: {_reason(answer)}")
-    return _records(answer, model, columns, smiles)
 
 
-def _request(url: str, method: str, path: str, body: bytes | None, timeout: float) -> tuple[int, str]:
+@contextmanager
+def _response(url: str, method: str, path: str, body: bytes | None, timeout: float) -> Iterator[HTTPResponse]:
     place = urlsplit(url)
     connection = HTTPConnection(place.hostname or "", place.port, timeout=timeout)
     try:
         connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
-        response = connection.getresponse()
-        return response.status, response.read().decode("utf-8", "replace")
+        yield connection.getresponse()
     finally:
         connection.close()
 
 
-def _reason(answer: str) -> str:
+def _reason(answer: bytes) -> str:
     """Return what a server says of its failure; ersilia's puts the message under "detail"."""
     try:
         said = json.loads(answer)["detail"]
     except (ValueError, TypeError, KeyError):
-        said = answer
+        said = answer.decode("utf-8", "replace")
     return printable(" ".join(str(said).split())) or "nothing else"
 
 
-def _records(answer: str, model: str, columns: Sequence[Column], smiles: Sequence[str]) -> list[bytes]:
+def _records(answer: TextIO, model: str, columns: Sequence[Column], smiles: Sequence[str]) -> list[bytes]:
     names = [column.name for column in columns]
     records: list[bytes] = []
     for row in _rows(answer):
@@ -104,19 +108,26 @@ def _records(answer: str, model: str, columns: Sequence[Column], smiles: Sequenc
     return records
 
 
-def _rows(answer: str) -> Iterator[dict[str, object]]:
-    """Parse a list of objects, one at a time: all at once they would take eight times the memory of their text."""
-    start = _LIST_START.match(answer)
-    place = start.end() if start else len(answer)
-    while not answer.startswith("]", place):
+def _rows(answer: TextIO) -> Iterator[dict[str, object]]:
+    """Parse a list of objects, one at a time and as they are read: a wide answer has a hundred megabytes."""
+    held, place = answer.read(_PIECE).lstrip(), 1
+    if not held.startswith("["):
+        raise BatchError(f"the server's answer is no list of rows: {printable(held[:60])!r}")
+    while True:
+        place = cast("re.Match[str]", _SEPARATOR.match(held, place)).end()
+        if held.startswith("]", place):
+            return
         try:
-            row, place = _DECODER.raw_decode(answer, place)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict):
-            raise BatchError(f"the server's answer is no list of rows: {printable(answer[:60])!r}")
-        yield row
-        place = cast("re.Match[str]", _SEPARATOR.match(answer, place)).end()
+            row, place = _DECODER.raw_decode(held, place)
+        except ValueError:  # most likely it goes on in the next piece
+            piece = answer.read(max(_PIECE, len(held) - place))
+            if not piece:
+                raise BatchError("the server's answer is no list of rows, or ends within one") from None
+            held, place = held[place:] + piece, 0
+        else:
+            if not isinstance(row, dict):
+                raise BatchError("the server's answer is no list of rows with names")
+            yield row
 
 
 def _cell(value: object) -> str | None:

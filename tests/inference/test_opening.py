@@ -1,0 +1,81 @@
+"""From a model's id and the settings to its folder and its runner."""
+
+from pathlib import Path
+
+import pytest
+
+from precalc_assets.errors import ModelError, UsageError
+from precalc_assets.inference import ErsiliaRunner, FrameworkRunner, open_model, open_runner
+from precalc_assets.inference.ersilia import runner as ersilia
+from precalc_assets.settings import Settings
+
+
+@pytest.fixture
+def settings(world, tmp_path: Path):
+    """Return settings of this world, for one of the runners."""
+
+    def make(runner: str) -> Settings:
+        return Settings(models_dir=(world.models_dir,), runner=runner, cache_dir=tmp_path / "cache")
+
+    return make
+
+
+@pytest.mark.parametrize(("runner", "kind"), [("framework", FrameworkRunner), ("ersilia", ErsiliaRunner)])
+def test_a_local_model_is_run_by_the_runner_of_the_settings(world, settings, runner: str, kind: type) -> None:
+    world.write_model()
+    folder = open_model("eos9abc", settings(runner))
+    assert folder.path == world.models_dir / "eos9abc"
+    assert isinstance(open_runner(folder, settings(runner)), kind)
+
+
+@pytest.mark.parametrize(
+    ("model", "runner"),
+    [("eos3b5e", "framework"), ("eos0zzz", "ersilia"), ("../etc", "ersilia"), ("eos3b5", "ersilia")],
+)
+def test_what_is_neither_here_nor_on_the_hub_is_an_error_of_usage(settings, model: str, runner: str) -> None:
+    with pytest.raises(UsageError):
+        open_model(model, settings(runner))
+
+
+class FetchedSlot:
+    """Stands in for a slot whose CLI has fetched a model from the hub."""
+
+    def __init__(self, copy: Path) -> None:
+        self.copy = copy
+
+    def __enter__(self) -> "FetchedSlot":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def fetch(self, folder: None) -> Path:
+        return self.copy
+
+
+@pytest.fixture
+def hub_has(world, monkeypatch: pytest.MonkeyPatch):
+    """Let the hub have this model, as the CLI's copy of it."""
+
+    def put(copy: Path) -> None:
+        monkeypatch.setattr(ersilia, "taken_slot", lambda model, cache_dir: FetchedSlot(copy))
+
+    return put
+
+
+def test_a_model_of_the_hub_is_described_by_the_card_of_its_image(world, settings, hub_has, tmp_path: Path) -> None:
+    copy = world.write_model(model="eos3b5e").rename(tmp_path / "eos3b5e")
+    (copy / "metadata.yml").unlink()
+    card = '{"card": {"Identifier": "eos3b5e", "Title": "From a card", "Release": "v2.1.0"}}'
+    (copy / "information.json").write_text(card)
+    hub_has(copy)
+    folder = open_model("eos3b5e-v2", settings("ersilia"))
+    assert folder.model == "eos3b5e-v2"
+    assert folder.metadata.title == "From a card"
+    assert [column.name for column in folder.columns] == ["score", "atoms", "label"]
+
+
+def test_another_version_than_the_hubs_is_refused(world, settings, hub_has, tmp_path: Path) -> None:
+    hub_has(world.write_model(model="eos3b5e", release="v1.4.0").rename(tmp_path / "eos3b5e"))
+    with pytest.raises(ModelError, match=r"the hub has the release v1\.4\.0 of eos3b5e, and eos3b5e-v2 was asked for"):
+        open_model("eos3b5e-v2", settings("ersilia"))
