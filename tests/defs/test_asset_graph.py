@@ -1,5 +1,6 @@
 """The asset graph on a real instance: what a run records, what it withholds, and what follows by itself."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 
 import dagster as dg
@@ -7,6 +8,7 @@ import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContext
 
+from precalc_assets.cards import find_card
 from precalc_assets.definitions import build_defs
 from precalc_assets.defs.resources import Platform
 from precalc_assets.library import build_library, put_source
@@ -284,3 +286,173 @@ def test_a_sample_marks_no_shard_as_done(graph: Graph):
     assert graph.materializations("raw_predictions") == []
     assert graph.world.objects("raw") == {}
     assert graph.world.path(f"samples/model={MODEL}.parquet").is_file()
+
+
+RANDOM = "import random\nreturn f'{random.random()},{len(smiles)},x'"
+EVERYTHING = [f"{MODEL}|{index:02d}" for index in range(50)]
+
+
+def run_canary(graph: Graph) -> dg.ExecuteInProcessResult:
+    return graph.materialize("sample_predictions", first=MODEL, last=MODEL)
+
+
+def run_everything(graph: Graph) -> None:
+    assert graph.materialize("raw_predictions", first=EVERYTHING[0], last=EVERYTHING[-1]).success
+
+
+def test_a_shard_without_a_canary_is_not_stale_and_a_canary_afterwards_makes_it_so_never(graph: Graph):
+    run_everything(graph)
+    assert graph.stale("raw_predictions", EVERYTHING) == []
+
+    assert run_canary(graph).success
+    assert graph.stale("raw_predictions", EVERYTHING) == []
+
+
+def test_a_canary_with_the_same_verdict_makes_no_shard_stale(graph: Graph):
+    assert run_canary(graph).success
+    run_everything(graph)
+
+    assert run_canary(graph).success
+    assert graph.stale("raw_predictions", EVERYTHING) == []
+
+
+def test_a_canary_on_a_changed_library_makes_no_more_shards_stale_than_the_library_does(graph: Graph):
+    assert run_canary(graph).success
+    run_everything(graph)
+    before = graph.platform.library().shards
+
+    graph.change_library([*MOLECULES, "c1ccccc1"])
+    graph.materialize("reference_library")
+    graph.materialize("library_shards", first="00", last="49")
+    assert run_canary(graph).success
+
+    after = graph.platform.library().shards
+    changed = [f"{MODEL}|{shard}" for shard in after if after[shard].digest != before[shard].digest]
+    assert len(changed) == 1
+    assert graph.stale("raw_predictions", EVERYTHING) == changed
+
+
+@pytest.mark.parametrize(
+    "changed", [{"release": "v2.0.0"}, {"columns": (("score", "float"),), "answer": "return '1.5'"}, {"answer": RANDOM}]
+)
+def test_a_canary_with_another_verdict_makes_the_shards_stale_that_were_made_after_the_one_before(
+    graph: Graph, changed
+):
+    assert run_canary(graph).success
+    graph.run_range("raw_predictions")
+
+    graph.world.write_model(**changed)
+    assert run_canary(graph).success
+
+    assert graph.stale("raw_predictions", keys()) == keys()
+    graph.run_range("raw_predictions")
+    assert graph.stale("raw_predictions", keys()) == []
+
+
+def test_shards_of_a_new_release_do_not_turn_stale_when_the_canary_learns_of_it(graph: Graph):
+    assert run_canary(graph).success
+    graph.world.write_model(release="v2.0.0")
+    graph.run_range("raw_predictions")
+    assert graph.stale("raw_predictions", keys()) == []
+
+    assert run_canary(graph).success
+    assert graph.stale("raw_predictions", keys()) == []
+
+
+def test_a_canary_of_one_model_says_nothing_of_another(graph: Graph):
+    graph.world.write_model(model="eos9abd")
+    graph.instance.add_dynamic_partitions("models", ["eos9abd"])
+    assert run_canary(graph).success
+    graph.materialize("raw_predictions", first="eos9abd|03", last="eos9abd|04")
+    graph.run_range("raw_predictions")
+
+    graph.world.write_model(release="v2.0.0")
+    assert run_canary(graph).success
+
+    assert graph.stale("raw_predictions", ["eos9abd|03", "eos9abd|04"]) == []
+    assert graph.stale("raw_predictions", keys()) == keys()
+
+
+CANARY = ("schema", "not_all_null", "estimate", "deterministic")
+
+
+def test_the_canary_s_checks_are_evaluated_for_its_model(graph: Graph):
+    assert run_canary(graph).success
+    for name in CANARY:
+        assert graph.evaluations("sample_predictions", name)[MODEL]
+
+
+def test_a_canary_that_fails_shows_which_check_it_was_and_is_not_materialized(graph: Graph):
+    graph.world.write_model(columns=(("score", "float"),), answer="return 'high'")
+
+    result = run_canary(graph)
+
+    assert "eos9abc schema: score is 'high', not a finite number" in failure(result)
+    assert graph.evaluations("sample_predictions", "schema") == {MODEL: False}
+    assert graph.materializations("sample_predictions") == []
+    assert graph.world.path(f"samples/model={MODEL}.json").is_file()
+
+
+def test_a_model_that_varies_is_a_warning_in_the_graph(graph: Graph):
+    graph.world.write_model(answer=RANDOM)
+
+    result = run_canary(graph)
+
+    assert result.success
+    [evaluation] = [
+        e for e in result.get_asset_check_evaluations() if e.check_name == "deterministic" and e.partition == MODEL
+    ]
+    assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "score" in (evaluation.description or "")
+
+
+METADATA = """\
+Identifier: eos9abc
+Title: Barrier crossing
+Description: "Says *whether* a molecule gets in. <script>alert(1)</script>"
+Release: v1.0.0
+Tag: [Permeability, ADME]
+License: MIT
+Publication: https://doi.org/10.1/x
+Source Code: javascript:alert(1)
+"""
+
+
+def test_sample_and_card_show_what_the_model_says_of_itself(graph: Graph):
+    (graph.world.models_dir / MODEL / "metadata.yml").write_text(METADATA)
+    assert run_canary(graph).success
+    graph.run_range("raw_predictions", "predictions", "prediction_table")
+    assert graph.materialize("model_card", first=MODEL, last=MODEL).success
+
+    for asset in ("sample_predictions", "model_card"):
+        [event] = graph.materializations(asset)
+        shown = {name: entry.value for name, entry in event.metadata.items()}
+        assert (shown["title"], shown["tags"], shown["license"]) == ("Barrier crossing", "Permeability, ADME", "MIT")
+        assert shown["description"] == "Says *whether* a molecule gets in. &lt;script&gt;alert(1)&lt;/script&gt;"
+        assert isinstance(event.metadata["publication"], dg.UrlMetadataValue)
+        assert isinstance(event.metadata["source_code"], dg.TextMetadataValue)
+        assert [column.name for column in shown["dagster/column_schema"].columns] == ["score", "atoms", "label"]
+    [canary] = graph.materializations("sample_predictions")
+    assert canary.metadata["release"].value == "v1.0.0"
+    for name in ("full_run_runner_hours", "full_run_dollars", "table_write_units", "milliseconds_per_molecule"):
+        assert name in canary.metadata
+
+
+def test_a_card_says_whether_predictions_vary_and_outlives_the_model_s_folder(graph: Graph):
+    graph.world.write_model(answer=RANDOM)
+    assert run_canary(graph).success
+    graph.run_range("raw_predictions", "predictions", "prediction_table")
+    shutil.rmtree(graph.world.models_dir / MODEL)
+
+    assert graph.materialize("model_card", first=MODEL, last=MODEL).success
+
+    card = find_card(graph.platform.tables, MODEL)
+    assert (card.title, card.deterministic, card.varying) == ("A model for tests", False, ("score",))
+
+
+def test_a_card_knows_nothing_of_the_canary_of_a_release_that_is_not_served(graph: Graph):
+    graph.run_range("raw_predictions", "predictions", "prediction_table")
+    graph.world.write_model(release="v2.0.0")
+    assert run_canary(graph).success
+    assert graph.materialize("model_card", first=MODEL, last=MODEL).success
+    assert find_card(graph.platform.tables, MODEL).deterministic is None

@@ -55,8 +55,8 @@ def sample_predictions(
             settings=settings,
             on_progress=platform.progress(context.log, 2 * min(config.size, library.molecules)),
         )
+        yield from canary_evaluations(report, context.asset_key)
         if report.broken:
-            yield from canary_evaluations(report, context.asset_key)
             said = "\n".join(f"{report.model} {check.name}: {check.description}" for check in report.broken)
             raise dg.Failure(description=said, metadata=canary_metadata(report, platform), allow_retries=False)
         yield dg.MaterializeResult(

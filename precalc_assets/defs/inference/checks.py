@@ -11,7 +11,7 @@ from precalc_assets.storage import canary_report, sample
 
 
 def canary_results(report: CanaryReport) -> list[dg.AssetCheckResult]:
-    """Return the checks of a canary that ends well."""
+    """Return the checks of a canary that ends well, which Dagster wants from a step that does."""
     return [
         dg.AssetCheckResult(
             check_name=check.name,
@@ -24,7 +24,7 @@ def canary_results(report: CanaryReport) -> list[dg.AssetCheckResult]:
 
 
 def canary_evaluations(report: CanaryReport, asset: dg.AssetKey) -> Iterator[dg.AssetCheckEvaluation]:
-    """Yield the checks of a canary that fails: they are recorded all the same, as far as they were evaluated."""
+    """Yield the checks as they are recorded for the model: in a run of a range, and of a canary that fails, too."""
     for check in report.checks:
         yield dg.AssetCheckEvaluation(
             asset_key=asset,

@@ -1,0 +1,166 @@
+"""The canary by command: its report on the terminal, what it keeps from being run, what readers are told of it."""
+
+import shutil
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from precalc_assets.cards import ModelCard, find_card
+from precalc_assets.tables import REGISTRY, Item
+
+MODEL = "eos9abc"
+PROJECT = Path(__file__).parents[2]
+RANDOM = "import random\nreturn f'{random.random()},{len(smiles)},x'"
+
+
+@pytest.fixture
+def home(world) -> Path:
+    """A world with a small library, and a Dagster instance."""
+    (world.root / "molecules.smi").write_text("\n".join("C" * n + end for n in range(1, 9) for end in "ONS"))
+    assert world.precalc("library", "build", "molecules.smi").returncode == 0
+    folder = world.root / "dagster_home"
+    folder.mkdir()
+    shutil.copy(PROJECT / "dagster_home" / "dagster.yaml", folder)
+    return folder
+
+
+def recorded(home: Path, asset: str) -> list[str | None]:
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        records = instance.fetch_materializations(dg.AssetKey(asset), limit=100).records
+        return sorted(str(record.partition_key) for record in records)
+
+
+def lines(text: str) -> dict[str, str]:
+    """Return a printed table's rows by their first word, single-spaced."""
+    return {words[0]: " ".join(words[1:]) for words in map(str.split, text.splitlines()) if words}
+
+
+@pytest.mark.parametrize("command", ["predict", "run"])
+def test_a_sample_prints_what_it_found_out(world, home, command: str):
+    world.write_model()
+
+    done = world.precalc(command, MODEL, "--sample", "12", columns="160")
+
+    assert done.returncode == 0, done.stderr
+    said = lines(done.stdout)
+    assert said["canary"] == f"of {MODEL} v1.0.0: A model for tests"
+    assert said["molecules"] == "12, twice; 0 quarantined"
+    assert said["deterministic"] in ("yes", "passed both runs predicted the same")
+    assert "with 12 in a call, the best size tried" in done.stdout
+    assert "runner-hours, $0.00" in said["24"]
+    assert "write units" in said["their"]
+    assert said["atoms"].startswith("integer integer 0 ")
+    assert said["schema"] == "passed 3 columns as run_columns.csv declares them"
+    assert not world.objects("raw")
+    assert recorded(home, "sample_predictions") == ([MODEL] if command == "run" else [])
+
+
+@pytest.mark.parametrize("command", ["predict", "run"])
+def test_a_sample_that_breaks_a_check_is_printed_and_then_an_error(world, home, command: str):
+    world.write_model()
+
+    done = world.precalc(command, MODEL, "--sample", "12", max_runner_hours="1e-9", columns="200")
+
+    assert done.returncode == 1
+    assert lines(done.stdout)["estimate"].startswith("failed")
+    assert f"error: {MODEL} estimate: 0.00 runner-hours for 24 molecules" in done.stderr
+    assert "PRECALC_MAX_RUNNER_HOURS" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert recorded(home, "sample_predictions") == []
+
+
+def test_a_run_begins_with_the_canary_once_for_each_release(world, home):
+    world.write_model()
+    assert world.precalc("run", MODEL, "--shards", "00").returncode == 0
+    assert recorded(home, "sample_predictions") == [MODEL]
+
+    assert world.precalc("run", MODEL, "--shards", "01").returncode == 0
+    assert recorded(home, "sample_predictions") == [MODEL]
+
+    world.write_model(release="v2.0.0")
+    assert world.precalc("run", MODEL, "--shards", "01").returncode == 0
+    assert recorded(home, "sample_predictions") == [MODEL, MODEL]
+
+
+def test_a_run_of_a_model_that_fails_its_canary_stops_before_the_raw_predictions(world, home):
+    world.write_model(answer="return 'high,1,x'")
+
+    done = world.precalc("run", MODEL)
+
+    assert done.returncode == 1
+    assert f"{MODEL} schema: score is 'high', not a finite number" in done.stderr
+    assert not world.objects("raw")
+    assert recorded(home, "raw_predictions") == []
+
+    world.write_model()
+    assert world.precalc("run", MODEL).returncode == 0
+    assert len(recorded(home, "raw_predictions")) == 4
+
+
+def test_readers_are_told_that_predictions_vary(world, home):
+    world.write_model(answer=RANDOM)
+    assert world.precalc("run", MODEL).returncode == 0
+
+    got = world.precalc("get", MODEL, "CCO")
+
+    assert got.returncode == 0
+    assert got.stderr == f"warning: predictions of {MODEL} vary between runs, in score\n"
+    assert len(got.stdout.splitlines()) == 2
+    assert lines(world.precalc("models", columns="200").stdout)[MODEL].endswith(" no")
+    assert "predictions vary between runs, in score" in world.precalc("status", MODEL).stdout
+
+
+def test_readers_are_told_nothing_of_a_model_that_predicts_the_same_and_of_one_without_a_canary(world, home):
+    world.write_model()
+    for command in ("predict", "serve"):
+        assert world.precalc(command, MODEL).returncode == 0
+    assert world.precalc("get", MODEL, "CCO").stderr == ""
+    assert lines(world.precalc("models", columns="200").stdout)[MODEL].endswith(" –")
+    assert f"canary: not run; run `precalc predict {MODEL} --sample 100`" in world.precalc("status", MODEL).stdout
+
+    assert world.precalc("run", MODEL).returncode == 0
+    assert world.precalc("get", MODEL, "CCO").stderr == ""
+    assert lines(world.precalc("models", columns="200").stdout)[MODEL].endswith(" yes")
+    assert "canary of v1.0.0: passed" in world.precalc("status", MODEL).stdout
+
+
+def test_a_model_that_is_served_is_listed_also_where_its_folder_is_not(world, home):
+    world.write_model()
+    assert world.precalc("run", MODEL).returncode == 0
+    shutil.rmtree(world.models_dir / MODEL)
+    assert lines(world.precalc("models", columns="200").stdout)[MODEL] == "A model for tests 3 v1.0.0 4/4 24 yes"
+
+
+CARD = {
+    "model": MODEL,
+    "title": "",
+    "description": "",
+    "interpretation": "",
+    "tags": [],
+    "license": "",
+    "publication": "",
+    "source_code": "",
+    "columns": [],
+    "n_shards": 4,
+    "shards": [],
+    "molecules": 0,
+    "quarantined": 0,
+    "releases": [],
+    "updated": "2026-01-01T00:00:00Z",
+}
+
+
+def test_a_card_of_before_the_canary_is_read_and_a_damaged_one_keeps_nobody_from_reading(world, home):
+    world.write_model()
+    assert world.precalc("run", MODEL).returncode == 0
+    old = ModelCard(**CARD).model_dump_json(exclude={"deterministic", "varying"})
+
+    world.tables.put_many(REGISTRY, [Item(MODEL, old.encode())])
+    assert find_card(world.tables, MODEL).deterministic is None
+    assert world.precalc("get", MODEL, "CCO").stderr == ""
+
+    world.tables.put_many(REGISTRY, [Item(MODEL, b"{")])
+    got = world.precalc("get", MODEL, "CCO")
+    assert (got.returncode, len(got.stdout.splitlines())) == (0, 2)
+    assert got.stderr.startswith(f"warning: the card of {MODEL} is damaged")
