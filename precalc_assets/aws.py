@@ -1,0 +1,73 @@
+"""Access to AWS: a session with credentials, and what to do about it when AWS says no.
+
+Both stores use this when their URL names AWS, and import it then: boto3 takes a third of a second to load, and a
+laptop's stores need none of it. What is asked of AWS is in `storage` and `tables.dynamodb`.
+"""
+
+import boto3
+from botocore import exceptions
+from botocore.exceptions import BotoCoreError, ClientError
+
+from precalc_assets.errors import UsageError
+
+_LOG_IN = "set AWS_PROFILE (after `aws sso login`), or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+_LOG_IN_ANEW = "the credentials have expired: log in anew (`aws sso login`), or renew AWS_SESSION_TOKEN"
+_ALLOW = "let the role's policy allow it, or set AWS_PROFILE to one that may"
+_REACH = "see that AWS_ENDPOINT_URL is right, or not set, and that the network reaches it"
+_REGION = "set AWS_DEFAULT_REGION to the region of the bucket"
+_SLOWER = "lower PRECALC_TABLE_WRITE_UNITS, or load less at a time"
+
+# Amazon DynamoDB Developer Guide, "Error handling"; Amazon S3 API Reference, "Error responses".
+_WAYS_OUT = {
+    "AccessDenied": _ALLOW,
+    "AccessDeniedException": _ALLOW,
+    "AllAccessDisabled": _ALLOW,
+    "AuthorizationHeaderMalformed": _REGION,
+    "ExpiredToken": _LOG_IN_ANEW,
+    "ExpiredTokenException": _LOG_IN_ANEW,
+    "IllegalLocationConstraintException": _REGION,
+    "InvalidAccessKeyId": _LOG_IN,
+    "InvalidSignatureException": _LOG_IN,
+    "LimitExceededException": "drop tables that nobody reads, or ask AWS for a higher quota",
+    "NoSuchBucket": "make the bucket, or correct PRECALC_STORE_URL",
+    "PermanentRedirect": _REGION,
+    "ProvisionedThroughputExceededException": _SLOWER,
+    "RequestLimitExceeded": _SLOWER,
+    "SignatureDoesNotMatch": _LOG_IN,
+    "ThrottlingException": _SLOWER,
+    "UnrecognizedClientException": _LOG_IN,
+}
+
+
+def open_session(region: str | None = None) -> boto3.Session:
+    """Return a session with credentials from boto3's standard chain: variables, profiles, SSO, the machine's role.
+
+    Raises UsageError when there are none, and when AWS_PROFILE names a profile that does not exist.
+    """
+    try:
+        session = boto3.Session(region_name=region)
+        found = session.get_credentials()
+        if found is not None:
+            found.get_frozen_credentials()  # Some are only looked up, or refreshed, when they are used.
+    except BotoCoreError as error:
+        raise UsageError(f"there are no AWS credentials: {error}; {_LOG_IN}") from error
+    if found is None:
+        raise UsageError(f"there are no AWS credentials; {_LOG_IN}")
+    return session
+
+
+def way_out(code: str | None) -> str:
+    """Return what to do about an error that AWS names by this code; None for no answer."""
+    if code is None:
+        return _REACH
+    return _WAYS_OUT.get(code, "try again; AWS's documentation has more about it")
+
+
+def explain(error: BotoCoreError | ClientError) -> str:
+    """Return what botocore says went wrong, and which setting to look at."""
+    if isinstance(error, ClientError):
+        answer = error.response.get("Error", {})
+        code = answer.get("Code", "")
+        return f"{code}: {answer.get('Message') or 'AWS gives no reason'}; {way_out(code)}"
+    is_network = isinstance(error, exceptions.ConnectionError | exceptions.HTTPClientError)
+    return f"{error}; {_REACH if is_network else _LOG_IN}"
