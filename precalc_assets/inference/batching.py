@@ -13,8 +13,8 @@ PATIENCE = 10
 """So many molecules that fail one after the other are not bad molecules: at a failure rate of a tenth, that happens
 to good models once in 10^10 molecules."""
 
-_CHECKED_CELLS = 500_000
-"""Cells that are parsed at a time to see whether they are of their types: 4 MB of them."""
+_CHECKED_BYTES = 1 << 20
+"""Bytes of records that are parsed at a time to see whether cells are of their types; parsing takes 20 times that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ class PatientCaller:
         """Call the model once. A row without any value, or with a cell that is not of its type, is a failure."""
         records = self._runner.predict(smiles)
         failures: dict[int, str] = {}
-        step = max(1, _CHECKED_CELLS // len(self._runner.columns))
+        step = 1 + _CHECKED_BYTES * len(records) // max(1, sum(map(len, records)))
         for start in range(0, len(records), step):
             try:
                 typed, problems = read_records(records[start : start + step], self._runner.columns)

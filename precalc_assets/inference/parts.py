@@ -140,12 +140,12 @@ def put_part(store: ObjectStore, work: ShardWork, part: Part, answer: Answer) ->
     rows = [
         Row(smiles, *printed[row]) if row in printed else work.kept[smiles] for row, smiles in enumerate(part.smiles)
     ]
-    lines = [b"key,input,quarantine," + format_header(work.columns)]
-    lines += (
-        format_record([key, row.smiles, row.reason or None]) + b"," + row.record
-        for key, row in zip(part.inchikeys, rows, strict=True)
-    )
-    content = gzip.compress(b"\n".join([*lines, b""]), _GZIP_LEVEL, mtime=0)
+    buffer = io.BytesIO()
+    with gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=_GZIP_LEVEL, filename="", mtime=0) as file:
+        file.write(b"key,input,quarantine," + format_header(work.columns) + b"\n")
+        for key, row in zip(part.inchikeys, rows, strict=True):
+            file.writelines((format_record([key, row.smiles, row.reason or None]), b",", row.record, b"\n"))
+    content = buffer.getbuffer()
     obstore.put(store, part.name, content)
     _note(work, part.name, content, rows)
 
@@ -200,7 +200,7 @@ def outcome(manifest: RawManifest, max_failure_rate: float) -> ShardOutcome:
     )
 
 
-def _note(work: ShardWork, name: str, content: bytes, rows: Sequence[Row]) -> None:
+def _note(work: ShardWork, name: str, content: bytes | memoryview, rows: Sequence[Row]) -> None:
     """Take note of a part that is there."""
     failures = [(row.smiles, row.reason) for row in rows if row.reason]
     work.failures[name] = failures

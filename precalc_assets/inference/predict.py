@@ -25,7 +25,7 @@ _CALL_SECONDS = 30.0
 """Calls to a fast model grow to about this length, so that starting a process is little of it."""
 
 _MOST_BATCHES = 10
-_MOST_BYTES = 24 << 20
+_MOST_BYTES = 16 << 20
 """Bounds of a call to a fast model: of what is lost when it is killed, and of the memory that its output takes."""
 
 

@@ -2,6 +2,8 @@
 
 Standard library and RDKit, nothing of ours: worker processes run this file as a script, so that one starts in a
 tenth of a second and holds little more than RDKit. How rows are spread over the workers is in `parsing`.
+
+The functions import RDKit, not the module: it takes 31 MB, and a machine that only runs models parses no molecule.
 """
 
 import json
@@ -12,9 +14,10 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rdkit import Chem, rdBase
-from rdkit.Chem import rdinchi
+if TYPE_CHECKING:
+    from rdkit import Chem
 
 _TIME_OF_DAY = re.compile(r"^\[\d\d:\d\d:\d\d\] ")
 _ECHO_OF_THE_INPUT = re.compile(r" for input: '.*", re.DOTALL)
@@ -36,10 +39,12 @@ def identify(smiles: Sequence[str]) -> list[tuple[str, str]]:
 def is_smiles(text: str) -> bool:
     """Return whether a text is a SMILES of at least one atom, also if it has no InChIKey."""
     with _rdkit_errors() as errors:
-        return isinstance(_parse(text.strip(), errors), Chem.Mol)
+        return not isinstance(_parse(text.strip(), errors), str)
 
 
 def _identify(smiles: str, errors: list[str]) -> tuple[str, str]:
+    from rdkit.Chem import rdinchi
+
     mol = _parse(smiles, errors)
     if isinstance(mol, str):
         return "", mol
@@ -52,6 +57,8 @@ def _identify(smiles: str, errors: list[str]) -> tuple[str, str]:
 
 def _parse(smiles: str, errors: list[str]) -> "Chem.Mol | str":
     """Return the molecule, or the reason for which there is none."""
+    from rdkit import Chem
+
     # RDKit takes what follows a blank as a name or as an extension, so it would be dropped without a word.
     if len(smiles.split()) > 1:
         return "text after the SMILES"
@@ -98,6 +105,8 @@ _one_at_a_time = threading.Lock()
 @contextmanager
 def _rdkit_errors() -> Iterator[list[str]]:
     """Collect RDKit's error messages, which it has no other way of telling than its log."""
+    from rdkit import rdBase
+
     log = logging.getLogger("rdkit")
     collector = _Collector()
     with _one_at_a_time:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import obstore
 from obstore.store import ObjectStore
-from rdkit import RDConfig
 
 from precalc_assets.errors import LibraryError
 from precalc_assets.library.manifest import find_library
@@ -17,6 +16,8 @@ _CHUNK = 8 << 20
 
 def demo_library() -> Path:
     """Return the file of 4,999 molecules of the NCI that comes with RDKit, invalid ones and duplicates among them."""
+    from rdkit import RDConfig  # as in `molecules`: RDKit is loaded where it is needed
+
     return Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi"
 
 
