@@ -4,6 +4,7 @@ The functions that do the work yield these one by one, as shards land; Dagster, 
 each turn them into what their readers see.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -59,8 +60,32 @@ _AT_ONCE = 2
 
 
 def reason(error: BaseException) -> str:
-    """Return an error's first line: obstore, for one, adds pages of debugging output after it."""
-    return str(error).partition("\n")[0] or type(error).__name__
+    """Return what an error says in one line. Of obstore's pages: the request, what was answered, and the cause."""
+    text = str(error)
+    first = text.partition("\n")[0]
+    request = _REQUEST.search(first)
+    if not request:
+        return first or type(error).__name__
+    answer = _S3_ERROR.search(text)
+    cause = _CAUSE.search(text)
+    if answer:
+        return f"{request['what']}: {answer['code']}: {answer['message']}"
+    return f"{request['what']}: {request['answer']}" + (f" ({cause['message']})" if cause else "")
+
+
+def s3_error_code(error: BaseException) -> str | None:
+    """Return the code by which S3 names what went wrong; None if S3 did not answer."""
+    answer = _S3_ERROR.search(str(error))
+    if answer:
+        return answer["code"]
+    # obstore keeps S3's answer to itself when it points to another region.
+    return "PermanentRedirect" if "Received redirect" in str(error) else None
+
+
+_REQUEST = re.compile(r"Error performing (?P<what>[A-Z]+ \S+) in .*? - (?P<answer>.*)")
+_S3_ERROR = re.compile(r"<Code>(?P<code>.*?)</Code>\s*<Message>(?P<message>.*?)</Message>", re.DOTALL)
+_CAUSE = re.compile(r'\bmessage: "(?P<message>[^"]+)"')
+"""The parts of what obstore says of a request, seen in obstore 0.12; S3's own error is the XML of its answer."""
 
 
 def each_shard(shards: Iterable[str], work: Callable[[str], ShardOutcome]) -> Iterator[ShardOutcome]:

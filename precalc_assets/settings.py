@@ -22,7 +22,19 @@ class Settings(BaseSettings):
     """The object store: file://…, s3://bucket/prefix. A file URL that starts with a dot is relative to the cwd."""
 
     tables_url: str = "sqlite:///./data/tables.db"
-    """The key-value store of the prediction tables: sqlite:///path."""
+    """The key-value store of the prediction tables: sqlite:///path, dynamodb://region/prefix."""
+
+    table_write_units: Annotated[float, Field(gt=0)] = 3_000
+    """Write units a second that a process spends on one table of DynamoDB. A new on-demand table takes 4,000."""
+
+    table_tags: Annotated[dict[str, str], NoDecode] = {}
+    """Tags of new tables of DynamoDB: project=precalc,owner=chemistry."""
+
+    table_recovery: bool = False
+    """Whether tables of DynamoDB can be recovered to any moment of the last 35 days, for $0.20 per GB and month."""
+
+    table_protection: bool = False
+    """Whether new tables of DynamoDB are protected against deletion, by `precalc drop` too."""
 
     n_shards: Annotated[int, Field(ge=1, le=10_000)] = 50
     """Shards of the library. A table built with another number has to be dropped first: `precalc drop`."""
@@ -68,6 +80,16 @@ class Settings(BaseSettings):
             if isinstance(value, str)
             else value
         )
+
+    @field_validator("table_tags", mode="before")
+    @classmethod
+    def _split_tags(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [pair.partition("=") for pair in value.split(",") if pair]
+        if any(not key.strip() or not equals for key, equals, _ in pairs):
+            raise ValueError("write key=value,key=value")
+        return {key.strip(): text.strip() for key, _, text in pairs}
 
     @field_validator("cache_dir")
     @classmethod

@@ -3,6 +3,8 @@
 Reading and writing is obstore's own business.
 """
 
+import os
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,22 +15,56 @@ from obstore.store import ObjectStore, from_url
 from typing_extensions import Buffer
 
 from precalc_assets.errors import UsageError
-from precalc_assets.outcomes import reason
+from precalc_assets.outcomes import reason, s3_error_code
+
+_CREDENTIALS_LIFE = timedelta(minutes=10)
+"""How long obstore may keep credentials: boto3 gives none that expire earlier (botocore's mandatory refresh)."""
 
 
 def open_store(url: str) -> ObjectStore:
-    """Open the object store at a URL (`file://…` or `s3://…`); a folder is made where there is none.
+    """Open the object store at a URL (`file://…` or `s3://…`); a folder is made where there is none, a bucket is not.
 
-    Raises UsageError for a URL that obstore cannot open.
+    For S3, credentials are those of boto3's standard chain, and `AWS_DEFAULT_REGION` and `AWS_ENDPOINT_URL` mean what
+    they mean to other programs.
+
+    Raises UsageError for a URL that obstore cannot open, and for a bucket that cannot be read.
     """
     try:
-        if urlsplit(url).scheme == "file":
+        scheme = urlsplit(url).scheme
+        if scheme == "file":
             return from_url(absolute_url(url), mkdir=True)
-        return from_url(url)
+        return _open_bucket(url) if scheme == "s3" else from_url(url)
     except (BaseError, ValueError, OSError) as error:
         raise UsageError(
             f"PRECALC_STORE_URL={url!r} cannot be opened: {reason(error)}; write file:///folder, file://./folder or s3://bucket"
         ) from error
+
+
+def _open_bucket(url: str) -> ObjectStore:
+    """Open a bucket and see that it answers, since obstore itself finds out at the first use, where nobody expects it.
+
+    The object that is asked for is one that everybody who uses the store may read.
+    """
+    # boto3 takes a third of a second to load, and a store on disk needs none of it.
+    from obstore.auth.boto3 import Boto3CredentialProvider
+
+    from precalc_assets.aws import open_session, way_out
+
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+    store = from_url(
+        url,
+        credential_provider=Boto3CredentialProvider(open_session(), ttl=_CREDENTIALS_LIFE),
+        # Whoever names an endpoint without TLS means an emulator.
+        client_options={"allow_http": endpoint.startswith("http://")},
+    )
+    try:
+        # Not `head`: to that, S3 gives no reasons.
+        obstore.get_range(store, LIBRARY_MANIFEST, start=0, length=1)
+    except (BaseError, OSError) as error:
+        code = s3_error_code(error)
+        if code != "NoSuchKey":
+            raise UsageError(f"PRECALC_STORE_URL={url!r} cannot be read: {reason(error)}; {way_out(code)}") from error
+    return store
 
 
 def absolute_url(url: str) -> str:

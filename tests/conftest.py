@@ -12,6 +12,7 @@ from pathlib import Path
 
 import obstore
 import pytest
+from aws_emulator import aws, ministack, strict_ministack  # noqa: F401
 from obstore.store import ObjectStore
 
 from precalc_assets.inference import FrameworkRunner, find_model, predict_shards

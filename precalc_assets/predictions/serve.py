@@ -189,7 +189,7 @@ def _read_back(tables: KeyValueStore, model: str, columns: Sequence[Column], sam
     The table's columns may be those of a newer release; what the file lacks of them is null to readers.
     """
     try:
-        reader = TableReader(tables, model)
+        reader = TableReader(tables, model, consistent=True)
         answers = reader.get([str(row[0]) for row in sample])
     except TableError as error:
         return Check("read_back", passed=False, description=str(error))

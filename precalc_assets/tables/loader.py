@@ -33,8 +33,6 @@ from precalc_assets.tables.store import (
     Item,
     KeyValueStore,
     item_bytes,
-    read_units,
-    write_units,
 )
 
 
@@ -224,16 +222,15 @@ class _Load:
         return (ShardRecord.from_item(item), item.version) if item else (ShardRecord(), None)
 
     def _get(self, key: str) -> Item | None:
-        item = self._store.get_many(self._table.model, [key]).get(key)
-        units = read_units(item) if item else 0.5  # a read that finds nothing costs as much as the smallest
-        self._consumed += Consumed(read_units=units)
-        return item
+        # What a load decides by must be what is there, not what was there a moment ago.
+        found = self._store.get_many(self._table.model, [key], consistent=True)
+        self._consumed += found.consumed
+        return found.get(key)
 
     def _put_if(self, item: Item, expected: str | None) -> bool:
-        written = self._store.put_if(self._table.model, item, expected)
-        # A put that is refused is charged as well.
-        self._consumed += Consumed(write_units=write_units(item), items=int(written))
-        return written
+        put = self._store.put_if(self._table.model, item, expected)
+        self._consumed += put.consumed
+        return put.written
 
 
 @dataclass(slots=True)

@@ -60,14 +60,25 @@ class TableReader:
     In a shard that was loaded with other columns, those with the same name and type are read, and the others are
     None. May be used by several threads.
 
+    A store may answer with what was there a moment ago, for half the price. That does for readers: they see the rows
+    before a load for a moment longer. With `consistent`, they see every load that has ended.
+
     Raises TableError when the model has no table, or one in which nothing was ever loaded.
     """
 
-    def __init__(self, store: KeyValueStore, model: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        store: KeyValueStore,
+        model: str,
+        *,
+        consistent: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
         self._model = model
+        self._consistent = consistent
         self._clock = clock
-        item = store.get_many(model, [COLUMNS_KEY]).get(COLUMNS_KEY)
+        item = store.get_many(model, [COLUMNS_KEY], consistent=True).get(COLUMNS_KEY)
         if item is None:
             raise missing_table(model)
         table = TableColumns.from_item(item)
@@ -89,11 +100,12 @@ class TableReader:
         for h in hashes:
             wanted[self._shard_key(h)].add(h)
         rows: dict[int, Row | None] = {}
-        torn = set(wanted)
+        torn, consistent = set(wanted), self._consistent
         while torn:
-            shards = self._known(torn)
+            shards = self._known(torn, consistent=consistent)
             plans = {shard: known.pages_of(shard, wanted[shard]) for shard, known in shards.items()}
-            stored = self._store.get_many(self._model, [key for plan in plans.values() for key in plan])
+            keys = [key for plan in plans.values() for key in plan]
+            stored = self._store.get_many(self._model, keys, consistent=consistent)
             torn = set()
             for shard, plan in plans.items():
                 lost = next((key for key in plan if key not in stored), None)
@@ -101,8 +113,11 @@ class TableReader:
                     rows.update(shards[shard].rows(plan, stored))
                 else:
                     # Never an answer of two generations: the whole shard is read again.
-                    self._forget_replaced(shard, shards[shard], lost)
+                    if consistent:
+                        self._check_replaced(shard, shards[shard], lost)
+                    self._shards.pop(shard, None)
                     torn.add(shard)
+            consistent = True
         return [rows.get(h) for h in hashes]
 
     def missing_shards(self, inchikeys: Iterable[str]) -> list[str]:
@@ -111,24 +126,24 @@ class TableReader:
         Raises UsageError for a malformed InChIKey.
         """
         shards = {self._shard_key(_hash(inchikey)) for inchikey in inchikeys}
-        return sorted(shards - self._known(shards).keys())
+        return sorted(shards - self._known(shards, consistent=self._consistent).keys())
 
     def directories(self) -> dict[str, Directory]:
         """Return what is loaded, by shard, as it is in the store now."""
-        stored = self._store.get_many(self._model, shard_keys(self.n_shards))
+        stored = self._store.get_many(self._model, shard_keys(self.n_shards), consistent=True)
         records = {shard: ShardRecord.from_item(item) for shard, item in sorted(stored.items())}
         return {shard: record.current for shard, record in records.items() if record.current}
 
     def _shard_key(self, h: int) -> str:
         return shard_key(shard_index(h, self.n_shards), self.n_shards)
 
-    def _known(self, shards: Iterable[str]) -> dict[str, _Shard]:
+    def _known(self, shards: Iterable[str], *, consistent: bool) -> dict[str, _Shard]:
         """Return those of the shards that are loaded, out of the cache as long as it is fresh."""
         now = self._clock()
         known = {shard: self._shards.get(shard) for shard in shards}
         fresh = {shard: entry for shard, entry in known.items() if entry and now - entry.read_at < CACHE_SECONDS}
         stale = sorted(known.keys() - fresh.keys())
-        for shard, item in self._store.get_many(self._model, stale).items():
+        for shard, item in self._store.get_many(self._model, stale, consistent=consistent).items():
             directory = ShardRecord.from_item(item).current
             if directory:
                 fresh[shard] = self._shards[shard] = self._open(directory, now)
@@ -151,22 +166,21 @@ class TableReader:
     def _columns(self, digest: str) -> tuple[Column, ...]:
         if digest not in self._versions:
             key = columns_key(digest)
-            item = self._store.get_many(self._model, [key]).get(key)
+            item = self._store.get_many(self._model, [key], consistent=True).get(key)
             if item is None:
                 raise TableError(f"{self._model}: item {key!r} is lost; serve the model again")
             self._versions[digest] = TableColumns.from_item(item).columns
         return self._versions[digest]
 
-    def _forget_replaced(self, shard: str, known: _Shard, lost: str) -> None:
-        """Forget a directory whose pages have been deleted, since the shard was loaded twice after it was read.
+    def _check_replaced(self, shard: str, known: _Shard, lost: str) -> None:
+        """See that the page is gone because the shard was loaded twice since its directory was read.
 
         Raises TableError when the store's directory still names the page that is not there.
         """
-        item = self._store.get_many(self._model, [shard]).get(shard)
+        item = self._store.get_many(self._model, [shard], consistent=True).get(shard)
         current = ShardRecord.from_item(item).current if item else None
         if current and current.pages == known.directory.pages:
             raise TableError(f"{self._model}: page {lost!r} is lost; serve the model again")
-        self._shards.pop(shard, None)
 
 
 def _hash(inchikey: str) -> int:

@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from precalc_assets.errors import TableError
-from precalc_assets.tables.store import Consumed, Item, missing_table, write_units
+from precalc_assets.tables.store import (
+    ConditionalPut,
+    Consumed,
+    Found,
+    Item,
+    missing_table,
+    units_to_read,
+    write_units,
+)
 
 _PREFIX = "table:"
 _BATCH = 256
@@ -74,15 +82,16 @@ class SQLiteStore:
             consumed += Consumed(write_units=sum(map(write_units, batch)), items=len(batch))
         return consumed
 
-    def get_many(self, table: str, keys: Sequence[str]) -> dict[str, Item]:
-        """Return the items at the keys. Keys that hold nothing are absent from the answer."""
-        found: dict[str, Item] = {}
-        for batch in _batches(keys, _KEYS_PER_QUERY):
+    def get_many(self, table: str, keys: Sequence[str], *, consistent: bool = False) -> Found:
+        """Return the items at the keys; every read is consistent here, and charged as the one that was asked for."""
+        stored: list[Item] = []
+        asked = set(keys)
+        for batch in _batches(asked, _KEYS_PER_QUERY):
             with self._connected(table) as db:
-                found.update((item.key, item) for item in _select(db, table, batch))
-        return found
+                stored += _select(db, table, batch)
+        return Found(stored, Consumed(read_units=units_to_read(len(asked), stored, consistent=consistent)))
 
-    def put_if(self, table: str, item: Item, expected: str | None) -> bool:
+    def put_if(self, table: str, item: Item, expected: str | None) -> ConditionalPut:
         """Write an item if the stored one's version equals `expected`, or if there is none when that is None."""
         with self._connected(table) as db:
             # One statement is one transaction, so nobody comes between the comparison and the write.
@@ -98,7 +107,8 @@ class SQLiteStore:
                     " WHERE key = ? AND version = ?",
                     (item.value, item.version, item.key, expected),
                 )
-            return cursor.rowcount == 1
+            written = cursor.rowcount == 1
+        return ConditionalPut(written, Consumed(write_units=write_units(item), items=int(written)))
 
     def delete_many(self, table: str, keys: Iterable[str]) -> Consumed:
         """Remove the items at the keys, each batch in a transaction."""
@@ -108,7 +118,7 @@ class SQLiteStore:
                 stored = _select(db, table, batch)
                 db.execute(f"DELETE FROM {_sql_name(table)} WHERE key IN ({_marks(batch)})", batch)  # noqa: S608
             units = sum(map(write_units, stored)) + len(batch) - len(stored)
-            consumed += Consumed(write_units=units, items=len(stored))
+            consumed += Consumed(write_units=units, items=len(batch))
         return consumed
 
     def close(self) -> None:

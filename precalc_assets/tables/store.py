@@ -1,6 +1,6 @@
 """What a key-value store is to us: the protocol, the item, and what DynamoDB charges for it.
 
-The stores themselves are modules of their own (`sqlite`). What the items mean is not here: see `pages` and
+The stores themselves are modules of their own (`sqlite`, `dynamodb`). What the items mean is not here: see `pages` and
 `directory`. Standard library only: the Lambda imports it.
 """
 
@@ -20,7 +20,7 @@ MAX_ITEM_BYTES = 400 * 1024
 WRITE_UNIT_BYTES = 1024
 """One write unit pays for each started KB of an item, alone or in a batch."""
 READ_UNIT_BYTES = 4096
-"""Half a read unit pays for each started 4 KB of an item, read eventually consistent."""
+"""A read unit pays for each started 4 KB of an item; half of one if it is read eventually consistent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Consumed:
-    """What work on a store costs, in DynamoDB's units, and the number of items it moved."""
+    """What work on a store costs, in DynamoDB's units, and the number of items that it wrote or deleted."""
 
     write_units: float = 0
     read_units: float = 0
@@ -50,6 +50,25 @@ class Consumed:
             self.read_units + other.read_units,
             self.items + other.items,
         )
+
+
+class Found(dict[str, Item]):
+    """The items that a read found, by key. `consumed` is what the read cost, with the keys that hold nothing."""
+
+    def __init__(self, items: Iterable[Item], consumed: Consumed) -> None:
+        super().__init__((item.key, item) for item in items)
+        self.consumed = consumed
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionalPut:
+    """What came of `put_if`: true when the item was written. One that was refused costs as much."""
+
+    written: bool
+    consumed: Consumed
+
+    def __bool__(self) -> bool:
+        return self.written
 
 
 def item_bytes(item: Item) -> int:
@@ -69,15 +88,22 @@ def write_units(item: Item) -> int:
     return -(-item_bytes(item) // WRITE_UNIT_BYTES)
 
 
-def read_units(item: Item) -> float:
-    """Return the read units of an eventually consistent read: half a unit for each started 4 KB."""
-    return -(-item_bytes(item) // READ_UNIT_BYTES) / 2
+def read_units(item: Item | None, *, consistent: bool = False) -> float:
+    """Return the read units of one key, with what it holds; None, for nothing, costs as much as the smallest item."""
+    blocks = -(-item_bytes(item) // READ_UNIT_BYTES) if item else 1
+    return blocks if consistent else blocks / 2
 
 
-def missing_table(table: str) -> TableError:
-    """Return the error for a table that does not exist, the same for every store."""
+def units_to_read(n_keys: int, found: Sequence[Item], *, consistent: bool) -> float:
+    """Return the read units of asking for so many different keys, at which these items were found."""
+    nothing = (n_keys - len(found)) * read_units(None, consistent=consistent)
+    return nothing + sum(read_units(item, consistent=consistent) for item in found)
+
+
+def missing_table(table: str, where: str = "") -> TableError:
+    """Return the error for a table that does not exist, the same for every store; `where` says where it is not."""
     ways = {LIBRARY: "`precalc library build`", REGISTRY: "`precalc run` for a model"}
-    return TableError(f"there is no table {table!r}; run {ways.get(table, f'`precalc serve {table}`')} first")
+    return TableError(f"there is no table {table!r}{where}; run {ways.get(table, f'`precalc serve {table}`')} first")
 
 
 class KeyValueStore(Protocol):
@@ -103,14 +129,19 @@ class KeyValueStore(Protocol):
     def put_many(self, table: str, items: Iterable[Item]) -> Consumed:
         """Write items in batches, over what their keys held before.
 
-        The items are taken one batch at a time, so they may come from a generator that is larger than memory. A
-        batch that was written stays when a later one fails.
+        The items are taken a few batches at a time, so they may come from a generator that is larger than memory. A
+        batch that was written stays when another one fails. Batches may be written in any order, so keys are to differ:
+        which of two items with the same key stays is not said.
         """
 
-    def get_many(self, table: str, keys: Sequence[str]) -> dict[str, Item]:
-        """Return the items at the keys. Keys that hold nothing are absent from the answer."""
+    def get_many(self, table: str, keys: Sequence[str], *, consistent: bool = False) -> Found:
+        """Return the items at the keys. Keys that hold nothing are absent from the answer.
 
-    def put_if(self, table: str, item: Item, expected: str | None) -> bool:
+        A consistent read sees every write that ended before it began, and costs twice as much. Any other one may see
+        what was there a moment ago.
+        """
+
+    def put_if(self, table: str, item: Item, expected: str | None) -> ConditionalPut:
         """Write an item if the stored one's version equals `expected`, or if there is none when that is None.
 
         Returns whether it was written. Of several writers with the same expectation exactly one succeeds.

@@ -1,6 +1,7 @@
 """Stores and molecules for the tests of tables: a store in memory, one that fails on purpose, made-up predictions."""
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from itertools import count, islice
@@ -11,7 +12,14 @@ from precalc_assets.columns import Column
 from precalc_assets.sharding import key_hash, shard_of
 from precalc_assets.tables.directory import ShardRecord
 from precalc_assets.tables.loader import LoadResult, load_shard
-from precalc_assets.tables.store import Consumed, missing_table, write_units
+from precalc_assets.tables.store import (
+    ConditionalPut,
+    Consumed,
+    Found,
+    missing_table,
+    units_to_read,
+    write_units,
+)
 
 MODEL = "eos0abc"
 SHARD = "02"
@@ -50,23 +58,24 @@ class MemoryStore:
             consumed += Consumed(write_units=write_units(item), items=1)
         return consumed
 
-    def get_many(self, table, keys):
+    def get_many(self, table, keys, *, consistent=False):
         stored = self._table(table)
-        return {key: stored[key] for key in keys if key in stored}
+        found = [stored[key] for key in dict.fromkeys(keys) if key in stored]
+        return Found(found, Consumed(read_units=units_to_read(len(set(keys)), found, consistent=consistent)))
 
     def put_if(self, table, item, expected):
         with self._lock:
             stored = self._table(table).get(item.key)
-            if (stored.version if stored else None) != expected:
-                return False
-            self._table(table)[item.key] = item
-            return True
+            written = (stored.version if stored else None) == expected
+            if written:
+                self._table(table)[item.key] = item
+        return ConditionalPut(written, Consumed(write_units=write_units(item), items=int(written)))
 
     def delete_many(self, table, keys):
         consumed = Consumed()
         for key in keys:
             item = self._table(table).pop(key, None)
-            consumed += Consumed(write_units=write_units(item) if item else 1, items=int(item is not None))
+            consumed += Consumed(write_units=write_units(item) if item else 1, items=1)
         return consumed
 
     def close(self):
@@ -76,6 +85,35 @@ class MemoryStore:
         if table not in self.tables:
             raise missing_table(table)
         return self.tables[table]
+
+
+class LaggingStore:
+    """Answers a read that need not be consistent with what was there `lag` writes ago."""
+
+    def __init__(self, store: MemoryStore, lag: int):
+        self._store = store
+        self._past = deque(maxlen=lag + 1)
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    def put_many(self, table, items):
+        return sum((self._changed(self._store.put_many(table, [item])) for item in items), Consumed())
+
+    def delete_many(self, table, keys):
+        return sum((self._changed(self._store.delete_many(table, [key])) for key in keys), Consumed())
+
+    def put_if(self, table, item, expected):
+        return self._changed(self._store.put_if(table, item, expected))
+
+    def get_many(self, table, keys, *, consistent=False):
+        past = MemoryStore()
+        past.tables = self._past[0] if self._past and not consistent else self._store.tables
+        return past.get_many(table, keys, consistent=consistent)
+
+    def _changed(self, result):
+        self._past.append({name: dict(items) for name, items in self._store.tables.items()})
+        return result
 
 
 class Crash(BaseException):
@@ -93,11 +131,11 @@ class InterruptedStore:
         self.reached = False
 
     def __getattr__(self, name):
-        def call(table, *arguments):
+        def call(table, *arguments, **options):
             self._point()
             if name in {"put_many", "delete_many"}:
                 arguments = (self._split(arguments[0]),)
-            result = getattr(self._store, name)(table, *arguments)
+            result = getattr(self._store, name)(table, *arguments, **options)
             self._point()
             return result
 

@@ -6,12 +6,14 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from random import Random
 
 import pytest
+from aws_emulator import tables_url
 from table_doubles import (
     COLUMNS,
     MODEL,
@@ -19,6 +21,7 @@ from table_doubles import (
     SHARD,
     Crash,
     InterruptedStore,
+    LaggingStore,
     MemoryStore,
     crash,
     known_page_keys,
@@ -105,10 +108,10 @@ def test_an_empty_shard_is_loaded_and_holds_nothing(store):
     assert reader.missing_shards(KEYS) == []
 
 
-def prepared(loads) -> MemoryStore:
+def prepared(loads, keys=KEYS[:300]) -> MemoryStore:
     store = MemoryStore()
     for release in loads:
-        load(store, KEYS[:300], release)
+        load(store, keys, release)
     return store
 
 
@@ -183,19 +186,40 @@ def test_two_loads_at_once_end_with_one_of_them_and_leave_no_junk(other):
 
 def test_threads_that_load_the_same_all_succeed():
     store = MemoryStore()
-    results = []
-    threads = [threading.Thread(target=lambda: results.append(load(store, KEYS))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: load(store, KEYS), range(4)))
     assert {(r.generation, r.rows) for r in results} == {(record(store).current.generation, 600)}
-    assert len(results) == 4
     assert page_keys(store) == known_page_keys(store)
 
 
-def test_readers_during_loads_see_one_release_whole_and_never_a_gap(tmp_path):
-    url = f"sqlite:///{tmp_path}/tables.db"
+@pytest.fixture(params=["sqlite", "dynamodb"])
+def url(request, tmp_path):
+    """The URL of tables on disk, and of DynamoDB over HTTP."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/tables.db"
+    request.getfixturevalue("aws")
+    return tables_url()
+
+
+def test_of_loads_of_one_shard_at_once_each_ends_or_names_the_one_that_took_over(url):
+    load(open_tables(url), KEYS[:200], "v0")
+
+    def attempt(release):
+        try:
+            return release, load(open_tables(url), KEYS[:200], release)
+        except TableError as error:
+            return release, str(error)
+
+    with ThreadPoolExecutor(4) as pool:
+        ends = dict(pool.map(attempt, ["v1", "v2", "v3", "v4"]))
+    refused = [end for end in ends.values() if isinstance(end, str)]
+    assert all(f"{MODEL} shard {SHARD}: another load took over" in text for text in refused)
+    seen = TableReader(open_tables(url), MODEL, consistent=True).get(KEYS[:200])
+    assert seen in [predictions(KEYS[:200], release) for release, end in ends.items() if end not in refused]
+    assert record(open_tables(url)).pending is None
+
+
+def test_readers_during_loads_see_one_release_whole_and_never_a_gap(url):
     keys = KEYS[:200]
     load(open_tables(url), keys, "v0")
     wrong, seen, done = [], set(), threading.Event()
@@ -215,15 +239,16 @@ def test_readers_during_loads_see_one_release_whole_and_never_a_gap(tmp_path):
                     wrong.append(releases | {release})
                 seen.add(release)
 
-    threads = [threading.Thread(target=read) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    store = open_tables(url)
-    for i in range(1, 25):
-        load(store, keys, f"v{i}")
-    done.set()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as pool:
+        readings = [pool.submit(read) for _ in range(2)]
+        store = open_tables(url)
+        try:
+            for i in range(1, 13):
+                load(store, keys, f"v{i}")
+        finally:
+            done.set()
+    for reading in readings:
+        reading.result()
     assert not wrong
     assert len(seen) > 3
 
@@ -261,6 +286,20 @@ def test_killed_loads_leave_a_table_that_the_same_loads_complete(tmp_path):
     with store._connected(MODEL) as db:
         stored = {key for (key,) in db.execute('SELECT key FROM "table:eos0abc"') if key.startswith(f"{SHARD}/")}
     assert stored == known_page_keys(store)
+
+
+@pytest.mark.parametrize("lag", [1, 5, 40])
+def test_readers_of_a_store_that_lags_behind_see_one_release_whole_and_never_a_gap(lag):
+    keys = KEYS[:200]
+    store = LaggingStore(prepared(["v0"], keys), lag)
+    kept = TableReader(store, MODEL, clock=lambda: 0)
+    for i in range(1, 7):
+        load(store, keys, f"v{i}")
+        for reader in (kept, TableReader(store, MODEL)):
+            rows = reader.get(keys)
+            assert rows in [predictions(keys, f"v{release}") for release in range(i + 1)]
+        assert TableReader(store, MODEL, consistent=True).get(keys) == predictions(keys, f"v{i}")
+        assert TableReader(store, MODEL).directories()[SHARD].release == f"v{i}"
 
 
 def random_text(seed: str, n: int) -> str:

@@ -53,9 +53,9 @@ def test_each_page_is_read_once_and_directories_for_a_minute(store):
     reads = []
 
     class Watched(MemoryStore):
-        def get_many(self, table, keys):
+        def get_many(self, table, keys, **options):
             reads.append(sorted(keys))
-            return super().get_many(table, keys)
+            return super().get_many(table, keys, **options)
 
     watched, now = Watched(), [0.0]
     watched.tables = store.tables

@@ -1,0 +1,446 @@
+"""The key-value store on Amazon DynamoDB: one table a model, made when it is first needed, billed by request.
+
+What DynamoDB charges, and how large an item may be, is in `store`; what a request may hold is here. boto3 repeats
+requests that are throttled, fail or break off. What DynamoDB leaves unprocessed in an answer of its own, this module
+sends again. Readers need no setting but the URL, and no module that does not fit into a Lambda.
+"""
+
+import random
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from urllib.parse import urlsplit
+
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, WaiterError
+
+from precalc_assets.aws import explain, open_session
+from precalc_assets.errors import TableError, UsageError
+from precalc_assets.model_ids import is_model_id
+from precalc_assets.tables.rate_limit import RateLimit
+from precalc_assets.tables.store import (
+    LIBRARY,
+    REGISTRY,
+    WRITE_UNIT_BYTES,
+    ConditionalPut,
+    Consumed,
+    Found,
+    Item,
+    item_bytes,
+    missing_table,
+    units_to_read,
+    write_units,
+)
+
+if TYPE_CHECKING:
+    from types_boto3_dynamodb import DynamoDBClient
+    from types_boto3_dynamodb.type_defs import AttributeValueTypeDef, WriteRequestTypeDef
+
+# Amazon DynamoDB API Reference, BatchWriteItem and BatchGetItem.
+_WRITES_PER_REQUEST = 25
+_KEYS_PER_REQUEST = 100
+_REQUEST_BYTES = 1 << 20
+"""Where a request is full. DynamoDB takes 16 MB; this bounds the memory, and what is sent again after a failure."""
+
+_WORKERS = 8
+"""Requests under way at a time: with 10 ms to an answer, some 20,000 pages a second, more than a table takes."""
+_WAITING = 16
+"""Requests that are made ahead, the ones under way among them."""
+
+_HTTP = Config(
+    # The requests are our own, and made of checked values: validation takes a third of a call's CPU.
+    parameter_validation=False,
+    # Standard mode knows DynamoDB's throttling, 5xx and broken connections, and waits longer each time: 15 s in all.
+    retries={"mode": "standard", "total_max_attempts": 6},
+    connect_timeout=5,
+    read_timeout=20,
+    max_pool_connections=_WORKERS * 2,
+    tcp_keepalive=True,
+)
+_ATTEMPTS = 8
+"""Times that the same items are sent while DynamoDB processes none of them."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+"""Seconds between these: a random part of a bound that doubles (AWS's "exponential backoff and jitter")."""
+_WAIT_SECONDS = 180
+"""How long a table may be in the making or in deletion; both mostly take some seconds."""
+
+_REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-\d+")
+_PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,200}")
+"""What a table's name may be made of, with room for a model id below 255 characters (Developer Guide, "Quotas")."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class TableOptions:
+    """How tables are made and written. `write_units` is a second's, of one table, by this process."""
+
+    write_units: float = 3_000
+    tags: Mapping[str, str] = field(default_factory=dict)
+    point_in_time_recovery: bool = False
+    deletion_protection: bool = False
+
+    @classmethod
+    def from_settings(cls) -> "TableOptions":
+        """Return the options that the settings name. Raises UsageError for a setting that is malformed."""
+        # pydantic takes longer to load than a Lambda to answer, and readers do not need it.
+        from precalc_assets.settings import load_settings
+
+        settings = load_settings()
+        return cls(
+            write_units=settings.table_write_units,
+            tags=settings.table_tags,
+            point_in_time_recovery=settings.table_recovery,
+            deletion_protection=settings.table_protection,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    """A put, or a deletion, of which `bytes` is 0: how large the item is that it deletes is not known."""
+
+    key: str
+    request: "WriteRequestTypeDef"
+    bytes: int
+
+    @property
+    def units(self) -> int:
+        return max(1, -(-self.bytes // WRITE_UNIT_BYTES))
+
+
+class DynamoDBStore:
+    """The tables `<prefix>-<model>` of one region. Threads share the store; requests run side by side.
+
+    `options` are those of the settings unless they are given, and `sleep` waits between attempts.
+
+    Raises UsageError when there are no AWS credentials.
+    """
+
+    def __init__(
+        self,
+        region: str,
+        prefix: str,
+        *,
+        options: TableOptions | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._region = region
+        self._prefix = prefix
+        self._given = options
+        self._sleep = sleep
+        self._client: DynamoDBClient = open_session(region).client("dynamodb", config=_HTTP)
+        self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="dynamodb")
+        self._active: set[str] = set()
+        self._limits: dict[str, RateLimit] = {}
+
+    @classmethod
+    def from_url(cls, url: str) -> "DynamoDBStore":
+        """Open the store at `dynamodb://<region>/<prefix>`.
+
+        Raises UsageError for a URL that names no region or no prefix, and when there are no AWS credentials.
+        """
+        parts = urlsplit(url)
+        prefix = parts.path.removeprefix("/")
+        if not _REGION.fullmatch(parts.netloc) or not _PREFIX.fullmatch(prefix):
+            raise UsageError(
+                f"PRECALC_TABLES_URL={url!r} does not name a region of AWS and a prefix of table names;"
+                " write dynamodb://eu-central-1/precalc"
+            )
+        return cls(parts.netloc, prefix)
+
+    def create_table(self, table: str) -> None:
+        """Make a table and wait until it can be used; one that is being deleted is waited for first.
+
+        Several may do so at once. What exists already stays as it is, but for point-in-time recovery, which is
+        switched on if it is to be.
+        """
+        if table in self._active:
+            return
+        with self._errors(table):
+            status = self._status(table)
+            if status == "DELETING":
+                self._wait_until("table_not_exists", table)
+                status = None
+            if status is None:
+                self._create(table)
+            if status != "ACTIVE":
+                self._wait_until("table_exists", table)
+            if self._options.point_in_time_recovery:
+                self._switch_recovery_on(table)
+        self._active.add(table)
+
+    def drop_table(self, table: str) -> None:
+        """Delete a table and wait until it is gone.
+
+        Raises TableError for a table that is protected against deletion.
+        """
+        self._active.discard(table)
+        name = self._name(table)
+        with self._errors(table):
+            status = self._status(table)
+            if status is None:
+                return
+            if status != "DELETING":
+                try:
+                    self._client.delete_table(TableName=name)
+                except self._client.exceptions.ResourceNotFoundException:
+                    return  # Somebody else was faster.
+                except ClientError as error:
+                    if "protected" not in error.response["Error"].get("Message", ""):
+                        raise
+                    raise TableError(
+                        f"table {name} in {self._region} is protected against deletion, as PRECALC_TABLE_PROTECTION"
+                        f" makes tables; if it is to go, run `aws dynamodb update-table --region {self._region}"
+                        f" --table-name {name} --no-deletion-protection-enabled`, then drop it again"
+                    ) from error
+            self._wait_until("table_not_exists", table)
+
+    def has_table(self, table: str) -> bool:
+        """Return whether the table is there and can be used. One that was, is not asked about again."""
+        if table not in self._active:
+            with self._errors(table):
+                if self._status(table) not in {"ACTIVE", "UPDATING"}:
+                    return False
+            self._active.add(table)
+        return True
+
+    def list_tables(self) -> list[str]:
+        """Return the names of all tables under the prefix, sorted; other prefixes may begin with this one."""
+        with self._errors("*"):
+            pages = self._client.get_paginator("list_tables").paginate()
+            names = [name for page in pages for name in page["TableNames"]]
+        tables = [name.removeprefix(f"{self._prefix}-") for name in names if name.startswith(f"{self._prefix}-")]
+        return sorted(table for table in tables if table in {LIBRARY, REGISTRY} or is_model_id(table))
+
+    def put_many(self, table: str, items: Iterable[Item]) -> Consumed:
+        """Write items, no faster than the options allow. Memory holds some 16 MB of them."""
+        puts = (_Write(i.key, {"PutRequest": {"Item": _attributes(i)}}, item_bytes(i)) for i in items)
+        return self._write(table, puts)
+
+    def get_many(self, table: str, keys: Sequence[str], *, consistent: bool = False) -> Found:
+        """Return the items at the keys, a hundred a request, and the requests side by side."""
+        asked = list(dict.fromkeys(keys))
+        batches = [asked[at : at + _KEYS_PER_REQUEST] for at in range(0, len(asked), _KEYS_PER_REQUEST)]
+
+        def read(batch: list[str]) -> Found:
+            return self._read_batch(table, batch, consistent)
+
+        with self._errors(table):
+            # One request is not worth a thread.
+            answers = list(map(read, batches) if len(batches) == 1 else self._pool.map(read, batches))
+        consumed = sum((found.consumed for found in answers), Consumed())
+        return Found((item for found in answers for item in found.values()), consumed)
+
+    def put_if(self, table: str, item: Item, expected: str | None) -> ConditionalPut:
+        """Write an item if the stored one's version equals `expected`, or if there is none when that is None."""
+        with self._errors(table):
+            try:
+                answer = self._client.put_item(
+                    TableName=self._name(table),
+                    Item=_attributes(item),
+                    ReturnConsumedCapacity="TOTAL",
+                    ReturnValuesOnConditionCheckFailure="ALL_OLD",
+                    **_condition(expected),
+                )
+            except self._client.exceptions.ConditionalCheckFailedException as refusal:
+                # The answer to a put may be lost on the way; the second attempt then finds what the first one wrote.
+                repeated = refusal.response["ResponseMetadata"]["RetryAttempts"] > 0
+                stored: Any = refusal.response.get("Item")
+                written = repeated and stored is not None and _item(stored) == item
+                units: float = write_units(item)
+            else:
+                written, units = True, answer["ConsumedCapacity"]["CapacityUnits"]
+        return ConditionalPut(written, Consumed(write_units=units, items=int(written)))
+
+    def delete_many(self, table: str, keys: Iterable[str]) -> Consumed:
+        """Remove the items at the keys, no faster than the options allow."""
+        return self._write(table, (_Write(key, {"DeleteRequest": {"Key": {"key": {"S": key}}}}, 0) for key in keys))
+
+    def close(self) -> None:
+        """End the threads and the connections."""
+        self._pool.shutdown()
+        self._client.close()
+
+    @cached_property
+    def _options(self) -> TableOptions:
+        return self._given or TableOptions.from_settings()
+
+    def _name(self, table: str) -> str:
+        return f"{self._prefix}-{table}"
+
+    def _status(self, table: str) -> str | None:
+        try:
+            return self._client.describe_table(TableName=self._name(table))["Table"]["TableStatus"]
+        except self._client.exceptions.ResourceNotFoundException:
+            return None
+
+    def _create(self, table: str) -> None:
+        # Somebody else may be faster.
+        with suppress(self._client.exceptions.ResourceInUseException):
+            self._client.create_table(
+                TableName=self._name(table),
+                KeySchema=[{"AttributeName": "key", "KeyType": "HASH"}],
+                AttributeDefinitions=[{"AttributeName": "key", "AttributeType": "S"}],
+                BillingMode="PAY_PER_REQUEST",
+                DeletionProtectionEnabled=self._options.deletion_protection,
+                Tags=[{"Key": key, "Value": value} for key, value in self._options.tags.items()],
+            )
+
+    def _switch_recovery_on(self, table: str) -> None:
+        """Switch point-in-time recovery on; a table that was just made takes a moment until it can be."""
+
+        def switch(_: list[str]) -> list[str]:
+            with suppress(self._client.exceptions.ContinuousBackupsUnavailableException):
+                self._client.update_continuous_backups(
+                    TableName=self._name(table),
+                    PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True},
+                )
+                return []
+            return [table]
+
+        self._until_processed(table, switch, [table])
+
+    def _wait_until(self, waiter: Literal["table_exists", "table_not_exists"], table: str) -> None:
+        try:
+            self._client.get_waiter(waiter).wait(
+                TableName=self._name(table), WaiterConfig={"Delay": 1, "MaxAttempts": _WAIT_SECONDS}
+            )
+        except WaiterError as error:
+            status = self._status(table)
+            raise TableError(
+                f"table {self._name(table)} in {self._region} is still {status} after {_WAIT_SECONDS} s; try again when"
+                " AWS is done with it"
+            ) from error
+
+    def _write(self, table: str, writes: Iterable[_Write]) -> Consumed:
+        """Write batches side by side, a few ahead of those that are done, so that memory stays bounded."""
+        begun: deque[Future[Consumed]] = deque()
+        consumed = Consumed()
+        with self._errors(table):
+            try:
+                for batch in _batches(writes):
+                    if len(begun) == _WAITING:
+                        consumed += begun.popleft().result()
+                    begun.append(self._pool.submit(self._write_batch, table, batch))
+                while begun:
+                    consumed += begun.popleft().result()
+            finally:
+                # After a failure nothing is to be written any more when the caller goes on.
+                for future in begun:
+                    future.cancel()
+                wait(begun)
+        return consumed
+
+    def _write_batch(self, table: str, batch: list[_Write]) -> Consumed:
+        name = self._name(table)
+        limit = self._limits.setdefault(table, RateLimit(self._options.write_units, sleep=self._sleep))
+        expected = sum(write.units for write in batch)
+        consumed = 0.0
+
+        def send(requests: list["WriteRequestTypeDef"]) -> list["WriteRequestTypeDef"]:
+            nonlocal consumed
+            answer = self._client.batch_write_item(RequestItems={name: requests}, ReturnConsumedCapacity="TOTAL")
+            consumed += sum(entry["CapacityUnits"] for entry in answer["ConsumedCapacity"])
+            return cast("list[WriteRequestTypeDef]", answer["UnprocessedItems"].get(name, []))
+
+        limit.take(expected)
+        self._until_processed(table, send, [write.request for write in batch])
+        # What a deletion takes, or a put over a larger item, only the answer tells.
+        limit.correct(consumed - expected)
+        return Consumed(write_units=consumed, items=len(batch))
+
+    def _read_batch(self, table: str, keys: list[str], consistent: bool) -> Found:
+        name = self._name(table)
+        items: list[Item] = []
+        reported: list[float] = []
+
+        def send(keys: list[str]) -> list[str]:
+            answer = self._client.batch_get_item(
+                RequestItems={name: {"Keys": [{"key": {"S": key}} for key in keys], "ConsistentRead": consistent}},
+                ReturnConsumedCapacity="TOTAL",
+            )
+            items.extend(map(_item, answer["Responses"].get(name, ())))
+            reported.extend(entry["CapacityUnits"] for entry in answer.get("ConsumedCapacity", ()))
+            left = answer["UnprocessedKeys"].get(name)
+            return [key["key"]["S"] for key in left["Keys"]] if left else []
+
+        self._until_processed(table, send, keys)
+        # Not every emulator counts what a batch read takes.
+        units = sum(reported) if reported else units_to_read(len(keys), items, consistent=consistent)
+        return Found(items, Consumed(read_units=units))
+
+    def _until_processed(self, table: str, send: Callable[[list[_T]], list[_T]], work: list[_T]) -> None:
+        """Send work, and what DynamoDB leaves of it again, with pauses that grow while it takes nothing.
+
+        Raises TableError when nothing is taken any more.
+        """
+        attempts = 0
+        while left := send(work):
+            attempts = 0 if len(left) < len(work) else attempts + 1
+            if attempts == _ATTEMPTS:
+                raise TableError(
+                    f"table {self._name(table)} in {self._region}: DynamoDB left {len(left)} requests unprocessed,"
+                    f" {attempts} times in a row; lower PRECALC_TABLE_WRITE_UNITS, or try again later"
+                )
+            work = left
+            self._sleep(random.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempts)))  # noqa: S311
+
+    @contextmanager
+    def _errors(self, table: str) -> Iterator[None]:
+        """Turn botocore's errors into ours, which name the table and the setting to look at."""
+        try:
+            yield
+        except (ClientError, BotoCoreError) as error:
+            code = error.response["Error"].get("Code") if isinstance(error, ClientError) else None
+            if code == "ResourceNotFoundException":
+                self._active.discard(table)
+                where = f" in {self._region}, the region in PRECALC_TABLES_URL"
+                raise missing_table(table, where) from None
+            raise TableError(f"table {self._name(table)} in {self._region}: {explain(error)}") from error
+
+
+def _attributes(item: Item) -> dict[str, "AttributeValueTypeDef"]:
+    attributes: dict[str, AttributeValueTypeDef] = {"key": {"S": item.key}, "value": {"B": item.value}}
+    if item.version:
+        attributes["version"] = {"S": item.version}
+    return attributes
+
+
+def _item(attributes: Mapping[str, Any]) -> Item:
+    return Item(attributes["key"]["S"], attributes["value"]["B"], attributes.get("version", {}).get("S", ""))
+
+
+def _condition(expected: str | None) -> dict[str, Any]:
+    """Return the condition of a put. `key`, for one, is a reserved word of DynamoDB's expressions."""
+    if expected is None:
+        return {"ConditionExpression": "attribute_not_exists(#key)", "ExpressionAttributeNames": {"#key": "key"}}
+    if not expected:
+        return {
+            "ConditionExpression": "attribute_exists(#key) AND attribute_not_exists(#version)",
+            "ExpressionAttributeNames": {"#key": "key", "#version": "version"},
+        }
+    return {
+        "ConditionExpression": "#version = :expected",
+        "ExpressionAttributeNames": {"#version": "version"},
+        "ExpressionAttributeValues": {":expected": {"S": expected}},
+    }
+
+
+def _batches(writes: Iterable[_Write]) -> Iterator[list[_Write]]:
+    """Yield what one request may hold: no key twice, which DynamoDB refuses, and not too many bytes."""
+    batch: dict[str, _Write] = {}
+    size = 0
+    for write in writes:
+        if batch and (len(batch) == _WRITES_PER_REQUEST or size + write.bytes > _REQUEST_BYTES):
+            yield list(batch.values())
+            batch, size = {}, 0
+        batch[write.key] = write
+        size += write.bytes
+    if batch:
+        yield list(batch.values())

@@ -1,0 +1,142 @@
+"""AWS on loopback, for the tests of all folders: ministack in a process of its own, and what a test needs of it."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import boto3
+import pytest
+
+REGION = "eu-central-1"
+_START_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Emulator:
+    """A running ministack, and credentials of its administrator."""
+
+    endpoint: str
+    key_id: str = "administrator"
+    secret: str = "secret"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables by which any program of AWS finds it, and nothing of whoever runs the tests."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.key_id,
+            "AWS_SECRET_ACCESS_KEY": self.secret,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def client(self, service: str, **options):
+        """Return a client of the administrator."""
+        return boto3.client(
+            service,
+            endpoint_url=self.endpoint,
+            aws_access_key_id=self.key_id,
+            aws_secret_access_key=self.secret,
+            **{"region_name": REGION, **options},
+        )
+
+    def make_bucket(self, region: str = REGION) -> str:
+        """Make a bucket of a new name and return it."""
+        name = f"bucket-{uuid4().hex}"
+        where = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+        self.client("s3", region_name=region).create_bucket(Bucket=name, **where)
+        return name
+
+    def user_without_rights(self) -> dict[str, str]:
+        """Return the environment of a new user whom no policy allows anything."""
+        iam = self.client("iam")
+        name = f"user-{uuid4().hex}"
+        iam.create_user(UserName=name)
+        key = iam.create_access_key(UserName=name)["AccessKey"]
+        secret = {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
+        return self.environment | secret
+
+
+def tables_url() -> str:
+    """Return the URL of tables that no other test has."""
+    return f"dynamodb://{REGION}/test-{uuid4().hex[:12]}"
+
+
+@contextmanager
+def run_ministack(folder: Path, *, auth: bool = False) -> Iterator[Emulator]:
+    """Run ministack on a free port of loopback; with `auth` it checks signatures and policies."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    emulator = Emulator(f"http://127.0.0.1:{port}")
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PRECALC_"))},
+        "BIND_HOST": "127.0.0.1",
+        "GATEWAY_PORT": str(port),
+        "AUTH": str(auth).lower(),
+        "AWS_ACCESS_KEY_ID": emulator.key_id,
+        "AWS_SECRET_ACCESS_KEY": emulator.secret,
+        "LOG_LEVEL": "ERROR",
+        "TMPDIR": str(folder),
+        "S3_DATA_DIR": str(folder / "s3"),
+        "DOCKER_HOST": "unix:///nonexistent.sock",
+        # These would listen on all addresses.
+        "IOT_MTLS_ENABLED": "0",
+        "SFTP_ENABLED": "0",
+    }
+    log = folder / "ministack.log"
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            [sys.executable, "-m", "ministack"], env=environment, cwd=folder, stdout=output, stderr=subprocess.STDOUT
+        ) as process,
+    ):
+        try:
+            _wait_for(emulator.endpoint, process, log)
+            yield emulator
+        finally:
+            process.terminate()
+
+
+def _wait_for(endpoint: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"{endpoint}/_ministack/health", timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.05)
+    raise RuntimeError(f"ministack does not answer: {log.read_text()[-2_000:]}")
+
+
+@pytest.fixture(scope="session")
+def ministack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    """An AWS that allows everything; tests share it, and take buckets and table prefixes of their own."""
+    with run_ministack(tmp_path_factory.mktemp("ministack")) as emulator:
+        yield emulator
+
+
+@pytest.fixture(scope="session")
+def strict_ministack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    """An AWS that checks signatures and policies."""
+    with run_ministack(tmp_path_factory.mktemp("ministack"), auth=True) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def aws(ministack: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
+    """The emulator, with an environment that leads to it."""
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    for name, value in ministack.environment.items():
+        monkeypatch.setenv(name, value)
+    return ministack
