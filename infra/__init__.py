@@ -1,0 +1,1 @@
+"""What runs on AWS, and how it gets there."""

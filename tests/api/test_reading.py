@@ -1,0 +1,227 @@
+"""Reading through the API: what the table holds, in the order asked, with where it comes from."""
+
+import csv
+import io
+import json
+from hashlib import sha256
+
+import pyarrow.parquet as pq
+import pytest
+from serving import COLUMNS, KEYS, MODEL, UNKNOWN, Api, card, event, predictions, serve
+
+from precalc_assets import storage
+from precalc_assets.api.answers import best_type
+from precalc_assets.cards import publish_card
+from precalc_assets.columns import Column
+from precalc_assets.library import read_manifest
+from precalc_assets.sharding import key_hash, shard_of
+from precalc_assets.tables import REGISTRY, Item
+
+ROWS = predictions(KEYS)
+OTHER = "eos4e40"
+
+
+def as_lists(keys):
+    return [list(ROWS[key]) if key in ROWS else None for key in keys]
+
+
+def test_every_value_is_the_one_in_the_table_and_of_its_type(api):
+    answered = api.predictions(KEYS).json["predictions"]
+    assert repr(answered) == repr(as_lists(KEYS))
+    for key, row in ROWS.items():
+        values = api.get(f"/models/{MODEL}/predictions/{key}").json["predictions"]
+        assert repr(list(values.items())) == repr([(c.name, v) for c, v in zip(COLUMNS, row, strict=True)])
+
+
+def test_the_answer_equals_the_files_of_a_model_that_really_ran(world):
+    world.write_model()
+    world.build_library()
+    world.predict()
+    world.validate()
+    world.load()
+    rows = [
+        tuple(row.values())
+        for shard in ("00", "01", "02", "03")
+        for row in pq.read_table(world.path(storage.predictions("eos9abc", shard))).to_pylist()
+    ]
+    keys = [row[0] for row in rows]
+    answer = Api(world.tables).predictions(keys, "eos9abc").json
+    assert repr(answer["predictions"]) == repr([list(row[-3:]) for row in rows])
+    assert answer["releases"] == ["v1.0.0"]
+    assert answer["library_digest"] == read_manifest(world.store).digest
+
+
+def test_answers_come_in_the_order_asked_duplicates_twice_missing_ones_null_and_counted(api):
+    asked = [KEYS[7], UNKNOWN, KEYS[0], KEYS[7], KEYS[3], UNKNOWN]
+    answer = api.predictions(asked).json
+    assert answer["inchikeys"] == asked
+    assert answer["predictions"] == as_lists(asked)
+    assert (answer["found"], answer["missing"]) == (4, 2)
+    assert answer["columns"] == [{"name": c.name, "type": c.type} for c in COLUMNS]
+    assert api.predictions([]).json["predictions"] == []
+
+
+def test_csv_has_the_same_rows(api):
+    asked = [KEYS[7], UNKNOWN, KEYS[3], KEYS[7], KEYS[1]]
+    answer = api.predictions(asked, accept="text/csv")
+    assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
+    assert answer.headers["Content-Disposition"] == f'attachment; filename="{MODEL}.csv"'
+    header, *rows = csv.reader(io.StringIO(answer.text))
+    assert header == ["inchikey", "score", "count", "label"]
+    expected = [(key, *ROWS.get(key, [None] * 3)) for key in asked]
+    assert rows == [["" if cell is None else str(cell) for cell in row] for row in expected]
+    assert json.loads(answer.headers["Precalc-Provenance"]) == {
+        "model": MODEL,
+        "releases": ["v1.0.0"],
+        "library_digest": api.predictions(asked).json["library_digest"],
+        "deterministic": None,
+        "found": 4,
+        "missing": 1,
+    }
+
+
+def test_csv_tells_an_empty_text_from_a_null(tables):
+    serve(tables, {KEYS[0]: (0.5, 1, ""), KEYS[1]: (0.5, 1, None)})
+    lines = Api(tables).predictions(KEYS[:2], accept="text/csv").text.splitlines()
+    assert lines[1:] == [f'{KEYS[0]},0.5,1,""', f"{KEYS[1]},0.5,1,"]
+
+
+def test_a_spreadsheet_runs_no_formula_out_of_csv_and_numbers_stay_numbers(tables):
+    formulas = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("x")']
+    columns = [Column("=name", "string", "", ""), Column("value", "float", "", "")]
+    serve(tables, {key: (text, -1.5) for key, text in zip(KEYS, formulas, strict=False)}, columns=columns)
+    keys = KEYS[: len(formulas)]
+    header, *rows = csv.reader(io.StringIO(Api(tables).predictions(keys, accept="text/csv").text, newline=""))
+    assert header[1] == "'=name"
+    assert [row[1:] for row in rows] == [[f"'{text}", "-1.5"] for text in formulas]
+    assert [row[0] for row in Api(tables).predictions(keys).json["predictions"]] == formulas
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("", "application/json"),
+        ("*/*", "application/json"),
+        ("text/csv", "text/csv"),
+        ("TEXT/CSV;q=0.5, application/json;q=0.4", "text/csv"),
+        ("text/*", "text/csv"),
+        ("text/html, */*;q=0.1", "application/json"),
+        ("text/csv;q=0, */*", "application/json"),
+        ("application/json;q=0, */*", "text/csv"),
+        ("image/png", None),
+        ("application/json;q=0", None),
+        (";;;,,q=,text/csv;q=nan", None),
+    ],
+)
+def test_the_type_of_an_answer_is_what_accept_prefers(accept, kind):
+    assert best_type(accept) == kind
+
+
+def test_answers_are_compressed_for_those_who_accept_it_and_large_enough(api):
+    plain, packed = api.predictions(KEYS), api.predictions(KEYS, accept_encoding="br, GZIP")
+    assert (plain.compressed, packed.compressed) == (False, True)
+    assert packed.text == plain.text
+    assert packed.headers["Vary"] == "Accept, Accept-Encoding"
+    assert not api.get("/health", accept_encoding="gzip").compressed
+
+
+def test_a_model_is_described_by_its_table_and_its_card(tables, api):
+    publish_card(tables, card(deterministic=False, varying=("score",), molecules=1))
+    answer = api.get(f"/models/{MODEL}").json
+    ordered = sorted(KEYS, key=key_hash)
+    shards = [[key for key in ordered if shard_of(key, 4) == shard] for shard in ("00", "01", "02", "03")]
+    digests = [sha256("".join(keys).encode()).hexdigest() for keys in shards]
+    assert answer.pop("updated").startswith("20")
+    assert answer == {
+        "model": MODEL,
+        "title": "A title",
+        "description": "What it does",
+        "interpretation": "How to read it",
+        "tags": ["tag"],
+        "license": "MIT",
+        "publication": "https://example.org/paper",
+        "source_code": "https://example.org/code",
+        "columns": [
+            {"name": c.name, "type": c.type, "direction": c.direction, "description": c.description} for c in COLUMNS
+        ],
+        "n_shards": 4,
+        "shards": ["00", "01", "02", "03"],
+        "molecules": len(KEYS),
+        "quarantined": 1,
+        "releases": ["v1.0.0"],
+        "library_digest": sha256("".join(digests).encode()).hexdigest(),
+        "deterministic": False,
+        "varying": ["score"],
+    }
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_model_without_a_whole_card_is_served_all_the_same(tables, api, damaged):
+    if damaged:
+        tables.create_table(REGISTRY)
+        tables.put_many(REGISTRY, [Item(MODEL, b"{]")])
+    described = api.get(f"/models/{MODEL}").json
+    assert (described["title"], described["deterministic"], described["molecules"]) == (None, None, len(KEYS))
+    assert api.predictions(KEYS[:1]).json["predictions"] == as_lists(KEYS[:1])
+    (listed,) = api.get("/models").json["models"]
+    assert {name: value for name, value in listed.items() if value is not None} == {"model": MODEL}
+
+
+def test_models_are_listed_by_id_and_other_tables_are_not(tables, api):
+    serve(tables, ROWS, model=OTHER, shards=["01"])
+    publish_card(tables, card())
+    publish_card(tables, card("eos9zzz"))
+    tables.create_table("library")
+    listed = api.get("/models").json["models"]
+    assert [entry["model"] for entry in listed] == [MODEL, OTHER]
+    assert listed[0] == {
+        "model": MODEL,
+        "title": "A title",
+        "description": "What it does",
+        "tags": ["tag"],
+        "n_columns": 3,
+        "n_shards": 4,
+        "shards": 4,
+        "molecules": len(KEYS),
+        "releases": ["v1.0.0"],
+        "deterministic": True,
+        "updated": "2026-11-01T12:00:00+00:00",
+    }
+
+
+def test_every_answer_tells_when_the_model_is_not_deterministic(tables):
+    serve(tables, ROWS)
+    publish_card(tables, card(deterministic=False, varying=("score",)))
+    api = Api(tables)
+    assert api.get(f"/models/{MODEL}/predictions/{KEYS[0]}").json["deterministic"] is False
+    assert api.predictions(KEYS).json["deterministic"] is False
+    assert json.loads(api.predictions(KEYS, accept="text/csv").headers["Precalc-Provenance"])["deterministic"] is False
+
+
+def test_releases_are_those_of_the_molecules_that_were_found(tables):
+    serve(tables, ROWS, shards=["00", "01"])
+    serve(tables, ROWS, release="v2.0.0", shards=["02", "03"])
+    api = Api(tables)
+    old = next(key for key in KEYS if shard_of(key, 4) == "00")
+    new = next(key for key in KEYS if shard_of(key, 4) == "03")
+    assert api.predictions([old, UNKNOWN]).json["releases"] == ["v1.0.0"]
+    assert api.predictions([old, new]).json["releases"] == ["v1.0.0", "v2.0.0"]
+    assert api.get(f"/models/{MODEL}/predictions/{new}").json["release"] == "v2.0.0"
+    assert api.get(f"/models/{MODEL}").json["releases"] == ["v1.0.0", "v2.0.0"]
+
+
+def test_no_library_is_named_while_shards_are_missing(tables):
+    serve(tables, ROWS, shards=["00"])
+    answer = Api(tables).get(f"/models/{MODEL}").json
+    assert (answer["library_digest"], answer["shards"]) == (None, ["00"])
+
+
+def test_a_body_may_come_in_base64_and_headers_in_any_case_or_not_at_all(api):
+    asked = event("POST", f"/models/{MODEL}/predictions", "eyJpbmNoaWtleXMiOiBbXX0=", {})
+    for headers in (None, {}, {"CONTENT-TYPE": "application/json; charset=UTF-8", "accept": "application/json"}):
+        answer = api.send({**asked, "isBase64Encoded": True, "headers": headers})
+        assert answer.json["predictions"] == []
+
+
+def test_health_needs_no_tables(tables):
+    assert Api(tables).get("/health").json == {"status": "ok"}
