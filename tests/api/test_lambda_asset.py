@@ -7,12 +7,15 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+from aws_emulator import tables_url
 from serving import KEYS, MODEL, event, predictions, serve
 
 from infra import lambda_asset
 from infra.lambda_asset import HANDLER, LAMBDA, THIS_PYTHON, build_asset
+from precalc_assets.tables import open_tables
 
 pytestmark = pytest.mark.slow
 
@@ -32,6 +35,14 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def packed(contents: dict[str, bytes]) -> bytes:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in contents.items():
+            file.writestr(name, content)
+    return archive.getvalue()
+
+
 def test_the_asset_for_lambda_is_small_and_the_same_each_time(tmp_path):
     first = files(build_asset(tmp_path / "first"))
     (tmp_path / "second").mkdir()
@@ -42,11 +53,7 @@ def test_the_asset_for_lambda_is_small_and_the_same_each_time(tmp_path):
     assert all("cpython-313-aarch64" in name for name in compiled)
     assert {first[name][18] for name in compiled} == {ARM64}
     assert not [name for name in first if ".pyc" in name or name.startswith("bin/")]
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in first.items():
-            archive.writestr(name, content)
-    assert len(packed.getvalue()) < 10_000_000
+    assert len(packed(first)) < 10_000_000
 
 
 def test_a_process_with_nothing_but_the_asset_answers(tables, tmp_path):
@@ -66,6 +73,32 @@ def test_a_process_with_nothing_but_the_asset_answers(tables, tmp_path):
     assert json.loads(answer["response"]["body"])["predictions"] == [list(row) for row in rows.values()]
     large = {"boto3", "dagster", "numpy", "pandas", "polars", "pyarrow", "rdkit", "pydantic_settings"}
     assert not large & set(answer["modules"])
+
+
+def test_a_lambda_made_of_the_asset_reads_dynamodb(aws, tmp_path):
+    url = tables_url()
+    rows = predictions(KEYS)
+    serve(open_tables(url), rows)
+    client = aws.client("lambda")
+    name = f"reader-{uuid4().hex}"
+    client.create_function(
+        FunctionName=name,
+        Runtime="python3.13",
+        Role="arn:aws:iam::000000000000:role/reader",
+        Handler=HANDLER,
+        Code={"ZipFile": packed(files(build_asset(tmp_path / "asset", THIS_PYTHON)))},
+        Environment={"Variables": {**aws.environment, "PRECALC_TABLES_URL": url}},
+        Timeout=30,
+    )
+
+    def ask(method, path, body=None):
+        asked = json.dumps(event(method, path, body, {}))
+        return json.load(client.invoke(FunctionName=name, Payload=asked)["Payload"])
+
+    answer = ask("POST", f"/models/{MODEL}/predictions", json.dumps({"inchikeys": KEYS}))
+    assert json.loads(answer["body"])["predictions"] == [list(row) for row in rows.values()]
+    assert json.loads(ask("GET", "/models")["body"])["models"][0]["model"] == MODEL
+    assert ask("GET", f"/models/eos9zzz/predictions/{KEYS[0]}")["statusCode"] == 404
 
 
 def test_a_package_that_is_not_the_one_of_the_lock_is_refused(tmp_path, monkeypatch):
