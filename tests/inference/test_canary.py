@@ -213,12 +213,17 @@ def test_a_record_that_is_none_is_told_in_the_schema_of_its_molecule_alone(world
 def test_molecules_that_are_answered_now_and_then_are_counted_and_compared_no_further(world):
     world.build_library()
     odd = first_molecules(world)[3]
-    answer = f"if smiles == {odd!r} and len(given) > 5: sys.exit('tired')\nreturn f'{{len(smiles)}},1'"
+    tired = world.root / "tired"
+    answer = f"""
+if len(given) == {SIZE}: open({str(tired)!r}, "w").close()
+if smiles == {odd!r} and os.path.exists({str(tired)!r}): sys.exit("tired")
+return f"{{len(smiles)}},1"
+"""
     world.write_model(columns=TWO, answer=answer)
     report = run(world)
+    assert (report.quarantined, report.unsteady, report.varying) == (0, 1, ())
     assert report.deterministic is True
-    assert report.unsteady in (0, 1)
-    assert report.varying == ()
+    assert "1 molecules were answered in one of the runs alone" in said(report, "deterministic")
 
 
 def test_a_model_that_takes_too_long_for_the_library_fails_with_the_figures_and_the_setting(world):

@@ -71,7 +71,7 @@ def prediction_table(context: dg.AssetExecutionContext, platform: dg.ResourcePar
 def model_card(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> Iterator[Event]:
     """Gather and publish a model's card."""
     with clear_failures():
-        card = make_card(platform.store, platform.tables, context.partition_key, platform.settings.model_folders)
+        card = make_card(platform.store, platform.tables, context.partition_key, platform.settings)
         publish_card(platform.tables, card)
         repeatable = {} if card.deterministic is None else {"deterministic": card.deterministic}
         yield dg.MaterializeResult(
