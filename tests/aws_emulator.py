@@ -1,5 +1,6 @@
 """AWS on loopback, for the tests of all folders: ministack in a process of its own, and what a test needs of it."""
 
+import json
 import os
 import socket
 import subprocess
@@ -58,11 +59,15 @@ class Emulator:
         self.client("s3", region_name=region).create_bucket(Bucket=name, **where)
         return name
 
-    def user_without_rights(self) -> dict[str, str]:
-        """Return the environment of a new user whom no policy allows anything."""
+    def user_who_may(self, *actions: str) -> dict[str, str]:
+        """Return the environment of a new user whose policy allows these actions and no others."""
         iam = self.client("iam")
         name = f"user-{uuid4().hex}"
         iam.create_user(UserName=name)
+        if actions:
+            allow = {"Effect": "Allow", "Action": actions, "Resource": "*"}
+            document = json.dumps({"Version": "2012-10-17", "Statement": [allow]})
+            iam.put_user_policy(UserName=name, PolicyName="test", PolicyDocument=document)
         key = iam.create_access_key(UserName=name)["AccessKey"]
         secret = {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
         return self.environment | secret

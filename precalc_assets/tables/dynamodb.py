@@ -14,11 +14,13 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from urllib.parse import urlsplit
 
+from botocore.awsrequest import AWSResponse
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, WaiterError
+from botocore.exceptions import BotoCoreError, ClientError, ConnectionClosedError, WaiterError
 
 from precalc_assets.aws import explain, open_session
 from precalc_assets.errors import TableError, UsageError
@@ -53,11 +55,12 @@ _WORKERS = 8
 _WAITING = 16
 """Requests that are made ahead, the ones under way among them."""
 
+_ATTEMPTS_OF_A_REQUEST = 6
 _HTTP = Config(
     # The requests are our own, and made of checked values: validation takes a third of a call's CPU.
     parameter_validation=False,
     # Standard mode knows DynamoDB's throttling, 5xx and broken connections, and waits longer each time: 15 s in all.
-    retries={"mode": "standard", "total_max_attempts": 6},
+    retries={"mode": "standard", "total_max_attempts": _ATTEMPTS_OF_A_REQUEST},
     connect_timeout=5,
     read_timeout=20,
     max_pool_connections=_WORKERS * 2,
@@ -135,6 +138,8 @@ class DynamoDBStore:
         self._given = options
         self._sleep = sleep
         self._client: DynamoDBClient = open_session(region).client("dynamodb", config=_HTTP)
+        # The types say that handlers answer nothing; what they answer is what this event is for.
+        self._client.meta.events.register("needs-retry.dynamodb", _repeat_if_cut)  # type: ignore[arg-type]
         self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="dynamodb")
         self._active: set[str] = set()
         self._limits: dict[str, RateLimit] = {}
@@ -403,6 +408,20 @@ class DynamoDBStore:
                 where = f" in {self._region}, the region in PRECALC_TABLES_URL"
                 raise missing_table(table, where) from None
             raise TableError(f"table {self._name(table)} in {self._region}: {explain(error)}") from error
+
+
+def _repeat_if_cut(
+    response: tuple[AWSResponse, dict[str, Any]] | None, attempts: int, request_dict: dict[str, Any], **_: object
+) -> float | None:
+    """Let botocore repeat a request whose answer broke off within its headers: it takes that for an empty success.
+
+    No answer that we ask for is empty. Raises ConnectionClosedError when it happens again and again.
+    """
+    if response is None or response[0].status_code != HTTPStatus.OK or response[1].keys() - {"ResponseMetadata"}:
+        return None
+    if attempts == _ATTEMPTS_OF_A_REQUEST:
+        raise ConnectionClosedError(endpoint_url=request_dict["url"])
+    return _FIRST_PAUSE
 
 
 def _attributes(item: Item) -> dict[str, "AttributeValueTypeDef"]:
