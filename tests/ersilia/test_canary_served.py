@@ -1,0 +1,21 @@
+"""The canary of a model that the real ersilia CLI serves."""
+
+from pathlib import Path
+
+import pytest
+
+from precalc_assets.inference import run_canary
+
+
+@pytest.mark.slow
+def test_a_served_model_passes_the_canary_and_starting_its_server_is_no_time_of_a_call(
+    machine, obedient: Path, world
+) -> None:
+    library = world.build_library()
+    report = run_canary(
+        world.store, library, obedient.name, 20, settings=machine.settings(obedient, "ersilia", batch_size=1_000)
+    )
+    assert report.broken == ()
+    assert report.deterministic is True
+    assert report.speed.seconds_to_start > 1
+    assert report.speed.seconds_per_call < report.speed.seconds_to_start
