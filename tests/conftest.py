@@ -118,7 +118,7 @@ class World:
                 header=names, log=str(self.calls_log), answer=body, script=script
             ),
             framework / "columns" / "run_columns.csv": "name,type,direction,description\n"
-            + "".join(f"{name},{kind},,A column\n" for name, kind in columns),
+            + "".join(f"{name},{kind},,A column of a test\n" for name, kind in columns),
         }
         for path, content in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import obstore
 from precalc_assets.cli.durations import parse_duration
 from precalc_assets.cli.progress import progress, row_progress
 from precalc_assets.cli.report import Tally, name_shards
-from precalc_assets.inference import FrameworkRunner, find_model, predict_shards
+from precalc_assets.inference import find_model, open_model, open_runner, predict_shards
 from precalc_assets.library import (
     LibraryManifest,
     build_library,
@@ -68,7 +68,7 @@ def predict(model: str, shards: str | None, until: str | None) -> None:
     settings = load_settings()
     deadline = started + parse_duration(until) if until else None
     chosen = parse_shards(shards, settings.n_shards)
-    folder = find_model(model, settings.model_folders)
+    folder = open_model(model, settings)
     store = open_store(settings.store_url)
     library = _library()
     tally = Tally()
@@ -77,7 +77,7 @@ def predict(model: str, shards: str | None, until: str | None) -> None:
             store,
             library,
             model,
-            FrameworkRunner.from_settings(folder, settings),
+            open_runner(folder, settings),
             chosen,
             batch_size=settings.batch_size,
             max_failure_rate=settings.max_failure_rate,

@@ -1,7 +1,6 @@
 """The framework runner: the hub's own contract for a model folder, `bash run.sh <framework dir> <in.csv> <out.csv>`."""
 
 import csv
-import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,17 +12,13 @@ from precalc_assets.errors import ModelError
 from precalc_assets.inference.environment import model_environment
 from precalc_assets.inference.model_folder import ModelFolder
 from precalc_assets.inference.output import read_output
-from precalc_assets.inference.processes import last_line, run_guarded
+from precalc_assets.inference.processes import last_line, require_space, run_guarded
 from precalc_assets.inference.runner import BatchError
 from precalc_assets.settings import Settings
 
 _SHORTEST_TIMEOUT = 1 / 30
 """A few molecules get this share of a batch's time: starting up takes time too. Several batches get that of one: they
 are sent together only to a model that needs seconds for them."""
-
-
-_LEAST_SPACE = 1 << 16
-"""Bytes that a disk has free on which a small file and a log can be written; those of a full one are fewer."""
 
 
 class FrameworkRunner:
@@ -84,11 +79,5 @@ class FrameworkRunner:
         except subprocess.TimeoutExpired:
             raise BatchError(f"no answer within {timeout:g} s (PRECALC_BATCH_TIMEOUT)") from None
         if code:
-            _require_space(scratch)
+            require_space(scratch.parent)
             raise BatchError(f"run.sh exited {code}: {last_line(log).replace(str(scratch), '…')}")
-
-
-def _require_space(scratch: Path) -> None:
-    """Raise ModelError if the disk is full: no molecule is to blame then, and no model."""
-    if shutil.disk_usage(scratch).free < _LEAST_SPACE:
-        raise ModelError(f"no space left on device for {scratch.parent}; free some, or set TMPDIR to another disk")

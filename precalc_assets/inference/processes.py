@@ -6,6 +6,7 @@ What they are started for is the business of the modules that call this; what ha
 import os
 import re
 import selectors
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,9 @@ a model is somebody else's program, and what it might need of them is not worth 
 
 _CLOSE_SECONDS = 60
 """A server's own command to close it takes 1 to 2 s; with Docker, up to 10 s for the container."""
+
+_LEAST_SPACE = 1 << 16
+"""Bytes that a disk has free on which a small file and a log can be written; those of a full one are fewer."""
 
 _LOG_TAIL = 64 * 1024
 """Bytes of a log that are looked at for its last line, however much was printed."""
@@ -101,6 +105,12 @@ def hold(
         _end(process)
         raise
     return HeldServer(process)
+
+
+def require_space(folder: Path) -> None:
+    """Raise ModelError if the disk of a folder is full: no molecule is to blame then, and no model."""
+    if shutil.disk_usage(folder).free < _LEAST_SPACE:
+        raise ModelError(f"no space left on device for {folder}; free some, or set TMPDIR and PRECALC_CACHE_DIR")
 
 
 def last_line(log: Path) -> str:

@@ -13,6 +13,7 @@ from precalc_assets.errors import ModelError
 from precalc_assets.inference.ersilia.server import BreakerOpenError, ask, is_up
 from precalc_assets.inference.ersilia.slot import Slot, is_fetched, taken_slot
 from precalc_assets.inference.model_folder import ModelFolder, find_model
+from precalc_assets.inference.processes import require_space
 from precalc_assets.inference.runner import BatchError
 from precalc_assets.settings import Settings
 
@@ -97,6 +98,9 @@ class ErsiliaRunner:
                 return ask(self._url, self._model, self.columns, smiles, timeout)
         except BreakerOpenError:
             raise BatchError("the server answers nothing, also after a restart") from None
+        except BatchError:
+            require_space(self._slot.path)
+            raise
         except TimeoutError:
             self._asked = self._lifetime  # what hangs in it goes on: it is started afresh before it is asked again
             raise BatchError(f"no answer within {timeout:g} s (PRECALC_BATCH_TIMEOUT)") from None

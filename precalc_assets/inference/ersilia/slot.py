@@ -83,7 +83,7 @@ class Slot:
         self._model = model
         self._identifier = model.partition("-v")[0]
         self._cache_dir = cache_dir
-        self._path = path
+        self.path = path
         self._home = path / "home"
         self._log = path / "log.txt"
         self._guard_lock = path / "guard.lock"
@@ -100,7 +100,7 @@ class Slot:
         Raises ModelError with the CLI's words.
         """
         source = f"{ERSILIA_VERSION} {_digest(folder.path) if folder else 'hub'}"
-        mark = self._path / "fetched"
+        mark = self.path / "fetched"
         if not mark.exists() or mark.read_text(encoding="utf-8") != source:
             logger.info("fetching %s for the ersilia CLI (once)", self._model)
             mark.unlink(missing_ok=True)
@@ -122,7 +122,7 @@ class Slot:
                 [str(self._program), "serve", self._identifier],
                 close=[str(self._program), "close"],
                 env=variables,
-                cwd=self._path,
+                cwd=self.path,
                 log=self._log,
                 timeout=_SERVE_SECONDS,
                 lock=self._guard_lock,
@@ -147,7 +147,7 @@ class Slot:
 
     def _variables(self, folder: ModelFolder | None, *, anew: bool = False) -> dict[str, str]:
         """Return the CLI's variables, after making its HOME and a folder for what it forgets in TMPDIR."""
-        scratch = self._path / "tmp"
+        scratch = self.path / "tmp"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         if anew:
@@ -166,7 +166,7 @@ class Slot:
         command = [str(self._program), *arguments]
         try:
             code = run_guarded(
-                command, env=variables, cwd=self._path, log=self._log, timeout=timeout, lock=self._guard_lock
+                command, env=variables, cwd=self.path, log=self._log, timeout=timeout, lock=self._guard_lock
             )
             if code:
                 raise subprocess.CalledProcessError(code, command)
