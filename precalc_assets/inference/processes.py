@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, cast
 
+from precalc_assets.errors import ModelError
+
 _GUARD = Path(__file__).with_name("guard.py")
 
 _PASSED_ON = re.compile(
