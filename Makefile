@@ -52,7 +52,7 @@ lock: install  ## Resolve the dependencies anew
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --group dev pyproject.toml -o requirements.lock
 
 bench: install  ## Run the benchmarks; each prints ours, the baseline and the ratio
-	@missed=0; for name in library serve pages overhead dynamodb; do $(BIN)/python -m benchmarks.$$name || missed=1; done; exit $$missed
+	@missed=0; for name in library inference serve pages overhead dynamodb; do $(BIN)/python -m benchmarks.$$name || missed=1; done; exit $$missed
 
 clean:  ## Remove the environment and Dagster's records; data/ stays
 	rm -rf .venv && git clean -fdXq dagster_home
