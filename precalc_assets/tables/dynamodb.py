@@ -70,6 +70,8 @@ _ATTEMPTS = 8
 """Times that the same items are sent while DynamoDB processes none of them."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 """Seconds between these: a random part of a bound that doubles (AWS's "exponential backoff and jitter")."""
+_USABLE = {"ACTIVE", "UPDATING"}
+"""The states of a table that can be read and written."""
 _WAIT_SECONDS = 180
 """How long a table may be in the making or in deletion; both mostly take some seconds."""
 
@@ -141,7 +143,9 @@ class DynamoDBStore:
         # The types say that handlers answer nothing; what they answer is what this event is for.
         self._client.meta.events.register("needs-retry.dynamodb", _repeat_if_cut)  # type: ignore[arg-type]
         self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="dynamodb")
+        # What is known of tables, so that it need not be asked for each shard.
         self._active: set[str] = set()
+        self._prepared: set[str] = set()
         self._limits: dict[str, RateLimit] = {}
 
     @classmethod
@@ -165,7 +169,7 @@ class DynamoDBStore:
         Several may do so at once. What exists already stays as it is, but for point-in-time recovery, which is
         switched on if it is to be.
         """
-        if table in self._active:
+        if table in self._prepared:
             return
         with self._errors(table):
             status = self._status(table)
@@ -174,18 +178,19 @@ class DynamoDBStore:
                 status = None
             if status is None:
                 self._create(table)
-            if status != "ACTIVE":
+            if status not in _USABLE:
                 self._wait_until("table_exists", table)
             if self._options.point_in_time_recovery:
                 self._switch_recovery_on(table)
         self._active.add(table)
+        self._prepared.add(table)
 
     def drop_table(self, table: str) -> None:
         """Delete a table and wait until it is gone.
 
         Raises TableError for a table that is protected against deletion.
         """
-        self._active.discard(table)
+        self._forget(table)
         name = self._name(table)
         with self._errors(table):
             status = self._status(table)
@@ -210,7 +215,7 @@ class DynamoDBStore:
         """Return whether the table is there and can be used. One that was, is not asked about again."""
         if table not in self._active:
             with self._errors(table):
-                if self._status(table) not in {"ACTIVE", "UPDATING"}:
+                if self._status(table) not in _USABLE:
                     return False
             self._active.add(table)
         return True
@@ -278,6 +283,10 @@ class DynamoDBStore:
 
     def _name(self, table: str) -> str:
         return f"{self._prefix}-{table}"
+
+    def _forget(self, table: str) -> None:
+        self._active.discard(table)
+        self._prepared.discard(table)
 
     def _status(self, table: str) -> str | None:
         try:
@@ -404,7 +413,7 @@ class DynamoDBStore:
         except (ClientError, BotoCoreError) as error:
             code = error.response["Error"].get("Code") if isinstance(error, ClientError) else None
             if code == "ResourceNotFoundException":
-                self._active.discard(table)
+                self._forget(table)
                 where = f" in {self._region}, the region in PRECALC_TABLES_URL"
                 raise missing_table(table, where) from None
             raise TableError(f"table {self._name(table)} in {self._region}: {explain(error)}") from error
