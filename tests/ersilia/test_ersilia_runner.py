@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -25,13 +26,19 @@ def molecules(number: int) -> list[str]:
     return [line.split()[0] for line in lines[:number] if line.split()]
 
 
+def with_system_mode(model: str, obedient: Path, tmp_path: Path) -> Path:
+    """Return a copy of a built-in model that the CLI runs in the system's Python."""
+    folder = tmp_path / model
+    shutil.copytree(BUILT_IN_MODELS / model, folder)
+    for name in ("config.json", "Dockerfile"):
+        shutil.copy(obedient / name, folder)
+    return folder
+
+
 def test_a_built_in_model_runs_end_to_end_and_as_the_framework_runner_has_it(
     machine, obedient: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "eos0aaa"
-    shutil.copytree(BUILT_IN_MODELS / "eos0aaa", folder)
-    for name in ("config.json", "Dockerfile"):
-        shutil.copy(obedient / name, folder)
+    folder = with_system_mode("eos0aaa", obedient, tmp_path)
     smiles = molecules(497)
     smiles[100:100] = BAD
     answers = {}
@@ -61,6 +68,21 @@ def test_two_workers_do_not_disturb_each_other(machine, obedient: Path) -> None:
         assert len(machine.servers()) == 2
         other.restart()
         assert one.predict(["CC"]) == other.predict(["CC"])
+    assert machine.left() == []
+
+
+def test_two_models_at_the_same_time_do_not_disturb_each_other(machine, obedient: Path, tmp_path: Path) -> None:
+    folder = with_system_mode("eos0aaa", obedient, tmp_path)
+    smiles = molecules(200)
+    with machine.runner(folder, "framework") as runner:
+        (expected,) = PatientCaller("eos0aaa", runner).answer([smiles])
+    with machine.runner(obedient) as one, machine.runner(folder) as other, ThreadPoolExecutor() as pool:
+        both = [pool.submit(one.predict, ["C" * n for n in range(1, 40)]) for _ in range(3)]
+        both += [pool.submit(other.predict, smiles) for _ in range(3)]
+        first, *_, last = [future.result() for future in both]
+        assert len(machine.servers()) == 2
+    assert last == expected.records
+    assert first == both[1].result() == both[2].result()
     assert machine.left() == []
 
 
