@@ -6,10 +6,11 @@ BIN := .venv/bin
 # The installer of everything else; the same release is in the lock.
 UV_VERSION := 0.13.9
 PORT ?= 3000
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
 # Processes for tests: one a core.
 CORES ?= auto
 
-.PHONY: help install demo ui test slow check format lock bench clean
+.PHONY: help install infra demo ui test slow check format lock bench clean
 
 help:  ## List the verbs
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -24,6 +25,22 @@ install: .venv/installed  ## Make the environment in .venv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
+infra: install infra/.venv/installed infra/node_modules/installed  ## Make what infra/ needs, in infra/: the AWS CDK
+
+infra/.venv/installed: infra/requirements.lock
+	python3 -m venv infra/.venv
+	$(BIN)/uv pip sync --quiet --python infra/.venv/bin/python --require-hashes infra/requirements.lock
+	@touch $@
+
+infra/node_modules/installed: infra/package.json infra/package-lock.json
+	@command -v npm >/dev/null || { echo "infra/ needs npm, of Node.js 20 or newer: the AWS CDK's command is on it" >&2; exit 1; }
+	npm ci --prefix infra --loglevel=error --no-audit --no-fund
+	@touch $@
+
+.venv/deploy: .venv/installed deploy/requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r deploy/requirements.lock
+	@touch $@
+
 demo: install  ## Run the main job on real molecules, on this machine alone
 	@$(BIN)/python -m precalc_assets.cli.demo
 
@@ -34,7 +51,7 @@ ui: install  ## Open Dagster's UI on the same data (http://127.0.0.1:3000)
 test: install  ## Run the fast tests
 	$(BIN)/pytest -n $(CORES)
 
-slow: install  ## Run the tests of real components
+slow: install infra .venv/deploy  ## Run the tests of real components
 	$(BIN)/pytest -m slow
 
 check: install  ## Lint, format check, types, layers, definitions
@@ -49,7 +66,9 @@ format: install  ## Mend what ruff can
 	$(BIN)/ruff format
 
 lock: install  ## Resolve the dependencies anew
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --group dev pyproject.toml -o requirements.lock
+	$(COMPILE) --group dev pyproject.toml -o requirements.lock
+	$(COMPILE) --extra deploy --constraint requirements.lock pyproject.toml -o deploy/requirements.lock
+	$(COMPILE) --group infra -o infra/requirements.lock
 
 bench: install  ## Run the benchmarks; each prints ours, the baseline and the ratio
 	@missed=0; for name in library inference serve pages overhead dynamodb; do $(BIN)/python -m benchmarks.$$name || missed=1; done; exit $$missed

@@ -54,6 +54,7 @@ def build_asset(folder: Path, runtime: Runtime = LAMBDA) -> Path:
 
     Raises RuntimeError with the installer's words when a package is missing for the runtime or is not the lock's.
     """
+    folder = folder.absolute()  # The installer works from the checkout's folder.
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     _install(folder, runtime)

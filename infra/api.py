@@ -1,0 +1,224 @@
+"""The API stack: from a reader's request to the Lambda that answers it, and what watches over both."""
+
+import json
+
+from aws_cdk import Acknowledgment, CfnOutput, Duration, RemovalPolicy, Stack, Validations
+from aws_cdk import aws_apigateway as apigateway
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_cloudwatch_actions as actions
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_sns as sns
+from aws_cdk import aws_sns_subscriptions as subscriptions
+from constructs import Construct
+
+from infra.access import acknowledge_wildcards, reader_statements
+from infra.lambda_asset import HANDLER
+from infra.parameters import Parameters
+
+_STAGE = "v1"
+_RATE, _BURST = 50, 100
+"""Requests a second that a key may send, steadily and at once; one request asks for up to 1,000 molecules."""
+_QUOTA = 5_000_000
+"""Requests a month by one key: what a key that got out can cost is some 20 dollars, not thousands."""
+_ALL_KEYS = 4
+"""The stage as a whole takes this many times what one key may send."""
+
+_TIMEOUT = Duration.seconds(29)
+"""API Gateway waits no longer ("Amazon API Gateway quotas")."""
+_MEMORY_MB = 1024
+"""A Lambda's share of a core grows with its memory; this is 0.58 of one ("Configure Lambda function memory")."""
+_SLOW = Duration.seconds(3)
+"""The 95th percentile at which somebody should look; the largest answers take less than one."""
+
+_PERIOD = Duration.minutes(5)
+_RETENTION = logs.RetentionDays.THREE_MONTHS
+
+_REFUSALS = {
+    # API Gateway answers these itself; readers see the same form as in all other answers.
+    apigateway.ResponseType.INVALID_API_KEY: ("invalid_api_key", "send a key that is valid in the header x-api-key"),
+    apigateway.ResponseType.THROTTLED: ("too_many_requests", "too many requests at a time; wait a second, try again"),
+    apigateway.ResponseType.QUOTA_EXCEEDED: ("quota_exceeded", "the key has used up its requests of this month"),
+    apigateway.ResponseType.REQUEST_TOO_LARGE: ("too_large", "the request is too large; ask for fewer at a time"),
+    apigateway.ResponseType.DEFAULT_4_XX: ("bad_request", "there is no such route, or the request is malformed"),
+    apigateway.ResponseType.DEFAULT_5_XX: ("unavailable", "the predictions cannot be read now; try again later"),
+}
+
+
+class ApiStack(Stack):
+    """A REST API of this region with keys and a usage plan, and the Lambda behind it."""
+
+    def __init__(self, scope: Construct, name: str, parameters: Parameters) -> None:
+        super().__init__(scope, name, description="precalc: the API that predictions are read by")
+        function = self._make_function(parameters)
+        api = self._make_api(parameters, function)
+        key = self._make_key(parameters, api)
+        alarms = self._make_alarms(api, function)
+        if parameters.alarm_email:
+            self._send(alarms, parameters.alarm_email)
+        self._make_dashboard(parameters, api, function, alarms)
+        CfnOutput(self, "Url", value=api.url, description="where readers ask; the key goes into the header x-api-key")
+        CfnOutput(
+            self, "KeyId", value=key.key_id, description="see the key: aws apigateway get-api-key --include-value"
+        )
+
+    def _make_function(self, parameters: Parameters) -> lambda_.Function:
+        log_group = logs.LogGroup(self, "Log", retention=_RETENTION, removal_policy=RemovalPolicy.DESTROY)
+        statements = reader_statements(parameters.prefix)
+        role = iam.Role(
+            self,
+            "Reader",
+            description="What the Lambda needs to read predictions",
+            assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"),
+            inline_policies={"reader": iam.PolicyDocument(statements=statements)},
+        )
+        acknowledge_wildcards(role, statements)
+        log_group.grant_write(role)
+        function = lambda_.Function(
+            self,
+            "Function",
+            description="Reads predictions by InChIKey",
+            runtime=lambda_.Runtime.PYTHON_3_13,
+            architecture=lambda_.Architecture.ARM_64,
+            handler=HANDLER,
+            code=lambda_.Code.from_asset(str(parameters.lambda_folder)),
+            memory_size=_MEMORY_MB,
+            timeout=_TIMEOUT,
+            role=role,
+            log_group=log_group,
+            environment={"PRECALC_TABLES_URL": parameters.tables_url},
+        )
+        Validations.of(function).acknowledge(
+            Acknowledgment(
+                id="AwsSolutions-L1",
+                reason="The asset's compiled wheels are those of infra.lambda_asset.LAMBDA, Python 3.13.",
+            )
+        )
+        return function
+
+    def _make_api(self, parameters: Parameters, function: lambda_.IFunction) -> apigateway.RestApi:
+        access_log = logs.LogGroup(self, "AccessLog", retention=_RETENTION, removal_policy=RemovalPolicy.DESTROY)
+        api = apigateway.RestApi(
+            self,
+            "Api",
+            rest_api_name=f"{parameters.prefix}-api",
+            endpoint_types=[apigateway.EndpointType.REGIONAL],
+            # A gzipped answer comes in base64, and only as one of these types is it sent as the bytes that it is.
+            binary_media_types=["*/*"],
+            default_method_options=apigateway.MethodOptions(api_key_required=True),
+            default_integration=apigateway.LambdaIntegration(function, allow_test_invoke=False),
+            # A setting of the account and the region: other APIs may depend on it by the time this one goes.
+            cloud_watch_role=True,
+            cloud_watch_role_removal_policy=parameters.removal,
+            deploy_options=apigateway.StageOptions(
+                stage_name=_STAGE,
+                access_log_destination=apigateway.LogGroupLogDestination(access_log),
+                access_log_format=apigateway.AccessLogFormat.json_with_standard_fields(
+                    caller=False,
+                    http_method=True,
+                    ip=True,
+                    protocol=True,
+                    request_time=True,
+                    resource_path=True,
+                    response_length=True,
+                    status=True,
+                    user=False,
+                ),
+                logging_level=apigateway.MethodLoggingLevel.ERROR,
+                metrics_enabled=True,
+                throttling_rate_limit=_RATE * _ALL_KEYS,
+                throttling_burst_limit=_BURST * _ALL_KEYS,
+            ),
+        )
+        api.root.add_proxy()
+        # The output that CDK makes of its own accord says what `Url` says, without a description.
+        api.node.try_remove_child("Endpoint")
+        for kind, (code, message) in _REFUSALS.items():
+            body = json.dumps({"error": {"code": code, "message": message}})
+            api.add_gateway_response(code, type=kind, templates={"application/json": body})
+        _acknowledge_openness(api)
+        return api
+
+    def _make_key(self, parameters: Parameters, api: apigateway.RestApi) -> apigateway.IApiKey:
+        plan = api.add_usage_plan(
+            "Plan",
+            name=f"{parameters.prefix}-readers",
+            throttle=apigateway.ThrottleSettings(rate_limit=_RATE, burst_limit=_BURST),
+            quota=apigateway.QuotaSettings(limit=_QUOTA, period=apigateway.Period.MONTH),
+            api_stages=[apigateway.UsagePlanPerApiStage(stage=api.deployment_stage)],
+        )
+        key = api.add_api_key("Key", description=f"{parameters.prefix}: the first of its readers")
+        plan.add_api_key(key)
+        return key
+
+    def _make_alarms(self, api: apigateway.RestApi, function: lambda_.IFunction) -> list[cloudwatch.Alarm]:
+        latency = api.metric_latency(statistic="p95", period=_PERIOD)
+        server_errors = api.metric_server_error(statistic="Sum", period=_PERIOD)
+        return [
+            self._alarm("Errors", "The API answers that something is wrong on our side", server_errors, 1, 1),
+            self._alarm("Crashes", "The Lambda ended without an answer", function.metric_errors(period=_PERIOD), 1, 1),
+            self._alarm("Throttles", "Lambda refuses requests", function.metric_throttles(period=_PERIOD), 1, 1),
+            self._alarm("Latency", "One answer of twenty is slow", latency, _SLOW.to_milliseconds(), 3),
+        ]
+
+    def _alarm(
+        self, name: str, meaning: str, metric: cloudwatch.IMetric, limit: float, periods: int
+    ) -> cloudwatch.Alarm:
+        return cloudwatch.Alarm(
+            self,
+            name,
+            alarm_description=meaning,
+            metric=metric,
+            threshold=limit,
+            evaluation_periods=periods,
+            comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD,
+            # Nobody asked anything.
+            treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
+        )
+
+    def _send(self, alarms: list[cloudwatch.Alarm], address: str) -> None:
+        topic = sns.Topic(self, "Alarms", enforce_ssl=True)
+        topic.add_subscription(subscriptions.EmailSubscription(address))
+        for alarm in alarms:
+            alarm.add_alarm_action(actions.SnsAction(topic))
+
+    def _make_dashboard(
+        self,
+        parameters: Parameters,
+        api: apigateway.RestApi,
+        function: lambda_.IFunction,
+        alarms: list[cloudwatch.Alarm],
+    ) -> None:
+        percentiles = ("p50", "p95", "p99")
+        graphs = {
+            "Requests": [api.metric_count(), api.metric_client_error(), api.metric_server_error()],
+            "Latency, ms": [api.metric_latency(statistic=percentile, label=percentile) for percentile in percentiles],
+            "Lambda, ms": [
+                function.metric_duration(statistic=percentile, label=percentile) for percentile in percentiles
+            ],
+            "Lambda": [function.metric_invocations(), function.metric_errors(), function.metric_throttles()],
+        }
+        widgets = [cloudwatch.GraphWidget(title=title, left=metrics, width=12) for title, metrics in graphs.items()]
+        cloudwatch.Dashboard(
+            self,
+            "Dashboard",
+            dashboard_name=f"{parameters.prefix}-api",
+            widgets=[[cloudwatch.AlarmStatusWidget(alarms=alarms, width=24)], widgets[:2], widgets[2:]],
+        )
+
+
+def _acknowledge_openness(api: apigateway.RestApi) -> None:
+    """Tell cdk-nag why whoever has a key may ask anything."""
+    keys = "Predictions are public; keys tell readers apart and limit them, they protect no secret."
+    logs_policy = "arn:<AWS::Partition>:iam::aws:policy/service-role/AmazonAPIGatewayPushToCloudWatchLogs"
+    reasons = {
+        "APIG2": "The Lambda checks each request, and says what is wrong with it in the form of all answers.",
+        "APIG3": "A firewall costs more a month than the API; throttling and quotas bound what one can do.",
+        "APIG4": keys,
+        "COG4": keys,
+        f"IAM4[Policy::{logs_policy}]": "By it API Gateway may write logs; its documentation names this policy.",
+    }
+    Validations.of(api).acknowledge(
+        *(Acknowledgment(id=f"AwsSolutions-{rule}", reason=reason) for rule, reason in reasons.items())
+    )

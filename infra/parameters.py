@@ -1,0 +1,74 @@
+"""What a deployment is told by its context, `cdk deploy -c name=value`; and the names that follow from it.
+
+Account and region are those of the credentials that deploy. They are in no file: names that need them hold
+CloudFormation's own words for them.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aws_cdk import Aws, RemovalPolicy
+
+_PATTERNS = {
+    # The bucket is <prefix>-<account>-<region>, of 63 characters at most; the longest region has 14.
+    "prefix": r"[a-z][a-z0-9-]{1,32}[a-z0-9]",
+    # Repositories made since July 2026 are named with numbers that never change, ORG@ID/REPO@ID.
+    "repository": r"[A-Za-z0-9-]+(@\d+)?/[A-Za-z0-9._-]+(@\d+)?",
+    "environment": r"[A-Za-z0-9._-]+",
+    "alarm_email": r"[^@\s]+@[^@\s]+",
+    "keep": "true|false",
+    "github_provider": "create|existing",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """How one deployment differs from others; infra/README.md says it in a table."""
+
+    prefix: str = "precalc"
+    keep: bool = True
+    lambda_folder: Path = Path("build/lambda")
+    alarm_email: str | None = None
+    repository: str | None = None
+    environment: str = "precalc"
+    github_provider: str = "create"
+
+    @classmethod
+    def from_context(cls, find: Callable[[str], Any]) -> "Parameters":
+        """Read them by a function from a name to its value, None if there is none.
+
+        Raises ValueError for a value that is malformed.
+        """
+        given = {name: find(name) for name in cls.__slots__}
+        text = {name: str(value) for name, value in given.items() if value is not None}
+        for name, pattern in _PATTERNS.items():
+            if name in text and not re.fullmatch(pattern, text[name]):
+                raise ValueError(f"-c {name}={text[name]} does not match {pattern}; correct it and try again")
+        defaults = cls()
+        return cls(
+            prefix=text.get("prefix", defaults.prefix),
+            keep=text.get("keep", "true") == "true",
+            lambda_folder=Path(text.get("lambda_folder", defaults.lambda_folder)),
+            alarm_email=text.get("alarm_email"),
+            repository=text.get("repository"),
+            environment=text.get("environment", defaults.environment),
+            github_provider=text.get("github_provider", defaults.github_provider),
+        )
+
+    @property
+    def bucket(self) -> str:
+        """The name of the bucket: nobody else in the world has it, and all stacks know it."""
+        return f"{self.prefix}-{Aws.ACCOUNT_ID}-{Aws.REGION}"
+
+    @property
+    def tables_url(self) -> str:
+        """The value of PRECALC_TABLES_URL."""
+        return f"dynamodb://{Aws.REGION}/{self.prefix}"
+
+    @property
+    def removal(self) -> RemovalPolicy:
+        """What becomes of molecules and predictions when the storage stack is destroyed."""
+        return RemovalPolicy.RETAIN if self.keep else RemovalPolicy.DESTROY

@@ -1,0 +1,89 @@
+"""The storage stack: what outlives every other part. Molecules, predictions and the registry of models.
+
+The tables of models are not here: the pipeline makes one when a model is first loaded.
+"""
+
+from aws_cdk import Acknowledgment, CfnOutput, Duration, Stack, Validations
+from aws_cdk import aws_dynamodb as dynamodb
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_s3 as s3
+from constructs import Construct
+
+from infra.access import acknowledge_wildcards, pipeline_statements
+from infra.parameters import Parameters
+
+
+class StorageStack(Stack):
+    """The bucket, the registry table, and the policy of the machine with Dagster."""
+
+    def __init__(self, scope: Construct, name: str, parameters: Parameters) -> None:
+        super().__init__(scope, name, description="precalc: molecules, predictions and the registry of models")
+        self._make_bucket(parameters)
+        self._make_registry(parameters)
+        policy = self._make_policy(parameters)
+        _output(self, "StoreUrl", f"s3://{parameters.bucket}", "PRECALC_STORE_URL in .env, and a variable in GitHub")
+        _output(self, "TablesUrl", parameters.tables_url, "PRECALC_TABLES_URL in .env, and a variable in GitHub")
+        _output(self, "PipelinePolicy", policy.managed_policy_arn, "to attach to the role of the machine with Dagster")
+
+    def _make_bucket(self, parameters: Parameters) -> None:
+        bucket = s3.Bucket(
+            self,
+            "Bucket",
+            bucket_name=parameters.bucket,
+            block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
+            encryption=s3.BucketEncryption.S3_MANAGED,
+            enforce_ssl=True,
+            # Every object can be made again from raw predictions, and those are written once.
+            versioned=False,
+            lifecycle_rules=[
+                s3.LifecycleRule(id="abandoned-uploads", abort_incomplete_multipart_upload_after=Duration.days(7)),
+                # Raw predictions hold the reasons as well.
+                s3.LifecycleRule(id="quarantine", prefix="quarantine/", expiration=Duration.days(180)),
+                s3.LifecycleRule(
+                    id="raw-to-infrequent-access",
+                    prefix="raw/",
+                    transitions=[
+                        s3.Transition(
+                            storage_class=s3.StorageClass.INFREQUENT_ACCESS, transition_after=Duration.days(30)
+                        )
+                    ],
+                ),
+            ],
+            removal_policy=parameters.removal,
+        )
+        Validations.of(bucket).acknowledge(
+            Acknowledgment(
+                id="AwsSolutions-S1",
+                reason="Server access logs need a second bucket. Three roles can reach this one; who wants to know what"
+                " they do switches on CloudTrail's data events for it.",
+            )
+        )
+
+    def _make_registry(self, parameters: Parameters) -> None:
+        dynamodb.Table(
+            self,
+            "Registry",
+            table_name=f"{parameters.prefix}-models",
+            partition_key=dynamodb.Attribute(name="key", type=dynamodb.AttributeType.STRING),
+            billing_mode=dynamodb.BillingMode.PAY_PER_REQUEST,
+            point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
+                point_in_time_recovery_enabled=True
+            ),
+            removal_policy=parameters.removal,
+        )
+
+    def _make_policy(self, parameters: Parameters) -> iam.ManagedPolicy:
+        statements = pipeline_statements(parameters.prefix, parameters.bucket)
+        policy = iam.ManagedPolicy(
+            self,
+            "Pipeline",
+            managed_policy_name=f"{parameters.prefix}-pipeline",
+            description="What the machine with Dagster needs of the bucket and the tables",
+            statements=statements,
+        )
+        acknowledge_wildcards(policy, statements)
+        return policy
+
+
+def _output(stack: Stack, name: str, value: str, description: str) -> None:
+    CfnOutput(stack, name, value=value, description=description)
