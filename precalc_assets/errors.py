@@ -35,3 +35,7 @@ class ShardError(PrecalcError):
 
 class TableError(PrecalcError):
     """A prediction table is missing, damaged, in use by another load, or cannot hold what it was given."""
+
+
+class ExecutionError(PrecalcError):
+    """An execution on GitHub's runners cannot be launched, followed or claimed; the others are not concerned."""

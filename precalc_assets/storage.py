@@ -121,3 +121,22 @@ def predictions(model: str, shard: str) -> str:
 def quarantine(model: str, shard: str) -> str:
     """Return the name of the list of molecules that a model could not answer."""
     return f"quarantine/model={model}/shard={shard}.csv"
+
+
+EXECUTIONS = "executions"
+REQUESTS = "requests"
+
+
+def execution(key: str) -> str:
+    """Return the folder of an execution's records."""
+    return f"{EXECUTIONS}/{key}"
+
+
+def request(request_id: str) -> str:
+    """Return the name of a request that is still to be met."""
+    return f"{REQUESTS}/{request_id}.json"
+
+
+def met_request(request_id: str) -> str:
+    """Return the name of a request that is met."""
+    return f"{REQUESTS}/met/{request_id}.json"
