@@ -7,13 +7,15 @@ import obstore
 import polars as pl
 import pytest
 from aws_emulator import tables_url
-from conftest import MODEL, MOLECULES, N_SHARDS
 
 from precalc_assets.sharding import shard_keys
 from precalc_assets.storage import list_sizes, open_store, predictions
 from precalc_assets.tables import LIBRARY, open_tables
 
 pytestmark = pytest.mark.slow
+
+MODEL, N_SHARDS = "eos9abc", 4
+MOLECULES = tuple("C" * n + end for n in range(1, 16) for end in ("", "O", "N", "Cl"))
 
 
 def test_library_predictions_and_tables_are_the_same_on_aws_as_on_disk(world, aws):
