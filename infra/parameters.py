@@ -30,7 +30,7 @@ class Parameters:
 
     prefix: str = "precalc"
     keep: bool = True
-    lambda_folder: Path = Path("build/lambda")
+    lambda_folder: Path = Path("lambda.out")
     alarm_email: str | None = None
     repository: str | None = None
     environment: str = "precalc"

@@ -21,9 +21,14 @@ class StorageStack(Stack):
         self._make_bucket(parameters)
         self._make_registry(parameters)
         policy = self._make_policy(parameters)
-        _output(self, "StoreUrl", f"s3://{parameters.bucket}", "PRECALC_STORE_URL in .env, and a variable in GitHub")
-        _output(self, "TablesUrl", parameters.tables_url, "PRECALC_TABLES_URL in .env, and a variable in GitHub")
-        _output(self, "PipelinePolicy", policy.managed_policy_arn, "to attach to the role of the machine with Dagster")
+        outputs = {
+            "StoreUrl": (f"s3://{parameters.bucket}", "PRECALC_STORE_URL in .env, and a variable in GitHub"),
+            "TablesUrl": (parameters.tables_url, "PRECALC_TABLES_URL in .env, and a variable in GitHub"),
+            "LogsBucket": (parameters.bucket, "PRECALC_LOGS_BUCKET on the machine with Dagster"),
+            "PipelinePolicy": (policy.managed_policy_arn, "to attach to the role of the machine with Dagster"),
+        }
+        for output, (value, description) in outputs.items():
+            CfnOutput(self, output, value=value, description=description)
 
     def _make_bucket(self, parameters: Parameters) -> None:
         bucket = s3.Bucket(
@@ -39,6 +44,8 @@ class StorageStack(Stack):
                 s3.LifecycleRule(id="abandoned-uploads", abort_incomplete_multipart_upload_after=Duration.days(7)),
                 # Raw predictions hold the reasons as well.
                 s3.LifecycleRule(id="quarantine", prefix="quarantine/", expiration=Duration.days(180)),
+                # What programs print in Dagster's runs: `compute_logs` in deploy/dagster.yaml.
+                s3.LifecycleRule(id="logs", prefix="dagster/", expiration=Duration.days(90)),
                 s3.LifecycleRule(
                     id="raw-to-infrequent-access",
                     prefix="raw/",
@@ -83,7 +90,3 @@ class StorageStack(Stack):
         )
         acknowledge_wildcards(policy, statements)
         return policy
-
-
-def _output(stack: Stack, name: str, value: str, description: str) -> None:
-    CfnOutput(stack, name, value=value, description=description)

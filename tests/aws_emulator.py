@@ -2,11 +2,12 @@
 
 import json
 import os
+import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,13 +20,16 @@ import pytest
 
 REGION = "eu-central-1"
 _START_SECONDS = 60
+_CERTIFICATES = ("AWS_CA_BUNDLE", "SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS")
+"""By which boto3, obstore and the CDK are told what to trust."""
 
 
 @dataclass(frozen=True)
 class Emulator:
-    """A running ministack, and credentials of its administrator."""
+    """A running ministack, and credentials of its administrator; over TLS also what its certificate is checked by."""
 
     endpoint: str
+    certificates: Path | None = None
     key_id: str = "administrator"
     secret: str = "secret"
 
@@ -40,6 +44,7 @@ class Emulator:
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
             "AWS_EC2_METADATA_DISABLED": "true",
+            **{name: str(self.certificates) for name in _CERTIFICATES if self.certificates},
         }
 
     def client(self, service: str, **options):
@@ -49,7 +54,7 @@ class Emulator:
             endpoint_url=self.endpoint,
             aws_access_key_id=self.key_id,
             aws_secret_access_key=self.secret,
-            **{"region_name": REGION, **options},
+            **{"region_name": REGION, "verify": self.certificates and str(self.certificates), **options},
         )
 
     def make_bucket(self, region: str = REGION) -> str:
@@ -79,16 +84,19 @@ def tables_url() -> str:
 
 
 @contextmanager
-def run_ministack(folder: Path, *, auth: bool = False) -> Iterator[Emulator]:
+def run_ministack(folder: Path, *, auth: bool = False, tls: bool = False) -> Iterator[Emulator]:
     """Run ministack on a free port of loopback; with `auth` it checks signatures and policies."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    emulator = Emulator(f"http://127.0.0.1:{port}")
+    emulator = (
+        Emulator(f"https://127.0.0.1:{port}", folder / "trusted.pem") if tls else Emulator(f"http://127.0.0.1:{port}")
+    )
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PRECALC_"))},
         "BIND_HOST": "127.0.0.1",
         "GATEWAY_PORT": str(port),
         "AUTH": str(auth).lower(),
+        "USE_SSL": str(tls).lower(),
         "AWS_ACCESS_KEY_ID": emulator.key_id,
         "AWS_SECRET_ACCESS_KEY": emulator.secret,
         "LOG_LEVEL": "ERROR",
@@ -103,25 +111,40 @@ def run_ministack(folder: Path, *, auth: bool = False) -> Iterator[Emulator]:
     with (
         log.open("wb") as output,
         subprocess.Popen(
-            [sys.executable, "-m", "ministack"], env=environment, cwd=folder, stdout=output, stderr=subprocess.STDOUT
+            [sys.executable, "-m", "ministack"],
+            env=environment,
+            cwd=folder,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         ) as process,
     ):
         try:
-            _wait_for(emulator.endpoint, process, log)
+            _wait_for(emulator, process, log)
             yield emulator
         finally:
-            process.terminate()
+            # With its Lambdas. Asked to end, it would wait half a minute for TLS connections that clients keep open.
+            os.killpg(process.pid, signal.SIGKILL)
 
 
-def _wait_for(endpoint: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_for(emulator: Emulator, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(f"{endpoint}/_ministack/health", timeout=5):
+            trusted = emulator.certificates and _trust(emulator.certificates)
+            with urllib.request.urlopen(f"{emulator.endpoint}/_ministack/health", timeout=5, context=trusted):
                 return
-        except (urllib.error.URLError, ConnectionError):
+        except OSError:
             time.sleep(0.05)
     raise RuntimeError(f"ministack does not answer: {log.read_text()[-2_000:]}")
+
+
+def _trust(bundle: Path) -> ssl.SSLContext:
+    """Write a bundle of what this machine trusts and the certificate that ministack makes when it starts."""
+    usual = ssl.get_default_verify_paths().cafile
+    made = bundle.parent / "ministack-tls" / "server.crt"
+    bundle.write_text("\n".join(Path(path).read_text() for path in (usual, made) if path))
+    return ssl.create_default_context(cafile=bundle)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,189 @@
+"""One deployment on an emulated AWS, and the programs that work with it, each with the credentials of its role."""
+
+import base64
+import gzip
+import json
+import os
+import shutil
+import ssl
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import boto3
+from aws_emulator import REGION, Emulator
+from botocore import UNSIGNED
+from botocore.config import Config
+from stacks import PROJECT
+
+ISSUER = "https://token.actions.githubusercontent.com"
+_OURS = ("AWS_", "DAGSTER_", "PRECALC_")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Somebody with credentials."""
+
+    emulator: Emulator
+    key: str
+    secret: str
+    token: str | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        own = {"AWS_ACCESS_KEY_ID": self.key, "AWS_SECRET_ACCESS_KEY": self.secret}
+        return self.emulator.environment | own | ({"AWS_SESSION_TOKEN": self.token} if self.token else {})
+
+    def client(self, service: str):
+        return boto3.client(
+            service,
+            endpoint_url=self.emulator.endpoint,
+            region_name=REGION,
+            aws_access_key_id=self.key,
+            aws_secret_access_key=self.secret,
+            aws_session_token=self.token,
+            verify=str(self.emulator.certificates),
+        )
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What was deployed: on which emulator, from which folder, what its outputs say, and where commands are run."""
+
+    emulator: Emulator
+    assembly: Path
+    outputs: dict[str, str]
+    home: Path
+    models_cache: Path
+
+    @property
+    def bucket(self) -> str:
+        return self.outputs["LogsBucket"]
+
+    @property
+    def tables(self) -> str:
+        """What the names of tables begin with."""
+        return self.outputs["TablesUrl"].rpartition("/")[2]
+
+    @cached_property
+    def pipeline(self) -> Caller:
+        """The machine with Dagster."""
+        user = self._new_user()
+        self.emulator.client("iam").attach_user_policy(UserName=user, PolicyArn=self.outputs["PipelinePolicy"])
+        return self._caller(user)
+
+    @cached_property
+    def reader(self) -> Caller:
+        """Somebody who may do what the Lambda's role allows; the role itself is Lambda's alone."""
+        iam = self.emulator.client("iam")
+        resources = self.emulator.client("cloudformation").describe_stack_resources(StackName=f"{self.tables}-api")
+        (role,) = (
+            resource["PhysicalResourceId"]
+            for resource in resources["StackResources"]
+            if resource["ResourceType"] == "AWS::IAM::Role" and resource["LogicalResourceId"].startswith("Reader")
+        )
+        user = self._new_user()
+        for name in iam.list_role_policies(RoleName=role)["PolicyNames"]:
+            document = json.dumps(iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"])
+            iam.put_user_policy(UserName=user, PolicyName=name, PolicyDocument=document)
+        return self._caller(user)
+
+    def runner(self, subject: str) -> Caller:
+        """Return a GitHub runner whose job has this subject. Raises ClientError if it gets no credentials."""
+        sts = self.emulator.client("sts", config=Config(signature_version=UNSIGNED))
+        given = sts.assume_role_with_web_identity(
+            RoleArn=self.outputs["RoleArn"],
+            RoleSessionName="runner",
+            WebIdentityToken=_token(subject),
+            DurationSeconds=7 * 3600,
+        )["Credentials"]
+        return Caller(self.emulator, given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"])
+
+    def precalc(self, caller: Caller, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command with the settings that the stacks' outputs name."""
+        shutil.copy(PROJECT / "dagster_home" / "dagster.yaml", self.home)
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+        settings = {
+            "DAGSTER_HOME": str(self.home),
+            "PRECALC_CACHE_DIR": str(self.models_cache),
+            "PRECALC_STORE_URL": self.outputs["StoreUrl"],
+            "PRECALC_TABLES_URL": self.outputs["TablesUrl"],
+        }
+        return subprocess.run(
+            [Path(sys.executable).parent / "precalc", *arguments],
+            env=inherited | caller.environment | settings,
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
+
+    @cached_property
+    def key(self) -> str:
+        """The key that a reader sends."""
+        api = self.emulator.client("apigateway")
+        return api.get_api_key(apiKey=self.outputs["KeyId"], includeValue=True)["value"]
+
+    def ask(self, path: str, inchikeys: Sequence[str] = (), *, key: str | None = None, accept: str = "*/*") -> "Answer":
+        """Ask the API over HTTPS as any client would: one question for InChIKeys, or a plain GET."""
+        # ministack has no names of its own for APIs; this is its path for what the output `Url` says.
+        api, stage = self.outputs["Url"].removeprefix("https://").rstrip("/").split("/")
+        url = f"{self.emulator.endpoint}/restapis/{api.split('.')[0]}/{stage}/_user_request_{path}"
+        headers = {"accept": accept, "accept-encoding": "gzip", "x-api-key": self.key if key is None else key}
+        body = json.dumps({"inchikeys": list(inchikeys)}).encode() if inchikeys else None
+        request = urllib.request.Request(url, body, headers | {"content-type": "application/json"})
+        trusted = ssl.create_default_context(cafile=self.emulator.certificates)
+        try:
+            with urllib.request.urlopen(request, context=trusted, timeout=60) as answer:
+                return Answer(answer.status, dict(answer.headers), answer.read())
+        except urllib.error.HTTPError as error:
+            return Answer(error.code, dict(error.headers), error.read())
+
+    def _new_user(self) -> str:
+        name = f"user-{uuid4().hex}"
+        self.emulator.client("iam").create_user(UserName=name)
+        return name
+
+    def _caller(self, user: str) -> Caller:
+        key = self.emulator.client("iam").create_access_key(UserName=user)["AccessKey"]
+        return Caller(self.emulator, key["AccessKeyId"], key["SecretAccessKey"])
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer of the API, as it came."""
+
+    status: int
+    headers: dict[str, str]
+    content: bytes
+
+    @property
+    def compressed(self) -> bool:
+        return {name.lower(): value for name, value in self.headers.items()}.get("content-encoding") == "gzip"
+
+    @property
+    def text(self) -> str:
+        return (gzip.decompress(self.content) if self.compressed else self.content).decode()
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+    @property
+    def error(self) -> tuple[int, str]:
+        return self.status, self.json["error"]["code"]
+
+
+def _token(subject: str) -> str:
+    """Return what GitHub gives a job, but for the signature, which the emulator does not check."""
+    claims = {"iss": ISSUER, "aud": "sts.amazonaws.com", "sub": subject}
+    parts = (base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in ({"alg": "none"}, claims))
+    return b".".join([*parts, b"unsigned"]).decode()

@@ -1,0 +1,233 @@
+"""The platform as it is deployed: by the CDK's command, onto an emulator that checks TLS, signatures and policies.
+
+There is one deployment for all tests here, and they do in order what is done with it, each program with its own role.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+from aws_emulator import REGION, run_ministack
+from botocore.exceptions import ClientError
+from deployment import Deployment
+from stacks import REPOSITORY, SUBJECT, build_lambda, require_tools, run_cdk
+
+from precalc_assets.sharding import shard_keys
+from precalc_assets.storage import predictions
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+PREFIX = "e2e"
+MODEL, RUNNER_MODEL = "eos0aaa", "eos0bbb"
+N_SHARDS = 50
+VALUES_OF_A_REQUEST = 190_000
+"""As many as the API answers with at once, and a few less."""
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Iterator[Deployment]:
+    require_tools()
+    folder = tmp_path_factory.mktemp("deployment")
+    assembly, outputs, home = folder / "cdk.out", folder / "outputs.json", folder / "home"
+    home.mkdir()
+    with run_ministack(tmp_path_factory.mktemp("ministack"), auth=True, tls=True) as emulator:
+        account = emulator.client("sts").get_caller_identity()["Account"]
+        run_cdk("bootstrap", f"aws://{account}/{REGION}", environment=emulator.environment, folder=home)
+        context = {
+            "prefix": PREFIX,
+            "keep": "false",
+            "lambda_folder": build_lambda(folder / "lambda"),
+            "repository": REPOSITORY,
+            # The emulator cannot make a provider, but checks the tokens of one.
+            "github_provider": "existing",
+        }
+        chosen = [word for name, value in context.items() for word in ("-c", f"{name}={value}")]
+        app = "PYTHONPATH=.. .venv/bin/python -m infra.app"
+        command = ["deploy", "--all", "--require-approval", "never", "--app", app, "--output", assembly]
+        run_cdk(*command, "--outputs-file", outputs, *chosen, environment=emulator.environment)
+        by_stack = json.loads(outputs.read_text())
+        merged = {name: value for stack in by_stack.values() for name, value in stack.items()}
+        yield Deployment(emulator, assembly, merged, home, models_cache)
+
+
+@pytest.fixture(scope="module")
+def materialised(deployment: Deployment) -> Deployment:
+    """The deployment with the library and a model, by the machine with Dagster."""
+    done = deployment.precalc(deployment.pipeline, "run", MODEL)
+    assert done.returncode == 0, done.stderr
+    return deployment
+
+
+@pytest.fixture(scope="module")
+def computed_on_github(materialised: Deployment) -> Deployment:
+    """The deployment with ten shards of another model, by a runner."""
+    runner = materialised.runner(SUBJECT)
+    for command in (("predict", RUNNER_MODEL), ("serve", RUNNER_MODEL)):
+        done = materialised.precalc(runner, *command, "--shards", "00-09")
+        assert done.returncode == 0, done.stderr
+    return materialised
+
+
+def read_parquet(deployment: Deployment, model: str, shards: list[str]) -> pl.DataFrame:
+    s3 = deployment.pipeline.client("s3")
+    objects = (s3.get_object(Bucket=deployment.bucket, Key=predictions(model, shard)) for shard in shards)
+    return pl.concat(pl.read_parquet(found["Body"].read()) for found in objects)
+
+
+def assert_served(deployment: Deployment, model: str, expected: pl.DataFrame) -> None:
+    at_a_time = min(1_000, VALUES_OF_A_REQUEST // expected.width)
+    for part in expected.drop("smiles").iter_slices(at_a_time):
+        rows = part.rows()
+        answer = deployment.ask(f"/models/{model}/predictions", [key for key, *_ in rows])
+        assert answer.status == 200, answer.text
+        assert answer.compressed
+        assert answer.json["predictions"] == [values for _, *values in rows]
+
+
+def assert_refused(*calls: Callable[[], object]) -> None:
+    for call in calls:
+        with pytest.raises(ClientError) as refusal:
+            call()
+        assert refusal.value.response["Error"]["Code"] in {"AccessDenied", "AccessDeniedException"}
+
+
+def test_every_prediction_is_read_through_the_api_as_it_is_in_the_parquet(materialised):
+    expected = read_parquet(materialised, MODEL, shard_keys(N_SHARDS))
+    assert len(expected) > 4_800
+    assert_served(materialised, MODEL, expected)
+    (listed,) = materialised.ask("/models").json["models"]
+    assert (listed["model"], listed["molecules"]) == (MODEL, len(expected))
+
+
+def test_readers_get_csv_when_they_ask_for_it_and_a_reason_when_there_is_nothing(materialised):
+    expected = read_parquet(materialised, MODEL, ["00"]).drop("smiles")
+    keys = expected["inchikey"].to_list()
+    answer = materialised.ask(f"/models/{MODEL}/predictions", keys, accept="text/csv")
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert [row["inchikey"] for row in rows] == keys
+    assert [float(row["logp"]) for row in rows] == expected["logp"].to_list()
+    single = materialised.ask(f"/models/{MODEL}/predictions/{keys[0]}")
+    assert single.json["inchikey"] == keys[0]
+    unknown = "AAAAAAAAAAAAAA-AAAAAAAAAA-N"
+    assert materialised.ask(f"/models/{MODEL}/predictions/{unknown}").error == (404, "unknown_molecule")
+    assert materialised.ask(f"/models/eos9zzz/predictions/{keys[0]}").error == (404, "unknown_model")
+    assert materialised.ask("/").error == (404, "unknown_route")
+
+
+def test_nobody_is_answered_without_a_key(materialised):
+    for key in ("", "wrong"):
+        assert materialised.ask("/models", key=key).error == (403, "invalid_api_key")
+
+
+def test_what_a_runner_computes_and_loads_is_read_through_the_api(computed_on_github):
+    assert_served(
+        computed_on_github, RUNNER_MODEL, read_parquet(computed_on_github, RUNNER_MODEL, shard_keys(N_SHARDS)[:10])
+    )
+    other = read_parquet(computed_on_github, MODEL, ["10"])["inchikey"][0]
+    answer = computed_on_github.ask(f"/models/{RUNNER_MODEL}/predictions/{other}")
+    assert answer.error == (404, "not_precalculated_yet")
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        f"repo:{REPOSITORY}:ref:refs/heads/main",
+        f"repo:{REPOSITORY}:environment:staging",
+        f"repo:{REPOSITORY}-fork:environment:precalc",
+        f"repo:{REPOSITORY}:environment:precalc:and-more",
+    ],
+)
+def test_a_job_elsewhere_is_no_runner(deployment, subject):
+    assert_refused(lambda: deployment.runner(subject))
+
+
+def test_a_runner_is_refused_what_is_not_its_work(computed_on_github):
+    deployment = computed_on_github
+    administrator = deployment.emulator
+    foreign = administrator.make_bucket()
+    runner = deployment.runner(SUBJECT)
+    s3, dynamodb = runner.client("s3"), runner.client("dynamodb")
+
+    def put(name: str, bucket: str = deployment.bucket):
+        return lambda: s3.put_object(Bucket=bucket, Key=name, Body=b"")
+
+    def write(table: str):
+        put = {"PutRequest": {"Item": {"key": {"S": "runner"}}}}
+        return lambda: dynamodb.batch_write_item(RequestItems={table: [put]})
+
+    assert_refused(*map(put, ("library/manifest.json", "reference_library.csv", "requests/1.json", "dagster/log")))
+    assert_refused(put("raw/part", foreign), lambda: s3.list_objects_v2(Bucket=foreign))
+    assert_refused(lambda: s3.get_object(Bucket=deployment.bucket, Key="reference_library.smi"))
+    assert_refused(lambda: s3.delete_object(Bucket=deployment.bucket, Key="library/manifest.json"))
+    assert_refused(*map(write, (f"{PREFIX}-library", f"{PREFIX}-models", "other-eos0aaa")))
+    assert_refused(lambda: dynamodb.delete_table(TableName=f"{PREFIX}-{MODEL}"))
+
+    put("raw/model=eos9abc/shard=00/part")()
+    write(f"{PREFIX}-{RUNNER_MODEL}")()
+    # Where there is nothing yet, it has to be told so, and not that it may not know.
+    with pytest.raises(s3.exceptions.NoSuchKey):
+        s3.get_object(Bucket=deployment.bucket, Key="raw/model=eos9abc/shard=00/manifest.json")
+
+
+def test_a_reader_is_refused_writes_and_whatever_is_not_a_table_of_its_prefix(materialised):
+    administrator = materialised.emulator.client("dynamodb")
+    other = "other-eos0aaa"
+    administrator.create_table(
+        TableName=other,
+        KeySchema=[{"AttributeName": "key", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "key", "AttributeType": "S"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    dynamodb, s3 = materialised.reader.client("dynamodb"), materialised.reader.client("s3")
+    own = f"{PREFIX}-{MODEL}"
+    item = {"key": {"S": "00"}}
+
+    assert_refused(
+        lambda: dynamodb.put_item(TableName=own, Item=item),
+        lambda: dynamodb.batch_write_item(RequestItems={own: [{"PutRequest": {"Item": item}}]}),
+        lambda: dynamodb.delete_item(TableName=own, Key=item),
+        lambda: dynamodb.scan(TableName=own),
+        lambda: dynamodb.delete_table(TableName=own),
+        lambda: dynamodb.batch_get_item(RequestItems={other: {"Keys": [item]}}),
+        lambda: s3.get_object(Bucket=materialised.bucket, Key=predictions(MODEL, "00")),
+        lambda: s3.list_objects_v2(Bucket=materialised.bucket),
+    )
+    assert dynamodb.batch_get_item(RequestItems={own: {"Keys": [item]}})["Responses"][own]
+
+
+def test_the_bucket_is_refused_to_whoever_comes_without_tls(materialised):
+    s3 = materialised.pipeline.client("s3")
+    s3.get_object(Bucket=materialised.bucket, Key=predictions(MODEL, "00"))
+    # The emulator listens for TLS alone; as what came in plain it takes what a proxy says did.
+    s3.meta.events.register(
+        "before-sign.s3", lambda request, **_: request.headers.add_header("X-Forwarded-Proto", "http")
+    )
+    assert_refused(lambda: s3.get_object(Bucket=materialised.bucket, Key=predictions(MODEL, "00")))
+
+
+def test_a_deployment_without_a_change_changes_nothing_and_destroying_it_leaves_nothing(computed_on_github):
+    deployment = computed_on_github
+    environment = deployment.emulator.environment
+    assert "Number of stacks with differences: 0" in run_cdk(
+        "diff", "--all", "--app", deployment.assembly, environment=environment
+    )
+
+    dropped = [deployment.precalc(deployment.pipeline, "drop", model, "--yes") for model in (MODEL, RUNNER_MODEL)]
+    assert {done.returncode for done in dropped} == {0}
+    s3 = deployment.pipeline.client("s3")
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=deployment.bucket):
+        s3.delete_objects(
+            Bucket=deployment.bucket, Delete={"Objects": [{"Key": found["Key"]} for found in page["Contents"]]}
+        )
+    run_cdk("destroy", "--all", "--force", "--app", deployment.assembly, environment=environment)
+
+    administrator = deployment.emulator.client
+    assert deployment.bucket not in {bucket["Name"] for bucket in administrator("s3").list_buckets()["Buckets"]}
+    tables = administrator("dynamodb").list_tables()["TableNames"]
+    assert [table for table in tables if table.startswith(f"{PREFIX}-")] == [f"{PREFIX}-library"]
+    assert not administrator("lambda").list_functions()["Functions"]
+    assert not administrator("apigateway").get_rest_apis()["items"]

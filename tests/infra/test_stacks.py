@@ -1,0 +1,227 @@
+"""What the stacks promise, read in the templates that CloudFormation is given."""
+
+import json
+import os
+import re
+import subprocess
+
+import pytest
+from stacks import CFN_LINT, REPOSITORY, SUBJECT, load_templates, require_tools, run_app, run_cdk
+
+from infra.lambda_asset import HANDLER
+
+pytestmark = pytest.mark.slow
+
+BUCKET = "arn:<AWS::Partition>:s3:::precalc-<AWS::AccountId>-<AWS::Region>"
+TABLE = "arn:<AWS::Partition>:dynamodb:<AWS::Region>:<AWS::AccountId>:table/precalc-"
+
+
+def resources_of(statements, action):
+    return {resource for s in statements if action in s["Action"] for resource in s["Resource"]}
+
+
+def test_no_template_names_an_account_or_a_region(stacks):
+    assert stacks.keys() == {"storage", "api", "github"}
+    for template in stacks.values():
+        text = template.path.read_text()
+        assert not re.search(r"(?<![0-9a-f])\d{12}(?![0-9a-f])", text)
+        assert not re.search(r"\b[a-z]{2}(-gov)?-(north|south|east|west|central)[a-z]*-\d\b", text)
+
+
+def test_cfn_lint_has_nothing_to_say(stacks):
+    # W3005: CDK writes down dependencies that follow from references as well.
+    command = [CFN_LINT, "--ignore-checks", "W3005", "--", *(template.path for template in stacks.values())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_the_bucket_is_closed_encrypted_and_reached_by_tls_alone(stacks):
+    bucket = stacks["storage"].only("S3::Bucket")
+    assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
+    (rule,) = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert rule["ServerSideEncryptionByDefault"] == {"SSEAlgorithm": "AES256"}
+    assert "VersioningConfiguration" not in bucket
+    (statement,) = stacks["storage"].only("S3::BucketPolicy")["PolicyDocument"]["Statement"]
+    assert (statement["Effect"], statement["Action"], statement["Principal"]) == ("Deny", "s3:*", {"AWS": "*"})
+    assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+
+
+def test_objects_grow_cheaper_and_leftovers_go(stacks):
+    rules = stacks["storage"].only("S3::Bucket")["LifecycleConfiguration"]["Rules"]
+    by_prefix = {rule.pop("Prefix", ""): rule for rule in rules}
+    assert by_prefix["raw/"]["Transitions"] == [{"StorageClass": "STANDARD_IA", "TransitionInDays": 30}]
+    assert by_prefix["quarantine/"]["ExpirationInDays"] == 180
+    assert by_prefix["dagster/"]["ExpirationInDays"] == 90
+    assert by_prefix[""]["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
+    assert {prefix for prefix, rule in by_prefix.items() if "ExpirationInDays" in rule} == {"quarantine/", "dagster/"}
+
+
+def test_the_registry_is_a_table_as_the_pipeline_makes_them_that_can_be_recovered(stacks):
+    table = stacks["storage"].only("DynamoDB::Table")
+    assert table["TableName"] == "precalc-models"
+    assert table["KeySchema"] == [{"AttributeName": "key", "KeyType": "HASH"}]
+    assert table["AttributeDefinitions"] == [{"AttributeName": "key", "AttributeType": "S"}]
+    assert table["BillingMode"] == "PAY_PER_REQUEST"
+    assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+
+
+def test_data_outlives_the_stack_unless_it_is_to_be_thrown_away(stacks, tmp_path):
+    done = run_app(tmp_path / "cdk.out", keep="false", prefix="try-out")
+    assert done.returncode == 0, done.stderr
+    thrown_away = load_templates(tmp_path / "cdk.out")
+    assert thrown_away.keys() == {"storage", "api"}
+    for templates, policy in ((stacks, "Retain"), (thrown_away, "Delete")):
+        data = templates["storage"].all("S3::Bucket") + templates["storage"].all("DynamoDB::Table")
+        assert {resource["DeletionPolicy"] for resource in data} == {policy}
+        assert {resource["UpdateReplacePolicy"] for resource in data} == {policy}
+    assert thrown_away["storage"].only("DynamoDB::Table")["TableName"] == "try-out-models"
+    assert not thrown_away["api"].all("SNS::Topic")
+
+
+def test_no_policy_allows_more_than_it_names(stacks):
+    for template in stacks.values():
+        for statement in template.statements():
+            assert statement["Effect"] == "Allow"
+            assert not [action for action in statement["Action"] if "*" in action]
+            if statement["Action"] != ["dynamodb:ListTables"]:
+                assert "*" not in statement["Resource"]
+            for resource in statement["Resource"]:
+                assert resource.count("*") <= 1
+                assert "*" not in resource or resource.endswith("*")
+
+
+def test_a_reader_reads_the_tables_of_its_prefix(stacks):
+    statements = [s for s in stacks["api"].statements() if s["Action"][0].startswith("dynamodb")]
+    assert {action for s in statements for action in s["Action"]} == {
+        "dynamodb:BatchGetItem",
+        "dynamodb:DescribeTable",
+        "dynamodb:ListTables",
+    }
+    assert resources_of(statements, "dynamodb:BatchGetItem") == {
+        f"{TABLE}{name}" for name in ("eos*", "library", "models")
+    }
+    assert not [s for s in stacks["api"].statements() if s["Action"][0].startswith("s3")]
+
+
+def test_a_runner_computes_and_loads_shards_and_nothing_else(stacks):
+    statements = list(stacks["github"].statements())
+    folders = {"executions", "predictions", "quarantine", "raw", "samples"}
+    for action in ("s3:PutObject", "s3:DeleteObject"):
+        assert resources_of(statements, action) == {f"{BUCKET}/{folder}/*" for folder in folders}
+    assert resources_of(statements, "s3:GetObject") == {f"{BUCKET}/{folder}/*" for folder in {*folders, "library"}}
+    assert resources_of(statements, "dynamodb:BatchWriteItem") == {f"{TABLE}eos*"}
+    assert not resources_of(statements, "dynamodb:DeleteTable")
+
+
+def test_only_jobs_of_the_environment_become_runners(stacks):
+    role = stacks["github"].only("IAM::Role")
+    (statement,) = role["AssumeRolePolicyDocument"]["Statement"]
+    assert statement["Action"] == "sts:AssumeRoleWithWebIdentity"
+    issuer = "token.actions.githubusercontent.com"
+    assert statement["Condition"] == {"StringEquals": {f"{issuer}:aud": "sts.amazonaws.com", f"{issuer}:sub": SUBJECT}}
+    assert role["MaxSessionDuration"] == 7 * 3600
+    assert stacks["github"].only("IAM::OIDCProvider")["Url"] == f"https://{issuer}"
+
+
+def test_every_request_needs_a_key_with_limits(stacks):
+    api = stacks["api"]
+    methods = [resource["Properties"] for resource in api.all("ApiGateway::Method")]
+    assert len(methods) == 2
+    for method in methods:
+        assert method["ApiKeyRequired"] is True
+        assert method["Integration"]["Type"] == "AWS_PROXY"
+    plan = api.only("ApiGateway::UsagePlan")
+    assert plan["Throttle"]["RateLimit"] < plan["Throttle"]["BurstLimit"]
+    assert plan["Quota"]["Period"] == "MONTH"
+    assert len(plan["ApiStages"]) == 1
+    assert "Value" not in api.only("ApiGateway::ApiKey")
+
+
+def test_the_api_is_of_one_region_compressed_limited_and_logged(stacks):
+    api = stacks["api"]
+    rest_api = api.only("ApiGateway::RestApi")
+    assert rest_api["EndpointConfiguration"] == {"Types": ["REGIONAL"]}
+    assert rest_api["BinaryMediaTypes"] == ["*/*"]
+    stage = api.only("ApiGateway::Stage")
+    (settings,) = stage["MethodSettings"]
+    assert settings["ThrottlingRateLimit"] > api.only("ApiGateway::UsagePlan")["Throttle"]["RateLimit"]
+    assert settings["DataTraceEnabled"] is False
+    assert "requestId" in stage["AccessLogSetting"]["Format"]
+    assert {log["Properties"]["RetentionInDays"] for log in api.all("Logs::LogGroup")} == {90}
+
+
+def test_what_api_gateway_refuses_has_the_form_of_all_answers(stacks):
+    responses = [resource["Properties"] for resource in stacks["api"].all("ApiGateway::GatewayResponse")]
+    assert {"INVALID_API_KEY", "THROTTLED", "DEFAULT_4XX", "DEFAULT_5XX"} <= {r["ResponseType"] for r in responses}
+    for response in responses:
+        body = json.loads(response["ResponseTemplates"]["application/json"])
+        assert body.keys() == {"error"}
+        assert body["error"].keys() == {"code", "message"}
+
+
+def test_the_lambda_is_told_where_the_tables_are_and_no_secret(stacks):
+    function = stacks["api"].only("Lambda::Function")
+    assert (function["Runtime"], function["Architectures"]) == ("python3.13", ["arm64"])
+    assert function["Handler"] == HANDLER
+    assert function["Environment"] == {"Variables": {"PRECALC_TABLES_URL": "dynamodb://<AWS::Region>/precalc"}}
+    assert function["Timeout"] <= 29
+
+
+def test_somebody_hears_of_errors_throttles_and_slow_answers(stacks):
+    alarms = [resource["Properties"] for resource in stacks["api"].all("CloudWatch::Alarm")]
+    assert {alarm["MetricName"] for alarm in alarms} == {"5XXError", "Errors", "Throttles", "Latency"}
+    (topic,) = {action for alarm in alarms for action in alarm["AlarmActions"]}
+    subscription = stacks["api"].only("SNS::Subscription")
+    assert (subscription["TopicArn"], subscription["Protocol"]) == (topic, "email")
+    assert {alarm["TreatMissingData"] for alarm in alarms} == {"notBreaching"}
+
+
+def test_every_output_says_what_it_is_for(stacks):
+    outputs = {name: output for template in stacks.values() for name, output in template.outputs.items()}
+    assert outputs.keys() == {
+        "StoreUrl",
+        "TablesUrl",
+        "LogsBucket",
+        "PipelinePolicy",
+        "Url",
+        "KeyId",
+        "RoleArn",
+        "Region",
+    }
+    assert all(output["Description"] for output in outputs.values())
+
+
+def test_cdk_nag_stops_what_it_finds(assembly, tmp_path):
+    script = (
+        "from aws_cdk import aws_s3 as s3; from infra.app import build_app; app = build_app();"
+        "s3.Bucket(app.node.find_child('precalc-storage'), 'Open'); app.synth()"
+    )
+    done = run_app(tmp_path / "cdk.out", "-c", script)
+    assert done.returncode != 0
+    assert "AwsSolutions-S10" in done.stderr
+    assert "precalc-storage/Open/Resource" in done.stderr
+
+
+def test_a_malformed_parameter_is_named(tmp_path):
+    require_tools()
+    malformed = {"prefix": "Precalc_", "repository": "precalc", "keep": "no", "alarm_email": "nobody"}
+    script = f"""
+from infra.parameters import Parameters
+for name, value in {malformed}.items():
+    try:
+        Parameters.from_context({{name: value}}.get)
+    except ValueError as error:
+        print(error)
+"""
+    said = run_app(tmp_path / "cdk.out", "-c", script).stdout.splitlines()
+    for (name, value), line in zip(malformed.items(), said, strict=True):
+        assert line.startswith(f"-c {name}={value} does not match ")
+
+
+def test_the_command_line_synthesises_what_it_deploys_with_the_lambda_in_it(tmp_path):
+    require_tools()
+    run_cdk("synth", "--quiet", "--output", tmp_path, "-c", f"repository={REPOSITORY}", environment=os.environ)
+    assert load_templates(tmp_path).keys() == {"storage", "api", "github"}
+    (asset,) = tmp_path.glob("asset.*")
+    assert (asset / "precalc_assets" / "api" / "handler.py").is_file()
+    assert list(asset.glob("pydantic_core/*aarch64*.so"))
