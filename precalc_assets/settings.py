@@ -1,11 +1,12 @@
 """All settings, each an environment variable (or a line of `.env`) with the prefix PRECALC_."""
 
 import os
+import re
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from precalc_assets.errors import UsageError
@@ -72,6 +73,33 @@ class Settings(BaseSettings):
     max_runner_hours: Annotated[float, Field(gt=0)] = 300.0
     """What a full run of a model may cost by the canary's estimate, in hours of one machine."""
 
+    compute: Literal["local", "github"] = "local"
+    """Where Dagster computes raw predictions: in its own run, or on GitHub's runners."""
+
+    github_repository: str = ""
+    """The repository whose workflow runs models on GitHub's runners: owner/name."""
+
+    github_workflow: str = "predict-parallel.yml"
+    """The workflow's file, in that repository's .github/workflows."""
+
+    github_ref: str = "main"
+    """The branch or tag whose workflow is run; GitHub takes no commits."""
+
+    github_token: SecretStr = SecretStr("")
+    """A fine-grained token that may write Actions and read Contents, for a single user; several use an App."""
+
+    github_app_id: str = ""
+    """The id of a GitHub App that may do the same, in place of a token."""
+
+    github_private_key: SecretStr = SecretStr("")
+    r"""The App's private key, in PEM; its lines may be separated by \n."""
+
+    github_installation: Annotated[int, Field(ge=0)] = 0
+    """The id of the App's installation in the repository's account."""
+
+    github_api_url: str = "https://api.github.com"
+    """GitHub's API; another one for GitHub Enterprise Server."""
+
     @field_validator("models_dir", mode="before")
     @classmethod
     def _split_path(cls, value: object) -> object:
@@ -90,6 +118,13 @@ class Settings(BaseSettings):
         if any(not key.strip() or not equals for key, equals, _ in pairs):
             raise ValueError("write key=value,key=value")
         return {key.strip(): text.strip() for key, _, text in pairs}
+
+    @field_validator("github_repository")
+    @classmethod
+    def _check_repository(cls, value: str) -> str:
+        if value and not re.fullmatch(r"[\w.-]+/[\w.-]+", value):
+            raise ValueError("write owner/name")
+        return value
 
     @field_validator("cache_dir")
     @classmethod

@@ -85,9 +85,10 @@ class Run(_Record):
 
 
 class Claim(_Record):
-    """The run that may compute; NOBODY closes the execution to runs that are late."""
+    """The run that may compute; NOBODY closes the execution to runs that are late, for a `reason`."""
 
     run_id: int
+    reason: str = ""
     claimed_at: datetime
 
 
@@ -217,9 +218,9 @@ def put_dispatch(store: ObjectStore, key: str, dispatch: Dispatch) -> bool:
 
 def list_dispatches(store: ObjectStore, key: str) -> list[Dispatch]:
     """Return the dispatches of an execution in order."""
-    names = sorted(storage.list_sizes(store, storage.execution(key)))
+    names = storage.list_sizes(store, storage.execution(key))
     found = (_read(store, name, Dispatch) for name in names if name.rpartition("/")[2].startswith("dispatch-"))
-    return [dispatch for dispatch in found if dispatch]
+    return sorted((dispatch for dispatch in found if dispatch), key=lambda dispatch: dispatch.number)
 
 
 def put_limit(store: ObjectStore, key: str, number: int, limit: Limit) -> None:
@@ -255,10 +256,10 @@ def claim(store: ObjectStore, key: str, run_id: int) -> bool:
     read_intent(store, key)
     if find_settled(store, key):
         return False
-    claim = Claim(run_id=run_id, claimed_at=datetime.now(UTC))
-    if _create(store, _name(key, "claim"), claim):
+    if _create(store, _name(key, "claim"), Claim(run_id=run_id, claimed_at=datetime.now(UTC))):
         return True
-    return find_claim(store, key) == claim.run_id
+    holder = find_claim(store, key)
+    return holder is not None and holder.run_id == run_id
 
 
 def claim_own(
@@ -269,7 +270,8 @@ def claim_own(
     The same run gets the same execution again. Returns None if all that is asked for is with other executions.
     """
     for intent in unsettled(store, model):
-        if find_claim(store, intent.key) == run.run_id:
+        holder = find_claim(store, intent.key)
+        if holder and holder.run_id == run.run_id:
             return intent
     opened = open_execution(store, model, library_digest, shards, sample=sample)
     if opened and claim(store, opened.key, run.run_id):
@@ -278,16 +280,16 @@ def claim_own(
     return None
 
 
-def close(store: ObjectStore, key: str) -> int | None:
-    """Keep runs that are late from computing; return the run that has claimed the execution before, if one has."""
-    _create(store, _name(key, "claim"), Claim(run_id=NOBODY, claimed_at=datetime.now(UTC)))
-    return find_claim(store, key) or None
+def close(store: ObjectStore, key: str, reason: str) -> Claim:
+    """Keep runs that are late from computing; return who has the claim, which is a run if one was faster."""
+    claim = Claim(run_id=NOBODY, reason=reason, claimed_at=datetime.now(UTC))
+    _create(store, _name(key, "claim"), claim)
+    return find_claim(store, key) or claim
 
 
-def find_claim(store: ObjectStore, key: str) -> int | None:
-    """Return the id of the run that has claimed an execution, NOBODY if it is closed, None if neither."""
-    claim = _read(store, _name(key, "claim"), Claim)
-    return claim.run_id if claim else None
+def find_claim(store: ObjectStore, key: str) -> Claim | None:
+    """Return who has claimed an execution, None if nobody has."""
+    return _read(store, _name(key, "claim"), Claim)
 
 
 def report_shard(store: ObjectStore, key: str, run_id: int, outcome: ShardOutcome) -> None:
