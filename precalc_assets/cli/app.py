@@ -17,6 +17,8 @@ app = typer.Typer(
 )
 library_app = typer.Typer(no_args_is_help=True, help="The reference library: the molecules that models are run over.")
 app.add_typer(library_app, name="library")
+jobs_app = typer.Typer(no_args_is_help=True, help="What the jobs of a GitHub workflow run call; not for people.")
+app.add_typer(jobs_app, name="jobs")
 
 Model = Annotated[str, typer.Argument(help="A model id: eos3b5e, or eos3b5e-v2 for a version.", show_default=False)]
 Shards = Annotated[
@@ -37,6 +39,8 @@ Until = Annotated[
         help="How long this may take, as 5h30m: it ends before a batch that would not end in time.", show_default=False
     ),
 ]
+Key = Annotated[str, typer.Argument(help="An execution's key: eos3b5e-0007.", show_default=False)]
+JobShards = Annotated[str, typer.Option(help="The shards of this job.", show_default=False)]
 
 
 @library_app.command("build")
@@ -133,6 +137,56 @@ def status(model: Model) -> None:
     from precalc_assets.cli.overview import status as work
 
     work(model)
+
+
+@jobs_app.command("plan")
+def jobs_plan(
+    model: Model,
+    key: Annotated[str, typer.Option(help="The execution's key, if Dagster has launched this run.")] = "",
+    shards: Annotated[str, typer.Option(help="Which shards, if nobody has; all by default.")] = "",
+    sample: Annotated[int | None, typer.Option(min=1, help="Only the canary, on so many molecules.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="How many jobs may predict.")] = 50,
+) -> None:
+    """Claim the execution for this run, and print its jobs."""
+    from precalc_assets.cli.jobs import plan as work
+
+    work(model, key, shards, sample, workers)
+
+
+@jobs_app.command("canary")
+def jobs_canary(key: Key) -> None:
+    """Try the model on a sample, unless this release has passed that."""
+    from precalc_assets.cli.jobs import canary as work
+
+    work(key)
+
+
+@jobs_app.command("predict")
+def jobs_predict(
+    key: Key,
+    shards: JobShards,
+    until: Annotated[str, typer.Option(help="How long this may take, as 5h30m.", show_default=False)],
+) -> None:
+    """Compute shards, and keep why those that did not land did not."""
+    from precalc_assets.cli.jobs import predict as work
+
+    work(key, shards, until)
+
+
+@jobs_app.command("serve")
+def jobs_serve(key: Key, shards: JobShards) -> None:
+    """Validate and load the shards that landed."""
+    from precalc_assets.cli.jobs import serve as work
+
+    work(key, shards)
+
+
+@jobs_app.command("report")
+def jobs_report(key: Key) -> None:
+    """Tell in Markdown which shards landed, and why the others did not."""
+    from precalc_assets.cli.jobs import report as work
+
+    work(key)
 
 
 def _no_shards_with_sample(shards: str | None) -> None:

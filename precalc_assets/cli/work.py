@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,6 +22,7 @@ from precalc_assets.library import (
     require_shards,
 )
 from precalc_assets.model_ids import check_model_id
+from precalc_assets.outcomes import ShardOutcome
 from precalc_assets.predictions import load_library_shards, load_shards, validate_shards
 from precalc_assets.settings import load_settings
 from precalc_assets.sharding import parse_shards
@@ -62,8 +64,14 @@ def report_library(manifest: LibraryManifest) -> None:
     )
 
 
-def predict(model: str, shards: str | None, until: str | None) -> None:
-    """Compute raw predictions; a bar counts molecules."""
+def predict(
+    model: str,
+    shards: str | None,
+    until: str | None,
+    *,
+    on_outcome: Callable[[ShardOutcome], None] = lambda _: None,
+) -> None:
+    """Compute raw predictions; a bar counts molecules. `on_outcome` is told of each shard as it lands or fails."""
     started = time.monotonic()
     settings = load_settings()
     deadline = started + parse_duration(until) if until else None
@@ -84,8 +92,8 @@ def predict(model: str, shards: str | None, until: str | None) -> None:
             deadline=deadline,
             on_progress=on_progress,
         )
-        for _ in tally.watch(outcomes):
-            pass
+        for outcome in tally.watch(outcomes):
+            on_outcome(outcome)
     if tally.unfinished:
         print(
             f"predict {model}: stopped in time (--until {until}) with {len(tally.unfinished)} shards left "

@@ -1,0 +1,225 @@
+"""`precalc jobs …`: what the jobs of a workflow run call, one command each. The workflow itself decides nothing.
+
+A job tells what came of it through the store: a shard's manifest says that it landed, a record of the execution why it
+did not. GitHub's own word, a green job or a red one, is for people.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from obstore.store import ObjectStore
+
+from precalc_assets.cli import canary as sample
+from precalc_assets.cli import work
+from precalc_assets.cli.report import failure_lines, name_shards
+from precalc_assets.errors import PrecalcError, UsageError
+from precalc_assets.executions import Intent, Run, claim, claim_own, read_intent, report_shard
+from precalc_assets.executions.records import SAMPLE, find_report
+from precalc_assets.inference import find_report as find_canary_report
+from precalc_assets.inference import open_model
+from precalc_assets.library import LibraryManifest, read_manifest, require_shards
+from precalc_assets.model_ids import check_model_id
+from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
+from precalc_assets.predictions import check_failure_rate, find_manifest
+from precalc_assets.settings import Settings, load_settings
+from precalc_assets.sharding import parse_shards
+from precalc_assets.storage import open_store
+
+MOST_JOBS = 256
+"""Jobs that GitHub makes of a matrix ("Actions limits")."""
+
+SERVE_JOBS = 10
+"""Jobs that load one table at the same time; the workflow gives each a tenth of what a new table takes a second."""
+
+CANARY_SIZE = 100
+"""Molecules that a release is asked for before it is run over all, as in Dagster."""
+
+
+class ShardsLeftError(PrecalcError):
+    """An execution has ended and some of its shards have no raw predictions."""
+
+
+class _Platform(NamedTuple):
+    settings: Settings
+    store: ObjectStore
+    library: LibraryManifest
+
+
+def plan(model: str, key: str, shards: str, size: int | None, workers: int) -> None:
+    """Claim an execution for this run, and print its jobs as lines of `$GITHUB_OUTPUT`.
+
+    `key` is the execution's key, `predict` and `serve` are JSON lists with each job's shards. Without a key the run was
+    started by hand and becomes an execution of its own. What another run computes is left to it: key and lists are
+    empty then, and no later job begins.
+    """
+    check_model_id(model)
+    platform = _open()
+    intent = _claim(platform, model, key, shards, size)
+    if intent is None:
+        print(f"{key or model}: another run computes this, or has; nothing to do here", file=sys.stderr)
+    wanted = intent.shards if intent else ()
+    rows = {shard: platform.library.shards[shard].rows for shard in wanted}
+    print(f"key={intent.key if intent else ''}")
+    print(f"predict={json.dumps(split_shards(rows, min(workers, MOST_JOBS)))}")
+    print(f"serve={json.dumps(split_shards(rows, SERVE_JOBS))}")
+
+
+def split_shards(rows: Mapping[str, int], jobs: int) -> list[str]:
+    """Split shards, given with their rows and in order, over so many jobs or fewer; return each job's, as `00-06,08`.
+
+    No job is without molecules as long as any has some: an empty shard goes along with the next one.
+    """
+    filled = sum(count > 0 for count in rows.values())
+    split: list[list[str]] = [[] for _ in range(min(jobs, max(1, filled)) if rows else 0)]
+    before = 0
+    for shard, count in rows.items():
+        split[min(before * len(split) // max(1, filled), len(split) - 1)].append(shard)
+        before += count > 0
+    return [name_shards(part) for part in split]
+
+
+def canary(key: str) -> None:
+    """Run an execution's canary: its sample, or the usual one of a release that has passed none.
+
+    Raises CanaryFailedError or ModelError if the model had better not be run.
+    """
+    platform = _open()
+    intent = _still_ours(platform.store, key)
+    if intent is None:
+        return
+    told = [SAMPLE] if intent.sample else list(intent.shards)
+    try:
+        if intent.sample is None and _has_passed(platform, intent.model):
+            print(f"canary of {intent.model}: passed before, by the same release", file=sys.stderr)
+        else:
+            sample.predict_sample(intent.model, intent.sample or CANARY_SIZE)
+    except FAILURES as error:
+        for shard in told:
+            report_shard(platform.store, key, _this_run().run_id, ShardOutcome(shard, failure=reason(error)))
+        raise
+
+
+def predict(key: str, shards: str, until: str) -> None:
+    """Compute shards of an execution, and keep why those that did not land did not. Raises like `precalc predict`."""
+    platform = _open()
+    intent = _still_ours(platform.store, key)
+    if intent is None:
+        return
+    left = set(parse_shards(shards, platform.settings.n_shards))
+
+    def tell(outcome: ShardOutcome) -> None:
+        report_shard(platform.store, key, _this_run().run_id, outcome)
+        left.discard(outcome.shard)
+
+    try:
+        work.predict(intent.model, shards, until, on_outcome=tell)
+    except FAILURES as error:
+        for shard in sorted(left):
+            tell(ShardOutcome(shard, failure=reason(error)))
+        raise
+
+
+def serve(key: str, shards: str) -> None:
+    """Validate and load those of the shards that landed. Raises like `precalc serve`.
+
+    It is not asked whether the execution is still this run's: loading what is loaded changes nothing.
+    """
+    platform = _open()
+    intent = read_intent(platform.store, key)
+    chosen = parse_shards(shards, platform.settings.n_shards)
+    landed = [shard for shard in chosen if _has_landed(platform, intent.model, shard)]
+    if len(landed) < len(chosen):
+        missing = name_shards([shard for shard in chosen if shard not in landed])
+        print(f"serve {intent.model}: left out, for want of raw predictions: {missing}", file=sys.stderr)
+    if landed:
+        work.serve(intent.model, name_shards(landed))
+
+
+def report(key: str) -> None:
+    """Print, in Markdown, what an execution has landed. Raises ShardsLeftError if that is not all of it."""
+    platform = _open()
+    intent = read_intent(platform.store, key)
+    left = [shard for shard in intent.shards if not _has_landed(platform, intent.model, shard)]
+    done = len(intent.shards) - len(left)
+    print(f"**{key}**: {done} of {len(intent.shards)} shards of {intent.model} have raw predictions.\n")
+    if not left:
+        return
+    reasons: dict[str, list[str]] = {}
+    for shard in left:
+        reasons.setdefault(_why_not(platform.store, key, shard), []).append(shard)
+    lines = failure_lines(reasons)
+    print("\n".join(f"- {line}" for line in lines.splitlines()))
+    print(
+        "\nWhat is finished is kept, also within these shards. An execution of Dagster's is launched again for them by "
+        "Dagster; otherwise run the workflow again for the same model."
+    )
+    raise ShardsLeftError(f"{key} has left {len(left)} of {len(intent.shards)} shards:\n{lines}")
+
+
+def _open() -> _Platform:
+    settings = load_settings()
+    if not settings.store_url or not settings.tables_url:
+        raise UsageError(
+            "PRECALC_STORE_URL or PRECALC_TABLES_URL is empty; make both variables of the repository: docs/github.md"
+        )
+    store = open_store(settings.store_url)
+    return _Platform(settings, store, require_shards(read_manifest(store), settings.n_shards))
+
+
+def _claim(platform: _Platform, model: str, key: str, shards: str, size: int | None) -> Intent | None:
+    """Return the execution if this run may compute it: that of the key, or one that is made for the run."""
+    run = _this_run()
+    if not key:
+        chosen = [] if size else parse_shards(shards or None, platform.settings.n_shards)
+        return claim_own(platform.store, run, model, platform.library.digest, chosen, sample=size)
+    intent = read_intent(platform.store, key)
+    if intent.model != model:
+        raise UsageError(f"{key} is an execution of {intent.model}, not of {model}; leave the key to Dagster")
+    return intent if claim(platform.store, key, run.run_id) else None
+
+
+def _still_ours(store: ObjectStore, key: str) -> Intent | None:
+    """Return the execution unless it is not, or no longer, this run's: GitHub can run a job again weeks later."""
+    if claim(store, key, _this_run().run_id):
+        return read_intent(store, key)
+    print(f"{key}: settled, or another run's; nothing to do here", file=sys.stderr)
+    return None
+
+
+def _this_run() -> Run:
+    """Return the workflow run that this is a job of, by the variables that every runner has."""
+    try:
+        run_id = os.environ["GITHUB_RUN_ID"]
+        repository = f"{os.environ['GITHUB_SERVER_URL']}/{os.environ['GITHUB_REPOSITORY']}"
+    except KeyError as missing:
+        raise UsageError(
+            f"{missing} is not set: `precalc jobs` is for GitHub's runners; use `precalc predict` here"
+        ) from None
+    return Run(run_id=int(run_id), url=f"{repository}/actions/runs/{run_id}")
+
+
+def _has_passed(platform: _Platform, model: str) -> bool:
+    """Return whether the release that is to be run has passed its canary."""
+    found = find_canary_report(platform.store, model)
+    folder = open_model(model, platform.settings)
+    return found is not None and not found.broken and found.is_of(folder.metadata.release, folder.columns)
+
+
+def _has_landed(platform: _Platform, model: str, shard: str) -> bool:
+    """Return whether a shard has raw predictions of the library's molecules that the next stage would take."""
+    manifest = find_manifest(platform.store, model, shard)
+    return (
+        manifest is not None
+        and manifest.shard_digest == platform.library.shards[shard].digest
+        and check_failure_rate(manifest, platform.settings.max_failure_rate).passed
+    )
+
+
+def _why_not(store: ObjectStore, key: str, shard: str) -> str:
+    told = find_report(store, key, shard)
+    if told is None:
+        return "its job did not say; see the job's log"
+    return told.failure or "there was no time left for it"

@@ -1,0 +1,77 @@
+"""Running a workflow file of the project on this machine: by act, without Docker, in a world of the test's own."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from precalc_assets.inference import find_model
+from precalc_assets.inference.environment import model_environment
+from precalc_assets.library import LibraryManifest, build_library
+
+PROJECT = Path(__file__).parents[2]
+TOOLS = Path(sys.executable).parent
+PREDICT_PARALLEL = PROJECT / ".github" / "workflows" / "predict-parallel.yml"
+
+
+class Workshop:
+    """A world, and a stand-in for GitHub that runs `predict-parallel.yml` in it."""
+
+    def __init__(self, world, root: Path, n_shards: int, molecules: list[str]) -> None:
+        self.world = world
+        self.n_shards = n_shards
+        self.runs = 0
+        self._root = root
+        source = world.root / "library.smi"
+        source.write_text("\n".join(molecules) + "\n")
+        self.library: LibraryManifest = build_library(world.store, source, n_shards=n_shards, processes=1)
+        world.write_model()
+        # Its first user makes a model's environment, with what the installer has at home; act's jobs have another home.
+        model_environment(find_model("eos9abc", [world.models_dir]), world.cache_dir)
+
+    def run(self, **inputs: str) -> subprocess.CompletedProcess[str]:
+        """Dispatch the workflow, as GitHub would, and wait for its end; inputs are written with underscores."""
+        self.runs += 1
+        event = self._root / f"event-{self.runs}.json"
+        event.write_text(json.dumps({"inputs": {name.replace("_", "-"): value for name, value in inputs.items()}}))
+        world = self.world.environment
+        variables = {
+            "PRECALC_STORE_URL": world["PRECALC_STORE_URL"],
+            "PRECALC_TABLES_URL": world["PRECALC_TABLES_URL"],
+            "PRECALC_N_SHARDS": str(self.n_shards),
+            "PRECALC_RUNNER": "framework",
+        }
+        command = [str(TOOLS / "act"), "workflow_dispatch", "-W", str(PREDICT_PARALLEL), "-e", str(event)]
+        command += ["-P", "ubuntu-latest=-self-hosted", "--no-cache-server"]
+        command += ["--env", f"GITHUB_RUN_ID={1000 + self.runs}"]
+        command += [word for name, value in variables.items() for word in ("--var", f"{name}={value}")]
+        return subprocess.run(
+            command,
+            env={
+                **world,
+                "PATH": f"{TOOLS}{os.pathsep}{os.environ['PATH']}",
+                "PRECALC_BATCH_SIZE": "100",
+                "DOCKER_HOST": "unix:///nonexistent.sock",
+                "XDG_CACHE_HOME": str(self._root / "cache"),
+            },
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
+
+    def landed(self, model: str = "eos9abc") -> list[str]:
+        """Return the shards that have a manifest."""
+        names = self.world.objects(f"raw/model={model}")
+        return sorted(name.split("shard=")[1][:2] for name in names if name.endswith("manifest.json"))
+
+
+@pytest.fixture
+def new_workshop(new_world, tmp_path: Path) -> Callable[[int, list[str]], Workshop]:
+    """A function that makes a workshop with so many shards of these molecules."""
+    return lambda n_shards, molecules: Workshop(new_world("world"), tmp_path, n_shards, molecules)

@@ -1,0 +1,156 @@
+"""What the jobs of a run are and do, command by command, without a workflow around them."""
+
+import json
+import subprocess
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from precalc_assets.cli.jobs import split_shards
+from precalc_assets.executions import Settled, open_execution
+from precalc_assets.executions.records import find_report, put_settled
+from precalc_assets.library import LibraryManifest
+from precalc_assets.sharding import parse_shards, shard_keys
+
+MODEL = "eos9abc"
+SHARDS = shard_keys(4)
+
+
+@pytest.fixture
+def library(world) -> LibraryManifest:
+    world.write_model()
+    return world.build_library()
+
+
+def jobs(world, *arguments: str, run: int = 7, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Call a command as a job of this run."""
+    runner = {"GITHUB_RUN_ID": str(run), "GITHUB_SERVER_URL": "https://github.example", "GITHUB_REPOSITORY": "a/b"}
+    return subprocess.run(
+        world.command("jobs", *arguments),
+        env={**world.environment, **runner, **{f"PRECALC_{name.upper()}": value for name, value in settings.items()}},
+        cwd=world.root,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def outputs(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    assert done.returncode == 0, done.stderr
+    return dict(line.split("=", 1) for line in done.stdout.splitlines())
+
+
+@given(st.lists(st.integers(0, 2), max_size=300), st.integers(1, 256))
+def test_every_shard_is_in_one_job_and_no_job_is_without_molecules(counts: list[int], workers: int):
+    rows = dict(zip(shard_keys(len(counts)), counts, strict=True))
+
+    split = [parse_shards(part, len(rows)) for part in split_shards(rows, workers)]
+
+    assert [shard for part in split for shard in part] == list(rows)
+    filled = [sum(rows[shard] > 0 for shard in part) for part in split]
+    assert len(split) == min(workers, max(1, sum(count > 0 for count in counts)), len(counts))
+    assert max(filled, default=0) - min(filled, default=0) <= 1
+
+
+def test_a_library_smaller_than_its_shards_gets_as_many_jobs_as_have_something_to_do(world):
+    world.write_model()
+    world.build_library(["CCO", "CCN"])
+
+    planned = outputs(jobs(world, "plan", MODEL))
+
+    predict = json.loads(planned["predict"])
+    assert len(predict) <= 2
+    assert [shard for part in predict for shard in parse_shards(part, 4)] == SHARDS
+    for part in predict:
+        assert jobs(world, "predict", planned["key"], "--shards", part, "--until", "1h").returncode == 0
+    assert jobs(world, "report", planned["key"]).stdout.startswith("**eos9abc-0001**: 4 of 4 shards")
+
+
+def test_more_jobs_than_github_makes_are_cut_to_what_it_makes(world, library: LibraryManifest):
+    assert json.loads(outputs(jobs(world, "plan", MODEL, "--workers", "1000"))["predict"]) == SHARDS
+
+
+def test_a_sample_has_no_jobs_that_predict(world, library: LibraryManifest):
+    planned = outputs(jobs(world, "plan", MODEL, "--sample", "5"))
+    assert planned == {"key": "eos9abc-0001", "predict": "[]", "serve": "[]"}
+
+
+def test_what_one_run_computes_is_left_to_it_by_the_next_and_by_its_own_second_attempt_not(
+    world, library: LibraryManifest
+):
+    first = outputs(jobs(world, "plan", MODEL, "--shards", "00-01"))
+    second = jobs(world, "plan", MODEL, run=8)
+    third = jobs(world, "plan", MODEL, run=9)
+
+    assert json.loads(first["predict"]) == ["00", "01"]
+    assert json.loads(outputs(second)["predict"]) == ["02", "03"]
+    assert outputs(third) == {"key": "", "predict": "[]", "serve": "[]"}
+    assert "another run computes this, or has" in third.stderr
+    assert outputs(jobs(world, "plan", MODEL, "--shards", "00-01")) == first
+
+
+def test_a_job_that_github_runs_again_after_its_execution_was_settled_computes_nothing(world, library: LibraryManifest):
+    intent = open_execution(world.store, MODEL, library.digest, SHARDS)
+    planned = outputs(jobs(world, "plan", MODEL, "--key", intent.key))
+    put_settled(world.store, intent.key, Settled(conclusion="cancelled", settled_at=intent.created_at))
+
+    again = jobs(world, "predict", planned["key"], "--shards", "00", "--until", "1h")
+
+    assert again.returncode == 0
+    assert "nothing to do here" in again.stderr
+    assert not world.calls()
+
+
+def test_shards_for_which_there_was_no_time_are_told(world, library: LibraryManifest):
+    world.write_model(answer="time.sleep(0.2)\nreturn '1.0,1,x'")
+    key = outputs(jobs(world, "plan", MODEL))["key"]
+
+    predicted = jobs(world, "predict", key, "--shards", "00-03", "--until", "4s")
+    served = jobs(world, "serve", key, "--shards", "00-03")
+    report = jobs(world, "report", key)
+
+    assert predicted.returncode == 0
+    assert "stopped in time" in predicted.stderr
+    assert find_report(world.store, key, "03").unfinished
+    assert served.returncode == 0
+    assert "left out, for want of raw predictions" in served.stderr
+    assert report.returncode == 1
+    assert "03: there was no time left for it" in report.stdout
+    assert "Traceback" not in report.stderr
+
+
+def test_a_model_that_cannot_be_opened_is_the_reason_of_every_shard_of_the_job(world, library: LibraryManifest):
+    world.write_model(run=None)
+    key = outputs(jobs(world, "plan", MODEL))["key"]
+
+    assert jobs(world, "predict", key, "--shards", "00-01", "--until", "1h").returncode == 1
+
+    assert "run.sh" in find_report(world.store, key, "01").failure
+    assert find_report(world.store, key, "02") is None
+    assert "shards 02-03: its job did not say" in jobs(world, "report", key).stdout
+
+
+def test_a_release_that_has_passed_its_canary_is_not_tried_again(world, library: LibraryManifest):
+    key = outputs(jobs(world, "plan", MODEL))["key"]
+    assert jobs(world, "canary", key).returncode == 0
+    asked = len(world.calls())
+
+    assert "passed before" in jobs(world, "canary", key).stderr
+    assert len(world.calls()) == asked
+
+    world.write_model(release="v2.0.0")
+    assert jobs(world, "canary", key).returncode == 0
+    assert len(world.calls()) > asked
+
+
+def test_what_is_not_set_up_is_named(world, library: LibraryManifest):
+    no_store = jobs(world, "plan", MODEL, store_url="")
+    assert (no_store.returncode, no_store.stdout) == (2, "")
+    assert "PRECALC_STORE_URL" in no_store.stderr
+    assert "docs/github.md" in no_store.stderr
+
+    on_a_laptop = world.precalc("jobs", "plan", MODEL)
+    assert on_a_laptop.returncode == 2
+    assert "use `precalc predict` here" in on_a_laptop.stderr

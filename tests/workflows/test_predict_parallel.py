@@ -1,0 +1,143 @@
+"""The workflow itself, run by act: what lands in the store and in the tables, whoever starts it and whatever fails."""
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+
+import pytest
+
+from precalc_assets.executions import Settled, open_execution
+from precalc_assets.executions.records import find_claim, find_report, put_settled
+from precalc_assets.inference import find_report as find_canary_report
+from precalc_assets.library import read_shard
+from precalc_assets.predictions import require_manifest
+from precalc_assets.sharding import shard_keys
+from precalc_assets.tables import TableReader
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+MODEL = "eos9abc"
+ENDS = ("", "O", "N", "Cl", "F", "Br", "S", "P")
+FEW = ["C" * n + end for n in range(1, 16) for end in ENDS[:4]]
+MANY = ["C" * n + end for n in range(1, 51) for end in ENDS]
+
+
+def smiles_of(workshop, shard: str) -> list[str]:
+    return read_shard(workshop.world.store, workshop.library, shard)["smiles"].to_pylist()
+
+
+def refuse(smiles: Iterable[str]) -> str:
+    """Return the body of a model that breaks at these molecules."""
+    return f"assert smiles not in {set(smiles)!r}\nreturn f'{{len(smiles) / 3!r}},{{len(smiles)}},x'"
+
+
+def assert_served(workshop, shards: Iterable[str]) -> None:
+    """The table holds the molecules of these shards, all of them, and no others."""
+    reader = TableReader(workshop.world.tables, MODEL)
+    assert sorted(reader.directories()) == sorted(shards)
+    for shard in shards:
+        molecules = read_shard(workshop.world.store, workshop.library, shard)
+        rows = reader.get(molecules["inchikey"].to_pylist())
+        assert [row[1] for row in rows] == [len(smiles) for smiles in molecules["smiles"].to_pylist()]
+
+
+def settle(workshop, key: str) -> None:
+    put_settled(workshop.world.store, key, Settled(conclusion="failure", settled_at=datetime.now(UTC)))
+
+
+def test_a_failed_shard_holds_none_back_is_told_with_its_reason_and_ends_well_when_it_is_launched_again(new_workshop):
+    workshop = new_workshop(5, FEW)
+    store, shards = workshop.world.store, shard_keys(5)
+    workshop.world.write_model(answer=refuse(smiles_of(workshop, "04")))
+    first = open_execution(store, MODEL, workshop.library.digest, shards)
+
+    done = workshop.run(model_id=MODEL, key=first.key, n_workers="50")
+
+    assert done.returncode == 1, done.stdout
+    assert workshop.landed() == shards[:4]
+    assert_served(workshop, shards[:4])
+    assert "answers no molecule" in find_report(store, first.key, "04").failure
+    assert "4 of 5 shards" in done.stdout
+    assert "- shards 04: " in done.stdout
+    assert find_claim(store, first.key).run_id == 1001
+
+    asked = len(workshop.world.calls())
+    again = workshop.run(model_id=MODEL, key=first.key)
+
+    assert again.returncode == 0, again.stdout
+    assert len(workshop.world.calls()) == asked
+    assert "another run computes this, or has" in again.stdout
+    assert "Canary" not in again.stdout
+
+    settle(workshop, first.key)
+    workshop.world.write_model()
+    second = open_execution(store, MODEL, workshop.library.digest, ["04"])
+    last = workshop.run(model_id=MODEL, key=second.key)
+
+    assert last.returncode == 0, last.stdout
+    assert workshop.landed() == shards
+    assert_served(workshop, shards)
+    assert {smiles for call in workshop.world.calls()[asked:] for smiles in call} == set(smiles_of(workshop, "04"))
+
+
+def test_fifty_shards_are_computed_by_fifty_jobs_for_somebody_who_gives_a_model_alone(new_workshop):
+    workshop = new_workshop(50, MANY)
+    shards = shard_keys(50)
+    workshop.world.write_model(answer=refuse(smiles_of(workshop, "31")))
+    good = [shard for shard in shards if shard != "31"]
+
+    done = workshop.run(model_id=MODEL)
+
+    assert done.returncode == 1, done.stdout
+    assert workshop.landed() == shards
+    assert_served(workshop, good)
+    rows = sum(require_manifest(workshop.world.store, MODEL, shard).rows for shard in good)
+    assert rows == workshop.library.molecules - len(smiles_of(workshop, "31"))
+    assert done.stdout.count("Set up job\n") >= 1 + 1 + 50 + 10 + 1
+    assert "49 of 50 shards" in done.stdout
+    assert "9 of 9 molecules quarantined" in done.stdout
+
+
+def test_a_sample_is_the_canary_and_nothing_else(new_workshop):
+    workshop = new_workshop(5, FEW)
+
+    done = workshop.run(model_id=MODEL, sample_only="12")
+
+    assert done.returncode == 0, done.stdout
+    assert find_canary_report(workshop.world.store, MODEL).molecules == 12
+    assert workshop.landed() == []
+    assert not workshop.world.tables.has_table(MODEL)
+
+
+def test_a_model_that_fails_its_canary_gets_no_fifty_jobs(new_workshop):
+    workshop = new_workshop(5, FEW)
+    workshop.world.write_model(answer="return 'high,1,x'")
+    intent = open_execution(workshop.world.store, MODEL, workshop.library.digest, shard_keys(5))
+
+    done = workshop.run(model_id=MODEL, key=intent.key)
+
+    assert done.returncode == 1
+    assert "/Predict" not in done.stdout
+    assert "score is 'high'" in find_report(workshop.world.store, intent.key, "03").failure
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({"model_id": "eos9abc; touch x"}, "is not a model id"),
+        ({"model_id": "eos9abc\neos9abc"}, "is not a model id"),
+        ({"model_id": MODEL, "key": "eos1abc-0001"}, "is not a key of eos9abc"),
+        ({"model_id": MODEL, "key": "eos9abc-0001"}, "there is no execution eos9abc-0001"),
+        ({"model_id": MODEL, "shards": "00-77"}, "there is no shard 77"),
+        ({"model_id": MODEL, "n_workers": "0"}, "0 is not in the range"),
+        ({"model_id": MODEL, "sample_only": "all"}, "'all' is not a valid integer"),
+    ],
+)
+def test_wrong_inputs_end_the_run_before_anything_is_claimed(new_workshop: Callable, inputs: dict[str, str], said: str):
+    workshop = new_workshop(5, FEW)
+
+    done = workshop.run(**inputs)
+
+    assert done.returncode == 1
+    assert said in " ".join(done.stdout.split())
+    assert not workshop.world.objects("executions")
+    assert "Canary" not in done.stdout
