@@ -32,9 +32,9 @@ infra/.venv/installed: infra/requirements.lock
 	$(BIN)/uv pip sync --quiet --python infra/.venv/bin/python --require-hashes infra/requirements.lock
 	@touch $@
 
-infra/node_modules/installed: infra/package.json infra/package-lock.json
-	@command -v npm >/dev/null || { echo "infra/ needs npm, of Node.js 20 or newer: the AWS CDK's command is on it" >&2; exit 1; }
-	npm ci --prefix infra --loglevel=error --no-audit --no-fund
+%/node_modules/installed: %/package.json %/package-lock.json
+	@command -v npm >/dev/null || { echo "$*/ needs npm, of Node.js 20 or newer: programs that it uses are on it" >&2; exit 1; }
+	npm ci --prefix $* --loglevel=error --no-audit --no-fund
 	@touch $@
 
 .venv/deploy: .venv/installed deploy/requirements.lock
@@ -51,7 +51,7 @@ ui: install  ## Open Dagster's UI on the same data (http://127.0.0.1:3000)
 test: install  ## Run the fast tests
 	$(BIN)/pytest -n $(CORES)
 
-slow: install infra .venv/deploy  ## Run the tests of real components
+slow: install infra .venv/deploy tests/workflows/node_modules/installed  ## Run the tests of real components
 	$(BIN)/pytest -m slow
 
 check: install  ## Lint, format check, types, layers, definitions

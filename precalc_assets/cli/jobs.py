@@ -191,13 +191,10 @@ def _still_ours(store: ObjectStore, key: str) -> Intent | None:
 
 def _this_run() -> Run:
     """Return the workflow run that this is a job of, by the variables that every runner has."""
-    try:
-        run_id = os.environ["GITHUB_RUN_ID"]
-        repository = f"{os.environ['GITHUB_SERVER_URL']}/{os.environ['GITHUB_REPOSITORY']}"
-    except KeyError as missing:
-        raise UsageError(
-            f"{missing} is not set: `precalc jobs` is for GitHub's runners; use `precalc predict` here"
-        ) from None
+    run_id = os.environ.get("GITHUB_RUN_ID", "")
+    if not run_id.isdecimal():
+        raise UsageError("GITHUB_RUN_ID is not set: `precalc jobs` is for GitHub's runners; use `precalc predict` here")
+    repository = f"{os.environ.get('GITHUB_SERVER_URL')}/{os.environ.get('GITHUB_REPOSITORY')}"
     return Run(run_id=int(run_id), url=f"{repository}/actions/runs/{run_id}")
 
 

@@ -23,7 +23,7 @@ def library(world) -> LibraryManifest:
     return world.build_library()
 
 
-def jobs(world, *arguments: str, run: int = 7, **settings: str) -> subprocess.CompletedProcess[str]:
+def jobs(world, *arguments: str, run: int | str = 7, **settings: str) -> subprocess.CompletedProcess[str]:
     """Call a command as a job of this run."""
     runner = {"GITHUB_RUN_ID": str(run), "GITHUB_SERVER_URL": "https://github.example", "GITHUB_REPOSITORY": "a/b"}
     return subprocess.run(
@@ -151,6 +151,6 @@ def test_what_is_not_set_up_is_named(world, library: LibraryManifest):
     assert "PRECALC_STORE_URL" in no_store.stderr
     assert "docs/github.md" in no_store.stderr
 
-    on_a_laptop = world.precalc("jobs", "plan", MODEL)
+    on_a_laptop = jobs(world, "plan", MODEL, run="")
     assert on_a_laptop.returncode == 2
     assert "use `precalc predict` here" in on_a_laptop.stderr
