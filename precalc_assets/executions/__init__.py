@@ -1,6 +1,10 @@
 """Executions on GitHub's runners: their records, the client, launching each once, and following it to the end."""
 
+from precalc_assets.executions.following import ATTEMPTS, cancel, follow, follow_sample, shards_to_try_again, try_again
+from precalc_assets.executions.github import GitHub, GitHubError, open_github
+from precalc_assets.executions.launch import Waiting
 from precalc_assets.executions.records import (
+    SAMPLE,
     Intent,
     Request,
     Run,
@@ -8,6 +12,7 @@ from precalc_assets.executions.records import (
     check_key,
     claim,
     claim_own,
+    find_follower,
     find_settled,
     meet_request,
     open_execution,
@@ -18,22 +23,39 @@ from precalc_assets.executions.records import (
     report_shard,
     unsettled,
 )
+from precalc_assets.executions.settling import Runners, Underway, find_landed, step
 
 __all__ = [
+    "ATTEMPTS",
+    "SAMPLE",
+    "GitHub",
+    "GitHubError",
     "Intent",
     "Request",
     "Run",
+    "Runners",
     "Settled",
+    "Underway",
+    "Waiting",
+    "cancel",
     "check_key",
     "claim",
     "claim_own",
+    "find_follower",
+    "find_landed",
     "find_settled",
+    "follow",
+    "follow_sample",
     "meet_request",
     "open_execution",
+    "open_github",
     "pending_requests",
     "put_request",
     "read_intent",
     "read_request",
     "report_shard",
+    "shards_to_try_again",
+    "step",
+    "try_again",
     "unsettled",
 ]

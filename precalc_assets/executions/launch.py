@@ -20,7 +20,7 @@ from obstore.store import ObjectStore
 
 from precalc_assets.executions import records
 from precalc_assets.executions.github import GitHub, GitHubError, NotNowError, RefusedError, WorkflowRun
-from precalc_assets.executions.records import Claim, Dispatch, Intent, Limit, Run
+from precalc_assets.executions.records import Dispatch, Intent, Limit, Run
 from precalc_assets.settings import Settings
 from precalc_assets.sharding import contiguous_ranges
 
@@ -33,7 +33,7 @@ LOOK = timedelta(seconds=15)
 MOST_DISPATCHES = 4
 """POSTs without an answer before an execution is given up: twelve minutes of an API that answers none."""
 
-_CLOCKS = timedelta(minutes=10)
+CLOCKS = timedelta(minutes=10)
 """By how much GitHub's clock and ours may differ: a run older than its intent has the key of another store's."""
 
 
@@ -88,12 +88,12 @@ def advance(
     At most one POST. Call it again when the time is come that `Waiting` names; sooner does no harm.
     """
     key = intent.key
+    run_id = records.find_run_id(store, key)
+    if run_id:
+        return Launched(run_id)
     claim = records.find_claim(store, key)
     if claim:
-        return _claimed(claim)
-    run = records.find_run(store, key)
-    if run:
-        return Launched(run.run_id)
+        return Failed(claim.reason)
     dispatches = records.list_dispatches(store, key)
     if not dispatches:
         return _post(store, github, key, inputs, 0, now)
@@ -122,7 +122,7 @@ def advance(
 
 def look_up(github: GitHub, intent: Intent) -> WorkflowRun | None:
     """Return the first run whose run-name holds the execution's key, in brackets. Raises GitHubError."""
-    runs = github.list_runs(intent.created_at - _CLOCKS)
+    runs = github.list_runs(intent.created_at - CLOCKS)
     mine = [run for run in runs if f"[{intent.key}]" in run.display_title]
     return min(mine, key=lambda run: run.id, default=None)
 
@@ -151,8 +151,5 @@ def _post(
 
 def _give_up(store: ObjectStore, key: str, reason: str) -> LaunchState:
     """Close an execution without a run to any that may still appear; one that has claimed it by now is its run."""
-    return _claimed(records.close(store, key, reason))
-
-
-def _claimed(claim: Claim) -> LaunchState:
+    claim = records.close(store, key, reason)
     return Failed(claim.reason) if claim.run_id == records.NOBODY else Launched(claim.run_id)

@@ -107,15 +107,33 @@ class Follower(_Record):
     dagster_run: str
 
 
+class JobSummary(_Record):
+    """A job of a run: the shards that it computed, how long it waited for a runner, and how long it had one."""
+
+    name: str
+    url: str
+    conclusion: str
+    shards: tuple[str, ...]
+    queue_seconds: float
+    runner_seconds: float
+
+
+NOT_LAUNCHED = "not launched"
+CANCELLED = "cancelled"
+VANISHED = "vanished"
+
+
 class Settled(_Record):
     """What came of an execution.
 
-    `conclusion` is GitHub's word for how the run ended (success, failure, cancelled, …), or `not launched`.
-    `failures` has the reason by shard; a sample's stands under `sample`. `queue_seconds` is from the dispatch to the
-    first job's start, `runner_seconds` the sum over the jobs from start to end.
+    `conclusion` is GitHub's word for how the run ended (success, failure, cancelled, …), NOT_LAUNCHED or VANISHED.
+    `failures` has the reason by shard; a sample's stands under SAMPLE. `queue_seconds` is from the dispatch to the
+    first job's start, `runner_seconds` the sum over the jobs.
     """
 
     conclusion: str
+    url: str = ""
+    jobs: tuple[JobSummary, ...] = ()
     landed: tuple[str, ...] = ()
     unfinished: tuple[str, ...] = ()
     failures: Mapping[str, str] = {}
@@ -241,6 +259,15 @@ def put_run(store: ObjectStore, key: str, run: Run) -> None:
 def find_run(store: ObjectStore, key: str) -> Run | None:
     """Return the run of an execution, as far as it is known."""
     return _read(store, _name(key, "run"), Run)
+
+
+def find_run_id(store: ObjectStore, key: str) -> int | None:
+    """Return the id of an execution's run: the one that has claimed it or, while none has, the one on record."""
+    claim = find_claim(store, key)
+    if claim and claim.run_id != NOBODY:
+        return claim.run_id
+    run = find_run(store, key)
+    return run.run_id if run else None
 
 
 # -- the runner

@@ -1,0 +1,280 @@
+"""Following executions to their end: what lands, what is tried again, and what a person who waits is told.
+
+Everything is in the records, so following can stop and begin again at any time. One execution's own way, from launch to
+its end, is in `launch` and `settling`; what Dagster makes of it all is in `defs/`.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from obstore.store import ObjectStore
+
+from precalc_assets.errors import ExecutionError, ShardError
+from precalc_assets.executions import records
+from precalc_assets.executions.github import GitHubError
+from precalc_assets.executions.launch import LOOK, Waiting
+from precalc_assets.executions.records import CANCELLED, NOT_LAUNCHED, SAMPLE, Follower, Intent, Settled
+from precalc_assets.executions.settling import Runners, Underway, find_landed, step
+from precalc_assets.library import LibraryManifest
+from precalc_assets.outcomes import Fact, ShardOutcome
+
+ATTEMPTS = 3
+"""How often a shard is tried before it counts as failed."""
+
+_SLOW_LOOK = timedelta(seconds=60)
+_SLOW_AFTER = timedelta(minutes=10)
+"""Long runs are looked at less often: 50 of them at a time would use up what an App may ask in an hour."""
+
+_CANCEL_WAIT = timedelta(seconds=60)
+"""How long a run is given to end by itself after it was cancelled, and then after it was forced."""
+
+_CANCEL_LOOK = 3.0
+
+
+_Facts = dict[str, dict[str, Fact]]
+"""By shard, what is to be recorded with it beside what its manifest says."""
+
+
+def follow(
+    runners: Runners, library: LibraryManifest, model: str, shards: Sequence[str], *, dagster_run: str = ""
+) -> Iterator[ShardOutcome]:
+    """Have these shards computed on GitHub's runners, and yield each as it lands or has failed for good.
+
+    A shard with a manifest of the library's version, and of the release that the model's canary last saw, is there
+    already. Executions that compute some of the others are followed, whoever has launched them; the rest is launched.
+    What fails is tried again, ATTEMPTS times in all; what a job had no time for goes on in the next execution, which
+    counts as no attempt. Interrupted (by KeyboardInterrupt, or what else is no Exception) it cancels its executions;
+    dead for another reason, it leaves them to whoever comes next.
+
+    Raises RefusedError if GitHub refuses to show a run: it goes on, and can be followed again.
+    """
+    try:
+        yield from _Following(runners, library, model, dagster_run).outcomes(shards)
+    except BaseException as stop:
+        if not isinstance(stop, Exception | GeneratorExit):
+            cancel(runners, library, model, dagster_run)
+        raise
+
+
+def follow_sample(
+    runners: Runners, library: LibraryManifest, model: str, size: int, *, dagster_run: str = ""
+) -> Settled:
+    """Have a model's canary run on one of GitHub's runners; what it found is in its report then.
+
+    A canary that is under way is followed, of whatever size. Raises ExecutionError with the reason if none came of it;
+    otherwise like `follow`.
+    """
+    opened = records.open_execution(runners.store, model, library.digest, (), sample=size)
+    intents = [intent for intent in records.unsettled(runners.store, model) if intent.sample is not None]
+    intent = opened or intents[-1]
+    records.put_follower(runners.store, intent.key, Follower(dagster_run=dagster_run))
+    try:
+        while True:
+            state = step(runners, library, intent)
+            if isinstance(state, Settled):
+                break
+            runners.say(_describe(intent, state))
+            _sleep_until(runners, _next_look(state, runners.now()))
+    except BaseException as stop:
+        if not isinstance(stop, Exception):
+            cancel(runners, library, model, dagster_run)
+        raise
+    if state.failures:
+        raise ExecutionError(f"the canary of {model}: {state.failures[SAMPLE]}")
+    return state
+
+
+def cancel(runners: Runners, library: LibraryManifest, model: str, dagster_run: str) -> None:
+    """Cancel the executions of a model that a Dagster run follows, and settle those that end within two minutes.
+
+    One without a run gets none any more. What has landed is kept.
+    """
+    for intent in records.unsettled(runners.store, model):
+        follower = records.find_follower(runners.store, intent.key)
+        if follower and follower.dagster_run == dagster_run:
+            runners.say(f"{intent.key}: cancelling")
+            _cancel(runners, library, intent)
+
+
+def try_again(intent: Intent, settled: Settled) -> dict[str, tuple[str, ...]]:
+    """Return the shards of a settled execution that are worth another, each with why all attempts so far failed."""
+    again = {shard: intent.reasons.get(shard, ()) for shard in settled.unfinished}
+    if settled.conclusion in (NOT_LAUNCHED, CANCELLED):
+        return again
+    for shard, why in settled.failures.items():
+        if shard != SAMPLE and intent.attempt(shard) < ATTEMPTS:
+            again[shard] = (*intent.reasons.get(shard, ()), why)
+    return again
+
+
+def shards_to_try_again(store: ObjectStore, model: str) -> dict[str, tuple[str, ...]]:
+    """Return the shards whose last execution is settled, did not land them, and was not their last attempt."""
+    again: dict[str, tuple[str, ...]] = {}
+    for key in records.list_executions(store, model):
+        intent, settled = records.read_intent(store, key), records.find_settled(store, key)
+        again = {shard: why for shard, why in again.items() if shard not in intent.shards}
+        again |= try_again(intent, settled) if settled else {}
+    return again
+
+
+class _Following:
+    """Shards of a model that are still to come, with why they failed so far, and the executions that bring them."""
+
+    def __init__(self, runners: Runners, library: LibraryManifest, model: str, dagster_run: str) -> None:
+        self._runners = runners
+        self._library = library
+        self._model = model
+        self._follower = Follower(dagster_run=dagster_run)
+        self._left: dict[str, tuple[str, ...]] = {}
+        self._active: dict[str, Intent] = {}
+        self._look_at: dict[str, datetime] = {}
+        self._facts: dict[str, _Facts] = {}
+        self._said: dict[str, str] = {}
+
+    def outcomes(self, shards: Sequence[str]) -> Iterator[ShardOutcome]:
+        """See `follow`."""
+        self._left = dict.fromkeys(shards, ())
+        yield from self._land(shards, {})
+        while self._left:
+            self._cover()
+            for intent in list(self._active.values()):
+                yield from self._look(intent)
+            if self._left:
+                now = self._runners.now()
+                _sleep_until(self._runners, min([now + LOOK, *self._look_at.values()]))
+
+    def _look(self, intent: Intent) -> Iterator[ShardOutcome]:
+        """Look at an execution's run, if it is time to, and at its shards."""
+        key = intent.key
+        state = step(self._runners, self._library, intent) if self._runners.now() >= self._look_at[key] else None
+        if state:
+            self._look_at[key] = _next_look(state, self._runners.now())
+            self._facts[key] = _facts(intent, state) or self._facts[key]
+            self._say(intent, state)
+        yield from self._land(intent.shards, self._facts[key])
+        if isinstance(state, Settled):
+            yield from self._end(intent, state)
+
+    def _land(self, shards: Sequence[str], facts: _Facts) -> Iterator[ShardOutcome]:
+        """Yield those of the shards that have landed, or cannot."""
+        for shard in shards:
+            if shard not in self._left:
+                continue
+            try:
+                found = find_landed(self._runners, self._library, self._model, shard)
+            except ShardError as error:
+                found = ShardOutcome(shard, failure=str(error))
+            if found and (found.landed or not found.digest):
+                del self._left[shard]
+                yield replace(found, facts={**found.facts, **facts.get(shard, {})})
+
+    def _cover(self) -> None:
+        """See to it that each shard that is left is in an execution that is followed."""
+        covered = {shard for intent in self._active.values() for shard in intent.shards}
+        free = [shard for shard in self._left if shard not in covered]
+        if not free:
+            return
+        store = self._runners.store
+        for intent in records.unsettled(store, self._model):
+            if intent.key not in self._active and not self._left.keys().isdisjoint(intent.shards):
+                self._attach(intent)
+                self._left |= {s: why for s, why in intent.reasons.items() if s in self._left}
+                free = [shard for shard in free if shard not in intent.shards]
+        if free:
+            reasons = {shard: self._left[shard] for shard in free if self._left[shard]}
+            opened = records.open_execution(store, self._model, self._library.digest, free, reasons=reasons)
+            if opened:
+                self._attach(opened)
+
+    def _attach(self, intent: Intent) -> None:
+        records.put_follower(self._runners.store, intent.key, self._follower)
+        self._active[intent.key] = intent
+        self._look_at[intent.key] = self._runners.now()
+        self._facts[intent.key] = {}
+
+    def _end(self, intent: Intent, settled: Settled) -> Iterator[ShardOutcome]:
+        """Yield the shards that a settled execution has failed for good, and keep the others for the next one."""
+        del self._active[intent.key], self._look_at[intent.key], self._facts[intent.key]
+        again = try_again(intent, settled)
+        for shard in intent.shards:
+            if shard not in self._left:
+                continue
+            if intent.library_digest != self._library.digest:
+                self._left[shard] = intent.reasons.get(shard, ())
+            elif shard in again:
+                self._left[shard] = again[shard]
+            else:
+                del self._left[shard]
+                why = settled.failures.get(shard, "its raw predictions were there, and are no more")
+                before = intent.reasons.get(shard, ())
+                earlier = f" (attempt {len(before) + 1}; before: {'; '.join(before)})" if before else ""
+                yield ShardOutcome(shard, failure=f"shard {shard} of {self._model}: {why}{earlier}")
+
+    def _say(self, intent: Intent, state: Settled | Underway | Waiting) -> None:
+        line = _describe(intent, state)
+        if self._said.get(intent.key) != line:
+            self._said[intent.key] = line
+            self._runners.say(line)
+
+
+def _cancel(runners: Runners, library: LibraryManifest, intent: Intent) -> None:
+    records.close(runners.store, intent.key, "it was cancelled")
+    run_id = records.find_run_id(runners.store, intent.key)
+    if run_id is None or any(_ends(runners, run_id, force=force) for force in (False, True)):
+        step(runners, library, intent)
+    else:
+        runners.say(f"{intent.key}: run {run_id} does not end; it is settled when it does")
+
+
+def _ends(runners: Runners, run_id: int, *, force: bool) -> bool:
+    """Cancel a run and return whether it ends in time."""
+    try:
+        runners.github.cancel(run_id, force=force)
+    except GitHubError as error:
+        # Of a run that has ended it says 409; of any other, that it does not end shows below.
+        runners.say(str(error))
+    deadline = runners.now() + _CANCEL_WAIT
+    while runners.now() < deadline:
+        with suppress(GitHubError):
+            if runners.github.get_run(run_id).completed:
+                return True
+        runners.sleep(_CANCEL_LOOK)
+    return False
+
+
+def _facts(intent: Intent, state: Settled | Underway | Waiting) -> _Facts:
+    if isinstance(state, Waiting):
+        return {}
+    url = state.url if isinstance(state, Settled) else state.run.html_url
+    facts: _Facts = {shard: {"run": url, "attempt": intent.attempt(shard)} for shard in intent.shards}
+    for job in state.jobs:
+        for shard in job.shards:
+            if shard in facts:
+                facts[shard] |= {"job": job.url, "queue_seconds": job.queue_seconds}
+    return facts
+
+
+def _describe(intent: Intent, state: Settled | Underway | Waiting) -> str:
+    if isinstance(state, Waiting):
+        return f"{intent.key}: {state.why}"
+    if isinstance(state, Underway):
+        counts = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in sorted(state.counts.items()))
+        return f"{intent.key}: {len(state.jobs)} jobs ({counts or 'none yet'}); {state.run.html_url}"
+    came = {"landed": state.landed, "failed": state.failures, "unfinished": state.unfinished}
+    counts = ", ".join(f"{len(items)} {name}" for name, items in came.items() if items)
+    took = f"queued {state.queue_seconds:,.0f} s, {state.runner_seconds:,.0f} runner-seconds"
+    return f"{intent.key}: {state.conclusion}: {counts}; {took}; {state.url}"
+
+
+def _next_look(state: Settled | Underway | Waiting, now: datetime) -> datetime:
+    if isinstance(state, Waiting):
+        return state.until
+    if isinstance(state, Settled):
+        return now
+    return now + (LOOK if now < state.run.created_at + _SLOW_AFTER else _SLOW_LOOK)
+
+
+def _sleep_until(runners: Runners, until: datetime) -> None:
+    runners.sleep(max(0.0, (until - runners.now()).total_seconds()))
