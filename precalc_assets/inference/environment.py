@@ -8,15 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
 
-import yaml
 from filelock import FileLock
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from uv import find_uv_bin
 
 from precalc_assets.errors import ModelError
-from precalc_assets.inference.model_folder import ModelFolder
+from precalc_assets.inference.model_folder import ModelFolder, read_fields
 from precalc_assets.inference.processes import clean_variables, printable, run_guarded
 
 logger = logging.getLogger(__name__)
@@ -33,8 +31,8 @@ class InstallPlan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    python: str = Field(coerce_numbers_to_str=True)
-    commands: Annotated[tuple[str | tuple[str, ...], ...], BeforeValidator(lambda value: value or ())] = ()
+    python: str
+    commands: tuple[str | tuple[str, ...], ...] = ()
 
 
 def model_environment(folder: ModelFolder, cache_dir: Path) -> dict[str, str]:
@@ -73,11 +71,10 @@ def ersilia_program(cache_dir: Path) -> Path:
 def read_install_plan(path: Path) -> InstallPlan:
     """Read a model's `install.yml`. Raises ModelError if it is missing or says something else."""
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return InstallPlan.model_validate(content)
+        return InstallPlan.model_validate(read_fields(path))
     except FileNotFoundError:
         raise ModelError(f"{path} is missing: it has to name a Python version and what to install") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValidationError) as error:
+    except ValidationError as error:
         raise ModelError(f"{path} cannot be used: {' '.join(str(error).split())[:200]}") from None
 
 

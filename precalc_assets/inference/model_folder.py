@@ -1,9 +1,10 @@
 """Models on disk, in the hub's template layout: which there are, and what their files say of them."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -12,10 +13,11 @@ from precalc_assets.columns import Column, read_columns
 from precalc_assets.errors import ModelError, UsageError
 from precalc_assets.model_ids import check_model_id
 
+_EMPTY = (None, "", "~", "null", "Null", "NULL")
+"""JSON's null, and YAML's as they are written (YAML 1.1, "Null Language-Independent Type")."""
+
 
 def _as_tuple(value: object) -> object:
-    if value is None:
-        return ()
     return (value,) if isinstance(value, str) else value
 
 
@@ -32,7 +34,7 @@ class ModelMetadata(BaseModel):
     title: str = Field(alias="Title")
     description: str = Field(default="", alias="Description")
     interpretation: str = Field(default="", alias="Interpretation")
-    release: str = Field(default="unreleased", alias="Release", coerce_numbers_to_str=True)
+    release: str = Field(default="unreleased", alias="Release")
     tags: Strings = Field(default=(), alias="Tag")
     license: str = Field(default="", alias="License")
     publication: str = Field(default="", alias="Publication")
@@ -99,13 +101,29 @@ def _read_metadata(path: Path) -> ModelMetadata:
 
 
 def parse_metadata(path: Path) -> ModelMetadata:
-    """Read a metadata file; JSON is YAML too. Raises ModelError that names the file and the field."""
+    """Read a metadata file. Raises ModelError that names the file and the field."""
+    content = read_fields(path)
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
         return ModelMetadata.model_validate(content)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "its content"
         raise ModelError(f"{path}: {field}: {first['msg']}") from None
+
+
+def read_fields(path: Path) -> object:
+    """Return what a YAML or JSON file of a model says, numbers as they are written, without fields that are empty.
+
+    As a float, release 1.10 would be release 1.1. Raises ModelError that names the file, and FileNotFoundError.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix == ".json":
+            content = json.loads(text, parse_int=str, parse_float=str)
+        else:
+            content = yaml.load(text, yaml.BaseLoader)  # noqa: S506 - it makes texts, lists and mappings alone
+    except (yaml.YAMLError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None
+    if not isinstance(content, dict):
+        return content
+    return {name: value for name, value in content.items() if value not in _EMPTY}

@@ -135,6 +135,7 @@ def test_a_missing_columns_file_is_named(tmp_path: Path) -> None:
     [
         ("Title: x\n", ["Identifier"]),
         ("Identifier: eos9abc\n", ["Title"]),
+        ("Identifier: eos9abc\nTitle:\n", ["Title"]),
         ("Identifier: [1, 2]\nTitle: x\n", ["Identifier"]),
         ("just text", ["its content"]),
         ("", ["its content"]),
@@ -154,10 +155,41 @@ def test_bad_metadata_is_one_line_that_names_file_and_field(
 
 
 @pytest.mark.parametrize(
-    ("release", "text"), [("v1.0.0", "v1.0.0"), ("1.0", "1.0"), ("2", "2"), ("'1.10'", "1.10")], ids=str
+    ("release", "text"),
+    [
+        ("v1.0.0", "v1.0.0"),
+        ("1.0", "1.0"),
+        ("2", "2"),
+        ("1.10", "1.10"),
+        ("'1.10'", "1.10"),
+        ("2026-01-02", "2026-01-02"),
+    ],
+    ids=str,
 )
 def test_a_release_is_the_text_that_the_model_reports(write: Write, release: str, text: str) -> None:
     assert parse_metadata(write(f"Identifier: eos9abc\nTitle: x\nRelease: {release}\n")).release == text
+
+
+@pytest.mark.parametrize("number", ["1.10", "2"])
+def test_a_release_in_json_is_the_text_of_its_number(tmp_path: Path, number: str) -> None:
+    path = tmp_path / "metadata.json"
+    path.write_text(f'{{\n\t"Identifier": "eos9abc",\n\t"Title": "\\ud83d\\ude00",\n\t"Release": {number}\n}}')
+    metadata = parse_metadata(path)
+    assert (metadata.release, metadata.title) == (number, "\N{GRINNING FACE}")
+
+
+@pytest.mark.parametrize("empty", ["", "null", "~", "NULL", '""'], ids=repr)
+def test_a_field_that_is_left_empty_is_as_good_as_absent(write: Write, empty: str) -> None:
+    required = "Identifier: eos9abc\nTitle: x\n"
+    optional = ("Description", "Interpretation", "Release", "Tag", "License", "Publication", "Source Code")
+    left_empty = "".join(f"{name}: {empty}\n" for name in optional)
+    assert parse_metadata(write(required + left_empty)) == parse_metadata(write(required))
+
+
+def test_a_field_that_is_null_in_json_is_as_good_as_absent(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.json"
+    path.write_text('{"Identifier": "eos9abc", "Title": "x", "License": null, "Release": null}')
+    assert (parse_metadata(path).license, parse_metadata(path).release) == ("", "unreleased")
 
 
 def test_metadata_may_be_json_and_write_a_list_of_one_as_a_string(write: Write) -> None:
@@ -174,7 +206,7 @@ def test_a_folder_without_metadata_is_named(world) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "python\n", "commands: []\n", "python: [3]\n", "python: '3.11\n", b"\xff"], ids=str
+    "content", ["", "python\n", "python:\n", "commands: []\n", "python: [3]\n", "python: '3.11\n", b"\xff"], ids=str
 )
 def test_a_bad_install_file_is_one_line_that_names_it(write: Write, content: str | bytes) -> None:
     path = write(content)
@@ -184,10 +216,16 @@ def test_a_bad_install_file_is_one_line_that_names_it(write: Write, content: str
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("commands", ["commands: []", "commands:", ""], ids=repr)
+@pytest.mark.parametrize("commands", ["commands: []", "commands:", "commands: null", ""], ids=repr)
 def test_a_model_may_need_nothing_installed(write: Write, commands: str) -> None:
     plan = read_install_plan(write(f"python: 3.11\n{commands}\n"))
     assert (plan.python, plan.commands) == ("3.11", ())
+
+
+@pytest.mark.parametrize("version", ["3.10", "'3.10'"])
+def test_python_3_10_is_not_python_3_1(write: Write, version: str) -> None:
+    plan = read_install_plan(write(f"python: {version}\ncommands:\n  - [pip, numpy, 2.10]\n"))
+    assert (plan.python, plan.commands) == ("3.10", (("pip", "numpy", "2.10"),))
 
 
 def test_an_install_command_is_a_list_or_a_line(write: Write) -> None:

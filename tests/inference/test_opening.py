@@ -66,12 +66,12 @@ def hub_has(world, monkeypatch: pytest.MonkeyPatch):
 def test_a_model_of_the_hub_is_described_by_the_card_of_its_image(world, settings, hub_has, tmp_path: Path) -> None:
     copy = world.write_model(model="eos3b5e").rename(tmp_path / "eos3b5e")
     (copy / "metadata.yml").unlink()
-    card = '{"card": {"Identifier": "eos3b5e", "Title": "From a card", "Release": "v2.1.0"}}'
+    card = '{"card": {"Identifier": "eos3b5e", "Title": "From a card", "Release": 2.10}}'
     (copy / "information.json").write_text(card)
     hub_has(copy)
     folder = open_model("eos3b5e-v2", settings("ersilia"))
     assert folder.model == "eos3b5e-v2"
-    assert folder.metadata.title == "From a card"
+    assert (folder.metadata.title, folder.metadata.release) == ("From a card", "2.10")
     assert [column.name for column in folder.columns] == ["score", "atoms", "label"]
 
 

@@ -115,7 +115,7 @@ def fetch_from_hub(model: str, cache_dir: Path) -> ModelFolder:
         fetched = slot.fetch(None)
         if not any((fetched / name).exists() for name in ("metadata.yml", "metadata.json")):
             with suppress(OSError, ValueError, KeyError):  # an image's copy has it as a card in a file of the server's
-                card = json.loads((fetched / "information.json").read_bytes())["card"]
+                card = json.loads((fetched / "information.json").read_bytes(), parse_float=str)["card"]
                 (fetched / "metadata.json").write_text(json.dumps(card), encoding="utf-8")
         folder = replace(find_model(fetched.name, [fetched.parent]), model=model)
     _, _, version = model.partition("-v")
