@@ -17,6 +17,8 @@ app = typer.Typer(
 )
 library_app = typer.Typer(no_args_is_help=True, help="The reference library: the molecules that models are run over.")
 app.add_typer(library_app, name="library")
+github_app = typer.Typer(no_args_is_help=True, help="GitHub, on whose runners models can be run.")
+app.add_typer(github_app, name="github")
 jobs_app = typer.Typer(no_args_is_help=True, help="What the jobs of a GitHub workflow run call; not for people.")
 app.add_typer(jobs_app, name="jobs")
 
@@ -137,6 +139,14 @@ def status(model: Model) -> None:
     from precalc_assets.cli.overview import status as work
 
     work(model)
+
+
+@github_app.command("check")
+def github_check() -> None:
+    """Tell whether token, repository, workflow, ref and permissions are right, without launching anything."""
+    from precalc_assets.cli.github import check as work
+
+    work()
 
 
 @jobs_app.command("plan")
