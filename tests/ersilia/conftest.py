@@ -60,7 +60,7 @@ class Machine:
 
     def fetched_at(self, model: str) -> float:
         """Return when a model was fetched into its first slot."""
-        return (self.cache_dir / "ersilia" / f"{model}-0" / "fetched").stat().st_mtime
+        return (self.cache_dir / "ersilia" / f"{model}-0" / "home" / "fetched").stat().st_mtime
 
     def left(self) -> list[psutil.Process]:
         """Return the processes that run in one of the slots."""

@@ -49,8 +49,11 @@ class FetchedSlot:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def fetch(self, folder: None) -> Path:
+    def fetch(self, folder: None, *, max_age: float) -> Path:
         return self.copy
+
+    def forget(self) -> None:
+        pass
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The ersilia runner: a model that the CLI serves, and a server that is started afresh now and then."""
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -19,6 +20,9 @@ from precalc_assets.settings import Settings
 
 _HEALTHY_SECONDS = 120.0
 """The CLI returns when its server says that it is running, which is a little before it answers."""
+
+_FRESH_SECONDS = 24 * 3600.0
+"""The hub changes a model some times a year; who runs it day by day has the change the day after."""
 
 _SHORTEST_TIMEOUT = 1 / 30
 """As in the framework runner: a few molecules get this share of a batch's time, several batches that of one."""
@@ -107,19 +111,24 @@ class ErsiliaRunner:
 
 
 def fetch_from_hub(model: str, cache_dir: Path) -> ModelFolder:
-    """Fetch a model from the Ersilia Model Hub, unless that was done, and return what it says of itself.
+    """Fetch a model from the Ersilia Model Hub, unless that was done today, and return what it says of itself.
 
+    One that was asked for by its version stays as it is: the hub may have another version by now, and not that one.
     Raises ModelError with the CLI's words, or if the hub has another version than was asked for.
     """
+    identifier, _, version = model.partition("-v")
     with taken_slot(model, cache_dir) as slot:
-        fetched = slot.fetch(None)
+        fetched = slot.fetch(None, max_age=math.inf if version else _FRESH_SECONDS)
         if not any((fetched / name).exists() for name in ("metadata.yml", "metadata.json")):
             with suppress(OSError, ValueError, KeyError):  # an image's copy has it as a card in a file of the server's
                 card = json.loads((fetched / "information.json").read_bytes(), parse_float=str)["card"]
                 (fetched / "metadata.json").write_text(json.dumps(card), encoding="utf-8")
         folder = replace(find_model(fetched.name, [fetched.parent]), model=model)
-    _, _, version = model.partition("-v")
-    release = folder.metadata.release
-    if version and release.removeprefix("v").partition(".")[0] != version:
-        raise ModelError(f"the hub has the release {release} of {fetched.name}, and {model} was asked for")
+        release = folder.metadata.release
+        if version and release.removeprefix("v").partition(".")[0] != version:
+            slot.forget()
+            raise ModelError(
+                f"the hub has the release {release} of {identifier}, and {model} was asked for; ask for {identifier}, "
+                f"or put a folder {model} of that version into one of those that PRECALC_MODELS_DIR names"
+            )
     return folder

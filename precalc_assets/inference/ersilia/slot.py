@@ -8,8 +8,10 @@ and what was fetched in a slot is there for the next run.
 import hashlib
 import json
 import logging
+import math
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,6 +88,7 @@ class Slot:
         self.path = path
         self._home = path / "home"
         self._log = path / "log.txt"
+        self._before = path / "home-before"
         self._guard_lock = path / "guard.lock"
         self._server: HeldServer | None = None
 
@@ -94,20 +97,44 @@ class Slot:
         with FileLock(self._guard_lock):
             pass
 
-    def fetch(self, folder: ModelFolder | None) -> Path:
+    def fetch(self, folder: ModelFolder | None, *, max_age: float = math.inf) -> Path:
         """Fetch a model from a folder, or from the hub, unless that was done; return the CLI's copy of it.
 
+        A copy that is older than `max_age` (in seconds) is fetched anew; if that fails, it is as good as it was.
         Raises ModelError with the CLI's words.
         """
         source = f"{ERSILIA_VERSION} {_digest(folder.path) if folder else 'hub'}"
-        mark = self.path / "fetched"
-        if not mark.exists() or mark.read_text(encoding="utf-8") != source:
-            logger.info("fetching %s for the ersilia CLI (once)", self._model)
-            mark.unlink(missing_ok=True)
+        self._take_back()
+        mark = _mark(self._home)
+        has_copy = mark.exists() and mark.read_text(encoding="utf-8") == source
+        if not has_copy or time.time() - mark.stat().st_mtime > max_age:
+            logger.info("fetching %s for the ersilia CLI", self._model)
+            if self._home.exists():
+                self._home.rename(self._before)
             origin = ["--from_dir", str(folder.path)] if folder else _hub_options()
-            self._run(["fetch", self._identifier, *origin], self._variables(folder, anew=True), _FETCH_SECONDS)
-            mark.write_text(source, encoding="utf-8")
+            try:
+                self._run(["fetch", self._identifier, *origin], self._variables(folder), _FETCH_SECONDS)
+            except ModelError as error:
+                self._take_back()
+                if not has_copy:
+                    raise
+                logger.warning("%s; the copy of an earlier day is used", error)
+            else:
+                _mark(self._before).unlink(missing_ok=True)
+                mark.write_text(source, encoding="utf-8")
+                shutil.rmtree(self._before, ignore_errors=True)
         return self._home / "eos" / "dest" / self._identifier
+
+    def forget(self) -> None:
+        """Take the copy for none, so that the next one who wants it fetches it anew."""
+        _mark(self._home).unlink(missing_ok=True)
+
+    def _take_back(self) -> None:
+        """Put back the copy that an attempt to fetch another has set aside, if that failed or was killed."""
+        if _mark(self._before).exists():
+            shutil.rmtree(self._home, ignore_errors=True)
+            self._before.rename(self._home)
+        shutil.rmtree(self._before, ignore_errors=True)
 
     def serve(self, folder: ModelFolder | None) -> str:
         """Serve the model that was fetched, in place of what is served; return the server's URL.
@@ -145,13 +172,11 @@ class Slot:
         except (OSError, IndexError):
             raise ModelError(f"ersilia serve {self._identifier} left no URL in {said}") from None
 
-    def _variables(self, folder: ModelFolder | None, *, anew: bool = False) -> dict[str, str]:
+    def _variables(self, folder: ModelFolder | None) -> dict[str, str]:
         """Return the CLI's variables, after making its HOME and a folder for what it forgets in TMPDIR."""
         scratch = self.path / "tmp"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
-        if anew:
-            shutil.rmtree(self._home, ignore_errors=True)
         (self._home / "eos").mkdir(parents=True, exist_ok=True)
         (self._home / "eos" / "config.json").write_text(json.dumps(_CONFIG), encoding="utf-8")
         variables = clean_variables(self._home)
@@ -181,6 +206,11 @@ class Slot:
         return ModelError(
             f"ersilia {verb} {self._identifier} {ended}: {_last_words(self._log)} (all of it: {self._log})"
         )
+
+
+def _mark(home: Path) -> Path:
+    """Return the file that is there when a fetch into this HOME has ended well; it names what was fetched."""
+    return home / "fetched"
 
 
 def _slots(cache_dir: Path) -> Path:
@@ -226,6 +256,9 @@ def _hub_options() -> list[str]:
 
 
 def _last_words(log: Path) -> str:
-    """Return the CLI's own error message, which it marks with a cross, or else its last line."""
+    """Return the CLI's own error message, the first that it marks with a cross, or else its last line.
+
+    Those that follow say what it does about that, in the same words for every error.
+    """
     crossed = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if "✖" in line]
-    return printable(crossed[-1].replace("✖", "").strip()) if crossed else last_line(log)
+    return printable(crossed[0].replace("✖", "").strip()) if crossed else last_line(log)
