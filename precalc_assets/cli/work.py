@@ -1,5 +1,6 @@
 """The commands that do the platform's work on this machine, without Dagster: `library build`, `predict`, `serve`."""
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -74,7 +75,7 @@ def predict(
     """Compute raw predictions; a bar counts molecules. `on_outcome` is told of each shard as it lands or fails."""
     started = time.monotonic()
     settings = load_settings()
-    deadline = started + parse_duration(until) if until else None
+    deadline = started + (math.inf if until is None else parse_duration(until))
     chosen = parse_shards(shards, settings.n_shards)
     folder = open_model(model, settings)
     store = open_store(settings.store_url)
@@ -101,7 +102,8 @@ def predict(
             file=sys.stderr,
         )
     tally.finish(f"predict {model}", "the other shards are kept; the same command tries these again")
-    print(f"next: precalc serve {model}", file=sys.stderr)
+    if not tally.unfinished:
+        print(f"next: precalc serve {model}", file=sys.stderr)
 
 
 def serve(model: str, shards: str | None) -> None:

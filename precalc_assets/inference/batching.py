@@ -1,5 +1,7 @@
 """Calling a model so that a bad molecule costs one molecule, and a broken model is found out early."""
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,8 +12,11 @@ from precalc_assets.inference.runner import BatchError, ModelRunner, ServedModel
 from precalc_assets.predictions import read_records
 
 PATIENCE = 10
-"""So many molecules that fail one after the other are not bad molecules: at a failure rate of a tenth, that happens
-to good models once in 10^10 molecules."""
+"""So many molecules that fail one after the other are not bad molecules, of a model that has answered none: at a
+failure rate of a tenth, that happens to good models once in 10^10 molecules."""
+
+_HOPELESS = 100
+"""So many that fail one after the other end a batch, of a model that answers others: each costs some calls."""
 
 _CHECKED_BYTES = 1 << 20
 """Bytes of records that are parsed at a time to see whether cells are of their types; parsing takes 20 times that."""
@@ -29,25 +34,35 @@ class Answer:
 
 
 class GaveUpError(Exception):
-    """Too many molecules of a batch failed in a row; the message has the last one's reason."""
+    """A batch cannot be had: the model has stopped answering, or answers nothing of it. The message has a reason."""
+
+
+class TimeIsUpError(Exception):
+    """There is no time for the next call."""
 
 
 class PatientCaller:
     """Calls a model and bisects a batch that it does not answer, down to the molecules that it cannot answer.
 
-    A model that is kept running may itself be what is wrong: servers have died after some thousands of molecules, or
-    answered nothing but nulls from some moment on, and then good molecules look bad (ersilia #1871, #831). So before
-    a molecule is blamed, the model is looked after and, if need be, started afresh.
+    The model may itself be what is wrong. Machines run out of memory, and servers have died after some thousands of
+    molecules, or answered nothing but nulls from some moment on (ersilia #1871, #831). So before a molecule is blamed,
+    the model is asked for a witness, a molecule that it has answered before; if it fails on that, no molecule is
+    blamed, and a model that is kept running is started afresh.
     """
 
-    def __init__(self, model: str, runner: ModelRunner) -> None:
+    def __init__(self, model: str, runner: ModelRunner, deadline: float = math.inf) -> None:
         self._model = model
         self._runner = runner
+        self._deadline = deadline
         self._nothing = b"," * (len(runner.columns) - 1)
         self._answered = False
         self._died = False
         self._streak = 0
         self._witness: str | None = None
+
+    def vouch(self, smiles: str | None) -> None:
+        """Name a molecule that this release of the model has answered in an earlier run."""
+        self._witness = self._witness or smiles
 
     @property
     def answered(self) -> bool:
@@ -62,7 +77,8 @@ class PatientCaller:
     def answer(self, batches: Sequence[Sequence[str]]) -> list[Answer | GaveUpError]:
         """Return an answer for each batch of SMILES; all are sent in one call, as long as that goes well.
 
-        Raises ModelError when the model has answered nothing at all and lost our patience.
+        Raises ModelError when the model has answered nothing at all and lost our patience, TimeIsUpError when there
+        is no time left (of `time.monotonic`) for all the calls that it takes.
         """
         if len(batches) == 1:
             if self._answered:
@@ -85,7 +101,7 @@ class PatientCaller:
             return self._call(smiles)
         except BatchError as error:
             if len(smiles) == 1:
-                self._count_failures(1, str(error))
+                self._blame(1, str(error))
                 return Answer([self._nothing], {0: str(error)})
         middle = len(smiles) // 2
         left, right = self._bisect(smiles[:middle]), self._bisect(smiles[middle:])
@@ -93,7 +109,10 @@ class PatientCaller:
         return Answer([*left.records, *right.records], {**left.failures, **shifted})
 
     def _call(self, smiles: Sequence[str]) -> Answer:
-        """Call the model, and a second time if it was found to be ill and has been started afresh."""
+        """Call the model, and a second time if it was found to be ill and has been started afresh.
+
+        Raises BatchError if it does not answer the batch, or nothing of it: smaller ones it may.
+        """
         try:
             answer = self._ask(smiles)
         except BatchError:
@@ -107,8 +126,11 @@ class PatientCaller:
             self._answered = True
             self._streak = 0
             self._witness = next(text for row, text in enumerate(smiles) if row not in answer.failures)
-        else:
-            self._count_failures(len(smiles), next(iter(answer.failures.values())))
+            return answer
+        why = next(iter(answer.failures.values()))
+        if len(smiles) >= PATIENCE and self._witness:
+            raise BatchError(why)
+        self._blame(len(smiles), why)
         return answer
 
     def _restarted_if_ill(self, *, alone: bool) -> bool:
@@ -119,20 +141,35 @@ class PatientCaller:
         if not isinstance(self._runner, ServedModelRunner):
             return False
         up = self._runner.is_well()
-        if up and not (alone and self._is_silent_on(self._witness)):
+        if up and not (alone and self._fails_on_witness()):
             return False
         self._died |= not up
         self._runner.restart()
         return True
 
-    def _is_silent_on(self, witness: str | None) -> bool:
+    def _blame(self, molecules: int, why: str) -> None:
+        """Count molecules that failed. Raises GaveUpError when it is not they that are to blame."""
+        self._streak += molecules
+        if self._fails_on_witness():
+            raise GaveUpError(f"it fails on {self._witness} too, which it answered before; its words: {why}")
+        self._answered |= self._witness is not None
+        if self._streak >= (_HOPELESS if self._answered else PATIENCE):
+            raise GaveUpError(f"{self._streak} molecules in a row failed, the last with: {why}")
+
+    def _fails_on_witness(self) -> bool:
+        if self._witness is None:
+            return False
+        if isinstance(self._runner, ServedModelRunner) and not self._runner.is_well():
+            self._runner.restart()
         try:
-            return witness is not None and bool(self._ask([witness]).failures)
+            return bool(self._ask([self._witness]).failures)
         except BatchError:
             return True
 
     def _ask(self, smiles: Sequence[str]) -> Answer:
         """Call the model once. A row without any value, or with a cell that is not of its type, is a failure."""
+        if time.monotonic() >= self._deadline:
+            raise TimeIsUpError
         records = self._runner.predict(smiles)
         failures: dict[int, str] = {}
         step = 1 + _CHECKED_BYTES * len(records) // max(1, sum(map(len, records)))
@@ -146,11 +183,6 @@ class PatientCaller:
         for row in failures:
             records[row] = self._nothing
         return Answer(records, failures)
-
-    def _count_failures(self, molecules: int, why: str) -> None:
-        self._streak += molecules
-        if self._streak >= PATIENCE:
-            raise GaveUpError(f"{self._streak} molecules in a row failed, the last with: {why}")
 
 
 def _silent_rows(typed: pl.DataFrame) -> list[int]:

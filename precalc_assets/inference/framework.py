@@ -13,12 +13,8 @@ from precalc_assets.inference.environment import model_environment
 from precalc_assets.inference.model_folder import ModelFolder
 from precalc_assets.inference.output import read_output
 from precalc_assets.inference.processes import last_line, require_space, run_guarded
-from precalc_assets.inference.runner import BatchError
+from precalc_assets.inference.runner import BatchError, call_timeout, no_answer
 from precalc_assets.settings import Settings
-
-_SHORTEST_TIMEOUT = 1 / 30
-"""A few molecules get this share of a batch's time: starting up takes time too. Several batches get that of one: they
-are sent together only to a model that needs seconds for them."""
 
 
 class FrameworkRunner:
@@ -64,20 +60,19 @@ class FrameworkRunner:
             given, printed = Path(scratch) / "input.csv", Path(scratch) / "output.csv"
             with given.open("w", encoding="utf-8", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerows([("smiles",), *((text,) for text in smiles)])
-            share = min(1.0, max(_SHORTEST_TIMEOUT, len(smiles) / self._batch_size))
-            self._run_script(given, printed, Path(scratch), self._batch_timeout * share)
+            timeout = call_timeout(len(smiles), batch_size=self._batch_size, batch_timeout=self._batch_timeout)
             try:
+                self._run_script(given, printed, Path(scratch), timeout)
                 return read_output(self._folder.model, printed, self.columns, smiles)
+            except subprocess.TimeoutExpired:
+                raise no_answer(timeout) from None
             except FileNotFoundError:
                 raise BatchError("run.sh exited 0 but wrote no output file") from None
 
     def _run_script(self, given: Path, printed: Path, scratch: Path, timeout: float) -> None:
         log = scratch / "log.txt"
         command = ["bash", str(self._script), str(self._folder.framework), str(given), str(printed)]
-        try:
-            code = run_guarded(command, env=self._variables, cwd=scratch, log=log, timeout=timeout)
-        except subprocess.TimeoutExpired:
-            raise BatchError(f"no answer within {timeout:g} s (PRECALC_BATCH_TIMEOUT)") from None
+        code = run_guarded(command, env=self._variables, cwd=scratch, log=log, timeout=timeout)
         if code:
             require_space(scratch.parent)
             raise BatchError(f"run.sh exited {code}: {last_line(log).replace(str(scratch), '…')}")

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -14,6 +15,7 @@ from obstore.store import ObjectStore
 
 from precalc_assets import storage
 from precalc_assets.columns import Column
+from precalc_assets.errors import ShardError
 from precalc_assets.inference.batching import Answer
 from precalc_assets.inference.kept import KeptRows, Row, parse_part
 from precalc_assets.outcomes import ShardOutcome
@@ -54,7 +56,8 @@ class Part:
 class ShardWork:
     """One shard: its parts, what is known of those that are there, and what they list as failed by part.
 
-    `kept` are rows of other parts that an earlier run has left: of another version of the library, mostly.
+    `kept` are rows of other parts that an earlier run has left: of another version of the library, mostly. `listed` are
+    all the objects that it has left, and `witness` is a molecule that it has an answer for.
     """
 
     model: str
@@ -64,6 +67,8 @@ class ShardWork:
     shard_digest: str
     kept: KeptRows
     parts: list[Part] = field(default_factory=list)
+    listed: frozenset[str] = frozenset()
+    witness: str | None = None
     there: dict[str, PartInfo] = field(default_factory=dict)
     failures: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     manifest: RawManifest | None = None
@@ -109,14 +114,16 @@ def plan_parts(store: ObjectStore, work: ShardWork, molecules: pl.DataFrame, siz
         batch = molecules.slice(start, size)
         digest = _digest([*batch["inchikey"], *batch["smiles"]])[:12]
         batches[f"{prefix}/part-{index:04d}-{maker}-{digest}.csv.gz"] = batch
-    for name in storage.list_sizes(store, prefix):
+    work.listed = frozenset(storage.list_sizes(store, prefix))
+    for name in sorted(work.listed):
         if f"-{maker}-" not in name:
             continue
-        content = bytes(obstore.get(store, name).bytes())
         try:
+            content = bytes(obstore.get(store, name).bytes())
             rows = parse_part(content)
-        except ValueError:
-            continue
+        except (ValueError, FileNotFoundError):
+            continue  # damaged, or a leftover that another run has just removed: it is computed again
+        work.witness = work.witness or next((row.smiles for row in rows if not row.reason), None)
         whole = name in batches and [row.smiles for row in rows] == batches[name]["smiles"].to_list()
         if whole and (with_failures or not any(row.reason for row in rows)):
             _note(work, name, content, rows)
@@ -135,11 +142,18 @@ def has_parts(store: ObjectStore, manifest: RawManifest) -> bool:
 
 
 def put_part(store: ObjectStore, work: ShardWork, part: Part, answer: Answer) -> None:
-    """Write a part: what the model printed for its unknown molecules, and what is kept of the others."""
+    """Write a part: what the model printed for its unknown molecules, and what is kept of the others.
+
+    Raises ShardError if what was kept has gone meanwhile.
+    """
     printed = {row: (answer.failures.get(i, ""), answer.records[i]) for i, row in enumerate(part.unknown)}
-    rows = [
-        Row(smiles, *printed[row]) if row in printed else work.kept[smiles] for row, smiles in enumerate(part.smiles)
-    ]
+    try:
+        rows = [
+            Row(smiles, *printed[row]) if row in printed else work.kept[smiles]
+            for row, smiles in enumerate(part.smiles)
+        ]
+    except FileNotFoundError:
+        raise _disturbed(work.model, work.shard) from None
     buffer = io.BytesIO()
     with gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=_GZIP_LEVEL, filename="", mtime=0) as file:
         file.write(b"key,input,quarantine," + format_header(work.columns) + b"\n")
@@ -151,7 +165,10 @@ def put_part(store: ObjectStore, work: ShardWork, part: Part, answer: Answer) ->
 
 
 def finish(store: ObjectStore, work: ShardWork) -> RawManifest:
-    """Write the quarantine list and then the manifest; only then remove the parts that it does not name."""
+    """Write the quarantine list and then the manifest; only then remove what was there and is not named in it.
+
+    Raises ShardError if a part has gone meanwhile: another run has finished the shard and took it for a leftover.
+    """
     listed = io.StringIO()
     writer = csv.writer(listed, lineterminator="\n")
     writer.writerow(("input", "reason"))
@@ -170,11 +187,13 @@ def finish(store: ObjectStore, work: ShardWork) -> RawManifest:
         seconds=round(work.seconds, 3),
         finished_at=datetime.now(UTC),
     )
+    if not has_parts(store, manifest):
+        raise _disturbed(work.model, work.shard)
     name = manifest_name(work.model, work.shard)
     obstore.put(store, name, manifest.model_dump_json().encode())
-    listed_now = storage.list_sizes(store, storage.raw_prefix(work.model, work.shard))
-    stale = listed_now.keys() - {name, *(part.name for part in parts)}
-    obstore.delete(store, sorted(stale))
+    for leftover in sorted(work.listed - {name, *(part.name for part in parts)}):
+        with suppress(FileNotFoundError):
+            obstore.delete(store, leftover)
     return manifest
 
 
@@ -198,6 +217,10 @@ def outcome(manifest: RawManifest, max_failure_rate: float) -> ShardOutcome:
         },
         checks=(rate,),
     )
+
+
+def _disturbed(model: str, shard: str) -> ShardError:
+    return ShardError(f"another run has computed shard {shard} of {model} at the same time; run the same command again")
 
 
 def _note(work: ShardWork, name: str, content: bytes | memoryview, rows: Sequence[Row]) -> None:

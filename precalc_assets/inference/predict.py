@@ -1,5 +1,6 @@
 """Running a model over shards of the library: resumable, part by part, several small shards in one call."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -11,8 +12,8 @@ from typing import Self
 import polars as pl
 from obstore.store import ObjectStore
 
-from precalc_assets.errors import ModelError
-from precalc_assets.inference.batching import Answer, GaveUpError, PatientCaller
+from precalc_assets.errors import ModelError, ShardError
+from precalc_assets.inference.batching import Answer, GaveUpError, PatientCaller, TimeIsUpError
 from precalc_assets.inference.kept import KeptRows
 from precalc_assets.inference.parts import Part, ShardWork, finish, has_parts, outcome, plan_parts, put_part
 from precalc_assets.inference.runner import ModelRunner
@@ -29,10 +30,6 @@ _MOST_BYTES = 16 << 20
 """Bounds of a call to a fast model: of what is lost when it is killed, and of the memory that its output takes."""
 
 
-class _TimeIsUpError(Exception):
-    """The next batch would not end in time."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Task:
     """What `predict_shards` was asked for."""
@@ -43,7 +40,7 @@ class _Task:
     runner: ModelRunner
     batch_size: int
     max_failure_rate: float
-    deadline: float | None
+    deadline: float
     on_progress: OnProgress
 
 
@@ -56,7 +53,7 @@ def predict_shards(
     *,
     batch_size: int,
     max_failure_rate: float,
-    deadline: float | None = None,
+    deadline: float = math.inf,
     on_progress: OnProgress = ignore_progress,
 ) -> Iterator[ShardOutcome]:
     """Compute the raw predictions of these shards, and yield each shard as it lands or fails.
@@ -73,10 +70,10 @@ def predict_shards(
         for landed in _predict(task, shards):
             del left[landed.shard]
             yield landed
-    except ModelError as error:
-        yield from (ShardOutcome(shard, failure=str(error)) for shard in left)
-    except _TimeIsUpError:
-        yield from (ShardOutcome(shard, unfinished=True) for shard in left)
+    except (ModelError, TimeIsUpError) as error:
+        why = str(error)
+        for shard in left:
+            yield _found(task, shard) or ShardOutcome(shard, failure=why, unfinished=not why)
 
 
 def _predict(task: _Task, shards: Sequence[str]) -> Iterator[ShardOutcome]:
@@ -107,9 +104,7 @@ def _plan(task: _Task, shard: str) -> ShardWork:
 
     A shard with too many failed molecules is not done: those that failed are asked for again.
     """
-    runner = task.runner
-    shard_digest = task.library.shards[shard].digest
-    work = ShardWork(task.model, runner.release, runner.columns, shard, shard_digest, KeptRows(task.store))
+    work = _begin(task, shard)
     manifest = find_manifest(task.store, task.model, shard)
     failed = manifest is not None and not check_failure_rate(manifest, task.max_failure_rate).passed
     if manifest and not failed and work.is_made_by(manifest) and has_parts(task.store, manifest):
@@ -118,6 +113,22 @@ def _plan(task: _Task, shard: str) -> ShardWork:
     molecules = pl.DataFrame(pl.from_arrow(read_shard(task.store, task.library, shard)))
     plan_parts(task.store, work, molecules, task.batch_size, with_failures=not failed)
     return work
+
+
+def _begin(task: _Task, shard: str) -> ShardWork:
+    runner = task.runner
+    digest = task.library.shards[shard].digest
+    return ShardWork(task.model, runner.release, runner.columns, shard, digest, KeptRows(task.store))
+
+
+def _found(task: _Task, shard: str) -> ShardOutcome | None:
+    """Return what came of a shard that an earlier run has finished; None for one of which something is left to do."""
+    try:
+        manifest = find_manifest(task.store, task.model, shard)
+        is_there = manifest and _begin(task, shard).is_made_by(manifest) and has_parts(task.store, manifest)
+    except FAILURES:
+        return None
+    return outcome(manifest, task.max_failure_rate) if manifest and is_there else None
 
 
 def _land(task: _Task, unfinished: list[ShardWork]) -> Iterator[ShardOutcome]:
@@ -137,7 +148,7 @@ class _Calls:
 
     def __init__(self, task: _Task) -> None:
         self._task = task
-        self._caller = PatientCaller(task.model, task.runner)
+        self._caller = PatientCaller(task.model, task.runner, task.deadline)
         self._queue: deque[tuple[ShardWork, Part]] = deque()
         self._held: list[tuple[ShardWork, Part, Answer]] = []
         self._size = task.batch_size
@@ -156,6 +167,7 @@ class _Calls:
 
     def enqueue(self, work: ShardWork) -> None:
         """Add what is missing of a shard. A part of which everything is kept is put at once."""
+        self._caller.vouch(work.witness)
         for part in work.missing:
             if part.unknown:
                 self._queue.append((work, part))
@@ -175,9 +187,9 @@ class _Calls:
     def run(self) -> None:
         """Make one call and put its parts; a shard of which a part could not be had is marked as failed.
 
-        Raises ModelError if the model cannot be made ready, or answers nothing, _TimeIsUpError if time is.
+        Raises ModelError if the model cannot be made ready, or answers nothing, TimeIsUpError if time is.
         """
-        batch = self._take(min(self._size, self._affordable()))
+        batch = self._take(self._affordable())
         if not batch:
             return
         asked = sum(len(part.unknown) for _, part in batch)
@@ -208,6 +220,8 @@ class _Calls:
     def _put(self, work: ShardWork, part: Part, answer: Answer) -> None:
         try:
             put_part(self._task.store, work, part, answer)
+        except ShardError as error:
+            work.failure = str(error)
         except FAILURES as error:
             work.failure = f"{part.name} could not be written: {reason(error)}"
         else:
@@ -235,14 +249,15 @@ class _Calls:
         self._size = max(self._task.batch_size, min(room, self._task.batch_size * batches))
 
     def _affordable(self) -> int:
-        """Return how many molecules there is time for. Raises _TimeIsUpError if there is none for the next part."""
-        if self._task.deadline is None:
-            return self._size
+        """Return how many molecules there is time for.
+
+        Raises TimeIsUpError if there is none for the next part.
+        """
         left = self._task.deadline - time.monotonic()
         _, part = self._queue[0]
         if left <= max(self._seconds_each * len(part.unknown), self._shortest):
-            raise _TimeIsUpError
-        return int(left / self._seconds_each) if self._seconds_each else self._size
+            raise TimeIsUpError
+        return int(min(left / self._seconds_each, self._size)) if self._seconds_each else self._size
 
 
 def _size(answer: Answer | GaveUpError) -> int:

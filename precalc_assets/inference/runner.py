@@ -6,6 +6,9 @@ from typing import Protocol, Self, runtime_checkable
 
 from precalc_assets.columns import Column
 
+_SHORTEST_CALL = 300.0
+"""Seconds that any call may take, unless a whole batch may take less: loading a model takes minutes, at worst."""
+
 
 class BatchError(Exception):
     """A model did not answer a batch; the message is the model's own. A part of the batch may well be answered."""
@@ -51,3 +54,17 @@ class ServedModelRunner(ModelRunner, Protocol):
     def restart(self) -> None:
         """Start the program afresh. Raises ModelError if it does not come up again."""
         ...
+
+
+def call_timeout(molecules: int, *, batch_size: int, batch_timeout: float) -> float:
+    """Return the seconds that a call may take: a small one gets less than a batch, several batches no more than one.
+
+    Several are sent together only to a model that needs seconds for them.
+    """
+    share = batch_timeout * min(1.0, molecules / batch_size)
+    return max(share, min(batch_timeout, _SHORTEST_CALL))
+
+
+def no_answer(timeout: float) -> BatchError:
+    """Return the error for a call that took too long."""
+    return BatchError(f"no answer within {timeout:g} s (PRECALC_BATCH_TIMEOUT)")

@@ -1,5 +1,6 @@
 """Calling a model: what a bad molecule costs, and when patience ends. The models here are Python, not processes."""
 
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from precalc_assets.columns import Column
 from precalc_assets.errors import ModelError
 from precalc_assets.inference import BatchError
-from precalc_assets.inference.batching import PATIENCE, Answer, GaveUpError, PatientCaller
+from precalc_assets.inference.batching import PATIENCE, Answer, GaveUpError, PatientCaller, TimeIsUpError
 
 COLUMNS = (Column("length", "integer", "", ""), Column("echo", "string", "", ""))
 
@@ -92,12 +93,12 @@ def test_batches_that_go_well_are_one_call() -> None:
     assert [answer.records for answer in found] == [[record("a"), record("bb")], [record("ccc")], [record("d")]]
 
 
-def test_a_bad_molecule_costs_calls_as_the_logarithm_of_the_batch() -> None:
+def test_a_bad_molecule_costs_calls_as_the_logarithm_of_the_batch_and_one_for_the_witness() -> None:
     batch = [f"m{i}" for i in range(1024)]
     model = Model({"m777"}.__contains__)
     (answer,) = answers([batch], model)
     assert list(answer.failures) == [777]
-    assert len(model.calls) == 1 + 2 * 10
+    assert len(model.calls) == 1 + 2 * 10 + 1
 
 
 def test_a_good_batch_is_not_asked_again_for_a_bad_molecule_of_another() -> None:
@@ -135,27 +136,69 @@ def test_a_model_that_answers_nothing_is_given_up_also_when_its_batches_are_smal
     assert model.asked == PATIENCE
 
 
-def test_a_model_that_has_answered_loses_one_batch_and_not_the_others() -> None:
+def test_a_model_that_answers_others_loses_a_batch_of_a_hundred_failures_and_no_other() -> None:
     model = Model(lambda text: text.startswith("x"))
-    batches = [["a", "b"], [f"x{i}" for i in range(30)], ["c"]]
+    batches = [["a", "b"], [f"x{i}" for i in range(300)], ["c"]]
     first, lost, last = PatientCaller("eos9abc", model).answer(batches)
     assert isinstance(first, Answer)
     assert isinstance(last, Answer)
     assert isinstance(lost, GaveUpError)
-    assert "10 molecules in a row failed" in str(lost)
+    assert "100 molecules in a row failed" in str(lost)
     assert first.records == [record("a"), record("b")]
     assert last.records == [record("c")]
 
 
-def test_a_batch_of_misprints_is_lost_and_the_others_are_not() -> None:
-    model = Model(misprints=lambda text: text.startswith("x"))
+@pytest.mark.parametrize("kind", ["refuses", "misprints"])
+def test_a_few_dozen_failures_in_a_row_are_bad_molecules_of_a_model_that_answers_others(kind: str) -> None:
+    model = Model(**{kind: lambda text: text.startswith("x")})
     caller = PatientCaller("eos9abc", model)
     caller.answer([["a"]])
-    (lost,) = caller.answer([[f"x{i}" for i in range(30)]])
-    assert isinstance(lost, GaveUpError)
-    (found,) = caller.answer([["b"]])
+    (found,) = caller.answer([[f"x{i}" for i in range(60)]])
     assert isinstance(found, Answer)
-    assert found.records == [record("b")]
+    assert len(found.failures) == 60
+
+
+@pytest.mark.parametrize("size", [1, 4, 30])
+@pytest.mark.parametrize("kind", ["refuses", "misprints"])
+def test_no_molecule_is_blamed_by_a_model_that_fails_on_what_an_earlier_run_has_an_answer_for(
+    kind: str, size: int
+) -> None:
+    caller = PatientCaller("eos9abc", Model(**{kind: lambda _: True}))
+    caller.vouch("answered")
+    with pytest.raises(ModelError, match="it fails on answered too, which it answered before"):
+        caller.answer([[f"x{i}" for i in range(size)]])
+
+
+@pytest.mark.parametrize("size", [1, 4, 30])
+def test_new_molecules_are_blamed_alone_where_the_model_still_answers_what_it_did(size: int) -> None:
+    caller = PatientCaller("eos9abc", Model(lambda text: text.startswith("x")))
+    caller.vouch("answered")
+    (found,) = caller.answer([[f"x{i}" for i in range(size)]])
+    assert isinstance(found, Answer)
+    assert len(found.failures) == size
+    assert caller.answered
+
+
+def test_a_model_that_breaks_on_the_way_is_not_asked_for_the_rest_of_the_batch() -> None:
+    class Breaking(Model):
+        def predict(self, smiles: Sequence[str]) -> list[bytes]:
+            if len(self.calls) >= 3:
+                raise BatchError("no GPU here")
+            return super().predict(smiles)
+
+    caller = PatientCaller("eos9abc", Breaking())
+    for text in "abc":
+        caller.answer([[text]])
+    (lost,) = caller.answer([[f"m{i}" for i in range(64)]])
+    assert isinstance(lost, GaveUpError)
+    assert "no GPU here" in str(lost)
+
+
+def test_no_call_is_begun_when_time_is_up() -> None:
+    model = Model({"m7"}.__contains__)
+    with pytest.raises(TimeIsUpError):
+        PatientCaller("eos9abc", model, deadline=time.monotonic() - 1).answer([["m7"]])
+    assert model.calls == []
 
 
 def test_failures_with_an_answer_between_them_do_not_add_up() -> None:

@@ -4,9 +4,11 @@ import csv
 import gzip
 import io
 import json
+import math
 import time
 import uuid
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import obstore
 import polars as pl
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 
 from precalc_assets.inference import FrameworkRunner, predict_shards
 from precalc_assets.library import inchikey, read_manifest, read_shard
+from precalc_assets.outcomes import ShardOutcome
 from precalc_assets.predictions import RawManifest, read_text_csv, require_manifest
 from precalc_assets.sharding import shard_keys, shard_of
 
@@ -203,6 +206,68 @@ def test_a_run_without_any_time_asks_for_nothing_and_takes_what_is_there(predict
     )
     assert len(predicted.calls()) == calls
     assert sorted(outcome.unfinished for outcome in outcomes) == [False, False, False, True]
+
+
+BROMIDES = ["C" * n + "Br" for n in range(1, 16)]
+
+
+def test_a_model_that_is_broken_when_the_library_has_grown_blames_none_of_the_new_molecules(predicted) -> None:
+    predicted.build_library([*MOLECULES, *BROMIDES[:2]])
+    predicted.write_model(run="echo no GPU here >&2\nexit 9\n")
+    changed = [outcome for outcome in predicted.predict() if not outcome.landed]
+    assert changed
+    assert all("no GPU here" in outcome.failure for outcome in changed)
+    predicted.write_model()
+    assert all(outcome.landed and not outcome.facts["quarantined"] for outcome in predicted.predict())
+
+
+def test_new_molecules_that_the_model_cannot_do_are_quarantined_however_many_follow_each_other(predicted) -> None:
+    predicted.build_library([*MOLECULES, *BROMIDES])
+    predicted.write_model(answer=f"if smiles.endswith('Br'): sys.exit('no bromine')\n{ANSWERED}")
+    outcomes = predicted.predict()
+    assert [outcome.failure for outcome in outcomes] == [""] * len(SHARDS)
+    assert sum(outcome.facts["quarantined"] for outcome in outcomes) == len(BROMIDES)
+
+
+def test_a_shard_over_the_failure_limit_keeps_its_reason_and_holds_no_other_back(world) -> None:
+    world.build_library()
+    refused = molecules(world, "00")["smiles"][1:13]
+    world.write_model(answer=f"if smiles in {refused!r}: sys.exit('not these')\n{ANSWERED}")
+    for _ in range(2):
+        outcomes = {outcome.shard: outcome.failure for outcome in world.predict(max_failure_rate=0.1)}
+        assert f"{len(refused)} of" in outcomes["00"]
+        assert [outcomes[shard] for shard in SHARDS[1:]] == ["", "", ""]
+        for shard in SHARDS[1:]:
+            obstore.delete(world.store, f"raw/model={MODEL}/shard={shard}/manifest.json")
+
+
+def test_shards_that_are_there_stay_landed_when_the_model_is_broken_or_time_is_up(predicted) -> None:
+    before = read_manifest(predicted.store)
+    library = predicted.build_library([*MOLECULES, "CBr"])
+    changed = [shard for shard in SHARDS if library.shards[shard].digest != before.shards[shard].digest]
+    predicted.write_model(run="exit 9\n")
+    for deadline in (math.inf, 0.0):
+        arguments = {"batch_size": 1, "max_failure_rate": 0.1, "deadline": deadline}
+        order = [*changed, *(shard for shard in SHARDS if shard not in changed)]
+        outcomes = predict_shards(predicted.store, library, MODEL, predicted.runner(), order, **arguments)
+        assert [outcome.shard for outcome in outcomes if not outcome.landed] == changed
+
+
+@pytest.mark.parametrize("sizes", [(5, 5), (5, 3)], ids=["the same batches", "other batches"])
+def test_of_two_runs_of_the_same_shards_each_lands_or_says_so_and_what_is_there_is_whole(
+    predicted, sizes: tuple[int, int]
+) -> None:
+    library = predicted.build_library([*MOLECULES[3:], "CBr", "CCBr", "CCCBr", "CCCCBr"])
+
+    def run(size: int) -> list[ShardOutcome]:
+        arguments = {"batch_size": size, "max_failure_rate": 0.1}
+        return list(predict_shards(predicted.store, library, MODEL, predicted.runner(), SHARDS, **arguments))
+
+    with ThreadPoolExecutor() as pool:
+        both = [outcome for outcomes in pool.map(run, sizes) for outcome in outcomes]
+    assert {outcome.failure for outcome in both if "at the same time" not in outcome.failure} <= {""}
+    assert all(outcome.landed for outcome in run(sizes[0]))
+    assert [outcome.failure for outcome in predicted.validate()] == [""] * len(SHARDS)
 
 
 LIBRARIES = st.lists(st.sets(st.sampled_from(MOLECULES[:20]), min_size=1), min_size=2, max_size=4)

@@ -15,7 +15,7 @@ from precalc_assets.inference.ersilia.server import BreakerOpenError, ask, is_up
 from precalc_assets.inference.ersilia.slot import Slot, is_fetched, taken_slot
 from precalc_assets.inference.model_folder import ModelFolder, find_model
 from precalc_assets.inference.processes import require_space
-from precalc_assets.inference.runner import BatchError
+from precalc_assets.inference.runner import BatchError, call_timeout, no_answer
 from precalc_assets.settings import Settings
 
 _HEALTHY_SECONDS = 120.0
@@ -23,9 +23,6 @@ _HEALTHY_SECONDS = 120.0
 
 _FRESH_SECONDS = 24 * 3600.0
 """The hub changes a model some times a year; who runs it day by day has the change the day after."""
-
-_SHORTEST_TIMEOUT = 1 / 30
-"""As in the framework runner: a few molecules get this share of a batch's time, several batches that of one."""
 
 
 class ErsiliaRunner:
@@ -93,7 +90,7 @@ class ErsiliaRunner:
         if self._asked >= self._lifetime:
             self.restart()
         self._asked += len(smiles)
-        timeout = self._batch_timeout * min(1.0, max(_SHORTEST_TIMEOUT, len(smiles) / self._batch_size))
+        timeout = call_timeout(len(smiles), batch_size=self._batch_size, batch_timeout=self._batch_timeout)
         try:
             try:
                 return ask(self._url, self._model, self.columns, smiles, timeout)
@@ -107,7 +104,7 @@ class ErsiliaRunner:
             raise
         except TimeoutError:
             self._asked = self._lifetime  # what hangs in it goes on: it is started afresh before it is asked again
-            raise BatchError(f"no answer within {timeout:g} s (PRECALC_BATCH_TIMEOUT)") from None
+            raise no_answer(timeout) from None
 
 
 def fetch_from_hub(model: str, cache_dir: Path) -> ModelFolder:
