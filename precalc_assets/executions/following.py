@@ -144,6 +144,13 @@ class _Following:
             if self._left:
                 now = self._runners.now()
                 _sleep_until(self._runners, min([now + LOOK, *self._look_at.values()]))
+        self._settle()
+
+    def _settle(self) -> None:
+        """Settle what has ended by now; of a run that still serves what it computed, nobody has to wait for the end."""
+        for intent in self._active.values():
+            with suppress(GitHubError):
+                self._say(intent, step(self._runners, self._library, intent))
 
     def _look(self, intent: Intent) -> Iterator[ShardOutcome]:
         """Look at an execution's run, if it is time to, and at its shards."""

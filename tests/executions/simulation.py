@@ -1,0 +1,297 @@
+"""Executions without time, network and models: a clock that only sleeping moves, and runners that work at its pace.
+
+What launches and follows is the real code over a store in memory. It is stopped at any of its `points`: before and
+after each record it writes and each run it asks GitHub for.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from unittest.mock import patch
+
+import obstore
+from conftest import github_settings
+from fake_github import (
+    BAD_GATEWAY,
+    BAD_GATEWAY_DONE,
+    DROPPED,
+    DROPPED_DONE,
+    FORBIDDEN,
+    NOT_FOUND,
+    SECONDARY,
+    SECONDARY_BARE,
+    TOO_MANY,
+    UNAUTHORIZED,
+    UNPROCESSABLE,
+    USED_UP,
+    FakeGitHub,
+    FakeRun,
+    Fault,
+    RefusalError,
+)
+from obstore.store import MemoryStore
+
+from precalc_assets.executions import records
+from precalc_assets.executions.following import follow
+from precalc_assets.executions.github import (
+    GitHubError,
+    Job,
+    NotNowError,
+    RefusedError,
+    UnansweredError,
+    WorkflowRun,
+)
+from precalc_assets.executions.records import Run
+from precalc_assets.executions.settling import Runners
+from precalc_assets.library import LibraryManifest, ShardInfo
+from precalc_assets.outcomes import ShardOutcome
+from precalc_assets.predictions import RawManifest, manifest_name
+from precalc_assets.sharding import parse_shards, shard_keys
+
+MODEL = "eos9abc"
+SHARDS = tuple(shard_keys(4))
+
+MEANINGS: dict[str, tuple[Fault, type[GitHubError]]] = {
+    "502": (BAD_GATEWAY, UnansweredError),
+    "502, done": (BAD_GATEWAY_DONE, UnansweredError),
+    "dropped": (DROPPED, UnansweredError),
+    "dropped, done": (DROPPED_DONE, UnansweredError),
+    "429": (TOO_MANY, NotNowError),
+    "403, used up": (USED_UP, NotNowError),
+    "403, secondary limit": (SECONDARY, NotNowError),
+    "403, secondary limit, no headers": (SECONDARY_BARE, NotNowError),
+    "401": (UNAUTHORIZED, RefusedError),
+    "403": (FORBIDDEN, RefusedError),
+    "404": (NOT_FOUND, RefusedError),
+    "422": (UNPROCESSABLE, RefusedError),
+}
+"""Each fault, and what the client makes of it: the tests of the client over HTTP hold it to this table."""
+
+
+class CrashError(BaseException):
+    """The process is killed."""
+
+
+class Simulation:
+    """A store, a library of four shards, GitHub, and runners that take a minute for a run's shards.
+
+    `point` is called by name at each point at which the launching process could die. `computed` has by shard the runs
+    that computed it. `fails` has by shard how many more runs fail it, `no_time` how many have no time for it.
+    """
+
+    def __init__(self, *, list_lag: float = 0.0) -> None:
+        self.time = datetime.now(UTC)
+        self.store = MemoryStore()
+        self.fake = FakeGitHub(now=lambda: self.time)
+        self.fake.list_lag = timedelta(seconds=list_lag)
+        self.point: Callable[[str], None] | None = None
+        self.computed: dict[str, list[int]] = defaultdict(list)
+        self.fails: dict[str, int] = {}
+        self.no_time: dict[str, int] = {}
+        self.seconds_to_begin = 5.0
+        self.seconds_to_compute = 60.0
+        self.said: list[str] = []
+        self.dead = False
+        self._working = False
+        self.library = _library()
+
+    def follow(self) -> list[ShardOutcome]:
+        """Have all shards computed."""
+        return list(self.following())
+
+    def following(self, dagster_run: str = "") -> Iterator[ShardOutcome]:
+        """Follow all shards to their end, with the process's points watched."""
+        return follow(self.runners(), self.library, MODEL, SHARDS, dagster_run=dagster_run)
+
+    def runners(self) -> Runners:
+        """Return what a process follows with."""
+        return Runners(
+            self.store,
+            DirectGitHub(self),
+            github_settings(),
+            say=self.said.append,
+            now=lambda: self.time,
+            sleep=self.sleep,
+        )
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass, five seconds at a time, and the runners work."""
+        until = self.time + timedelta(seconds=max(seconds, 1.0))
+        while self.time < until:
+            self.time = min(until, self.time + timedelta(seconds=5))
+            self.work()
+
+    def work(self) -> None:
+        """Let each run do what it is time for."""
+        self._working = True
+        try:
+            self._work()
+        finally:
+            self._working = False
+
+    def _work(self) -> None:
+        for run in list(self.fake.runs.values()):
+            age = (self.time - run.created_at).total_seconds()
+            if run.status == "queued" and age >= self.seconds_to_begin:
+                self.begin(run)
+            elif run.status == "in_progress" and age >= self.seconds_to_begin + self.seconds_to_compute:
+                self.end(run)
+
+    def begin(self, run: FakeRun) -> None:
+        """Let a run claim its execution, and begin to compute if it may."""
+        self.fake.begin_run(run.id)
+        if not records.claim(self.store, run.inputs["key"], run.id):
+            self.fake.end_run(run.id)
+            return
+        for shard in parse_shards(run.inputs["shards"], len(SHARDS)):
+            self.fake.begin_job(run.id, f"Predict {shard}")
+
+    def end(self, run: FakeRun) -> None:
+        """Let a run's jobs end, with a manifest, a reason or neither."""
+        failed = False
+        for shard in parse_shards(run.inputs["shards"], len(SHARDS)):
+            self.computed[shard].append(run.id)
+            if self.fails.get(shard, 0):
+                self.fails[shard] -= 1
+                failed = True
+                self.fake.end_job(run.id, f"Predict {shard}", "failure")
+                continue
+            if self.no_time.get(shard, 0):
+                self.no_time[shard] -= 1
+                records.report_shard(self.store, run.inputs["key"], run.id, ShardOutcome(shard, unfinished=True))
+                obstore.put(self.store, f"raw/model={MODEL}/shard={shard}/part-{run.id}.csv.gz", b"")
+            else:
+                self.put_manifest(shard)
+            self.fake.end_job(run.id, f"Predict {shard}")
+        self.fake.end_run(run.id, "failure" if failed else "success")
+
+    def put_manifest(self, shard: str) -> None:
+        """Let a shard's raw predictions be there."""
+        manifest = RawManifest(
+            model=MODEL,
+            release="v1",
+            shard=shard,
+            shard_digest=self.library.shards[shard].digest,
+            columns=(),
+            parts=(),
+            rows=0,
+            quarantined=0,
+            seconds=1.0,
+            finished_at=self.time,
+        )
+        obstore.put(self.store, manifest_name(MODEL, shard), manifest.model_dump_json().encode())
+
+    @contextmanager
+    def watched(self, point: Callable[[str], None]) -> Iterator[None]:
+        """Call `point` at each point of whatever launches and follows within the context; it may raise CrashError."""
+
+        def put(store: object, name: str, *arguments: object, **options: object) -> object:
+            if self._working:
+                return obstore.put(store, name, *arguments, **options)
+            self.reach(f"before {name}")
+            result = obstore.put(store, name, *arguments, **options)
+            self.reach(f"after {name}")
+            return result
+
+        shim = SimpleNamespace(**{name: getattr(obstore, name) for name in obstore.__all__})
+        shim.put = put
+        self.point, self.dead = point, False
+        try:
+            with patch.object(records, "obstore", shim):
+                yield
+        finally:
+            self.point, self.dead = None, False
+
+    def reach(self, point: str) -> None:
+        """Be at a point of the process; it does nothing more once it is dead."""
+        if self.dead:
+            raise CrashError(point)
+        if self.point:
+            try:
+                self.point(point)
+            except CrashError:
+                self.dead = True
+                raise
+
+
+class DirectGitHub:
+    """The client of the fake without HTTP, by the table of what each fault means."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self._simulation = simulation
+        self._fake = simulation.fake
+
+    def dispatch(self, inputs: Mapping[str, str]) -> Run:
+        self._simulation.reach("before POST")
+        run_id = self._ask(lambda: self._fake.dispatch("main", dict(inputs)))
+        self._simulation.reach("after POST")
+        return Run(run_id=run_id, url=f"https://github.com/runs/{run_id}")
+
+    def list_runs(self, since: datetime) -> list[WorkflowRun]:
+        return [_run(run) for run in self._ask(self._fake.list_runs) if run.created_at >= since]
+
+    def get_run(self, run_id: int) -> WorkflowRun:
+        return _run(self._ask(lambda: self._fake.get_run(run_id)))
+
+    def list_jobs(self, run_id: int) -> list[Job]:
+        return [
+            Job(
+                id=job.id,
+                name=job.name,
+                status=job.status,
+                conclusion=job.conclusion,
+                html_url=f"https://github.com/jobs/{job.id}",
+                created_at=job.created_at,
+                started_at=job.started_at or job.created_at,
+                completed_at=job.completed_at,
+            )
+            for job in self._ask(lambda: self._fake.list_jobs(run_id))
+        ]
+
+    def cancel(self, run_id: int, *, force: bool = False) -> None:
+        self._ask(lambda: self._fake.cancel(run_id, force=force))
+
+    def _ask(self, work: Callable[[], object]) -> object:
+        if self._simulation.dead:
+            raise CrashError
+        try:
+            return work()
+        except RefusalError as refusal:
+            raise _meaning(refusal.fault) from None
+
+
+def _meaning(fault: Fault) -> GitHubError:
+    kind = next((kind for known, kind in MEANINGS.values() if known == fault), RefusedError)
+    if kind is NotNowError:
+        return NotNowError(fault.message, timedelta(seconds=int(fault.headers.get("retry-after", 60))))
+    return RefusedError(fault.message, fault.status or 0) if kind is RefusedError else UnansweredError(fault.message)
+
+
+def _run(run: FakeRun) -> WorkflowRun:
+    return WorkflowRun(
+        id=run.id,
+        display_title=run.title,
+        status=run.status,
+        conclusion=run.conclusion,
+        html_url=f"https://github.com/runs/{run.id}",
+        created_at=run.created_at,
+    )
+
+
+def _library() -> LibraryManifest:
+    return LibraryManifest(
+        source="library.smi",
+        source_sha256="",
+        n_shards=len(SHARDS),
+        rows=0,
+        blank_lines=0,
+        rejected=0,
+        duplicates=0,
+        molecules=0,
+        digest="library",
+        built_at=datetime.now(UTC),
+        seconds=0.0,
+        shards={shard: ShardInfo(rows=0, digest=f"digest of {shard}", bytes=0) for shard in SHARDS},
+    )

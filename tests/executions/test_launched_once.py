@@ -1,0 +1,80 @@
+"""At most one run computes each shard, and each shard is computed in the end: whatever fails, and whoever dies when."""
+
+import sys
+
+import pytest
+from fake_github import Fault
+from simulation import MEANINGS, SHARDS, CrashError, Simulation
+
+from precalc_assets.executions.launch import GRACE
+
+FAULTS: dict[str, Fault | None] = {"nothing": None} | {name: fault for name, (fault, _) in MEANINGS.items()}
+LAGS = (0.0, 60.0, 200.0)
+"""Seconds until a run is in the lists: at once, within the grace, and after it."""
+
+BEGINNINGS = (5.0, 400.0)
+"""Seconds until a run claims: before it is looked for, and after the grace is over and a second one is asked for."""
+
+
+class _Killer:
+    """Kills the process at one point, counted from 0."""
+
+    def __init__(self, at: int | None) -> None:
+        self.left = at
+
+    def __call__(self, point: str) -> None:
+        if self.left is None:
+            return
+        if self.left == 0:
+            self.left = None
+            raise CrashError(point)
+        self.left -= 1
+
+
+def _simulate(fault: Fault | None, lag: float, beginning: float) -> Simulation:
+    simulation = Simulation(list_lag=lag)
+    simulation.seconds_to_begin = beginning
+    if fault:
+        simulation.fake.faults["dispatch"].append(fault)
+    return simulation
+
+
+def _follow_until_computed(simulation: Simulation, killer: _Killer) -> None:
+    """Follow, again after each crash, and again after a refusal, as the person does who has mended it."""
+    for _ in range(4):
+        try:
+            with simulation.watched(killer):
+                outcomes = simulation.follow()
+        except CrashError:
+            continue
+        if all(outcome.landed for outcome in outcomes):
+            assert {outcome.shard for outcome in outcomes} == set(SHARDS)
+            return
+    raise AssertionError(simulation.said)
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+@pytest.mark.parametrize("lag", LAGS)
+def test_no_crash_and_no_fault_makes_two_runs_compute_or_none(
+    lag: float, beginning: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = second_runs = 0
+    for fault in FAULTS.values():
+        point = 0
+        while True:
+            simulation = _simulate(fault, lag, beginning)
+            killer = _Killer(point)
+            _follow_until_computed(simulation, killer)
+            assert {shard: len(runs) for shard, runs in simulation.computed.items()} == dict.fromkeys(SHARDS, 1)
+            cases += 1
+            second_runs += len(simulation.fake.runs) > 1
+            if killer.left is not None:
+                break
+            point += 1
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\n{cases} cases of fault and crash, lists {lag:g} s late, runs beginning after {beginning:g} s; "
+            f"{second_runs} had a second run, which computed nothing\n"
+        )
+    # Only where a run neither claims nor is listed within the grace is there ever a second one.
+    assert bool(second_runs) == (beginning > GRACE.total_seconds() and lag > GRACE.total_seconds())
