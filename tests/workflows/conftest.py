@@ -19,12 +19,18 @@ PREDICT_PARALLEL = PROJECT / ".github" / "workflows" / "predict-parallel.yml"
 
 
 class Workshop:
-    """A world, and a stand-in for GitHub that runs `predict-parallel.yml` in it."""
+    """A world, and a stand-in for GitHub that runs `predict-parallel.yml` in it, with these repository variables."""
 
     def __init__(self, world, root: Path, n_shards: int, molecules: list[str]) -> None:
         self.world = world
         self.n_shards = n_shards
         self.runs = 0
+        self.variables = {
+            **{name: world.environment[name] for name in ("PRECALC_STORE_URL", "PRECALC_TABLES_URL")},
+            "PRECALC_N_SHARDS": str(n_shards),
+            "PRECALC_RUNNER": "framework",
+            "PRECALC_MODELS_DIR": str(world.models_dir),
+        }
         self._root = root
         source = world.root / "library.smi"
         source.write_text("\n".join(molecules) + "\n")
@@ -38,22 +44,14 @@ class Workshop:
         self.runs += 1
         event = self._root / f"event-{self.runs}.json"
         event.write_text(json.dumps({"inputs": {name.replace("_", "-"): value for name, value in inputs.items()}}))
-        world = self.world.environment
-        variables = {
-            "PRECALC_STORE_URL": world["PRECALC_STORE_URL"],
-            "PRECALC_TABLES_URL": world["PRECALC_TABLES_URL"],
-            "PRECALC_N_SHARDS": str(self.n_shards),
-            "PRECALC_RUNNER": "framework",
-            "PRECALC_MODELS_DIR": world["PRECALC_MODELS_DIR"],
-        }
         command = [str(TOOLS / "act"), "workflow_dispatch", "-W", str(PREDICT_PARALLEL), "-e", str(event)]
         command += ["-P", "ubuntu-latest=-self-hosted", "--no-cache-server"]
         command += ["--env", f"GITHUB_RUN_ID={1000 + self.runs}"]
-        command += [word for name, value in variables.items() for word in ("--var", f"{name}={value}")]
+        command += [word for name, value in self.variables.items() for word in ("--var", f"{name}={value}")]
         return subprocess.run(
             command,
             env={
-                **world,
+                **self.world.environment,
                 "PATH": f"{TOOLS}{os.pathsep}{os.environ['PATH']}",
                 "DOCKER_HOST": "unix:///nonexistent.sock",
                 "XDG_CACHE_HOME": str(self._root / "cache"),

@@ -4,14 +4,16 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 import pytest
+from aws_emulator import tables_url
 
 from precalc_assets.executions import Settled, open_execution
 from precalc_assets.executions.records import find_claim, find_report, put_settled
 from precalc_assets.inference import find_report as find_canary_report
-from precalc_assets.library import read_shard
+from precalc_assets.library import build_library, read_shard
 from precalc_assets.predictions import require_manifest
 from precalc_assets.sharding import shard_keys
-from precalc_assets.tables import TableReader
+from precalc_assets.storage import open_store
+from precalc_assets.tables import TableReader, open_tables
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -95,6 +97,24 @@ def test_fifty_shards_are_computed_by_fifty_jobs_for_somebody_who_gives_a_model_
     assert done.stdout.count("Set up job\n") >= 1 + 1 + 50 + 10 + 1
     assert "49 of 50 shards" in done.stdout
     assert "9 of 9 molecules quarantined" in done.stdout
+
+
+def test_on_s3_and_dynamodb_shards_land_and_are_claimed_as_on_disk(new_workshop, aws):
+    workshop = new_workshop(5, FEW)
+    url, tables = f"s3://{aws.make_bucket()}/platform", tables_url()
+    workshop.variables |= {"PRECALC_STORE_URL": url, "PRECALC_TABLES_URL": tables}
+    store = open_store(url)
+    library = build_library(store, workshop.world.root / "library.smi", n_shards=5, processes=1)
+    intent = open_execution(store, MODEL, library.digest, shard_keys(5))
+
+    done = workshop.run(model_id=MODEL, key=intent.key, n_workers="2")
+    asked = len(workshop.world.calls())
+    again = workshop.run(model_id=MODEL, key=intent.key)
+
+    assert (done.returncode, again.returncode) == (0, 0), done.stdout
+    assert len(workshop.world.calls()) == asked
+    assert find_claim(store, intent.key).run_id == 1001
+    assert sorted(TableReader(open_tables(tables), MODEL).directories()) == shard_keys(5)
 
 
 def test_a_sample_is_the_canary_and_nothing_else(new_workshop):
