@@ -52,7 +52,7 @@ SAMPLE = "sample"
 """Stands where a shard's key does: a sample marks no shard as done."""
 
 _CALLS = (4, 1)
-"""Calls that the sample is cut into, run by run. The whole of it comes last: what is slow once only is over by then."""
+"""Calls that a batch is cut into, run by run. The whole of it comes last: what is slow once only is over by then."""
 
 _SHOWN_REASONS = 5
 
@@ -168,8 +168,9 @@ def examine(
 def _ask_twice(task: _Task, listener: "_Listener") -> tuple[_Run, _Run] | ModelError:
     """Return both runs; or why there are none, if the model has other columns or answers no molecule."""
     caller = PatientCaller(task.model, listener)
+    batch = min(task.molecules.height, task.settings.batch_size)
     try:
-        first, second = (_ask(task, caller, -(-task.molecules.height // calls)) for calls in _CALLS)
+        first, second = (_ask(task, caller, -(-batch // calls)) for calls in _CALLS)
     except OSError as error:
         raise ModelError(f"{task.model} cannot be run: {reason(error)}") from error
     except ModelError as error:

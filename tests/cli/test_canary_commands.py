@@ -47,7 +47,7 @@ def test_a_sample_prints_what_it_found_out(world, home, command: str):
     assert said["canary"] == f"of {MODEL} v1.0.0: A model for tests"
     assert said["molecules"] == "12, twice; 0 quarantined"
     assert said["deterministic"] in ("yes", "passed both runs predicted the same")
-    assert "with 12 in a call, the best size tried" in done.stdout
+    assert "with 5 in a call, the best size tried" in done.stdout
     assert "runner-hours, $0.00" in said["24"]
     assert "write units" in said["their"]
     assert said["atoms"].startswith("integer integer 0 ")

@@ -87,6 +87,13 @@ def test_every_molecule_is_asked_for_twice_beside_others_each_time(world):
     assert sum(told) == 2 * SIZE
 
 
+def test_no_call_has_more_molecules_than_a_batch(world):
+    world.write_model()
+    report = run(world, batch_size=8)
+    assert [len(call) for call in world.calls()] == [2] * 10 + [8, 8, 4]
+    assert report.speed.best_batch_size <= 8
+
+
 def test_columns_are_described_by_the_values_that_were_seen(world):
     columns = (
         ("number", "float"),
