@@ -3,11 +3,12 @@
 Only what the reading side needs belongs here; how a card is gathered is in `publishing`.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from precalc_assets.columns import Column
+from precalc_assets.columns import Column, name_columns
 from precalc_assets.errors import TableError
 from precalc_assets.tables import REGISTRY, Item, KeyValueStore
 
@@ -16,7 +17,8 @@ class ModelCard(BaseModel):
     """One model in the registry table, as JSON under its id.
 
     `deterministic` says whether the canary of a release that is served predicted the same twice, None if there was no
-    such canary; `varying` names the columns that it found to differ.
+    such canary; `varying` names the columns that it found to differ. There may be none of a model that is not: it
+    answered some molecules in one of the runs alone.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -43,6 +45,11 @@ class ModelCard(BaseModel):
     def covered(self) -> bool:
         """Whether every shard is in the table."""
         return len(self.shards) == self.n_shards
+
+
+def name_variation(varying: Sequence[str]) -> str:
+    """Return in what the runs of a model differ that is not deterministic, as words after "in"."""
+    return name_columns(varying) if varying else "which molecules are answered"
 
 
 def publish_card(tables: KeyValueStore, card: ModelCard) -> None:

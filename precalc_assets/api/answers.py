@@ -83,7 +83,7 @@ class ModelAnswer(BaseModel):
 
     `shards` are those that are loaded, of `n_shards`. `library_digest` names the version of the reference library, null
     while shards are missing. `deterministic` is false when the model predicts something else every time, in the
-    columns of `varying`. `updated` is when a shard was last loaded.
+    columns of `varying`, or answers other molecules, with none there. `updated` is when a shard was last loaded.
     """
 
     model: str

@@ -3,6 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
+from precalc_assets.cards import name_variation
 from precalc_assets.cli.progress import progress
 from precalc_assets.columns import name_columns
 from precalc_assets.errors import PrecalcError
@@ -57,7 +58,7 @@ def _summary(report: CanaryReport) -> Table:
     if report.columns:
         table.add_row("nulls in", name_columns(nulls) or "no column")
         table.add_row("constant", name_columns(constant) or "no column")
-        table.add_row("deterministic", "yes" if report.deterministic else f"no: {name_columns(report.varying)}")
+        table.add_row("deterministic", "yes" if report.deterministic else f"no: {name_variation(report.varying)}")
     if report.speed:
         speed = report.speed
         each = _duration(speed.seconds_per_molecule)

@@ -8,8 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from precalc_assets.cards import find_card
-from precalc_assets.columns import name_columns
+from precalc_assets.cards import find_card, name_variation
 from precalc_assets.errors import TableError, UsageError
 from precalc_assets.model_ids import check_model_id
 from precalc_assets.settings import load_settings
@@ -77,7 +76,7 @@ def _warn_of_variation(tables: KeyValueStore, model: str) -> None:
         print(f"warning: {error}", file=sys.stderr)
         return
     if card and card.deterministic is False:
-        print(f"warning: predictions of {model} vary between runs, in {name_columns(card.varying)}", file=sys.stderr)
+        print(f"warning: predictions of {model} vary between runs, in {name_variation(card.varying)}", file=sys.stderr)
 
 
 def _batches(asked: Iterable[Asked]) -> Iterator[list[Asked]]:

@@ -6,9 +6,8 @@ from obstore.store import ObjectStore
 from rich.console import Console
 from rich.table import Table
 
-from precalc_assets.cards import find_card
+from precalc_assets.cards import find_card, name_variation
 from precalc_assets.cli.report import name_shards
-from precalc_assets.columns import name_columns
 from precalc_assets.errors import PrecalcError, TableError
 from precalc_assets.inference import find_model, find_report, list_models
 from precalc_assets.library import read_manifest, require_shards
@@ -103,8 +102,8 @@ def _canary_line(store: ObjectStore, model: str) -> str:
         return f"canary: not run; run `precalc predict {model} --sample 100`"
     if report.broken:
         said = "; ".join(f"{check.name} failed: {check.description}" for check in report.broken)
-    elif report.varying:
-        said = f"predictions vary between runs, in {name_columns(report.varying)}"
+    elif report.deterministic is False:
+        said = f"predictions vary between runs, in {name_variation(report.varying)}"
     else:
         said = "passed, predictions are the same in every run"
     return f"canary of {report.release}: {said}"

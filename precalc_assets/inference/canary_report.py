@@ -114,8 +114,8 @@ class CanaryReport(_Record):
 
     @property
     def deterministic(self) -> bool | None:
-        """Whether both runs predicted the same; None if there were no two runs."""
-        return not self.varying if self.columns else None
+        """Whether both runs answered the same molecules with the same; None if there were no two runs."""
+        return not (self.varying or self.unsteady) if self.columns else None
 
     @property
     def varying(self) -> tuple[str, ...]:

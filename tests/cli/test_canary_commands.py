@@ -110,6 +110,18 @@ def test_readers_are_told_that_predictions_vary_also_where_the_model_s_folder_is
     assert lines(world.precalc("models", columns="200").stdout)[MODEL] == "A model for tests 3 v1.0.0 4/4 24 no"
 
 
+def test_readers_are_told_of_a_model_that_answers_other_molecules_every_time(world, home):
+    tired = "if smiles == 'CCO' and len(given) < 24: sys.exit('tired')\n"
+    world.write_model(answer=tired + "return f'{len(smiles)},1,x'")
+    settings = {"batch_size": "24", "max_failure_rate": "0.5"}
+
+    assert world.precalc("run", MODEL, **settings).returncode == 0
+
+    told = "vary between runs, in which molecules are answered"
+    assert f"predictions {told}" in world.precalc("status", MODEL).stdout
+    assert world.precalc("get", MODEL, "CCN").stderr == f"warning: predictions of {MODEL} {told}\n"
+
+
 def test_readers_are_told_nothing_of_a_model_that_predicts_the_same_and_of_one_without_a_canary(world, home):
     world.write_model()
     for command in ("predict", "serve"):
