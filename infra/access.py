@@ -1,7 +1,7 @@
-"""Who may do what: the statements of the three kinds of programs that work with the bucket and the tables.
+"""Who may do what: the statements of each kind of program.
 
 A reader is the Lambda behind the API, a runner a rented machine that computes shards, the pipeline the machine with
-Dagster. None is allowed more than its own work; `tests/infra` tries that out.
+Dagster, a deployer a job that deploys. None is allowed more than its own work; `tests/infra` tries that out.
 """
 
 from collections.abc import Iterable
@@ -55,10 +55,16 @@ def pipeline_statements(prefix: str, bucket: str) -> list[PolicyStatement]:
     ]
 
 
+def deployer_statements() -> list[PolicyStatement]:
+    """Return what a job needs to deploy: the CDK's own roles do the rest, with what `cdk bootstrap` gave them."""
+    return [_allow(["sts:AssumeRole"], [f"arn:{Aws.PARTITION}:iam::{Aws.ACCOUNT_ID}:role/cdk-*-{Aws.REGION}"])]
+
+
 def acknowledge_wildcards(construct: IConstruct, statements: Iterable[PolicyStatement]) -> None:
-    """Tell cdk-nag why the resources of these statements end in a star."""
+    """Tell cdk-nag why the resources of these statements have a star."""
     reasons = {
         ":table/": "A table is made for each model when it is first loaded; its name is the prefix and the model's id.",
+        ":role/": "The CDK's roles have the names of what they do, and of a qualifier that can be chosen.",
         ":s3:::": "Objects are made at run time; the names of those of one kind begin with the same folder.",
         "*": "Tables can only be listed as a whole (Service Authorization Reference, DynamoDB, ListTables).",
     }

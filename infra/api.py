@@ -20,8 +20,8 @@ from infra.parameters import Parameters
 _STAGE = "v1"
 _RATE, _BURST = 50, 100
 """Requests a second that a key may send, steadily and at once; one request asks for up to 1,000 molecules."""
-_QUOTA = 5_000_000
-"""Requests a month by one key: what a key that got out can cost is some 20 dollars, not thousands."""
+_QUOTA = 1_000_000
+"""Requests a month by one key: it bounds what a key that got out can cost, docs/deploy.md says at how much."""
 _ALL_KEYS = 4
 """The stage as a whole takes this many times what one key may send."""
 

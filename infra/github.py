@@ -1,4 +1,4 @@
-"""The GitHub stack: how runners get credentials, with no secret that anybody could copy.
+"""The GitHub stack: how jobs get credentials, with no secret that anybody could copy.
 
 It is a stack of its own: not everybody computes on GitHub, and an account knows GitHub as a provider once.
 """
@@ -7,7 +7,7 @@ from aws_cdk import Aws, CfnOutput, Duration, Stack
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 
-from infra.access import acknowledge_wildcards, runner_statements
+from infra.access import acknowledge_wildcards, deployer_statements, runner_statements
 from infra.parameters import Parameters
 
 _ISSUER = "token.actions.githubusercontent.com"
@@ -18,33 +18,57 @@ _SESSION = Duration.hours(7)
 
 
 class GitHubStack(Stack):
-    """The role of a runner: for jobs of one repository that run in one of its environments."""
+    """Two roles for jobs of one repository: to compute in one of its environments, and to deploy in another."""
 
     def __init__(self, scope: Construct, name: str, parameters: Parameters) -> None:
-        super().__init__(scope, name, description="precalc: the role of GitHub's runners")
-        statements = runner_statements(parameters.prefix, parameters.bucket)
-        role = iam.Role(
-            self,
+        super().__init__(scope, name, description="precalc: the roles of GitHub's jobs")
+        self._provider = self._provider_arn(parameters)
+        self._repository = parameters.repository
+        runner = self._make_role(
             "Runner",
-            description="What a GitHub runner needs to compute shards and to load them",
-            max_session_duration=_SESSION,
-            assumed_by=iam.WebIdentityPrincipal(
-                self._provider_arn(parameters),
-                {
-                    "StringEquals": {
-                        f"{_ISSUER}:aud": _AUDIENCE,
-                        f"{_ISSUER}:sub": f"repo:{parameters.repository}:environment:{parameters.environment}",
-                    }
-                },
-            ),
-            inline_policies={"runner": iam.PolicyDocument(statements=statements)},
+            "What a job needs to compute shards and to load them",
+            parameters.environment,
+            runner_statements(parameters.prefix, parameters.bucket),
+            _SESSION,
         )
-        acknowledge_wildcards(role, statements)
-        CfnOutput(self, "RoleArn", value=role.role_arn, description="AWS_ROLE_ARN, a variable of GitHub's environment")
-        CfnOutput(self, "Region", value=Aws.REGION, description="AWS_REGION, a variable of GitHub's environment")
+        deployer = self._make_role(
+            "Deployer",
+            "What a job needs to deploy: to become one of the roles that cdk bootstrap has made",
+            parameters.deploy_environment,
+            deployer_statements(),
+        )
+        outputs = {
+            "RoleArn": (runner.role_arn, "AWS_ROLE_ARN, a variable in GitHub"),
+            "DeployRoleArn": (deployer.role_arn, "AWS_DEPLOY_ROLE_ARN, a variable in GitHub if it is to deploy"),
+            "Region": (Aws.REGION, "AWS_REGION, a variable in GitHub"),
+        }
+        for output, (value, explanation) in outputs.items():
+            CfnOutput(self, output, value=value, description=explanation)
 
     def _provider_arn(self, parameters: Parameters) -> str:
         if parameters.github_provider == "existing":
             return f"arn:{Aws.PARTITION}:iam::{Aws.ACCOUNT_ID}:oidc-provider/{_ISSUER}"
         provider = iam.OidcProviderNative(self, "Provider", url=f"https://{_ISSUER}", client_ids=[_AUDIENCE])
         return str(provider.oidc_provider_arn)
+
+    def _make_role(
+        self,
+        name: str,
+        description: str,
+        environment: str,
+        statements: list[iam.PolicyStatement],
+        session: Duration | None = None,
+    ) -> iam.Role:
+        subject = f"repo:{self._repository}:environment:{environment}"
+        role = iam.Role(
+            self,
+            name,
+            description=description,
+            max_session_duration=session,
+            assumed_by=iam.WebIdentityPrincipal(
+                self._provider, {"StringEquals": {f"{_ISSUER}:aud": _AUDIENCE, f"{_ISSUER}:sub": subject}}
+            ),
+            inline_policies={name.lower(): iam.PolicyDocument(statements=statements)},
+        )
+        acknowledge_wildcards(role, statements)
+        return role

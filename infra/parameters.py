@@ -18,6 +18,7 @@ _PATTERNS = {
     # Repositories made since July 2026 are named with numbers that never change, ORG@ID/REPO@ID.
     "repository": r"[A-Za-z0-9-]+(@\d+)?/[A-Za-z0-9._-]+(@\d+)?",
     "environment": r"[A-Za-z0-9._-]+",
+    "deploy_environment": r"[A-Za-z0-9._-]+",
     "alarm_email": r"[^@\s]+@[^@\s]+",
     "keep": "true|false",
     "github_provider": "create|existing",
@@ -34,6 +35,7 @@ class Parameters:
     alarm_email: str | None = None
     repository: str | None = None
     environment: str = "precalc"
+    deploy_environment: str = "aws"
     github_provider: str = "create"
 
     @classmethod
@@ -47,16 +49,12 @@ class Parameters:
         for name, pattern in _PATTERNS.items():
             if name in text and not re.fullmatch(pattern, text[name]):
                 raise ValueError(f"-c {name}={text[name]} does not match {pattern}; correct it and try again")
-        defaults = cls()
-        return cls(
-            prefix=text.get("prefix", defaults.prefix),
-            keep=text.get("keep", "true") == "true",
-            lambda_folder=Path(text.get("lambda_folder", defaults.lambda_folder)),
-            alarm_email=text.get("alarm_email"),
-            repository=text.get("repository"),
-            environment=text.get("environment", defaults.environment),
-            github_provider=text.get("github_provider", defaults.github_provider),
-        )
+        typed: dict[str, Any] = dict(text)
+        if "keep" in text:
+            typed["keep"] = text["keep"] == "true"
+        if "lambda_folder" in text:
+            typed["lambda_folder"] = Path(text["lambda_folder"])
+        return cls(**typed)
 
     @property
     def bucket(self) -> str:

@@ -96,15 +96,12 @@ class Deployment:
         return self._caller(user)
 
     def runner(self, subject: str) -> Caller:
-        """Return a GitHub runner whose job has this subject. Raises ClientError if it gets no credentials."""
-        sts = self.emulator.client("sts", config=Config(signature_version=UNSIGNED))
-        given = sts.assume_role_with_web_identity(
-            RoleArn=self.outputs["RoleArn"],
-            RoleSessionName="runner",
-            WebIdentityToken=_token(subject),
-            DurationSeconds=7 * 3600,
-        )["Credentials"]
-        return Caller(self.emulator, given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"])
+        """Return a job of GitHub with this subject as one that computes. Raises ClientError if it may not."""
+        return self._job(subject, "RoleArn", seconds=7 * 3600)
+
+    def deployer(self, subject: str) -> Caller:
+        """Return a job of GitHub with this subject as one that deploys. Raises ClientError if it may not."""
+        return self._job(subject, "DeployRoleArn", seconds=3600)
 
     def precalc(self, caller: Caller, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command with the settings that the stacks' outputs name."""
@@ -146,6 +143,16 @@ class Deployment:
                 return Answer(answer.status, dict(answer.headers), answer.read())
         except urllib.error.HTTPError as error:
             return Answer(error.code, dict(error.headers), error.read())
+
+    def _job(self, subject: str, role: str, seconds: int) -> Caller:
+        sts = self.emulator.client("sts", config=Config(signature_version=UNSIGNED))
+        given = sts.assume_role_with_web_identity(
+            RoleArn=self.outputs[role],
+            RoleSessionName="job",
+            WebIdentityToken=_token(subject),
+            DurationSeconds=seconds,
+        )["Credentials"]
+        return Caller(self.emulator, given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"])
 
     def _new_user(self) -> str:
         name = f"user-{uuid4().hex}"

@@ -20,7 +20,8 @@ CDK = INFRA / "node_modules" / ".bin" / "cdk"
 
 REPOSITORY = "ersilia-os/precalc"
 SUBJECT = f"repo:{REPOSITORY}:environment:precalc"
-"""What GitHub's tokens name a job of the repository that runs in the environment `precalc`."""
+DEPLOY_SUBJECT = f"repo:{REPOSITORY}:environment:aws"
+"""What GitHub's tokens name a job of the repository that runs in the environment `precalc`, or `aws`."""
 
 _APP = ("-m", "infra.app")
 

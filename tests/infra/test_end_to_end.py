@@ -14,7 +14,7 @@ import pytest
 from aws_emulator import REGION, run_ministack
 from botocore.exceptions import ClientError
 from deployment import Deployment
-from stacks import REPOSITORY, SUBJECT, build_lambda, require_tools, run_cdk
+from stacks import DEPLOY_SUBJECT, REPOSITORY, SUBJECT, build_lambda, require_tools, run_cdk
 
 from precalc_assets.sharding import shard_keys
 from precalc_assets.storage import predictions
@@ -135,14 +135,19 @@ def test_what_a_runner_computes_and_loads_is_read_through_the_api(computed_on_gi
 @pytest.mark.parametrize(
     "subject",
     [
+        SUBJECT,
+        DEPLOY_SUBJECT,
         f"repo:{REPOSITORY}:ref:refs/heads/main",
         f"repo:{REPOSITORY}:environment:staging",
         f"repo:{REPOSITORY}-fork:environment:precalc",
         f"repo:{REPOSITORY}:environment:precalc:and-more",
     ],
 )
-def test_a_job_elsewhere_is_no_runner(deployment, subject):
-    assert_refused(lambda: deployment.runner(subject))
+def test_jobs_compute_in_one_environment_deploy_in_another_and_do_neither_elsewhere(deployment, subject):
+    if subject != SUBJECT:
+        assert_refused(lambda: deployment.runner(subject))
+    if subject != DEPLOY_SUBJECT:
+        assert_refused(lambda: deployment.deployer(subject))
 
 
 def test_a_runner_is_refused_what_is_not_its_work(computed_on_github):
@@ -211,7 +216,8 @@ def test_the_bucket_is_refused_to_whoever_comes_without_tls(materialised):
 
 def test_a_deployment_without_a_change_changes_nothing_and_destroying_it_leaves_nothing(computed_on_github):
     deployment = computed_on_github
-    environment = deployment.emulator.environment
+    # This role is nothing by itself; it becomes the CDK's own.
+    environment = deployment.deployer(DEPLOY_SUBJECT).environment
     assert "Number of stacks with differences: 0" in run_cdk(
         "diff", "--all", "--app", deployment.assembly, environment=environment
     )

@@ -6,7 +6,7 @@ import re
 import subprocess
 
 import pytest
-from stacks import CFN_LINT, REPOSITORY, SUBJECT, load_templates, require_tools, run_app, run_cdk
+from stacks import CFN_LINT, DEPLOY_SUBJECT, REPOSITORY, SUBJECT, load_templates, require_tools, run_app, run_cdk
 
 from infra.lambda_asset import HANDLER
 
@@ -83,11 +83,10 @@ def test_no_policy_allows_more_than_it_names(stacks):
         for statement in template.statements():
             assert statement["Effect"] == "Allow"
             assert not [action for action in statement["Action"] if "*" in action]
-            if statement["Action"] != ["dynamodb:ListTables"]:
-                assert "*" not in statement["Resource"]
-            for resource in statement["Resource"]:
-                assert resource.count("*") <= 1
-                assert "*" not in resource or resource.endswith("*")
+            if statement["Action"] not in (["dynamodb:ListTables"], ["sts:AssumeRole"]):
+                for resource in statement["Resource"]:
+                    assert resource != "*"
+                    assert "*" not in resource[:-1]
 
 
 def test_a_reader_reads_the_tables_of_its_prefix(stacks):
@@ -113,13 +112,21 @@ def test_a_runner_computes_and_loads_shards_and_nothing_else(stacks):
     assert not resources_of(statements, "dynamodb:DeleteTable")
 
 
-def test_only_jobs_of_the_environment_become_runners(stacks):
-    role = stacks["github"].only("IAM::Role")
-    (statement,) = role["AssumeRolePolicyDocument"]["Statement"]
-    assert statement["Action"] == "sts:AssumeRoleWithWebIdentity"
+def test_jobs_of_one_environment_compute_and_those_of_another_deploy(stacks):
     issuer = "token.actions.githubusercontent.com"
-    assert statement["Condition"] == {"StringEquals": {f"{issuer}:aud": "sts.amazonaws.com", f"{issuer}:sub": SUBJECT}}
-    assert role["MaxSessionDuration"] == 7 * 3600
+    trusted = {}
+    for role in (resource["Properties"] for resource in stacks["github"].all("IAM::Role")):
+        (statement,) = role["AssumeRolePolicyDocument"]["Statement"]
+        assert statement["Action"] == "sts:AssumeRoleWithWebIdentity"
+        condition = statement["Condition"]["StringEquals"]
+        trusted[condition.pop(f"{issuer}:sub")] = role
+        assert condition == {f"{issuer}:aud": "sts.amazonaws.com"}
+    assert trusted.keys() == {SUBJECT, DEPLOY_SUBJECT}
+    assert trusted[SUBJECT]["MaxSessionDuration"] == 7 * 3600
+    (policy,) = trusted[DEPLOY_SUBJECT]["Policies"]
+    (statement,) = policy["PolicyDocument"]["Statement"]
+    assert statement["Action"] == "sts:AssumeRole"
+    assert statement["Resource"] == "arn:<AWS::Partition>:iam::<AWS::AccountId>:role/cdk-*-<AWS::Region>"
     assert stacks["github"].only("IAM::OIDCProvider")["Url"] == f"https://{issuer}"
 
 
@@ -178,16 +185,8 @@ def test_somebody_hears_of_errors_throttles_and_slow_answers(stacks):
 
 def test_every_output_says_what_it_is_for(stacks):
     outputs = {name: output for template in stacks.values() for name, output in template.outputs.items()}
-    assert outputs.keys() == {
-        "StoreUrl",
-        "TablesUrl",
-        "LogsBucket",
-        "PipelinePolicy",
-        "Url",
-        "KeyId",
-        "RoleArn",
-        "Region",
-    }
+    wanted = "StoreUrl TablesUrl LogsBucket PipelinePolicy Url KeyId RoleArn DeployRoleArn Region"
+    assert outputs.keys() == set(wanted.split())
     assert all(output["Description"] for output in outputs.values())
 
 
