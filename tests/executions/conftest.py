@@ -31,10 +31,10 @@ def served(fake: FakeGitHub) -> Iterator[str]:
 @pytest.fixture
 def client(served: str) -> GitHubClient:
     """A client of the fake that tries reads again at once."""
-    return open_github(github_settings(served), read_pauses=(0.0, 0.0))
+    return open_github(github_settings(served), read_pauses=(0.01, 0.01))
 
 
 @pytest.fixture
 def open_client(served: str) -> Callable[..., GitHubClient]:
     """A function that opens clients of the fake with other settings."""
-    return lambda **settings: open_github(github_settings(served, **settings), read_pauses=(0.0, 0.0))
+    return lambda **settings: open_github(github_settings(served, **settings), read_pauses=(0.01, 0.01))

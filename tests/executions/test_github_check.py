@@ -1,0 +1,98 @@
+"""`precalc github check`: each thing that can be wrong is found, said with its way out, and nothing is launched."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fake_github import FORBIDDEN, NOT_FOUND, REPOSITORY, TOKEN, WORKFLOW_FILE, FakeGitHub
+
+from precalc_assets.executions.check import WORKFLOW_INPUTS, check
+from precalc_assets.executions.github import GitHubClient
+from precalc_assets.executions.launch import workflow_inputs
+from precalc_assets.executions.records import Intent
+from precalc_assets.settings import Settings
+
+
+def test_all_is_well_and_nothing_is_launched(client: GitHubClient, fake: FakeGitHub) -> None:
+    assert [found.name for found in check(client) if found.passed] == [
+        "repository",
+        "ref",
+        "workflow",
+        "inputs",
+        "permission",
+    ]
+    assert fake.runs == {}
+
+
+def _set(name: str, value: object) -> Callable[[FakeGitHub], None]:
+    return lambda fake: setattr(fake, name, value)
+
+
+def _fail(endpoint: str) -> Callable[[FakeGitHub], None]:
+    return lambda fake: fake.faults[endpoint].append(FORBIDDEN if endpoint == "contents" else NOT_FOUND)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "settings", "name", "said"),
+    [
+        (None, {"github_token": "old"}, "repository", "Bad credentials; the token has expired"),
+        (None, {"github_repository": "ersilia-os/other"}, "repository", "PRECALC_GITHUB_REPOSITORY is right"),
+        (_set("archived", True), {}, "repository", "unarchive it"),
+        (None, {"github_ref": "0123abc"}, "ref", "0123abc is no branch and no tag"),
+        (None, {"github_workflow": "other.yml"}, "workflow", "PRECALC_GITHUB_WORKFLOW"),
+        (_set("workflow_state", "disabled_inactivity"), {}, "workflow", "enable it"),
+        (_fail("contents"), {}, "inputs", "Contents: read"),
+        (_set("workflow_file", "on: push\n"), {}, "inputs", "no workflow_dispatch"),
+        (_set("workflow_file", "on: [\n"), {}, "inputs", "no workflow_dispatch"),
+        (_set("workflow_file", WORKFLOW_FILE.replace("key", "kee")), {}, "inputs", "no input key"),
+        (_set("workflow_file", f"{WORKFLOW_FILE}      x:\n        required: true\n"), {}, "inputs", "requires x"),
+        (_set("may_write", False), {}, "permission", "Actions: write"),
+    ],
+)
+def test_what_is_wrong_is_said_with_what_to_do(
+    spoil: Callable[[FakeGitHub], None] | None,
+    settings: dict[str, str],
+    name: str,
+    said: str,
+    open_client: Callable[..., GitHubClient],
+    fake: FakeGitHub,
+) -> None:
+    if spoil:
+        spoil(fake)
+    *_, last = check(open_client(**settings))
+    assert (last.name, last.passed) == (name, False)
+    assert said in last.description
+    assert fake.runs == {}
+
+
+def test_what_is_checked_for_is_what_is_sent() -> None:
+    intent = Intent.model_validate(
+        {"key": "k", "model": "m", "library_digest": "d", "shards": ["00"], "sample": 5, "created_at": 0}
+    )
+    assert set(workflow_inputs(intent, Settings(_env_file=None))) == set(WORKFLOW_INPUTS)
+
+
+def test_the_workflow_of_this_repository_takes_the_inputs(client: GitHubClient, fake: FakeGitHub) -> None:
+    fake.workflow_file = (Path(__file__).parents[2] / ".github/workflows/predict-parallel.yml").read_text()
+    assert all(found.passed for found in check(client))
+
+
+def test_the_command_says_it_in_a_line(served: str, fake: FakeGitHub, tmp_path: Path) -> None:
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PRECALC_GITHUB_API_URL": served,
+        "PRECALC_GITHUB_REPOSITORY": REPOSITORY,
+        "PRECALC_GITHUB_TOKEN": TOKEN,
+    }
+    command = [str(Path(sys.executable).parent / "precalc"), "github", "check"]
+    ready = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ready.returncode, ready.stderr) == (0, "")
+    assert "ready" in ready.stdout
+    fake.may_write = False
+    refused = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: permission: GitHub answers 403")
+    assert TOKEN not in refused.stderr
