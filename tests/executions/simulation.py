@@ -78,7 +78,9 @@ class Simulation:
     """A store, a library of four shards, GitHub, and runners that take a minute for a run's shards.
 
     `point` is called by name at each point at which the launching process could die. `computed` has by shard the runs
-    that computed it. `fails` has by shard how many more runs fail it, `no_time` how many have no time for it.
+    that computed it. `fails` has by shard how many more runs fail it, `no_time` how many have no time for it, with a
+    part to show for it if `writes_parts`; `vanishing` are shards whose jobs are gone from the list in the end, and
+    `wrong_jobs` has each job say the opposite. `each_time` is called as time passes.
     """
 
     def __init__(self, *, list_lag: float = 0.0) -> None:
@@ -90,6 +92,10 @@ class Simulation:
         self.computed: dict[str, list[int]] = defaultdict(list)
         self.fails: dict[str, int] = {}
         self.no_time: dict[str, int] = {}
+        self.writes_parts = True
+        self.wrong_jobs = False
+        self.vanishing: set[str] = set()
+        self.each_time: Callable[[], None] = lambda: None
         self.seconds_to_begin = 5.0
         self.seconds_to_compute = 60.0
         self.said: list[str] = []
@@ -122,6 +128,18 @@ class Simulation:
         while self.time < until:
             self.time = min(until, self.time + timedelta(seconds=5))
             self.work()
+            self.each_time()
+
+    def at(self, seconds: float, happen: Callable[[], object]) -> None:
+        """Let something happen once, in so many seconds from now, and after what was to happen before it."""
+        when, before, left = self.time + timedelta(seconds=seconds), self.each_time, [happen]
+
+        def each_time() -> None:
+            before()
+            if left and self.time >= when:
+                left.pop()()
+
+        self.each_time = each_time
 
     def work(self) -> None:
         """Let each run do what it is time for."""
@@ -145,27 +163,30 @@ class Simulation:
         if not records.claim(self.store, run.inputs["key"], run.id):
             self.fake.end_run(run.id)
             return
-        for shard in parse_shards(run.inputs["shards"], len(SHARDS)):
+        for shard in _shards(run):
             self.fake.begin_job(run.id, f"Predict {shard}")
 
     def end(self, run: FakeRun) -> None:
         """Let a run's jobs end, with a manifest, a reason or neither."""
-        failed = False
-        for shard in parse_shards(run.inputs["shards"], len(SHARDS)):
+        conclusions = set()
+        for shard in _shards(run):
             self.computed[shard].append(run.id)
-            if self.fails.get(shard, 0):
+            fails, stops = self.fails.get(shard, 0) > 0, self.no_time.get(shard, 0) > 0
+            if fails:
                 self.fails[shard] -= 1
-                failed = True
-                self.fake.end_job(run.id, f"Predict {shard}", "failure")
-                continue
-            if self.no_time.get(shard, 0):
+            elif stops:
                 self.no_time[shard] -= 1
                 records.report_shard(self.store, run.inputs["key"], run.id, ShardOutcome(shard, unfinished=True))
-                obstore.put(self.store, f"raw/model={MODEL}/shard={shard}/part-{run.id}.csv.gz", b"")
+                if self.writes_parts:
+                    obstore.put(self.store, f"raw/model={MODEL}/shard={shard}/part-{run.id}.csv.gz", b"")
             else:
                 self.put_manifest(shard)
-            self.fake.end_job(run.id, f"Predict {shard}")
-        self.fake.end_run(run.id, "failure" if failed else "success")
+            conclusion = "failure" if fails != self.wrong_jobs else "success"
+            self.fake.end_job(run.id, f"Predict {shard}", conclusion)
+            if shard in self.vanishing:
+                del run.jobs[f"Predict {shard}"]
+            conclusions.add(conclusion)
+        self.fake.end_run(run.id, "failure" if "failure" in conclusions else "success")
 
     def put_manifest(self, shard: str) -> None:
         """Let a shard's raw predictions be there."""
@@ -278,6 +299,11 @@ def _run(run: FakeRun) -> WorkflowRun:
         html_url=f"https://github.com/runs/{run.id}",
         created_at=run.created_at,
     )
+
+
+def _shards(run: FakeRun) -> list[str]:
+    """Return the shards of a run; a sample has none."""
+    return parse_shards(run.inputs["shards"], len(SHARDS)) if "shards" in run.inputs else []
 
 
 def _library() -> LibraryManifest:
