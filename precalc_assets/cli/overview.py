@@ -1,20 +1,21 @@
 """`precalc models` and `precalc status`: what can be run, and how far it is."""
 
-from collections.abc import Iterable
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 
-from obstore.store import ObjectStore
 from rich.console import Console
 from rich.table import Table
 
-from precalc_assets.cards import find_card, name_variation
+from precalc_assets.cards import ModelCard, find_card, name_variation
 from precalc_assets.cli.report import name_shards
-from precalc_assets.errors import PrecalcError, TableError
-from precalc_assets.inference import find_model, find_report, list_models
+from precalc_assets.errors import ModelError, PrecalcError, TableError
+from precalc_assets.inference import CanaryReport, find_model, find_report, list_models
 from precalc_assets.library import read_manifest, require_shards
 from precalc_assets.model_ids import check_model_id
 from precalc_assets.outcomes import reason
-from precalc_assets.predictions import find_manifest
-from precalc_assets.settings import load_settings
+from precalc_assets.predictions import RawManifest, find_manifest
+from precalc_assets.settings import Settings, load_settings
 from precalc_assets.sharding import shard_keys
 from precalc_assets.storage import list_sizes, open_store, predictions
 from precalc_assets.tables import LIBRARY, REGISTRY, Directory, KeyValueStore, TableReader, open_tables
@@ -29,19 +30,22 @@ def models() -> None:
         table.add_column(name)
     runnable = list_models(settings.model_folders)
     for name in sorted({*runnable, *tables.list_tables()} - {LIBRARY, REGISTRY}):
+        served = _directories(tables, name).values()
+        releases = ", ".join(sorted({shard.release for shard in served}))
+        card = _find_card(tables, name)
         try:
-            card = find_card(tables, name)
             if name in runnable:
                 folder = find_model(name, settings.model_folders)
-                said = (folder.metadata.title, str(len(folder.columns)), folder.metadata.release)
+                release = folder.metadata.release
+                differs = f", served: {releases}" if releases not in ("", release) else ""
+                said = (folder.metadata.title, str(len(folder.columns)), release + differs)
             elif card:
-                said = (card.title, str(len(card.columns)), ", ".join(card.releases))
+                said = (card.title, str(len(card.columns)), releases)
             else:
-                said = ("served, not published", "–", "–")
+                said = ("served, not published", "–", releases or "–")
         except PrecalcError as error:
             table.add_row(name, f"cannot be used: {error}")
             continue
-        served = _directories(tables, name).values()
         table.add_row(
             name,
             *said,
@@ -59,8 +63,8 @@ def status(model: str) -> None:
     store = open_store(settings.store_url)
     library = require_shards(read_manifest(store), settings.n_shards)
     shards = shard_keys(settings.n_shards)
-    raw: dict[str, str] = {}
-    stale, damaged, quarantined = [], {}, 0
+    raw: dict[str, RawManifest] = {}
+    damaged = {}
     for shard in shards:
         try:
             manifest = find_manifest(store, model, shard)
@@ -68,16 +72,14 @@ def status(model: str) -> None:
             damaged[shard] = reason(error)
             continue
         if manifest:
-            raw[shard] = manifest.digest
-            quarantined += manifest.quarantined
-            if manifest.shard_digest != library.shards[shard].digest:
-                stale.append(shard)
+            raw[shard] = manifest
+    stale = [shard for shard in raw if raw[shard].shard_digest != library.shards[shard].digest]
     listed = list_sizes(store, f"predictions/model={model}")
     parquet = [shard for shard in shards if predictions(model, shard) in listed]
     tables = open_tables(settings.tables_url)
     directories = _directories(tables, model)
     served = [shard for shard in shards if shard in directories]
-    outdated = [shard for shard in served if raw.get(shard, "") not in ("", directories[shard].built_from)]
+    outdated = [shard for shard in served if shard in raw and raw[shard].digest != directories[shard].built_from]
     if not raw and not served and model not in list_models(settings.model_folders):
         find_model(model, settings.model_folders)
     table = Table("stage", "shards", "missing", box=None, pad_edge=False)
@@ -85,8 +87,11 @@ def status(model: str) -> None:
         table.add_row(stage, f"{len(there)}/{len(shards)}", name_shards(_without(shards, there)) or "–")
     console = Console(markup=False, emoji=False)
     console.print(table)
-    console.print(f"{quarantined:,} molecules quarantined")
-    console.print(_canary_line(store, model))
+    console.print(f"{sum(manifest.quarantined for manifest in raw.values()):,} molecules quarantined")
+    report = find_report(store, model)
+    console.print(_canary_line(model, report))
+    for release, earlier in _of_other_releases(raw, _release(model, settings, raw, report)).items():
+        console.print(f"of an earlier release ({release}): {name_shards(earlier)}; run `precalc predict {model}`")
     if stale:
         console.print(f"of an earlier library: {name_shards(stale)}; run `precalc predict {model}`")
     if outdated:
@@ -95,9 +100,28 @@ def status(model: str) -> None:
         console.print(f"shard {shard}: {why}")
 
 
-def _canary_line(store: ObjectStore, model: str) -> str:
+def _release(model: str, settings: Settings, raw: Mapping[str, RawManifest], report: CanaryReport | None) -> str | None:
+    """Return the release of a model: its folder's; of one that has none, the release that was run last."""
+    if model in list_models(settings.model_folders):
+        try:
+            return find_model(model, settings.model_folders).metadata.release
+        except ModelError:
+            return None
+    runs: list[RawManifest | CanaryReport] = [*raw.values(), *filter(None, [report])]
+    return max(runs, key=lambda run: run.finished_at).release if runs else None
+
+
+def _of_other_releases(raw: Mapping[str, RawManifest], release: str | None) -> dict[str, list[str]]:
+    """Return the shards of other releases than this one, by release."""
+    others = defaultdict(list)
+    for shard, manifest in raw.items():
+        if release not in (None, manifest.release):
+            others[manifest.release].append(shard)
+    return others
+
+
+def _canary_line(model: str, report: CanaryReport | None) -> str:
     """Say what the canary found out; or how to run it."""
-    report = find_report(store, model)
     if report is None:
         return f"canary: not run; run `precalc predict {model} --sample 100`"
     if report.broken:
@@ -107,6 +131,15 @@ def _canary_line(store: ObjectStore, model: str) -> str:
     else:
         said = "passed, predictions are the same in every run"
     return f"canary of {report.release}: {said}"
+
+
+def _find_card(tables: KeyValueStore, model: str) -> ModelCard | None:
+    """Return a model's card, None where there is none, and none but a damaged one, which is told."""
+    try:
+        return find_card(tables, model)
+    except TableError as error:
+        print(f"warning: {error}", file=sys.stderr)
+        return None
 
 
 def _yes_or_no(answer: bool | None) -> str:

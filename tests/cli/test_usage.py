@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from precalc_assets.library import inchikey, read_manifest, read_shard
 from precalc_assets.sharding import shard_keys
+from precalc_assets.tables import REGISTRY, Item
 
 MODEL = "eos9abc"
 SHARDS = shard_keys(4)
@@ -268,6 +270,31 @@ def test_models_lists_those_that_can_be_run_and_why_others_cannot(world) -> None
     assert "cannot be used" in done.stdout
     assert "eos0aaa" in listed
     assert "eos0bbb" in listed
+
+
+def test_status_and_models_tell_of_what_an_older_release_left(served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    assert "of an earlier release" not in served.precalc("status", MODEL).stdout
+    assert "served:" not in served.precalc("models").stdout
+
+    served.write_model(release="v2.0.0")
+    assert served.precalc("predict", MODEL, "--shards", "01").returncode == 0
+
+    told = f"of an earlier release (v1.0.0): 00,02-03; run `precalc predict {MODEL}`"
+    assert told in served.precalc("status", MODEL).stdout
+    assert "v2.0.0, served: v1.0.0" in served.precalc("models").stdout
+    shutil.rmtree(served.models_dir / MODEL)
+    assert told in served.precalc("status", MODEL).stdout
+
+
+def test_a_damaged_card_hides_no_model_that_is_served(served) -> None:
+    served.tables.create_table(REGISTRY)
+    served.tables.put_many(REGISTRY, [Item(MODEL, b"{")])
+    done = served.precalc("models")
+    assert done.returncode == 0
+    assert done.stderr.startswith(f"warning: the card of {MODEL} is damaged")
+    [row] = [line.split() for line in done.stdout.splitlines() if line.startswith(MODEL)]
+    assert row[-4:] == ["v1.0.0", "4/4", "60", "–"]
 
 
 def test_status_tells_of_what_an_older_library_left(served) -> None:
