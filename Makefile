@@ -51,7 +51,7 @@ ui: install  ## Open Dagster's UI on the same data (http://127.0.0.1:3000)
 test: install  ## Run the fast tests
 	$(BIN)/pytest -n $(CORES)
 
-slow: install infra .venv/deploy tests/workflows/node_modules/installed  ## Run the tests of real components
+slow: install infra .venv/deploy tests/executions/node_modules/installed tests/workflows/node_modules/installed  ## Run the tests of real components
 	$(BIN)/pytest -m slow
 
 check: install  ## Lint, format check, types, layers, definitions

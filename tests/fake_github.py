@@ -132,6 +132,7 @@ class FakeGitHub:
         self.archived = False
         self.may_write = True
         self.stubborn = False
+        self.describe_run = run_object
         self._ids = iter(range(1001, 1_000_000))
         self._lock = threading.RLock()
 
@@ -296,10 +297,10 @@ class FakeGitHub:
 
     def _answer_runs(self, query: dict, body: dict, name: str) -> tuple[int, dict]:
         runs = self.list_runs()
-        return 200, {"total_count": len(runs), "workflow_runs": [run_object(run) for run in _page(runs, query)]}
+        return 200, {"total_count": len(runs), "workflow_runs": [self.describe_run(run) for run in _page(runs, query)]}
 
     def _answer_run(self, query: dict, body: dict, run_id: str) -> tuple[int, dict]:
-        return 200, run_object(self.get_run(int(run_id)))
+        return 200, self.describe_run(self.get_run(int(run_id)))
 
     def _answer_jobs(self, query: dict, body: dict, run_id: str) -> tuple[int, dict]:
         jobs = self.list_jobs(int(run_id))
