@@ -4,6 +4,7 @@ What launches and follows is the real code over a store in memory. It is stopped
 after each record it writes and each run it asks GitHub for.
 """
 
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -99,7 +100,7 @@ class Simulation:
         self.seconds_to_begin = 5.0
         self.seconds_to_compute = 60.0
         self.said: list[str] = []
-        self.dead = False
+        self._process = threading.local()
         self._working = False
         self.library = _library()
 
@@ -111,7 +112,7 @@ class Simulation:
         """Follow all shards to their end, with the process's points watched."""
         return follow(self.runners(), self.library, MODEL, SHARDS, dagster_run=dagster_run)
 
-    def runners(self) -> Runners:
+    def runners(self, sleep: Callable[[float], None] | None = None) -> Runners:
         """Return what a process follows with."""
         return Runners(
             self.store,
@@ -119,7 +120,7 @@ class Simulation:
             github_settings(),
             say=self.said.append,
             now=lambda: self.time,
-            sleep=self.sleep,
+            sleep=sleep or self.sleep,
         )
 
     def sleep(self, seconds: float) -> None:
@@ -218,12 +219,17 @@ class Simulation:
 
         shim = SimpleNamespace(**{name: getattr(obstore, name) for name in obstore.__all__})
         shim.put = put
-        self.point, self.dead = point, False
+        self.point, self._process.dead = point, False
         try:
             with patch.object(records, "obstore", shim):
                 yield
         finally:
-            self.point, self.dead = None, False
+            self.point, self._process.dead = None, False
+
+    @property
+    def dead(self) -> bool:
+        """Whether the process that asks, a thread, is dead."""
+        return getattr(self._process, "dead", False)
 
     def reach(self, point: str) -> None:
         """Be at a point of the process; it does nothing more once it is dead."""
@@ -233,7 +239,7 @@ class Simulation:
             try:
                 self.point(point)
             except CrashError:
-                self.dead = True
+                self._process.dead = True
                 raise
 
 
