@@ -109,6 +109,7 @@ class Launching(RuleBasedStateMachine):
         fake = self.simulation.fake
         fake.list_lag = timedelta(seconds=lag)
         self.simulation.seconds_to_begin = beginning
+        self.simulation.seconds_to_compute = 600
         fake.faults["dispatch"].extend(MEANINGS[name][0] for name in dispatches)
         for endpoint in reads:
             fake.faults[endpoint].append(BAD_GATEWAY)

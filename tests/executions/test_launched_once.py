@@ -34,6 +34,8 @@ class _Killer:
 def _simulate(fault: Fault | None, lag: float, beginning: float) -> Simulation:
     simulation = Simulation(list_lag=lag)
     simulation.seconds_to_begin = beginning
+    # Longer than the grace, so that a second run would find the first one at work.
+    simulation.seconds_to_compute = 600
     if fault:
         simulation.fake.faults["dispatch"].append(fault)
     return simulation
