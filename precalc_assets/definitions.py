@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from precalc_assets.defs.executions.sensors import failed_shards, github_executions, precalculation_requests
 from precalc_assets.defs.inference.assets import raw_predictions, sample_predictions
 from precalc_assets.defs.library.assets import library_shards, reference_library
 from precalc_assets.defs.resources import Platform
@@ -21,7 +22,7 @@ def build_defs(platform: Platform) -> dg.Definitions:
             prediction_table,
             model_card,
         ],
-        sensors=[automation],
+        sensors=[automation, precalculation_requests, github_executions, failed_shards],
         resources={"platform": platform},
         # A run works through a range in one step after another: a process for each would only cost its start.
         executor=dg.in_process_executor,

@@ -95,6 +95,14 @@ def run(model: Model, shards: Shards = None, sample: Sample = None) -> None:
 
 
 @app.command()
+def request(model: Model, sample: Sample = None) -> None:
+    """Ask for a model: Dagster adds it, and runs its canary and then all its shards, wherever Dagster runs."""
+    from precalc_assets.cli.request import request as work
+
+    work(model, sample)
+
+
+@app.command()
 def get(
     model: Model,
     molecules: Annotated[list[str] | None, typer.Argument(help="InChIKeys or SMILES.", show_default=False)] = None,

@@ -5,7 +5,7 @@ before, all keys with one data version, and nothing at all if one shard failed. 
 themselves, and keep Dagster from doing it again.
 """
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -46,6 +46,12 @@ def clear_failures() -> Iterator[None]:
         raise dg.Failure(description=str(error), allow_retries=False) from error
 
 
+EVALUATED_VERSION = "data_version"
+"""The metadata of a check's evaluation that says of which data it is."""
+
+Metadatum = dg.MetadataValue | str | int | float
+
+
 @dataclass(frozen=True, slots=True)
 class Input:
     """An asset that shards were made from beside the one before: its data version, and the event that recorded it.
@@ -67,6 +73,10 @@ class Input:
         }
 
 
+Beside = Callable[[ShardOutcome], Sequence[Input]]
+"""What a shard was made from, beside its source."""
+
+
 def recorded_input(instance: dg.DagsterInstance, asset: str, partition: str, data_version: str) -> Input:
     """Return an asset's partition as an input; as one that was not there if what was recorded last is another version.
 
@@ -80,49 +90,94 @@ def recorded_input(instance: dg.DagsterInstance, asset: str, partition: str, dat
     return Input(asset)
 
 
+class ShardEvents:
+    """The events of shards of one asset, whoever records them: a run as they land, or a sensor of those that did.
+
+    `source` is the asset before this one, of the same partitions, of the shards alone, or of none. `keys` are the
+    partitions that events may be of.
+    """
+
+    def __init__(
+        self, instance: dg.DagsterInstance, platform: Platform, asset: dg.AssetKey, source: str, keys: Sequence[str]
+    ) -> None:
+        self._platform = platform
+        self._asset = asset
+        self._source = source
+        self._source_events = instance.get_latest_storage_id_by_partition(
+            dg.AssetKey(source),
+            dg.DagsterEventType.ASSET_MATERIALIZATION,
+            {*keys, *(key.rpartition("|")[2] for key in keys)},
+        )
+
+    def evaluations(self, outcome: ShardOutcome, key: str) -> Iterator[dg.AssetCheckEvaluation]:
+        """Yield what the shard's checks have found."""
+        for check in outcome.checks:
+            yield dg.AssetCheckEvaluation(
+                asset_key=self._asset,
+                check_name=check.name,
+                passed=check.passed,
+                metadata={EVALUATED_VERSION: outcome.digest} if outcome.digest else {},
+                description=check.description,
+                blocking=True,
+                partition=key,
+            )
+
+    def materialization(self, outcome: ShardOutcome, key: str, beside: Sequence[Input]) -> dg.AssetMaterialization:
+        """Return the event of a shard that landed, made from its source and from what is `beside` it."""
+        facts: dict[str, Metadatum] = {
+            name: dg.MetadataValue.url(str(fact)) if str(fact).startswith("https://") else fact
+            for name, fact in outcome.facts.items()
+        }
+        metadata: dict[str, Metadatum] = {"dagster/row_count": facts.pop("rows")}
+        if "path" in facts:
+            metadata["dagster/uri"] = self._platform.uri(str(facts.pop("path")))
+        if outcome.columns:
+            metadata["dagster/column_schema"] = table_schema(outcome.columns)
+        inputs = [self._source_input(key, outcome), *beside]
+        return dg.AssetMaterialization(
+            asset_key=self._asset,
+            partition=key,
+            metadata={**metadata, **facts},
+            tags={
+                DATA_VERSION_TAG: outcome.digest,
+                DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
+                CODE_VERSION_TAG: "1",
+                **{name: value for source in inputs for name, value in source.tags.items()},
+            },
+        )
+
+    def _source_input(self, key: str, outcome: ShardOutcome) -> Input:
+        event = self._source_events.get(key) or self._source_events.get(outcome.shard)
+        return Input(self._source, outcome.source_digest, str(event) if event else NULL_EVENT_POINTER)
+
+
 class Recorder:
     """Records the shards of one step, each with what it was made from, and at the step's end says which failed.
 
-    `source` is the asset before this one, of the same partitions, of the shards alone, or of none.
+    `source` is as for `ShardEvents`.
     """
 
     def __init__(
         self, context: dg.AssetExecutionContext, platform: Platform, source: str, *, checks: Mapping[str, str]
     ) -> None:
-        self._platform = platform
-        self._asset = context.asset_key
-        self._source = source
         self._checks = tuple(checks)
-        keys = context.partition_keys
-        self._source_events = context.instance.get_latest_storage_id_by_partition(
-            dg.AssetKey(source),
-            dg.DagsterEventType.ASSET_MATERIALIZATION,
-            {*keys, *(key.rpartition("|")[2] for key in keys)},
-        )
+        self._events = ShardEvents(context.instance, platform, context.asset_key, source, context.partition_keys)
         self._failures: list[str] = []
         self._landed = 0
 
     def record(
-        self, outcomes: Iterable[ShardOutcome], model: str | None = None, beside: Sequence[Input] = ()
+        self, outcomes: Iterable[ShardOutcome], model: str | None = None, beside: Beside = lambda _: ()
     ) -> Iterator[Event]:
         """Yield the events of each shard as it lands; failures are kept for the end.
 
-        `beside` are what the shards were made from other than the recorder's source.
+        `beside` tells what a shard was made from other than the recorder's source.
         """
         for outcome in outcomes:
             key = partition_key(model, outcome.shard) if model else outcome.shard
-            for check in outcome.checks:
-                yield dg.AssetCheckEvaluation(
-                    asset_key=self._asset,
-                    check_name=check.name,
-                    passed=check.passed,
-                    description=check.description,
-                    blocking=True,
-                    partition=key,
-                )
+            yield from self._events.evaluations(outcome, key)
             if outcome.landed:
                 self._landed += 1
-                yield self._materialization(outcome, key, beside)
+                yield self._events.materialization(outcome, key, beside(outcome))
             else:
                 self._failures.append(f"{key}: {outcome.failure}")
 
@@ -141,30 +196,6 @@ class Recorder:
             check_results=[
                 dg.AssetCheckResult(check_name=name, passed=True, description=everything) for name in self._checks
             ],
-        )
-
-    def _source_input(self, key: str, outcome: ShardOutcome) -> Input:
-        event = self._source_events.get(key) or self._source_events.get(outcome.shard)
-        return Input(self._source, outcome.source_digest, str(event) if event else NULL_EVENT_POINTER)
-
-    def _materialization(self, outcome: ShardOutcome, key: str, beside: Sequence[Input]) -> dg.AssetMaterialization:
-        facts = dict(outcome.facts)
-        metadata: dict[str, dg.MetadataValue | str | int | float] = {"dagster/row_count": facts.pop("rows")}
-        if "path" in facts:
-            metadata["dagster/uri"] = self._platform.uri(str(facts.pop("path")))
-        if outcome.columns:
-            metadata["dagster/column_schema"] = table_schema(outcome.columns)
-        inputs = [self._source_input(key, outcome), *beside]
-        return dg.AssetMaterialization(
-            asset_key=self._asset,
-            partition=key,
-            metadata={**metadata, **facts},
-            tags={
-                DATA_VERSION_TAG: outcome.digest,
-                DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
-                CODE_VERSION_TAG: "1",
-                **{name: value for source in inputs for name, value in source.tags.items()},
-            },
         )
 
 

@@ -1,7 +1,11 @@
-"""What assets work with: the settings, the object store and the key-value store that they name."""
+"""What assets and sensors work with: the settings, the stores that they name, and GitHub's runners."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from functools import cached_property
 from logging import Logger
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from obstore.store import ObjectStore
@@ -11,6 +15,9 @@ from precalc_assets.progress import OnProgress, ProgressLines
 from precalc_assets.settings import Settings, load_settings
 from precalc_assets.storage import absolute_url, open_store
 from precalc_assets.tables import KeyValueStore, open_tables
+
+if TYPE_CHECKING:
+    from precalc_assets.executions import Runners
 
 TABLES_KIND = urlsplit(load_settings().tables_url).scheme
 """What the UI calls the store of the tables: sqlite."""
@@ -44,6 +51,17 @@ class Platform:
     def progress(self, log: Logger, molecules: int) -> OnProgress:
         """Return what a long step tells its progress to: here, lines in the run's log."""
         return ProgressLines(log.info, molecules)
+
+    def runners(self, say: Callable[[str], None], *, patient: bool = True) -> Runners:
+        """Return GitHub's runners; `say` is told how executions get on, and who is patient asks GitHub again.
+
+        Raises UsageError if a setting is missing.
+        """
+        # githubkit takes a third of a second to load, and a run on this machine needs none of it.
+        from precalc_assets.executions import Runners, open_github
+
+        github = open_github(self.settings) if patient else open_github(self.settings, read_pauses=())
+        return Runners(self.store, github, self.settings, say=say)
 
     def uri(self, path: str) -> str:
         """Return the full name of an object of the store."""

@@ -5,87 +5,12 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 import pytest
-from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
-from dagster._core.loader import LoadingContext
+from graphs import MODEL, MOLECULES, SHARDS, Graph
 
 from precalc_assets.cards import find_card
 from precalc_assets.definitions import build_defs
 from precalc_assets.defs.resources import Platform
-from precalc_assets.library import build_library, put_source
-from precalc_assets.settings import Settings
 from precalc_assets.storage import library_shard
-
-MODEL = "eos9abc"
-MOLECULES = tuple("C" * n + end for n in range(1, 21) for end in ("", "O", "N", "Cl", "F", "Br", "S", "C=O", "C#N"))
-SHARDS = ("03", "04", "05", "06")
-"""A range that is not empty of molecules, nor at the edge."""
-
-
-class Graph:
-    """The definitions over a world's stores, and an instance of its own."""
-
-    def __init__(self, world, instance: dg.DagsterInstance) -> None:
-        self.world = world
-        self.instance = instance
-        settings = {
-            name.removeprefix("PRECALC_").lower(): value
-            for name, value in world.environment.items()
-            if name.startswith("PRECALC_") and name != "PRECALC_N_SHARDS"
-        }
-        self.platform = Platform(Settings(**settings))
-        self.defs = build_defs(self.platform)
-        self.source = world.root / "library.smi"
-
-    def change_library(self, molecules: Sequence[str]) -> None:
-        self.source.write_text("\n".join(molecules) + "\n")
-        build_library(self.world.store, self.source, n_shards=50, processes=1)
-        put_source(self.world.store, self.source)
-
-    def materialize(self, *assets: str, first: str = "", last: str = "") -> dg.ExecuteInProcessResult:
-        tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
-        return self.defs.resolve_implicit_global_asset_job_def().execute_in_process(
-            instance=self.instance,
-            asset_selection=[dg.AssetKey(asset) for asset in assets],
-            tags=tags if first else {},
-            raise_on_error=False,
-        )
-
-    def run_range(self, *assets: str) -> dg.ExecuteInProcessResult:
-        return self.materialize(*assets, first=f"{MODEL}|{SHARDS[0]}", last=f"{MODEL}|{SHARDS[-1]}")
-
-    def materializations(self, asset: str) -> list[dg.AssetMaterialization]:
-        records = self.instance.fetch_materializations(dg.AssetKey(asset), limit=1_000).records
-        return [record.asset_materialization for record in records if record.asset_materialization]
-
-    def evaluations(self, asset: str, check: str) -> dict[str | None, bool]:
-        key = dg.AssetCheckKey(dg.AssetKey(asset), check)
-        history = self.instance.event_log_storage.get_asset_check_execution_history(key, limit=1_000)
-        return {record.partition: record.status.value == "SUCCEEDED" for record in history if record.event}
-
-    def stale(self, asset: str, partitions: Sequence[str]) -> list[str]:
-        resolver = CachingStaleStatusResolver(self.instance, self.defs.resolve_asset_graph(), _Context(self.instance))
-        key = dg.AssetKey(asset)
-        return [name for name in partitions if resolver.get_status(key, name) == StaleStatus.STALE]
-
-    def requested_of_late(self, asset: str) -> set[str]:
-        """Return what a daemon requests that is started now: its first tick takes stock, its second acts."""
-        first = dg.evaluate_automation_conditions(self.defs, self.instance)
-        second = dg.evaluate_automation_conditions(self.defs, self.instance, cursor=first.cursor)
-        return set(second.get_requested_partitions(dg.AssetKey(asset)))
-
-
-class _Context(LoadingContext):
-    def __init__(self, instance: dg.DagsterInstance) -> None:
-        self._instance = instance
-        self._loaders: dict = {}
-
-    @property
-    def instance(self) -> dg.DagsterInstance:
-        return self._instance
-
-    @property
-    def loaders(self) -> dict:
-        return self._loaders
 
 
 @pytest.fixture

@@ -6,29 +6,27 @@ import dagster as dg
 from pydantic import Field
 
 from precalc_assets.defs.inference.checks import canary_evaluations, canary_metadata, canary_results
+from precalc_assets.defs.inference.computing import Compute, canary_run, shards_computed
 from precalc_assets.defs.library.assets import library_shards
 from precalc_assets.defs.partitions import model_shards, models, shards_by_model
-from precalc_assets.defs.recording import Event, Input, Recorder, check_specs, clear_failures, recorded_input
+from precalc_assets.defs.recording import Event, Recorder, check_specs, clear_failures
 from precalc_assets.defs.resources import Platform
-from precalc_assets.inference import (
-    CANARY_CHECKS,
-    CANARY_WARNINGS,
-    ModelRunner,
-    find_report,
-    open_model,
-    open_runner,
-    predict_shards,
-    run_canary,
-)
-from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
+from precalc_assets.inference import CANARY_CHECKS, CANARY_WARNINGS
 
 RAW_CHECKS = {"failure_rate": "few enough molecules are quarantined"}
 
 
+class RawConfig(dg.Config):
+    """Where shards are computed; PRECALC_COMPUTE says so for runs that do not."""
+
+    compute: Compute | None = None
+
+
 class SampleConfig(dg.Config):
-    """How many molecules the canary is given."""
+    """How many molecules the canary is given, and where it runs; PRECALC_COMPUTE says so for runs that do not."""
 
     size: int = Field(default=100, ge=1)
+    compute: Compute | None = None
 
 
 @dg.asset(
@@ -45,16 +43,8 @@ def sample_predictions(
 ) -> Iterator[Event]:
     """Run the model over a sample; what breaks a check that blocks is not recorded as materialised."""
     with clear_failures():
-        settings = platform.settings
-        library = platform.library()
-        report = run_canary(
-            platform.store,
-            library,
-            context.partition_key,
-            config.size,
-            settings=settings,
-            on_progress=platform.progress(context.log, 2 * min(config.size, library.molecules)),
-        )
+        run = canary_run(config.compute, platform)
+        report = run(context, platform, platform.library(), context.partition_key, config.size)
         yield from canary_evaluations(report, context.asset_key)
         if report.broken:
             said = "\n".join(f"{report.model} {check.name}: {check.description}" for check in report.broken)
@@ -76,37 +66,15 @@ def sample_predictions(
     backfill_policy=dg.BackfillPolicy.single_run(),
     check_specs=check_specs("raw_predictions", RAW_CHECKS, model_shards),
 )
-def raw_predictions(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> Iterator[Event]:
-    """Run the model over the shards of this run; a model that cannot be used fails its own shards alone."""
+def raw_predictions(
+    context: dg.AssetExecutionContext, config: RawConfig, platform: dg.ResourceParam[Platform]
+) -> Iterator[Event]:
+    """Have the shards of this run computed; a model that cannot be used fails its own shards alone."""
     with clear_failures():
-        settings = platform.settings
         library = platform.library()
+        compute = shards_computed(config.compute, platform)
         recorder = Recorder(context, platform, "library_shards", checks=RAW_CHECKS)
         for model, shards in shards_by_model(context.partition_keys).items():
-            try:
-                runner = open_runner(open_model(model, settings), settings)
-            except FAILURES as error:
-                unusable = [ShardOutcome(shard, failure=reason(error)) for shard in shards]
-                yield from recorder.record(unusable, model)
-                continue
-            outcomes = predict_shards(
-                platform.store,
-                library,
-                model,
-                runner,
-                shards,
-                batch_size=settings.batch_size,
-                max_failure_rate=settings.max_failure_rate,
-                on_progress=platform.progress(context.log, sum(library.shards[shard].rows for shard in shards)),
-            )
-            canary = _canary_input(context.instance, platform, model, runner)
-            yield from recorder.record(outcomes, model, [canary])
+            outcomes, beside = compute(context, platform, library, model, shards)
+            yield from recorder.record(outcomes, model, beside)
         yield from recorder.conclude()
-
-
-def _canary_input(instance: dg.DagsterInstance, platform: Platform, model: str, runner: ModelRunner) -> Input:
-    """Return the canary that the model's shards are made after, if there is one of this release and its columns."""
-    report = find_report(platform.store, model)
-    if report and report.is_of(runner.release, runner.columns):
-        return recorded_input(instance, "sample_predictions", model, report.version)
-    return Input("sample_predictions")

@@ -1,13 +1,21 @@
-"""The canary's checks and figures as the UI shows them; what they are found out by is `inference.findings`."""
+"""The canary as the graph records it: its checks, its figures, and as what the shards after it were made from.
 
-from collections.abc import Iterator
+What it finds, and how, is in `inference.findings`.
+"""
+
+from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
+from precalc_assets.columns import Column
 from precalc_assets.defs.model_metadata import Metadata, model_metadata
+from precalc_assets.defs.recording import Input, recorded_input
 from precalc_assets.defs.resources import Platform
-from precalc_assets.inference import CANARY_WARNINGS, CanaryReport
+from precalc_assets.inference import CANARY_WARNINGS, CanaryReport, find_report
 from precalc_assets.storage import canary_report, sample
+
+FINISHED_AT = "finished_at"
+"""The metadata of a check's evaluation that says of which canary it is."""
 
 
 def canary_results(report: CanaryReport) -> list[dg.AssetCheckResult]:
@@ -16,6 +24,7 @@ def canary_results(report: CanaryReport) -> list[dg.AssetCheckResult]:
         dg.AssetCheckResult(
             check_name=check.name,
             passed=check.passed,
+            metadata={FINISHED_AT: dg.MetadataValue.timestamp(report.finished_at)},
             severity=_severity(check.name),
             description=check.description,
         )
@@ -30,11 +39,22 @@ def canary_evaluations(report: CanaryReport, asset: dg.AssetKey) -> Iterator[dg.
             asset_key=asset,
             check_name=check.name,
             passed=check.passed,
+            metadata={FINISHED_AT: dg.MetadataValue.timestamp(report.finished_at)},
             severity=_severity(check.name),
             description=check.description,
             blocking=check.name not in CANARY_WARNINGS,
             partition=report.model,
         )
+
+
+def canary_input(
+    instance: dg.DagsterInstance, platform: Platform, model: str, release: str, columns: Sequence[Column]
+) -> Input:
+    """Return the canary that a model's shards are made after, if there is one of this release and its columns."""
+    report = find_report(platform.store, model)
+    if report and report.is_of(release, columns):
+        return recorded_input(instance, "sample_predictions", model, report.version)
+    return Input("sample_predictions")
 
 
 def canary_metadata(report: CanaryReport, platform: Platform) -> Metadata:

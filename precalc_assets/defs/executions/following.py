@@ -1,0 +1,78 @@
+"""A Dagster run that has shards or a canary computed on GitHub's runners, and follows them to the end.
+
+Launching, trying again, cancelling and reattaching are the engine's (`precalc_assets.executions`); here is what the
+run adds: whose it is, where it says how things are, and that a canary that GitHub ran is in Dagster before the shards
+that were made after it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import dagster as dg
+
+from precalc_assets.defs.executions.reporting import canary_events
+from precalc_assets.defs.inference.checks import canary_input
+from precalc_assets.defs.inference.computing import Computation
+from precalc_assets.defs.recording import Input
+from precalc_assets.defs.resources import Platform
+from precalc_assets.errors import ExecutionError
+from precalc_assets.executions import follow, follow_sample
+from precalc_assets.inference import CanaryReport, find_report
+from precalc_assets.library import LibraryManifest
+from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
+
+
+def compute_on_runners(
+    context: dg.AssetExecutionContext, platform: Platform, library: LibraryManifest, model: str, shards: list[str]
+) -> Computation:
+    """Have those of a model's shards computed that are not there."""
+    runners = platform.runners(context.log.info)
+
+    def outcomes() -> Iterator[ShardOutcome]:
+        left = set(shards)
+        try:
+            for outcome in follow(runners, library, model, shards, dagster_run=context.run.run_id):
+                left.discard(outcome.shard)
+                yield outcome
+        except FAILURES as error:
+            for shard in sorted(left):
+                yield ShardOutcome(shard, failure=reason(error))
+
+    def beside(outcome: ShardOutcome) -> Sequence[Input]:
+        for event in canary_events(context.instance, platform, model):
+            context.instance.report_runless_asset_event(event)
+        release = str(outcome.facts["release"])
+        return [canary_input(context.instance, platform, model, release, outcome.columns)]
+
+    return Computation(outcomes(), beside)
+
+
+def try_on_runner(
+    context: dg.AssetExecutionContext, platform: Platform, library: LibraryManifest, model: str, size: int
+) -> CanaryReport:
+    """Have a model's canary run, and return its report, also that of a model which broke a check.
+
+    Raises ExecutionError if none came of it.
+    """
+    before = find_report(platform.store, model)
+    failure: ExecutionError | None = None
+    try:
+        follow_sample(platform.runners(_say_once(context)), library, model, size, dagster_run=context.run.run_id)
+    except ExecutionError as error:
+        failure = error
+    report = find_report(platform.store, model)
+    if report is None or (failure and (report == before or not report.broken)):
+        raise failure or ExecutionError(f"the canary of {model} has left no report")
+    return report
+
+
+def _say_once(context: dg.AssetExecutionContext) -> Callable[[str], None]:
+    """Return what tells a run's log how an execution is, whenever that is not what it was."""
+    said = ""
+
+    def say(line: str) -> None:
+        nonlocal said
+        if line != said:
+            said = line
+            context.log.info(line)
+
+    return say

@@ -1,0 +1,112 @@
+"""What the store has and Dagster has no record of, as events: of canaries and shards that no run has recorded.
+
+Whether something is recorded is asked of Dagster's own events, by the version of the data: so nothing is reported
+twice, and nothing that a dead run or a failed tick has left out is missed.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import dagster as dg
+from dagster._core.definitions.data_version import (
+    CODE_VERSION_TAG,
+    DATA_VERSION_IS_USER_PROVIDED_TAG,
+    DATA_VERSION_TAG,
+)
+from dagster._core.event_api import PartitionKeyFilter
+
+from precalc_assets.defs.inference.checks import FINISHED_AT, canary_evaluations, canary_input, canary_metadata
+from precalc_assets.defs.partitions import partition_key
+from precalc_assets.defs.recording import EVALUATED_VERSION, Input, ShardEvents
+from precalc_assets.defs.resources import Platform
+from precalc_assets.errors import ShardError
+from precalc_assets.executions import Runners, find_landed
+from precalc_assets.inference import find_report
+from precalc_assets.library import LibraryManifest
+from precalc_assets.outcomes import ShardOutcome
+
+AssetEvent = dg.AssetMaterialization | dg.AssetCheckEvaluation
+
+_RAW = dg.AssetKey("raw_predictions")
+_SAMPLE = dg.AssetKey("sample_predictions")
+_LIBRARY = dg.AssetKey("library_shards")
+
+
+def canary_events(instance: dg.DagsterInstance, platform: Platform, model: str) -> Iterator[AssetEvent]:
+    """Yield the events of a model's canary if Dagster has no record of it."""
+    report = find_report(platform.store, model)
+    if report is None or not report.checks:
+        return
+    check = dg.AssetCheckKey(_SAMPLE, report.checks[0].name)
+    if _evaluated(instance, check, model, FINISHED_AT) == report.finished_at.timestamp():
+        return
+    yield from canary_evaluations(report, _SAMPLE)
+    if not report.broken:
+        tags = {DATA_VERSION_TAG: report.version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true", CODE_VERSION_TAG: "1"}
+        yield dg.AssetMaterialization(
+            asset_key=_SAMPLE,
+            partition=model,
+            metadata=canary_metadata(report, platform),
+            tags={**tags, **_library_input(instance).tags},
+        )
+
+
+def shard_events(
+    instance: dg.DagsterInstance,
+    platform: Platform,
+    runners: Runners,
+    library: LibraryManifest,
+    model: str,
+    shards: Sequence[str],
+) -> Iterator[AssetEvent]:
+    """Yield the events of those of a model's shards that are there, if Dagster has no record of them.
+
+    They are marked as a run marks them. What the canary is has to be recorded before.
+    """
+    keys = {shard: partition_key(model, shard) for shard in shards}
+    recorded = instance.event_log_storage.get_latest_tags_by_partition(
+        _RAW, dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG], asset_partitions=list(keys.values())
+    )
+    events = ShardEvents(instance, platform, _RAW, _LIBRARY.to_user_string(), list(keys.values()))
+    for shard, key in keys.items():
+        outcome = _find(runners, library, model, shard)
+        if outcome is None:
+            continue
+        if outcome.landed and recorded.get(key, {}).get(DATA_VERSION_TAG) != outcome.digest:
+            release = str(outcome.facts["release"])
+            canary = canary_input(instance, platform, model, release, outcome.columns)
+            yield from events.evaluations(outcome, key)
+            yield events.materialization(outcome, key, [canary])
+        elif not outcome.landed and any(
+            _evaluated(instance, dg.AssetCheckKey(_RAW, check.name), key, EVALUATED_VERSION) != outcome.digest
+            for check in outcome.checks
+        ):
+            yield from events.evaluations(outcome, key)
+
+
+def _find(runners: Runners, library: LibraryManifest, model: str, shard: str) -> ShardOutcome | None:
+    """Return what there is of a shard; nothing of one that is damaged, which whoever computes it next is told."""
+    try:
+        return find_landed(runners, library, model, shard)
+    except ShardError as error:
+        runners.say(str(error))
+        return None
+
+
+def _evaluated(instance: dg.DagsterInstance, check: dg.AssetCheckKey, partition: str, of: str) -> object:
+    """Return which data a check has evaluated last, by that metadata of its evaluation."""
+    history = instance.event_log_storage.get_asset_check_execution_history(
+        check, limit=1, partition_filter=PartitionKeyFilter(key=partition)
+    )
+    event = history[0].event if history else None
+    evaluation = event.asset_check_evaluation if event else None
+    found = evaluation.metadata.get(of) if evaluation else None
+    return found.value if found else None
+
+
+def _library_input(instance: dg.DagsterInstance) -> Input:
+    """Return the library as Dagster marks it on a canary: its shard that was recorded last, for all of them."""
+    for record in instance.fetch_materializations(_LIBRARY, limit=1).records:
+        recorded = record.asset_materialization
+        if recorded and DATA_VERSION_TAG in (recorded.tags or {}):
+            return Input("library_shards", (recorded.tags or {})[DATA_VERSION_TAG], str(record.storage_id))
+    return Input("library_shards")

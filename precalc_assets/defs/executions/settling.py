@@ -1,0 +1,225 @@
+"""What the sensors of executions do at a tick: settle and report what no Dagster run follows, and try shards again.
+
+A tick begins nothing more after a while, and goes on with the next execution at the next tick. A tick that is lost or
+done twice changes nothing: settling and launching are safe by the executions' records, and Dagster is told of what it
+has no record of.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+from pydantic import BaseModel
+
+from precalc_assets.defs.executions.reporting import AssetEvent, canary_events, shard_events
+from precalc_assets.defs.resources import Platform
+from precalc_assets.executions import (
+    GitHubError,
+    Intent,
+    Settled,
+    find_follower,
+    find_landed,
+    find_settled,
+    open_execution,
+    read_intent,
+    shards_to_try_again,
+    step,
+)
+from precalc_assets.executions.records import CANCELLED, close, find_run_id, list_executions
+from precalc_assets.outcomes import FAILURES, reason
+
+_STEPS_SECONDS = 12.0
+"""After which no further execution is looked at: one takes two of GitHub's answers, of 20 seconds each at most."""
+
+_TICK_SECONDS = 30.0
+"""After which no further model is reported or tried again. Dagster gives a tick 60 seconds."""
+
+_FORCE_AFTER = timedelta(seconds=60)
+"""How long after its Dagster run a cancelled run may still end by itself."""
+
+
+class Position(BaseModel):
+    """Where a sensor is: by model the number up to which its executions are dealt with, and the one looked at last."""
+
+    done: dict[str, int] = {}
+    last: str = ""
+
+    @classmethod
+    def of(cls, cursor: str | None) -> "Position":
+        """Read a sensor's cursor."""
+        return cls.model_validate_json(cursor) if cursor else cls()
+
+
+class Tick:
+    """What a tick works with, and how long it has been at work.
+
+    Raises PrecalcError if there is no library, or a setting of GitHub's is missing.
+    """
+
+    def __init__(self, context: dg.SensorEvaluationContext, platform: Platform) -> None:
+        self.instance = context.instance
+        self.platform = platform
+        self.runners = platform.runners(context.log.info, patient=False)
+        self.library = platform.library()
+        self._started = time.monotonic()
+
+    def has_time(self, seconds: float) -> bool:
+        """Return whether the tick is younger than that."""
+        return time.monotonic() - self._started < seconds
+
+    def follower(self, key: str) -> dg.DagsterRun | None:
+        """Return the Dagster run that follows an execution or did so last, if this instance has it."""
+        follower = find_follower(self.platform.store, key)
+        return self.instance.get_run_by_id(follower.dagster_run) if follower and follower.dagster_run else None
+
+    def is_followed(self, key: str) -> bool:
+        """Return whether a Dagster run that has not ended follows an execution."""
+        run = self.follower(key)
+        return run is not None and not run.is_finished
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a tick has for Dagster: events, the models that they are of, and where the sensor is then."""
+
+    events: Sequence[AssetEvent]
+    models: Sequence[str]
+    position: Position
+
+
+def settle_unfollowed(tick: Tick, position: Position) -> Report:
+    """Bring each execution that no Dagster run follows a step further, and report what those that ended have brought.
+
+    A canary is reported a tick before its model's shards, whose events name that of the canary.
+    """
+    store = tick.platform.store
+    keys = [key for key in list_executions(store) if _number(key) > position.done.get(_model(key), 0)]
+    ended: dict[str, list[Intent]] = {}
+    last = position.last
+    for key in sorted(keys, key=lambda key: (key <= position.last, key)):
+        if not tick.has_time(_STEPS_SECONDS):
+            break
+        last = key
+        try:
+            intent = read_intent(store, key)
+            if _bring_on(tick, intent):
+                ended.setdefault(intent.model, []).append(intent)
+        except FAILURES as error:
+            tick.runners.say(f"{key}: {reason(error)}")
+    events: list[AssetEvent] = []
+    reported: set[str] = set()
+    for model, intents in ended.items():
+        if tick.has_time(_TICK_SECONDS):
+            found = list(_report(tick, model, intents))
+            events += found
+            if not any(event.asset_key.to_user_string() == "sample_predictions" for event in found):
+                reported |= {intent.key for intent in intents}
+    models = sorted({_model(intent.key) for intents in ended.values() for intent in intents})
+    return Report(events, models, Position(done=_advance(position.done, keys, reported), last=last))
+
+
+def launch_again(tick: Tick, position: Position) -> tuple[list[Intent], Position]:
+    """Open executions for shards that failed and are worth another attempt; return them, each with the reasons.
+
+    Left alone are shards of executions that a Dagster run follows, which tries again by itself, that were cancelled,
+    or that were of another version of the library; and shards that have landed by other ways.
+    """
+    store = tick.platform.store
+    by_model: dict[str, list[str]] = {}
+    for key in list_executions(store):
+        by_model.setdefault(_model(key), []).append(key)
+    opened: list[Intent] = []
+    done = dict(position.done)
+    for model, keys in by_model.items():
+        if done.get(model) == _number(keys[-1]) or not tick.has_time(_TICK_SECONDS):
+            continue
+        try:
+            again = _worth_another(tick, model, keys)
+            intent = open_execution(store, model, tick.library.digest, list(again), reasons=again) if again else None
+            opened += [intent] if intent else []
+            if not intent and all(find_settled(store, key) and not tick.is_followed(key) for key in keys):
+                done[model] = _number(keys[-1])
+        except FAILURES as error:
+            tick.runners.say(f"{model}: {reason(error)}")
+    return opened, Position(done=done)
+
+
+def _bring_on(tick: Tick, intent: Intent) -> bool:
+    """Bring an execution a step further unless a Dagster run follows it; return whether it has ended."""
+    run = tick.follower(intent.key)
+    if run and not run.is_finished:
+        return False
+    if run and run.status is dg.DagsterRunStatus.CANCELED and not find_settled(tick.platform.store, intent.key):
+        _cancel(tick, intent, run)
+    settled = step(tick.runners, tick.library, intent)
+    if not isinstance(settled, Settled):
+        return False
+    came = f"{len(settled.landed)} landed, {len(settled.failures)} failed, {len(settled.unfinished)} unfinished"
+    took = f"queued {settled.queue_seconds:,.0f} s, {settled.runner_seconds:,.0f} runner-seconds"
+    tick.runners.say(f"{intent.key}: {settled.conclusion}: {came}; {took}; {settled.url}")
+    return True
+
+
+def _cancel(tick: Tick, intent: Intent, run: dg.DagsterRun) -> None:
+    """Do what a cancelled Dagster run had no time to: its run may begin no more, and ends if it has begun."""
+    close(tick.platform.store, intent.key, "it was cancelled")
+    run_id = find_run_id(tick.platform.store, intent.key)
+    if run_id is None:
+        return
+    record = tick.instance.get_run_record_by_id(run.run_id)
+    ended = record.end_time if record else None
+    force = ended is not None and datetime.now(UTC) > datetime.fromtimestamp(ended, UTC) + _FORCE_AFTER
+    # Of a run that has ended meanwhile it says 409.
+    with suppress(GitHubError):
+        tick.runners.github.cancel(run_id, force=force)
+
+
+def _report(tick: Tick, model: str, intents: Sequence[Intent]) -> Iterator[AssetEvent]:
+    """Yield the events of a model's canary or, if that is recorded, of its shards."""
+    canary = list(canary_events(tick.instance, tick.platform, model))
+    if canary:
+        yield from canary
+        return
+    shards = sorted({shard for intent in intents for shard in intent.shards})
+    if shards:
+        yield from shard_events(tick.instance, tick.platform, tick.runners, tick.library, model, shards)
+
+
+def _worth_another(tick: Tick, model: str, keys: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the shards that are worth another attempt, with why those so far failed."""
+    store = tick.platform.store
+    again = shards_to_try_again(store, model)
+    last: dict[str, str] = {}
+    for key in keys if again else ():
+        intent, settled = read_intent(store, key), find_settled(store, key)
+        may = settled and settled.conclusion != CANCELLED and intent.library_digest == tick.library.digest
+        last |= dict.fromkeys(intent.shards, key if may else "")
+    free = {key for key in {last[shard] for shard in again} if key and not tick.is_followed(key)}
+    return {
+        shard: why
+        for shard, why in again.items()
+        if last[shard] in free and find_landed(tick.runners, tick.library, model, shard) is None
+    }
+
+
+def _advance(done: dict[str, int], keys: Sequence[str], reported: set[str]) -> dict[str, int]:
+    """Return by model the number up to which all executions are reported; `keys` are the others, oldest first."""
+    advanced = dict(done)
+    stopped: set[str] = set()
+    for key in keys:
+        if key not in reported:
+            stopped.add(_model(key))
+        elif _model(key) not in stopped:
+            advanced[_model(key)] = _number(key)
+    return advanced
+
+
+def _model(key: str) -> str:
+    return key.rpartition("-")[0]
+
+
+def _number(key: str) -> int:
+    return int(key.rpartition("-")[2])
