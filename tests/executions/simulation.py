@@ -131,6 +131,11 @@ class Simulation:
             self.work()
             self.each_time()
 
+    def end_all_runs(self) -> None:
+        """Let time pass until no run is under way, followed or not."""
+        while any(run.status != "completed" for run in self.fake.runs.values()):
+            self.sleep(60)
+
     def at(self, seconds: float, happen: Callable[[], object]) -> None:
         """Let something happen once, in so many seconds from now, and after what was to happen before it."""
         when, before, left = self.time + timedelta(seconds=seconds), self.each_time, [happen]

@@ -182,6 +182,7 @@ class Launching(RuleBasedStateMachine):
         if not all(outcome.landed for outcome in outcomes):
             outcomes = self.simulation.follow()
         assert all(outcome.landed for outcome in outcomes), outcomes
+        self.simulation.end_all_runs()
         self.no_shard_is_computed_twice()
         assert set(self.simulation.computed) == set(SHARDS)
 

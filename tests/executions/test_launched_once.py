@@ -67,6 +67,7 @@ def test_no_crash_and_no_fault_makes_two_runs_compute_or_none(
             simulation = _simulate(fault, lag, beginning)
             killer = _Killer(point)
             _follow_until_computed(simulation, killer)
+            simulation.end_all_runs()
             assert {shard: len(runs) for shard, runs in simulation.computed.items()} == dict.fromkeys(SHARDS, 1)
             cases += 1
             second_runs += len(simulation.fake.runs) > 1
