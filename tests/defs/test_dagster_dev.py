@@ -1,4 +1,4 @@
-"""`dagster dev` as `make ui` starts it: a model is added, its backfill is one run, and the rest follows by itself."""
+"""`dagster dev` as `make ui` starts it: a model is added or asked for, is one run, and the rest follows by itself."""
 
 import os
 import shutil
@@ -123,3 +123,24 @@ def test_a_backfill_from_the_ui_is_one_run_and_the_rest_follows(world, webserver
 
     assert webserver.runs_of("raw_predictions") == ["SUCCESS"]
     assert world.precalc("get", MODEL, "CCO").stdout.splitlines()[1].startswith("LFQSCWFLJHTTHZ-UHFFFAOYSA-N,CCO,1.0,3")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_model_that_is_asked_for_is_tried_run_and_served_by_the_daemon(world, webserver: Webserver):
+    source = world.root / "library.smi"
+    source.write_text("\n".join("C" * n + end for n in range(1, 41) for end in ("", "O", "N", "Cl")) + "\n")
+    build_library(world.store, source, n_shards=50, processes=1)
+    put_source(world.store, source)
+    world.write_model()
+    webserver.backfill(["library_shards"], [f"{index:02d}" for index in range(50)])
+    webserver.wait_for("library_shards", 50)
+
+    assert world.precalc("request", MODEL).returncode == 0
+
+    webserver.wait_for("sample_predictions", 1)
+    webserver.wait_for("prediction_table", 50)
+    deadline = time.monotonic() + DEADLINE
+    while not world.objects("requests/met"):
+        assert time.monotonic() < deadline
+        time.sleep(1)
