@@ -103,11 +103,12 @@ class Settings(BaseSettings):
     @field_validator("models_dir", mode="before")
     @classmethod
     def _split_path(cls, value: object) -> object:
-        return (
-            tuple(Path(p).expanduser().absolute() for p in value.split(os.pathsep) if p)
-            if isinstance(value, str)
-            else value
-        )
+        if not isinstance(value, str):
+            return value
+        try:
+            return tuple(Path(p).expanduser().absolute() for p in value.split(os.pathsep) if p)
+        except RuntimeError as error:
+            raise ValueError(str(error)) from None
 
     @field_validator("table_tags", mode="before")
     @classmethod
@@ -129,7 +130,11 @@ class Settings(BaseSettings):
     @field_validator("cache_dir")
     @classmethod
     def _make_absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+        """Leave it as it is for a user without a home: not every command needs it, and the others say so."""
+        try:
+            return value.expanduser().absolute()
+        except RuntimeError:
+            return value
 
     @property
     def model_folders(self) -> tuple[Path, ...]:

@@ -34,7 +34,7 @@ def open_store(url: str) -> ObjectStore:
         if scheme == "file":
             return from_url(absolute_url(url), mkdir=True)
         return _open_bucket(url) if scheme == "s3" else from_url(url)
-    except (BaseError, ValueError, OSError) as error:
+    except (BaseError, ValueError, OSError, RuntimeError) as error:
         raise UsageError(
             f"PRECALC_STORE_URL={url!r} cannot be opened: {reason(error)}; write file:///folder, file://./folder or s3://bucket"
         ) from error

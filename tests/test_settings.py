@@ -91,6 +91,18 @@ def test_a_relative_folder_is_the_one_below_the_folder_of_the_call(
     assert path == tmp_path / "below" / "it"
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("PRECALC_MODELS_DIR", "~nobody_at_all/models"), ("PRECALC_STORE_URL", "file://~nobody_at_all/store")],
+)
+def test_a_folder_in_a_home_that_nobody_has_is_refused_by_name(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UsageError, match=f"{variable}='{value}'"):
+        open_store(load_settings().store_url)
+
+
 @pytest.mark.parametrize("url", ["nonsense", "gopher://x/y", ""])
 def test_a_url_of_no_store_is_refused_by_name(url: str) -> None:
     with pytest.raises(UsageError) as error:

@@ -6,6 +6,7 @@ import sys
 from obstore.exceptions import BaseError
 
 from precalc_assets.cli.app import app
+from precalc_assets.cli.log import show_log
 from precalc_assets.errors import PrecalcError
 from precalc_assets.outcomes import reason
 
@@ -20,6 +21,7 @@ def main() -> None:
     """Run the command line. Exit code 2 for what was asked wrongly, 1 for what failed, without a traceback."""
     # As an exception, so that what was started is ended: a model's processes outlive this one otherwise.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    show_log()
     try:
         app()
     except PrecalcError as error:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from precalc_assets.cli.dagster_runs import Stage, run_model
 from precalc_assets.cli.get import get
+from precalc_assets.cli.log import show_log
 from precalc_assets.library import LibraryManifest, read_manifest, read_sample
 from precalc_assets.settings import load_settings
 from precalc_assets.storage import REJECTED, open_store
@@ -33,6 +34,7 @@ What to look at next
 
 def main() -> None:
     """Run the demonstration."""
+    show_log()
     console = Console(highlight=False, markup=False, emoji=False)
     started = time.perf_counter()
     stages = [stage for model in MODELS for stage in run_model(model, None)]

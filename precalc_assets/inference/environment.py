@@ -6,16 +6,17 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 from uv import find_uv_bin
 
-from precalc_assets.errors import ModelError
+from precalc_assets.errors import ModelError, UsageError
 from precalc_assets.inference.model_folder import ModelFolder, read_fields
-from precalc_assets.inference.processes import clean_variables, printable, run_guarded
+from precalc_assets.inference.processes import clean_variables, find_home, printable, run_guarded, wait_until_ended
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +39,13 @@ class InstallPlan(BaseModel):
 def model_environment(folder: ModelFolder, cache_dir: Path) -> dict[str, str]:
     """Return the variables under which the model's programs run, after making its environment where there is none.
 
-    An environment is named by a digest of `install.yml`. Raises ModelError with the installer's words.
+    An environment is named by a digest of `install.yml`. Raises ModelError with the installer's words, UsageError if
+    there is no place for environments.
     """
     path = folder.path / "install.yml"
     plan = read_install_plan(path)
     digest = hashlib.sha256(path.read_bytes() + sys.version.encode()).hexdigest()[:12]
-    environment = cache_dir / "environments" / f"{folder.model}-{digest}"
+    environment = _environments(cache_dir) / f"{folder.model}-{digest}"
     variables = _variables(environment)
 
     def make(install: _Install) -> None:
@@ -56,13 +58,14 @@ def model_environment(folder: ModelFolder, cache_dir: Path) -> dict[str, str]:
 
 
 def ersilia_program(cache_dir: Path) -> Path:
-    """Return the ersilia CLI, after making its environment where there is none. Raises ModelError as above."""
+    """Return the ersilia CLI, after making its environment where there is none. Raises errors as above."""
     digest = hashlib.sha256(sys.version.encode()).hexdigest()[:12]
-    environment = cache_dir / "environments" / f"ersilia-{ERSILIA_VERSION}-{digest}"
+    environment = _environments(cache_dir) / f"ersilia-{ERSILIA_VERSION}-{digest}"
 
     def make(install: _Install) -> None:
-        install([find_uv_bin(), "venv", "--quiet", "--python", sys.executable, str(environment)], _uv_variables())
-        install(_uv_install(environment, f"ersilia=={ERSILIA_VERSION}"), _uv_variables())
+        variables = _uv_variables(environment)
+        install([find_uv_bin(), "venv", "--quiet", "--python", sys.executable, str(environment)], variables)
+        install(_uv_install(environment, f"ersilia=={ERSILIA_VERSION}"), variables)
 
     _make_once("the ersilia CLI", environment, make)
     return environment / "bin" / "ersilia"
@@ -78,6 +81,12 @@ def read_install_plan(path: Path) -> InstallPlan:
         raise ModelError(f"{path} cannot be used: {' '.join(str(error).split())[:200]}") from None
 
 
+def _environments(cache_dir: Path) -> Path:
+    if not cache_dir.is_absolute():  # of a user without a home
+        raise UsageError("there is no home folder to make the models' environments in; set PRECALC_CACHE_DIR")
+    return cache_dir / "environments"
+
+
 _Install = Callable[[list[str], Mapping[str, str]], None]
 """Runs one command of an installation under these variables, or raises ModelError with what it said."""
 
@@ -85,16 +94,23 @@ _Install = Callable[[list[str], Mapping[str, str]], None]
 def _make_once(what: str, environment: Path, make: Callable[[_Install], None]) -> None:
     """Make an environment under a lock and mark it when it is whole, unless it is there.
 
-    So processes share it, and a killed one leaves nothing that looks ready. A Python that was uninstalled since takes
-    the environments along that were made from it.
+    So processes share it, and a killed one leaves nothing that looks ready, and nothing that is still being installed
+    when the next one begins. A Python that was uninstalled since takes the environments along that were made from it.
     """
     environment.parent.mkdir(parents=True, exist_ok=True)
-    log = environment.with_name(f"{environment.name}.log")
+    log, guard_lock = (environment.with_name(f"{environment.name}.{end}") for end in ("log", "guard.lock"))
 
     def install(command: list[str], variables: Mapping[str, str]) -> None:
         shown = f"{Path(command[0]).name} {' '.join(command[1:4])} …"
         try:
-            code = run_guarded(command, env=variables, cwd=environment.parent, log=log, timeout=_INSTALL_SECONDS)
+            code = run_guarded(
+                command,
+                env=variables,
+                cwd=environment.parent,
+                log=log,
+                timeout=_INSTALL_SECONDS,
+                lock=guard_lock,
+            )
         except subprocess.TimeoutExpired:
             ended = f"had not ended after {_INSTALL_SECONDS:g} s"
         else:
@@ -104,13 +120,28 @@ def _make_once(what: str, environment: Path, make: Callable[[_Install], None]) -
         said = printable(" ".join(log.read_text(encoding="utf-8", errors="replace").split())[-300:])
         raise ModelError(f"the environment of {what} could not be made: {shown} {ended}: {said}")
 
-    with FileLock(f"{environment}.lock"):
+    with _locked(what, environment.with_name(f"{environment.name}.lock")):
         if (environment / "ready").exists() and (environment / "bin" / "python").exists():
             return
         logger.info("making the environment of %s (once)", what)
+        wait_until_ended(guard_lock)
         shutil.rmtree(environment, ignore_errors=True)
         make(install)
         (environment / "ready").touch()
+
+
+@contextmanager
+def _locked(what: str, path: Path) -> Iterator[None]:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.info("waiting for another process, which makes the environment of %s", what)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _variables(environment: Path) -> dict[str, str]:
@@ -118,17 +149,18 @@ def _variables(environment: Path) -> dict[str, str]:
     return {**clean, "PATH": f"{environment / 'bin'}{os.pathsep}{clean['PATH']}", "VIRTUAL_ENV": str(environment)}
 
 
-def _uv_variables() -> dict[str, str]:
-    """Return the variables for uv, which is ours: it finds its cache and its configuration at home."""
+def _uv_variables(environment: Path) -> dict[str, str]:
+    """Return the variables for uv, which is ours: it finds its cache and its configuration at home, if there is one."""
     places = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")
     found = {name: os.environ[name] for name in places if name in os.environ}
-    return {**clean_variables(Path.home()), **found}
+    return {**clean_variables(find_home() or environment.with_name("uv-home")), **found}
 
 
 def _make_venv(model: str, python: str, environment: Path, install: _Install) -> None:
     command = [find_uv_bin(), "venv", "--quiet", "--seed", "--python"]
+    variables = _uv_variables(environment)
     try:
-        install([*command, python, str(environment)], _uv_variables())
+        install([*command, python, str(environment)], variables)
     except ModelError as error:
         logger.warning(
             "%s asks for Python %s, which cannot be had here (%s); trying %s",
@@ -137,7 +169,7 @@ def _make_venv(model: str, python: str, environment: Path, install: _Install) ->
             error,
             sys.version.split()[0],
         )
-        install([*command, sys.executable, str(environment)], _uv_variables())
+        install([*command, sys.executable, str(environment)], variables)
 
 
 def _install_command(
@@ -153,7 +185,7 @@ def _install_command(
         )
     package, *rest = arguments
     pinned = f"{package}=={rest.pop(0)}" if rest and rest[0][:1].isdigit() else package
-    return _uv_install(environment, pinned, *rest), _uv_variables()
+    return _uv_install(environment, pinned, *rest), _uv_variables(environment)
 
 
 def _uv_install(environment: Path, *arguments: str) -> list[str]:

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, cast
 
+from filelock import FileLock
+
 from precalc_assets.errors import ModelError
 
 _GUARD = Path(__file__).with_name("guard.py")
@@ -37,12 +39,21 @@ _LOG_TAIL = 64 * 1024
 """Bytes of a log that are looked at for its last line, however much was printed."""
 
 
+def find_home() -> Path | None:
+    """Return our own HOME; None for a user without one, such as the number that a container may run as."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
+
+
 def clean_variables(home: Path) -> dict[str, str]:
     """Return the variables that a program of somebody else's gets, with this folder, made if need be, as its HOME."""
     home.mkdir(parents=True, exist_ok=True)
     passed_on = {name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name)}
-    mirrors = Path.home() / ".config" / "pip" / "pip.conf"
-    if mirrors.exists():
+    ours = find_home()
+    mirrors = ours and ours / ".config" / "pip" / "pip.conf"
+    if mirrors and mirrors.exists():
         passed_on.setdefault("PIP_CONFIG_FILE", str(mirrors))  # which pip would look for in the HOME that is not there
     return {"PATH": os.defpath, **passed_on, "HOME": str(home)}
 
@@ -68,6 +79,12 @@ def run_guarded(
         raise subprocess.TimeoutExpired(list(command), timeout) from None
     finally:
         _end(process)
+
+
+def wait_until_ended(lock: Path) -> None:
+    """Wait until all has ended that a process of ours has started with this lock, which may have been killed since."""
+    with FileLock(lock):
+        pass
 
 
 class HeldServer:

@@ -31,6 +31,12 @@ def recorded(home: Path, asset: str) -> list[str | None]:
         return sorted(str(record.partition_key) for record in records)
 
 
+def logged(home: Path) -> list[str]:
+    """Return what runs have logged."""
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        return [entry.user_message for run in instance.get_runs() for entry in instance.all_logs(run.run_id)]
+
+
 def lines(text: str) -> dict[str, str]:
     """Return a printed table's rows by their first word, single-spaced."""
     return {words[0]: " ".join(words[1:]) for words in map(str.split, text.splitlines()) if words}
@@ -79,6 +85,14 @@ def test_a_run_begins_with_the_canary_where_the_release_has_passed_none(world, h
     world.write_model(release="v2.0.0")
     assert world.precalc("run", MODEL, "--shards", "00").returncode == 0
     assert recorded(home, "sample_predictions") == [MODEL]
+
+
+def test_that_a_run_makes_an_environment_is_said_once_and_is_in_its_log(world, home, tmp_path: Path):
+    world.write_model()
+    said = f"making the environment of {MODEL} (once)"
+    done = world.precalc("run", MODEL, "--sample", "1", cache_dir=str(tmp_path / "cache"))
+    assert done.stderr.count(said) == 1
+    assert logged(home).count(said) == 1
 
 
 def test_a_run_of_a_model_that_fails_its_canary_stops_before_the_raw_predictions(world, home):

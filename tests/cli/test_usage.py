@@ -230,6 +230,14 @@ def test_the_whole_job_by_command_ends_with_what_the_model_printed(world) -> Non
     assert [row[2:] for row in csv.reader(io.StringIO(got.stdout))][1:] == [*map(answer, ("CCCCN", "CCO", "CO"))]
 
 
+def test_a_model_s_first_run_says_that_it_makes_an_environment(world, tmp_path: Path) -> None:
+    world.write_model()
+    world.build_library()
+    runs = [world.precalc("predict", MODEL, "--shards", shard, cache_dir=str(tmp_path)) for shard in SHARDS[:2]]
+    assert [run.returncode for run in runs] == [0, 0]
+    assert [f"making the environment of {MODEL} (once)\n" in run.stderr for run in runs] == [True, False]
+
+
 def test_only_the_shards_that_are_named_are_predicted_and_served(world) -> None:
     world.write_model()
     world.build_library()

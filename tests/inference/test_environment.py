@@ -1,12 +1,20 @@
 """The environments that models run in: whole or not there."""
 
+import fcntl
+import logging
+import pwd
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 
-from precalc_assets.errors import ModelError
+from precalc_assets.errors import ModelError, UsageError
 from precalc_assets.inference import environment, find_model
 from precalc_assets.inference.environment import model_environment
+from precalc_assets.settings import load_settings
 
 
 def python_of(variables: dict[str, str]) -> Path:
@@ -41,3 +49,75 @@ def test_a_model_has_a_home_of_its_own(world, tmp_path: Path) -> None:
     home = Path(variables["HOME"])
     assert home.is_dir()
     assert home.is_relative_to(tmp_path)
+
+
+def locked(path: Path) -> IO[bytes]:
+    """Lock a file, until it is closed."""
+    file = path.open("ab")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+@contextmanager
+def in_a_thread(work: Callable[[], object]) -> Iterator[threading.Thread]:
+    """Begin some work, and wait for its end after the context."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield thread
+    thread.join()
+
+
+def test_an_environment_waits_until_what_a_killed_process_was_installing_has_ended(world, tmp_path: Path) -> None:
+    world.write_model()
+    folder = find_model("eos9abc", [world.models_dir])
+    path = python_of(model_environment(folder, tmp_path)).parents[1]
+    (path / "ready").unlink()
+    (path / "half-installed").touch()
+    guard = locked(path.with_name(f"{path.name}.guard.lock"))  # as by the guard that ends the installer just now
+    with guard, in_a_thread(lambda: model_environment(folder, tmp_path)) as maker:
+        maker.join(1.0)
+        assert maker.is_alive()
+        assert (path / "half-installed").exists()
+        guard.close()
+    assert (path / "ready").exists()
+    assert not (path / "half-installed").exists()
+
+
+def test_who_makes_an_environment_or_waits_for_another_who_does_is_told(
+    world, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    world.write_model()
+    folder = find_model("eos9abc", [world.models_dir])
+    path = python_of(model_environment(folder, tmp_path)).parents[1]
+    assert caplog.messages == ["making the environment of eos9abc (once)"]
+    other = locked(path.with_name(f"{path.name}.lock"))
+    with other, in_a_thread(lambda: model_environment(folder, tmp_path)) as waiting:
+        waiting.join(1.0)
+        assert caplog.messages[1:] == ["waiting for another process, which makes the environment of eos9abc"]
+        other.close()
+
+
+@pytest.fixture
+def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user is a number alone, as in some containers."""
+
+    def unknown(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
+@pytest.mark.usefixtures("no_home", "fresh_settings")
+def test_without_a_home_there_is_no_place_for_environments_unless_it_is_set(
+    world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.write_model()
+    folder = find_model("eos9abc", [world.models_dir])
+    monkeypatch.delenv("PRECALC_CACHE_DIR", raising=False)
+    with pytest.raises(UsageError, match="set PRECALC_CACHE_DIR"):
+        model_environment(folder, load_settings().cache_dir)
+    load_settings.cache_clear()
+    monkeypatch.setenv("PRECALC_CACHE_DIR", str(tmp_path))
+    assert python_of(model_environment(folder, load_settings().cache_dir)).is_relative_to(tmp_path)

@@ -21,7 +21,15 @@ from filelock import FileLock, Timeout
 from precalc_assets.errors import ModelError
 from precalc_assets.inference.environment import ERSILIA_VERSION, ersilia_program, model_environment
 from precalc_assets.inference.model_folder import ModelFolder
-from precalc_assets.inference.processes import HeldServer, clean_variables, hold, last_line, printable, run_guarded
+from precalc_assets.inference.processes import (
+    HeldServer,
+    clean_variables,
+    hold,
+    last_line,
+    printable,
+    run_guarded,
+    wait_until_ended,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -94,8 +102,7 @@ class Slot:
 
     def wait_until_quiet(self) -> None:
         """Wait for the guard that a former holder has left, if that was killed: it is closing the server just now."""
-        with FileLock(self._guard_lock):
-            pass
+        wait_until_ended(self._guard_lock)
 
     def fetch(self, folder: ModelFolder | None, *, max_age: float = math.inf) -> Path:
         """Fetch a model from a folder, or from the hub, unless that was done; return the CLI's copy of it.
