@@ -18,6 +18,8 @@ from precalc_assets.inference import find_report, run_canary
 from precalc_assets.inference.predict import predict_shards
 from precalc_assets.outcomes import ShardOutcome
 
+pytestmark = pytest.mark.slow
+
 EVERYTHING = [f"{MODEL}|{index:02d}" for index in range(50)]
 
 
