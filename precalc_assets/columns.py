@@ -1,6 +1,7 @@
 """What a model's output column is, and how a model's `run_columns.csv` is read. Standard library only."""
 
 import csv
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,12 @@ def read_columns(path: Path) -> tuple[Column, ...]:
     if not columns:
         raise ModelError(f"{path} declares no columns; it has to have name,type,direction,description")
     return tuple(columns.values())
+
+
+def columns_digest(release: str, columns: Sequence[Column]) -> str:
+    """Return a name (hex SHA-256) of what a release prints: another one for other names, types, or another order."""
+    lines = [release, *(f"{column.name} {column.type}" for column in columns)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def name_columns(names: Sequence[str]) -> str:

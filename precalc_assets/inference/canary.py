@@ -1,7 +1,7 @@
 """The canary: a model on the library's first molecules by hash, twice, before it is let loose on all of them.
 
-What it says of the model is in `findings`, how it is scaled to the whole library in `estimate`; the two are a
-`CanaryReport` in the end.
+What it says of the model is in `findings`, how it is scaled to the whole library in `estimate` here and in `tables`;
+they are a `CanaryReport` in the end.
 """
 
 import time
@@ -16,6 +16,7 @@ from typing import Self
 
 import obstore
 import polars as pl
+import pyarrow.parquet as pq
 from obstore.store import ObjectStore
 
 from precalc_assets import storage
@@ -27,11 +28,10 @@ from precalc_assets.inference.canary_report import (
     ColumnReport,
     RunEstimate,
     Speed,
-    TableEstimate,
     find_report,
     put_report,
 )
-from precalc_assets.inference.estimate import Call, estimate_run, estimate_table, measure_speed
+from precalc_assets.inference.estimate import Call, estimate_run, measure_speed
 from precalc_assets.inference.findings import (
     check_answers,
     check_cells,
@@ -47,6 +47,7 @@ from precalc_assets.outcomes import Check, reason
 from precalc_assets.predictions import PredictionsWriter, Provenance, read_records
 from precalc_assets.progress import OnProgress, ignore_progress
 from precalc_assets.settings import Settings
+from precalc_assets.tables.estimate import TableEstimate, estimate_table
 
 SAMPLE = "sample"
 """Stands where a shard's key does: a sample marks no shard as done."""
@@ -228,7 +229,8 @@ def _judge(task: _Task, first: _Run, second: _Run, listener: "_Listener", speed:
         path = Path(scratch) / "sample.parquet"
         _write_sample(task, path, typed, len(first.failures))
         try:
-            table = estimate_table(task.model, columns, path, task.library)
+            sizes = (shard.rows for shard in task.library.shards.values())
+            table = estimate_table(task.model, columns, pq.read_table(path), sizes)
         except TableError as error:
             checks[2] = Check("estimate", passed=False, description=str(error))
         obstore.put(task.store, storage.sample(task.model), path)

@@ -12,9 +12,10 @@ from obstore.store import ObjectStore
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from precalc_assets import storage
-from precalc_assets.columns import Column, ColumnType
+from precalc_assets.columns import Column, ColumnType, columns_digest
 from precalc_assets.inference.model_folder import ModelMetadata
 from precalc_assets.outcomes import Check
+from precalc_assets.tables.estimate import TableEstimate
 
 CANARY_CHECKS = {
     "schema": "the columns are those that run_columns.csv declares, and their values are of its types",
@@ -75,19 +76,6 @@ class RunEstimate(_Record):
     dollars: float
 
 
-class TableEstimate(_Record):
-    """What the table of the whole library takes: DynamoDB's write units, once, and storage for as long as it is there.
-
-    It counts pages. The few items that say what is in a table cost a cent at most.
-    """
-
-    pages: int
-    write_units: float
-    write_dollars: float
-    gigabytes: float
-    dollars_per_month: float
-
-
 class CanaryReport(_Record):
     """What came of running one release of a model over the same molecules twice.
 
@@ -130,8 +118,7 @@ class CanaryReport(_Record):
     @property
     def version(self) -> str:
         """Name of the verdict: the same for the same release, columns and determinism, whatever the library."""
-        columns = [f"{column.name} {column.type}" for column in self.declared]
-        verdict = "\n".join([self.release, *columns, str(self.deterministic)])
+        verdict = f"{columns_digest(self.release, self.declared)} {self.deterministic}"
         return hashlib.sha256(verdict.encode()).hexdigest()[:16]
 
     def is_of(self, release: str, columns: Sequence[Column]) -> bool:

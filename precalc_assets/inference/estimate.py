@@ -1,22 +1,13 @@
-"""From the canary's molecules to the whole library: what a full run of a model, and its table, will take."""
+"""From the canary's calls to the whole library: what a full run of a model will take. Its table: `tables.estimate`."""
 
 from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-import pyarrow.parquet as pq
-
-from precalc_assets.columns import Column
-from precalc_assets.inference.canary_report import RunEstimate, Speed, TableEstimate
+from precalc_assets.inference.canary_report import RunEstimate, Speed
 from precalc_assets.library import LibraryManifest
 from precalc_assets.settings import Settings
-from precalc_assets.sharding import HASH_SPACE, key_hash
-from precalc_assets.tables.directory import PageSet, TableColumns
-from precalc_assets.tables.paging import PAGE_BYTES, ShardRows, make_plan
-from precalc_assets.tables.prices import DOLLARS_PER_GB_MONTH, DOLLARS_PER_WRITE_UNIT, GB, ITEM_OVERHEAD_BYTES
-from precalc_assets.tables.store import WRITE_UNIT_BYTES, item_bytes
 
 _HOUR = 3600.0
 
@@ -84,34 +75,4 @@ def estimate_run(speed: Speed, library: LibraryManifest, settings: Settings) -> 
         runner_hours=hours,
         wall_hours=wall,
         dollars=hours * settings.runner_price,
-    )
-
-
-def estimate_table(model: str, columns: tuple[Column, ...], sample: Path, library: LibraryManifest) -> TableEstimate:
-    """Return what the table of the library takes, by the pages that the sample's Parquet file makes.
-
-    The sample is the library's first molecules by hash: it is paged as if it were the first of so many shards that
-    this one ends with the sample. Raises TableError if a molecule is too large for a page.
-    """
-    table = pq.read_table(sample)
-    last = key_hash(table["inchikey"][-1].as_py())
-    shards = min(HASH_SPACE // (last + 1), HASH_SPACE >> 32)
-    rows = ShardRows(TableColumns(model, shards, columns), "0", lambda: iter(table.to_batches()))
-    plan = make_plan(rows)
-    items = rows.items(plan.layout, PageSet("0" * 16, 1, plan.n_pages))
-    per_molecule = sum(item_bytes(item) for item, _ in items) / table.num_rows
-    pages = units = 0.0
-    for info in library.shards.values():
-        size = info.rows * per_molecule
-        n_pages = min(info.rows, max(1, round(size / PAGE_BYTES)))
-        pages += n_pages
-        # Each started unit counts, and pages are not all of one size: on average, half a unit more.
-        units += max(n_pages, size / WRITE_UNIT_BYTES + n_pages / 2)
-    gigabytes = (library.molecules * per_molecule + pages * ITEM_OVERHEAD_BYTES) / GB
-    return TableEstimate(
-        pages=int(pages),
-        write_units=units,
-        write_dollars=units * DOLLARS_PER_WRITE_UNIT,
-        gigabytes=gigabytes,
-        dollars_per_month=gigabytes * DOLLARS_PER_GB_MONTH,
     )

@@ -9,8 +9,8 @@ from precalc_assets.inference.runner import BatchError
 from precalc_assets.predictions import format_header, format_record, read_text_csv
 
 _KEY_COLUMNS = frozenset({"key", "inchikey"})
-_INPUT_COLUMNS = frozenset({"input", "smiles"})
-"""Columns that some models print beside their outputs."""
+INPUT_COLUMNS = frozenset({"input", "smiles"})
+"""Columns that some models print beside their outputs; the latter have what they were given."""
 
 
 def read_output(model: str, path: Path, columns: Sequence[Column], smiles: Sequence[str]) -> list[bytes]:
@@ -29,7 +29,7 @@ def read_output(model: str, path: Path, columns: Sequence[Column], smiles: Seque
 def check_columns(model: str, printed: Sequence[str], columns: Sequence[Column]) -> None:
     """Raise ColumnsError unless a model printed what it declares, in any order, and at most key and input beside it."""
     declared = [column.name for column in columns]
-    known = {*declared, *_KEY_COLUMNS, *_INPUT_COLUMNS}
+    known = {*declared, *_KEY_COLUMNS, *INPUT_COLUMNS}
     found = set(printed)
     lacking = [name for name in declared if name not in found]
     extra = [name for name in printed if name not in known]
@@ -61,7 +61,7 @@ def _any_records(model: str, content: bytes, columns: Sequence[Column], smiles: 
     except ValueError as error:
         raise BatchError(f"run.sh wrote an output file that cannot be read: {error}") from None
     check_columns(model, text.columns, columns)
-    for name in sorted(_INPUT_COLUMNS & set(text.columns)):
+    for name in sorted(INPUT_COLUMNS & set(text.columns)):
         if text.height == len(smiles) and text[name].to_list() != list(smiles):
             raise BatchError(f"run.sh wrote rows of other molecules than it was given (column {name!r})")
     return [format_record(row) for row in text.select(column.name for column in columns).iter_rows()]

@@ -1,8 +1,8 @@
 """Prediction tables: key-value tables of pages, one table a model, which readers are served from.
 
 What is exported here is the reading side, which the Lambda carries: standard library and zstandard alone, and boto3,
-which is there already, for a URL of DynamoDB. Loading
-needs pyarrow and numpy and is imported as `precalc_assets.tables.loader`.
+which is there already, for a URL of DynamoDB. Loading, and estimating what a table will take, need pyarrow and numpy
+and are imported as `precalc_assets.tables.loader` and `precalc_assets.tables.estimate`.
 """
 
 from precalc_assets.errors import UsageError

@@ -13,7 +13,7 @@ from typing import TextIO, cast
 from urllib.parse import urlsplit
 
 from precalc_assets.columns import Column
-from precalc_assets.inference.output import check_columns
+from precalc_assets.inference.output import INPUT_COLUMNS, check_columns
 from precalc_assets.inference.processes import printable
 from precalc_assets.inference.runner import BatchError
 from precalc_assets.predictions import format_record
@@ -33,9 +33,6 @@ _PIECE = 1 << 20
 """Characters of an answer that are read at a time."""
 
 _SEPARATOR = re.compile(r"[\s,]*")
-
-_INPUT_COLUMNS = frozenset({"input", "smiles"})
-"""Columns in which some models print what they were given."""
 
 
 class BreakerOpenError(Exception):
@@ -96,7 +93,7 @@ def _records(answer: TextIO, model: str, columns: Sequence[Column], smiles: Sequ
     for row in _rows(answer):
         if not records:
             check_columns(model, list(row), columns)
-        for name in _INPUT_COLUMNS & row.keys():
+        for name in INPUT_COLUMNS & row.keys():
             if len(records) < len(smiles) and row[name] != smiles[len(records)]:
                 raise BatchError(f"the server answered for other molecules than it was given (column {name!r})")
         try:
