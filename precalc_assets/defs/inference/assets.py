@@ -33,6 +33,7 @@ class SampleConfig(dg.Config):
     deps=[dg.AssetDep(library_shards, partition_mapping=dg.AllPartitionMapping())],
     partitions_def=models,
     group_name="inference",
+    pool="inference",
     kinds={"parquet"},
     description="The canary: the model on the library's first molecules by hash, twice. Says whether the model can be "
     "trusted, and what a run over the whole library will take.",
@@ -60,6 +61,7 @@ def sample_predictions(
     deps=[library_shards, sample_predictions],
     partitions_def=model_shards,
     group_name="inference",
+    pool="inference",
     kinds={"csv"},
     description="What the model printed for each molecule of the shard, unchanged, in parts with a manifest. "
     "A molecule that it could not answer is in the quarantine list with the reason.",

@@ -44,6 +44,7 @@ def predictions(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Pl
     deps=[predictions],
     partitions_def=model_shards,
     group_name="serving",
+    pool="tables",
     kinds={TABLES_KIND},
     description="The shard's pages in the model's table, from which readers get predictions by InChIKey.",
     backfill_policy=dg.BackfillPolicy.single_run(),
