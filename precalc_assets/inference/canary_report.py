@@ -125,6 +125,10 @@ class CanaryReport(_Record):
         """Return whether the report is about this release with these columns."""
         return (self.release, self.declared) == (release, tuple(columns))
 
+    def lets_run(self, release: str, columns: Sequence[Column], molecules: int) -> bool:
+        """Return whether this release with these columns broke no check that blocks, over so many molecules at least."""
+        return self.is_of(release, columns) and not self.broken and self.molecules >= molecules
+
 
 def put_report(store: ObjectStore, report: CanaryReport) -> None:
     """Put a report in place of the one before."""

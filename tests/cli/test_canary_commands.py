@@ -78,11 +78,18 @@ def test_a_sample_that_breaks_a_check_is_printed_and_then_an_error(world, home, 
 
 def test_a_run_begins_with_the_canary_where_the_release_has_passed_none(world, home):
     world.write_model()
-    assert world.precalc("predict", MODEL, "--sample", "12").returncode == 0
+    assert world.precalc("predict", MODEL, "--sample", "24").returncode == 0
     assert world.precalc("run", MODEL, "--shards", "00").returncode == 0
     assert recorded(home, "sample_predictions") == []
 
     world.write_model(release="v2.0.0")
+    assert world.precalc("run", MODEL, "--shards", "00").returncode == 0
+    assert recorded(home, "sample_predictions") == [MODEL]
+
+
+def test_a_canary_of_a_few_molecules_lets_no_run_begin_without_another(world, home):
+    world.write_model()
+    assert world.precalc("predict", MODEL, "--sample", "1").returncode == 0
     assert world.precalc("run", MODEL, "--shards", "00").returncode == 0
     assert recorded(home, "sample_predictions") == [MODEL]
 
