@@ -108,6 +108,10 @@ def canary_report(model: str) -> str:
     return f"samples/model={model}.json"
 
 
+PREDICTIONS = "predictions"
+QUARANTINE = "quarantine"
+
+
 def raw_prefix(model: str, shard: str) -> str:
     """Return the folder of a shard's raw predictions: its parts and its manifest."""
     return f"raw/model={model}/shard={shard}"
@@ -115,12 +119,12 @@ def raw_prefix(model: str, shard: str) -> str:
 
 def predictions(model: str, shard: str) -> str:
     """Return the name of a shard's predictions."""
-    return f"predictions/model={model}/shard={shard}.parquet"
+    return f"{PREDICTIONS}/model={model}/shard={shard}.parquet"
 
 
 def quarantine(model: str, shard: str) -> str:
     """Return the name of the list of molecules that a model could not answer."""
-    return f"quarantine/model={model}/shard={shard}.csv"
+    return f"{QUARANTINE}/model={model}/shard={shard}.csv"
 
 
 EXECUTIONS = "executions"

@@ -126,7 +126,7 @@ class CanaryReport(_Record):
         return (self.release, self.declared) == (release, tuple(columns))
 
     def lets_run(self, release: str, columns: Sequence[Column], molecules: int) -> bool:
-        """Return whether this release with these columns broke no check that blocks, over so many molecules at least."""
+        """Return whether this release with these columns broke no check that blocks, with so many molecules."""
         return self.is_of(release, columns) and not self.broken and self.molecules >= molecules
 
 

@@ -20,6 +20,7 @@ from obstore.store import ObjectStore
 
 from precalc_assets import storage
 from precalc_assets.errors import LibraryError
+from precalc_assets.library.leftovers import shards_before, warn_of_leftovers
 from precalc_assets.library.manifest import SHARD_SCHEMA, LibraryManifest, ShardInfo, with_digest
 from precalc_assets.library.parsing import BATCH, ParsedRow, parse_rows
 from precalc_assets.library.reading import read_rows, survey
@@ -45,11 +46,13 @@ def build_library(
     """Parse a library file, and write its shards, the rejected rows and the manifest to the store, in this order.
 
     A molecule's first row in the file is the one that is kept. Shards whose molecules have not changed are not
-    written again. The source file itself does not go to the store: see `put_source`, for afterwards.
+    written again. With another number of shards, what is left of the predictions of the old ones is named in the log,
+    and stays. The source file itself does not go to the store: see `put_source`, for afterwards.
     Raises LibraryError for a file that cannot be read, and for one without a single molecule; the library that was
     in the store then stays as it was.
     """
     started = time.perf_counter()
+    before = shards_before(store)
     found = survey(source)
     if found.rows == 0:
         raise LibraryError(f"{source.name}: there are no rows below the header; it needs one SMILES per line")
@@ -81,6 +84,7 @@ def build_library(
     )
     obstore.put(store, storage.LIBRARY_MANIFEST, manifest.model_dump_json(indent=2).encode())
     _delete_other_shards(store, shards)
+    warn_of_leftovers(store, n_shards, before)
     return manifest
 
 

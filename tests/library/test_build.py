@@ -138,6 +138,35 @@ def test_shards_of_a_finer_library_are_deleted(build: Build, store: ObjectStore)
     assert list(library.shards) == shard_keys(3)
 
 
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    said = caplog.messages.copy()
+    caplog.clear()
+    return said
+
+
+def test_predictions_of_another_number_of_shards_stay_and_are_named(
+    build: Build, store: ObjectStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    build(MOLECULES, n_shards=4)
+    theirs = [place("eos9abc", shard) for place in (storage.predictions, storage.quarantine) for shard in shard_keys(4)]
+    for name in [*theirs, f"{storage.raw_prefix('eos9abc', '03')}/manifest.json"]:
+        obstore.put(store, name, b"")
+    build(MOLECULES, n_shards=4)
+    assert warnings(caplog) == []
+
+    build(MOLECULES, n_shards=3)
+    [said] = warnings(caplog)
+    assert all(words in said for words in ("8 files in predictions/ and quarantine/", theirs[0], "PRECALC_N_SHARDS=4"))
+    assert objects(store).keys() >= {*theirs, f"{storage.raw_prefix('eos9abc', '03')}/manifest.json"}
+
+    build(MOLECULES, n_shards=3)
+    [said] = warnings(caplog)
+    assert all(words in said for words in ("2 files in", storage.predictions("eos9abc", "03")))
+    obstore.delete(store, theirs)
+    build(MOLECULES, n_shards=3)
+    assert warnings(caplog) == []
+
+
 def test_a_bad_file_leaves_the_library_as_it_was(build: Build, store: ObjectStore) -> None:
     library = build(MOLECULES)
     before = objects(store)
