@@ -37,6 +37,6 @@ def warn_of_leftovers(store: ObjectStore, n_shards: int, before: int | None) -> 
             f", or build the library with PRECALC_N_SHARDS={before} again before `precalc predict`" if changed else ""
         )
         logger.warning(
-            f"{len(left)} files in {storage.PREDICTIONS}/ and {storage.QUARANTINE}/ are of another number of shards than "
-            f"{n_shards}, {left[0]} for one: who reads all files as one table finds molecules twice; delete them{back}"
+            f"{len(left)} files in {storage.PREDICTIONS}/ and {storage.QUARANTINE}/ are of another number of shards "
+            f"than {n_shards}, {left[0]} for one: who reads all files as one table finds molecules twice; delete them{back}"
         )
