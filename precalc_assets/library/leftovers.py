@@ -38,5 +38,6 @@ def warn_of_leftovers(store: ObjectStore, n_shards: int, before: int | None) -> 
         )
         logger.warning(
             f"{len(left)} files in {storage.PREDICTIONS}/ and {storage.QUARANTINE}/ are of another number of shards "
-            f"than {n_shards}, {left[0]} for one: who reads all files as one table finds molecules twice; delete them{back}"
+            f"than {n_shards}, {left[0]} for one: who reads all files as one table finds molecules twice; "
+            f"delete them{back}"
         )
