@@ -33,11 +33,9 @@ def warn_of_leftovers(store: ObjectStore, n_shards: int, before: int | None) -> 
     names = [name for folder in (storage.PREDICTIONS, storage.QUARANTINE) for name in storage.list_sizes(store, folder)]
     left = [name for name in names if changed or PurePosixPath(name).stem not in ours]
     if left:
-        back = (
-            f", or build the library with PRECALC_N_SHARDS={before} again before `precalc predict`" if changed else ""
-        )
+        folders = f"{storage.PREDICTIONS}/ and {storage.QUARANTINE}/"
+        back = f", or build the library with {before} shards again before `precalc predict`" if changed else ""
         logger.warning(
-            f"{len(left)} files in {storage.PREDICTIONS}/ and {storage.QUARANTINE}/ are of another number of shards "
-            f"than {n_shards}, {left[0]} for one: who reads all files as one table finds molecules twice; "
-            f"delete them{back}"
+            f"{len(left)} files in {folders} are of another number of shards than {n_shards}, {left[0]} for one: "
+            f"who reads all files as one table finds molecules twice; delete them{back}"
         )

@@ -156,7 +156,7 @@ def test_predictions_of_another_number_of_shards_stay_and_are_named(
 
     build(MOLECULES, n_shards=3)
     [said] = warnings(caplog)
-    assert all(words in said for words in ("8 files in predictions/ and quarantine/", theirs[0], "PRECALC_N_SHARDS=4"))
+    assert all(words in said for words in ("8 files in predictions/ and quarantine/", theirs[0], "with 4 shards again"))
     assert objects(store).keys() >= {*theirs, f"{storage.raw_prefix('eos9abc', '03')}/manifest.json"}
 
     build(MOLECULES, n_shards=3)
