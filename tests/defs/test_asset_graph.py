@@ -233,6 +233,7 @@ def test_a_shard_without_a_canary_is_not_stale_and_a_canary_afterwards_makes_it_
     assert graph.stale("raw_predictions", EVERYTHING) == []
 
 
+@pytest.mark.slow
 def test_a_canary_with_the_same_verdict_makes_no_shard_stale(graph: Graph):
     assert run_canary(graph).success
     run_everything(graph)
@@ -241,6 +242,7 @@ def test_a_canary_with_the_same_verdict_makes_no_shard_stale(graph: Graph):
     assert graph.stale("raw_predictions", EVERYTHING) == []
 
 
+@pytest.mark.slow
 def test_a_canary_on_a_changed_library_makes_no_more_shards_stale_than_the_library_does(graph: Graph):
     assert run_canary(graph).success
     run_everything(graph)
@@ -257,6 +259,7 @@ def test_a_canary_on_a_changed_library_makes_no_more_shards_stale_than_the_libra
     assert graph.stale("raw_predictions", EVERYTHING) == changed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changed", [{"release": "v2.0.0"}, {"columns": (("score", "float"),), "answer": "return '1.5'"}, {"answer": RANDOM}]
 )
@@ -274,6 +277,7 @@ def test_a_canary_with_another_verdict_makes_the_shards_stale_that_were_made_aft
     assert graph.stale("raw_predictions", keys()) == []
 
 
+@pytest.mark.slow
 def test_shards_of_a_new_release_do_not_turn_stale_when_the_canary_learns_of_it(graph: Graph):
     assert run_canary(graph).success
     graph.world.write_model(release="v2.0.0")
@@ -284,6 +288,7 @@ def test_shards_of_a_new_release_do_not_turn_stale_when_the_canary_learns_of_it(
     assert graph.stale("raw_predictions", keys()) == []
 
 
+@pytest.mark.slow
 def test_a_canary_of_one_model_says_nothing_of_another(graph: Graph):
     graph.world.write_model(model="eos9abd")
     graph.instance.add_dynamic_partitions("models", ["eos9abd"])
