@@ -37,5 +37,9 @@ class TableError(PrecalcError):
     """A prediction table is missing, damaged, in use by another load, or cannot hold what it was given."""
 
 
+class MissingTableError(TableError):
+    """There is no such table, or nothing was ever loaded into it."""
+
+
 class ExecutionError(PrecalcError):
     """An execution on GitHub's runners cannot be launched, followed or claimed; the others are not concerned."""

@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from precalc_assets.columns import Column
 from precalc_assets.errors import TableError, UsageError
@@ -19,6 +20,17 @@ CACHE_SECONDS = 60.0
 """How long a directory is used before it is read again: a loaded shard is seen after this time at the latest."""
 
 Row = tuple[Value, ...]
+
+
+class Reading(NamedTuple):
+    """What a table holds of the molecules that were asked for.
+
+    `rows` are in the order asked, None for a molecule that is not in the table. `directories` has, for each shard that
+    molecules belong to, that of the generation that they were read from; one that was never loaded is not there.
+    """
+
+    rows: list[Row | None]
+    directories: dict[str, Directory]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +100,13 @@ class TableReader:
         self._shards: dict[str, _Shard] = {}
 
     def get(self, inchikeys: Sequence[str]) -> list[Row | None]:
-        """Return the molecules' predictions in the order asked, None for those that are not in the table.
+        """Return the rows that `read` returns."""
+        return self.read(inchikeys).rows
 
-        A row has one value per column, typed as the column is. All rows of a shard are of one generation. Whether a
-        molecule's shard was loaded at all is told by `missing_shards`.
+    def read(self, inchikeys: Sequence[str]) -> Reading:
+        """Return the molecules' predictions, and what they were read from.
+
+        A row has one value per column, typed as the column is. All rows of a shard are of one generation.
 
         Raises UsageError for a malformed InChIKey, TableError when the table is damaged.
         """
@@ -100,6 +115,7 @@ class TableReader:
         for h in hashes:
             wanted[self._shard_key(h)].add(h)
         rows: dict[int, Row | None] = {}
+        directories: dict[str, Directory] = {}
         torn, consistent = set(wanted), self._consistent
         while torn:
             shards = self._known(torn, consistent=consistent)
@@ -111,6 +127,7 @@ class TableReader:
                 lost = next((key for key in plan if key not in stored), None)
                 if lost is None:
                     rows.update(shards[shard].rows(plan, stored))
+                    directories[shard] = shards[shard].directory
                 else:
                     # Never an answer of two generations: the whole shard is read again.
                     if consistent:
@@ -118,15 +135,7 @@ class TableReader:
                     self._shards.pop(shard, None)
                     torn.add(shard)
             consistent = True
-        return [rows.get(h) for h in hashes]
-
-    def missing_shards(self, inchikeys: Iterable[str]) -> list[str]:
-        """Return the shards, in order, that these molecules belong to and that were never loaded.
-
-        Raises UsageError for a malformed InChIKey.
-        """
-        shards = {self._shard_key(_hash(inchikey)) for inchikey in inchikeys}
-        return sorted(shards - self._known(shards, consistent=self._consistent).keys())
+        return Reading([rows.get(h) for h in hashes], directories)
 
     def directories(self) -> dict[str, Directory]:
         """Return what is loaded, by shard, as it is in the store now."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from precalc_assets.errors import TableError
+from precalc_assets.errors import MissingTableError
 
 LIBRARY = "library"
 REGISTRY = "models"
@@ -100,18 +100,19 @@ def units_to_read(n_keys: int, found: Sequence[Item], *, consistent: bool) -> fl
     return nothing + sum(read_units(item, consistent=consistent) for item in found)
 
 
-def missing_table(table: str, where: str = "") -> TableError:
+def missing_table(table: str, where: str = "") -> MissingTableError:
     """Return the error for a table that does not exist, the same for every store; `where` says where it is not."""
     ways = {LIBRARY: "`precalc library build`", REGISTRY: "`precalc run` for a model"}
-    return TableError(f"there is no table {table!r}{where}; run {ways.get(table, f'`precalc serve {table}`')} first")
+    way = ways.get(table, f"`precalc serve {table}`")
+    return MissingTableError(f"there is no table {table!r}{where}; run {way} first")
 
 
 class KeyValueStore(Protocol):
     """Tables of items, found by key. A table's name is a model id, "library" or "models".
 
     A store adds its own prefix to the names. It may be used by several threads and processes at once. All methods
-    raise TableError, naming the table, when it does not exist (but for `create_table`, `drop_table` and
-    `has_table`) and when the store cannot be reached or is damaged.
+    raise TableError when the store cannot be reached or is damaged, and MissingTableError, naming the table, when it
+    does not exist (but for `create_table`, `drop_table` and `has_table`).
     """
 
     def create_table(self, table: str) -> None:

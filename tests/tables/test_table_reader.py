@@ -43,9 +43,9 @@ def test_rows_come_in_the_order_asked_duplicates_twice_unknown_ones_none(store):
 
 def test_shards_that_were_never_loaded_are_told_from_molecules_that_are_unknown(store):
     reader = TableReader(store, MODEL)
-    assert reader.missing_shards([KEYS[350], *OTHER_SHARD]) == ["01"]
+    assert reader.read([KEYS[350], *OTHER_SHARD]).directories.keys() == {"00"}
     load(store, OTHER_SHARD, shard="01")
-    assert reader.missing_shards([KEYS[350], *OTHER_SHARD]) == []
+    assert reader.read([KEYS[350], *OTHER_SHARD]).directories.keys() == {"00", "01"}
     assert reader.get(OTHER_SHARD) == predictions(OTHER_SHARD)
 
 
@@ -100,10 +100,9 @@ def test_a_reader_with_an_old_directory_goes_on_when_its_generation_was_deleted(
 @pytest.mark.parametrize("bad", ["", "aspirin", KEYS[0].lower(), KEYS[0] + "\n", KEYS[0][:-1], "é" * 27])
 def test_a_malformed_inchikey_is_a_usage_error_that_names_it(store, bad):
     reader = TableReader(store, MODEL)
-    for ask in (reader.get, reader.missing_shards):
-        with pytest.raises(UsageError) as caught:
-            ask([KEYS[0], bad])
-        assert repr(bad) in str(caught.value)
+    with pytest.raises(UsageError) as caught:
+        reader.get([KEYS[0], bad])
+    assert repr(bad) in str(caught.value)
 
 
 def test_a_model_without_a_table_or_with_an_empty_one_is_an_error_with_the_way_out(store):
