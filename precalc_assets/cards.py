@@ -5,6 +5,7 @@ Only what the reading side needs belongs here; how a card is gathered is in `pub
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -12,13 +13,40 @@ from precalc_assets.columns import Column, name_columns
 from precalc_assets.errors import TableError
 from precalc_assets.tables import REGISTRY, Item, KeyValueStore
 
+PLOTTED_COLUMNS = 8
+"""The first columns of a model, whose distributions are on its card; more would not be looked at."""
+
+
+class Distribution(BaseModel):
+    """How the values of a column are distributed over the predictions of `molecules`, `nulls` of which have none.
+
+    A `histogram` has one edge more than counts; its outermost bins also count what is beyond their edges, as `minimum`
+    and `maximum` tell. `values` has one count for each of the `values`, in order: all of a column of few whole
+    numbers, or the most frequent texts, shortened; `others` counts the molecules with another one.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    column: str
+    kind: Literal["histogram", "values"]
+    molecules: int
+    nulls: int
+    counts: tuple[int, ...]
+    edges: tuple[float, ...] = ()
+    values: tuple[int | str, ...] = ()
+    others: int = 0
+    minimum: float | None = None
+    median: float | None = None
+    maximum: float | None = None
+
 
 class ModelCard(BaseModel):
     """One model in the registry table, as JSON under its id.
 
     `deterministic` says whether the canary of a release that is served predicted the same twice, None if there was no
     such canary; `varying` names the columns that it found to differ. There may be none of a model that is not: it
-    answered some molecules in one of the runs alone.
+    answered some molecules in one of the runs alone. `distributions` are of the first columns, and were made of the
+    predictions that `distributions_of` names.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -40,6 +68,8 @@ class ModelCard(BaseModel):
     updated: datetime
     deterministic: bool | None = None
     varying: tuple[str, ...] = ()
+    distributions: tuple[Distribution, ...] = ()
+    distributions_of: str = ""
 
     @property
     def covered(self) -> bool:

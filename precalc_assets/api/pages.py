@@ -1,0 +1,306 @@
+"""The pages for people: all models with a search, one model with its plots, and the box that molecules are pasted into.
+
+They are made here, of jinja2 templates, and work as they are; a script of a few KB looks molecules up through the
+other routes and searches while one types. Nothing is loaded from elsewhere, and the policy that is sent with a page
+lets nothing but its own style and script run.
+"""
+
+import re
+from base64 import b64encode
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from functools import cache
+from hashlib import sha256
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlencode
+
+from aws_lambda_powertools.event_handler import Response
+from aws_lambda_powertools.event_handler.api_gateway import ApiGatewayResolver
+from aws_lambda_powertools.utilities.data_classes.common import BaseProxyEvent
+
+from precalc_assets.api.plots import draw
+from precalc_assets.api.problems import shortened
+from precalc_assets.api.routes import MAX_MOLECULES, MAX_VALUES
+from precalc_assets.api.served import ServedModel, ServedModels
+from precalc_assets.cards import ModelCard, name_variation
+from precalc_assets.columns import Column
+from precalc_assets.errors import TableError
+from precalc_assets.sharding import shard_keys
+
+if TYPE_CHECKING:
+    # jinja2 takes 40 ms to load, and a Lambda that is asked for predictions needs none of it.
+    import jinja2
+
+HTML = "text/html; charset=utf-8"
+
+MAX_SMILES = 1_000
+"""SMILES that `POST /inchikeys` takes at a time."""
+
+COLUMNS_PER_PAGE = 100
+"""Columns of a model that a page shows; there may be thousands."""
+
+_LONGEST_SEARCH = 100
+_LONGEST_DESCRIPTION = 300
+"""Characters of a column's description that are shown: a hundred of them are then less than 40 KB."""
+_LONGEST_OPTION = 48
+_MOST_SHARDS = 1_000
+"""Shards that are drawn one by one."""
+
+_WIDE = MAX_VALUES // MAX_MOLECULES
+"""Columns up to which the number of keys alone limits a request."""
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_ROOT = re.compile(r"(/[\w.~-]+)*", re.ASCII)
+
+
+class _Row(NamedTuple):
+    """A model in the list."""
+
+    model: str
+    card: ModelCard | None
+
+
+class _Option(NamedTuple):
+    """A model to choose.
+
+    `n` is its number of columns where that limits how many molecules are asked for at a time, 0 if it is not known.
+    """
+
+    model: str
+    title: str
+    n: int | None
+
+
+def add_pages(app: ApiGatewayResolver, models: ServedModels) -> None:
+    """Make a resolver answer with pages for these models."""
+
+    @app.get("/", include_in_schema=False)
+    def show_models() -> Response[str]:
+        event = app.current_event
+        root = _root(event, "/")
+        try:
+            return _page(event, "index.html", root, _index(models, _asked(event, "q")))
+        except TableError:
+            return _unavailable(event, root)
+
+    @app.get("/browse/<model>", include_in_schema=False)
+    def show_model(model: str) -> Response[str]:
+        event = app.current_event
+        root = _root(event, f"/browse/{model}")
+        try:
+            served = models.find(model)
+        except TableError:
+            return _unavailable(event, root)
+        if served is None:
+            message = f"No predictions of {shortened(model)} are served."
+            return _message(event, root, HTTPStatus.NOT_FOUND, "No such model", message)
+        return _page(event, "model.html", root, _one(served, root, _asked(event, "find"), _asked(event, "from")))
+
+
+def _index(models: ServedModels, searched: str) -> dict[str, Any]:
+    rows = [_Row(*entry) for entry in models.cards().items()]
+    words = searched.casefold().split()
+    return {
+        "q": searched,
+        "n_models": len(rows),
+        "molecules": max((row.card.molecules for row in rows if row.card), default=0),
+        "shown": [row for row in rows if _matches(words, row)],
+        "options": [_option(row) for row in rows],
+    }
+
+
+def _matches(words: Sequence[str], row: _Row) -> bool:
+    card = row.card
+    text = " ".join((row.model, card.title, *card.tags, card.description) if card else (row.model,)).casefold()
+    return all(word in text for word in words)
+
+
+def _option(row: _Row) -> _Option:
+    if row.card is None:
+        return _Option(row.model, "", 0)
+    title = row.card.title
+    width = len(row.card.columns)
+    short = title if len(title) <= _LONGEST_OPTION else f"{title[:_LONGEST_OPTION].rstrip()}…"
+    return _Option(row.model, short, width if width > _WIDE else None)
+
+
+def _one(served: ServedModel, root: str, find: str, first: str) -> dict[str, Any]:
+    card, columns = served.card, served.reader.columns
+    matching = list(_found(columns, find))
+    start = min(int(first), len(matching)) if re.fullmatch(r"[1-9][0-9]{0,5}", first) else 1
+    by_release: dict[str, list[str]] = defaultdict(list)
+    for shard, release in served.releases.items():
+        by_release[release].append(shard)
+    n_shards = served.reader.n_shards
+    drawn = shard_keys(n_shards) if n_shards <= _MOST_SHARDS else []
+
+    def page_link(at: int) -> str:
+        asked = {name: str(value) for name, value in (("find", find), ("from", max(1, at))) if value}
+        return f"{root}/browse/{served.model}?{urlencode(asked)}#columns-title"
+
+    return {
+        "model": served.model,
+        "card": card,
+        "molecules": served.molecules,
+        "n_columns": len(columns),
+        "releases": sorted(by_release),
+        "by_release": "; ".join(f"{release}: {_some(by_release[release])}" for release in sorted(by_release)),
+        "updated": served.updated,
+        "variation": name_variation(card.varying) if card else "",
+        "sources": _sources(card),
+        "plots": [draw(distribution) for distribution in card.distributions] if card else [],
+        "columns": matching[start - 1 : start - 1 + COLUMNS_PER_PAGE],
+        "matching": len(matching),
+        "first": start,
+        "find": find,
+        "per_page": COLUMNS_PER_PAGE,
+        "longest_description": _LONGEST_DESCRIPTION,
+        "page_link": page_link,
+        "n_shards": n_shards,
+        "served_shards": len(served.releases),
+        "missing_shards": n_shards - len(served.releases),
+        "shards": [(shard, shard in served.releases) for shard in drawn],
+        "quarantined": _quarantined(card) if card else "",
+    }
+
+
+def _found(columns: Sequence[Column], find: str) -> Iterator[Column]:
+    words = find.casefold().split()
+    for column in columns:
+        text = f"{column.name} {column.description}".casefold()
+        if all(word in text for word in words):
+            yield column
+
+
+def _sources(card: ModelCard | None) -> list[tuple[str, str]]:
+    if card is None:
+        return []
+    said = (("Licence", card.license), ("Publication", card.publication), ("Source code", card.source_code))
+    return [(name, text) for name, text in said if text]
+
+
+def _some(shards: Sequence[str]) -> str:
+    """Return which shards these are, as long as they can be named."""
+    return f"{len(shards)} shards" if len(shards) > 5 else ", ".join(shards)
+
+
+def _quarantined(card: ModelCard) -> str:
+    if not card.quarantined:
+        return "The model answered every molecule."
+    share = card.quarantined / max(1, card.molecules)
+    return f"The model could not answer {card.quarantined:,} of {card.molecules:,} molecules ({share:.2%})."
+
+
+def _page(
+    event: BaseProxyEvent, template: str, root: str, shown: dict[str, Any], status: HTTPStatus = HTTPStatus.OK
+) -> Response[str]:
+    text = (
+        _templates()
+        .get_template(template)
+        .render(
+            root=root,
+            max_keys=MAX_MOLECULES,
+            max_values=MAX_VALUES,
+            max_smiles=MAX_SMILES,
+            longest_search=_LONGEST_SEARCH,
+            **shown,
+        )
+    )
+    headers = {
+        "Content-Security-Policy": _policy(),
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+        "Vary": "Accept-Encoding",
+    }
+    if status != HTTPStatus.OK:
+        return Response(status, HTML, text, headers=headers | {"Cache-Control": "no-store"})
+    tag = f'"{sha256(text.encode()).hexdigest()[:24]}"'
+    headers |= {"ETag": tag, "Cache-Control": "no-cache"}
+    if tag in (event.headers.get("if-none-match") or ""):
+        return Response(HTTPStatus.NOT_MODIFIED, HTML, "", headers=headers)
+    return Response(status, HTML, text, headers=headers)
+
+
+def _message(event: BaseProxyEvent, root: str, status: HTTPStatus, heading: str, message: str) -> Response[str]:
+    return _page(event, "message.html", root, {"heading": heading, "message": message}, status)
+
+
+def _unavailable(event: BaseProxyEvent, root: str) -> Response[str]:
+    message = "The predictions cannot be read at the moment; try again later."
+    return _message(event, root, HTTPStatus.SERVICE_UNAVAILABLE, "Not available", message)
+
+
+def _asked(event: BaseProxyEvent, name: str) -> str:
+    """Return a parameter of the address, cut to what makes sense; empty if there is none."""
+    values = event.resolved_query_string_parameters.get(name) or [""]
+    return " ".join(values[0].split())[:_LONGEST_SEARCH]
+
+
+def _root(event: BaseProxyEvent, route: str) -> str:
+    """Return what stands before our routes in the address that the browser knows: a stage's `/v1`, or nothing.
+
+    API Gateway takes the stage off the path that it hands on, and says in the request's context what it was.
+    """
+    context = event.raw_event.get("requestContext")
+    path = context.get("path") if isinstance(context, dict) else None
+    root = str(path or "").removesuffix(route).rstrip("/")
+    return root if _ROOT.fullmatch(root) else ""
+
+
+@cache
+def _templates() -> "jinja2.Environment":
+    import jinja2
+    from markupsafe import Markup
+
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    made.filters |= {
+        "thousands": lambda number: f"{number:,}",
+        "day": _day,
+        "paragraphs": _paragraphs,
+        "is_link": lambda text: text.startswith(("https://", "http://")),
+    }
+    # These two are ours, and the policy has the digest of each as it stands between its tags.
+    made.globals |= {"css": Markup(_squeezed("site.css")), "js": Markup(_squeezed("page.js"))}  # noqa: S704
+    return made
+
+
+def _day(time: datetime | str) -> str:
+    return time[:10] if isinstance(time, str) else f"{time:%Y-%m-%d}"
+
+
+def _paragraphs(text: str) -> list[str]:
+    return [" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip()]
+
+
+@cache
+def _squeezed(name: str) -> str:
+    """Return a file without indentation and comments; no text in them goes over lines."""
+    lines = map(str.strip, (_TEMPLATES / name).read_text(encoding="utf-8").splitlines())
+    return "\n".join(line for line in lines if line and not line.startswith("//"))
+
+
+@cache
+def _policy() -> str:
+    style, script = (b64encode(sha256(_squeezed(name).encode()).digest()).decode() for name in ("site.css", "page.js"))
+    return "; ".join(
+        (
+            "default-src 'none'",
+            f"style-src 'sha256-{style}'",
+            f"script-src 'sha256-{script}'",
+            "connect-src 'self'",
+            "img-src data:",
+            "form-action 'self'",
+            "base-uri 'none'",
+            "frame-ancestors 'none'",
+        )
+    )

@@ -1,0 +1,141 @@
+"""What is drawn of a column's distribution: bars on a canvas of its own units, and what they say in words.
+
+How it is computed is in `predictions.distributions`, how it is put into a page in the template `plot.html`.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+from precalc_assets.cards import Distribution
+
+WIDTH, HEIGHT = 240, 100
+_GAP = 1.0
+_LEAST = 1.5
+"""Units that a bar has at least, so that one molecule among a million is seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One bar: where it is on the canvas, what values it stands for, and how many molecules; `share` is of 100."""
+
+    x: float
+    y: float
+    w: float
+    h: float
+    label: str
+    count: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A column's plot.
+
+    `texts` says that values are texts, to be read beside their bars; `low` and `high` are the ends of the axis;
+    `alternative` says in a sentence what the plot shows.
+    """
+
+    column: str
+    summary: str
+    alternative: str
+    bars: tuple[Bar, ...]
+    texts: bool
+    low: str
+    high: str
+    molecules: int
+    width: int = WIDTH
+    height: int = HEIGHT
+
+
+def draw(distribution: Distribution) -> Plot:
+    """Return the plot of a distribution."""
+    labels = _labels(distribution)
+    counts = list(distribution.counts)
+    texts = any(isinstance(value, str) for value in distribution.values)
+    if texts and distribution.others:
+        labels, counts = [*labels, "any other"], [*counts, distribution.others]
+    summary = _summary(distribution)
+    ends = _ends(distribution, labels)
+    return Plot(
+        column=distribution.column,
+        summary=summary,
+        alternative=_alternative(distribution, labels, counts, summary),
+        bars=tuple(_bars(labels, counts)),
+        texts=texts,
+        low=ends[0],
+        high=ends[1],
+        molecules=distribution.molecules,
+    )
+
+
+def short_number(value: float) -> str:
+    """Return a number as people write it: whole ones whole, others to four digits."""
+    if not math.isfinite(value):
+        return str(value)
+    if abs(value) < 1e15 and value == int(value):
+        return f"{int(value):,}"
+    # Not more digits than matter, and no 1.234e+03 where 1,234 does.
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
+
+
+def _labels(distribution: Distribution) -> list[str]:
+    if distribution.kind == "values":
+        return [value if isinstance(value, str) else short_number(value) for value in distribution.values]
+    edges = [short_number(edge) for edge in distribution.edges]
+    labels = [f"{low} to {high}" for low, high in pairwise(edges)]
+    if labels and distribution.minimum is not None and distribution.minimum < distribution.edges[0]:
+        labels[0] = f"up to {edges[1]}"
+    if labels and distribution.maximum is not None and distribution.maximum > distribution.edges[-1]:
+        labels[-1] = f"{edges[-2]} and more"
+    return labels
+
+
+def _ends(distribution: Distribution, labels: list[str]) -> tuple[str, str]:
+    if distribution.kind == "values":
+        return (labels[0], labels[-1] if len(labels) > 1 else "") if labels else ("", "")
+    low, high = (short_number(edge) for edge in (distribution.edges[0], distribution.edges[-1]))
+    below = distribution.minimum is not None and distribution.minimum < distribution.edges[0]
+    above = distribution.maximum is not None and distribution.maximum > distribution.edges[-1]
+    return ("≤ " if below else "") + low, ("≥ " if above else "") + high
+
+
+def _summary(distribution: Distribution) -> str:
+    words = []
+    if distribution.minimum is not None and distribution.maximum is not None:
+        words.append(f"{short_number(distribution.minimum)} to {short_number(distribution.maximum)}")
+    if distribution.median is not None:
+        words.append(f"median {short_number(distribution.median)}")
+    if distribution.nulls:
+        words.append(f"{distribution.nulls:,} without a value")
+    return ", ".join(words) or ("no values" if not sum(distribution.counts) else "")
+
+
+def _alternative(distribution: Distribution, labels: list[str], counts: list[int], summary: str) -> str:
+    if not counts:
+        return f"{distribution.column}: {summary}"
+    most = max(range(len(counts)), key=counts.__getitem__)
+    share = counts[most] / max(1, sum(counts))
+    return f"Histogram of {distribution.column}: {summary}; most molecules, {share:.0%}, at {labels[most]}"
+
+
+def _bars(labels: list[str], counts: list[int]) -> list[Bar]:
+    highest = max(counts, default=0)
+    step = WIDTH / max(1, len(counts))
+    total = max(1, sum(counts))
+    bars = []
+    for at, (label, count) in enumerate(zip(labels, counts, strict=True)):
+        height = max(_LEAST, HEIGHT * count / highest) if count else 0.0
+        width = step - min(_GAP, step / 4)
+        bars.append(
+            Bar(
+                x=round(at * step, 2),
+                y=round(HEIGHT - height, 2),
+                w=round(width, 2),
+                h=round(height, 2),
+                label=label,
+                count=count,
+                share=round(100 * count / total, 1),
+            )
+        )
+    return bars
