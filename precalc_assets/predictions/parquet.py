@@ -3,8 +3,10 @@
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import obstore
 import polars as pl
@@ -72,24 +74,52 @@ class PredictionsWriter:
         self._writer.close()
 
 
+class Copy(NamedTuple):
+    """A local copy of the object of a name, its size in bytes, and its SHA-256 in hexadecimal."""
+
+    name: str
+    path: Path
+    bytes: int
+    sha256: str
+
+
+@contextmanager
+def copy_predictions(store: ObjectStore, name: str) -> Iterator[Copy]:
+    """Copy a Parquet file of the store to a local one that lives as long as the context.
+
+    Raises ShardError if there is none.
+    """
+    with TemporaryDirectory(prefix="precalc-") as folder:
+        path = Path(folder) / "predictions.parquet"
+        digest = sha256()
+        try:
+            with path.open("wb") as file:
+                for chunk in obstore.get(store, name).stream(min_chunk_size=_CHUNK):
+                    digest.update(chunk)
+                    file.write(chunk)
+        except FileNotFoundError:
+            raise ShardError(f"{name} does not exist: there are no predictions for this shard yet") from None
+        yield Copy(name, path, path.stat().st_size, digest.hexdigest())
+
+
+@contextmanager
+def open_copy(copy: Copy) -> Iterator[tuple[pq.ParquetFile, Provenance]]:
+    """Open such a copy. Raises ShardError if it is damaged or not ours."""
+    try:
+        parquet = pq.ParquetFile(copy.path, page_checksum_verification=True)
+        packed = b64decode(parquet.metadata.metadata[_METADATA_KEY])
+        provenance = Provenance.model_validate_json(zstandard.decompress(packed))
+    except (pa.ArrowInvalid, ValidationError, KeyError, TypeError, ValueError, zstandard.ZstdError) as error:
+        raise ShardError(f"{copy.name} is damaged or not one of ours ({type(error).__name__}); delete it") from None
+    with parquet:
+        yield parquet, provenance
+
+
 @contextmanager
 def open_predictions(store: ObjectStore, name: str) -> Iterator[tuple[pq.ParquetFile, Provenance]]:
     """Open a Parquet file of the store, by a local copy that lives as long as the context.
 
     Raises ShardError if there is none, or one that is damaged or not ours.
     """
-    with TemporaryDirectory(prefix="precalc-") as folder:
-        path = Path(folder) / "predictions.parquet"
-        try:
-            with path.open("wb") as file:
-                file.writelines(obstore.get(store, name).stream(min_chunk_size=_CHUNK))
-        except FileNotFoundError:
-            raise ShardError(f"{name} does not exist: there are no predictions for this shard yet") from None
-        try:
-            parquet = pq.ParquetFile(path, page_checksum_verification=True)
-            packed = b64decode(parquet.metadata.metadata[_METADATA_KEY])
-            provenance = Provenance.model_validate_json(zstandard.decompress(packed))
-        except (pa.ArrowInvalid, ValidationError, KeyError, TypeError, ValueError, zstandard.ZstdError) as error:
-            raise ShardError(f"{name} is damaged or not one of ours ({type(error).__name__}); delete it") from None
-        with parquet:
-            yield parquet, provenance
+    with copy_predictions(store, name) as copy, open_copy(copy) as opened:
+        yield opened

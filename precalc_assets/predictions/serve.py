@@ -12,7 +12,7 @@ from precalc_assets.columns import Column
 from precalc_assets.errors import ShardError, TableError
 from precalc_assets.library import LibraryManifest, read_shard
 from precalc_assets.outcomes import Check, ShardOutcome, each_shard, reason
-from precalc_assets.predictions.parquet import open_predictions
+from precalc_assets.predictions.parquet import copy_predictions, open_copy
 from precalc_assets.sharding import shard_of
 from precalc_assets.tables import LIBRARY, KeyValueStore, TableReader
 from precalc_assets.tables.loader import load_shard
@@ -111,7 +111,7 @@ def load_shards(store: ObjectStore, tables: KeyValueStore, model: str, shards: I
 
 def _load_shard(store: ObjectStore, tables: KeyValueStore, model: str, shard: str) -> ShardOutcome:
     started = time.perf_counter()
-    with open_predictions(store, storage.predictions(model, shard)) as (parquet, provenance):
+    with copy_predictions(store, storage.predictions(model, shard)) as copy, open_copy(copy) as (parquet, provenance):
         batches = _batches(parquet, ["inchikey", *(column.name for column in provenance.columns)])
         rows = parquet.metadata.num_rows
         sample = _sample_rows(batches(), rows, len(provenance.columns))
@@ -126,6 +126,8 @@ def _load_shard(store: ObjectStore, tables: KeyValueStore, model: str, shard: st
                 release=provenance.release,
                 shard_digest=provenance.shard_digest,
                 built_from=provenance.raw_digest,
+                file_bytes=copy.bytes,
+                file_sha256=copy.sha256,
                 rewrite=rewrite,
             )
             checks = (_count_rows(loaded.rows, rows), _read_back(tables, model, provenance.columns, sample))

@@ -53,6 +53,8 @@ class Directory:
     `generation` is a digest of what the shard was built from. `dtypes` has one entry per column, see `pages`.
     `columns` is the digest of the `TableColumns` that the rows are laid out by. `release`, `shard_digest` and
     `built_from` are recorded as they were given, `loaded_at` is ISO 8601 in UTC. `page_bytes` sums the page items.
+    `file_bytes` and `file_sha256` (hexadecimal) are of the file that the rows were read from, 0 and empty when none was
+    named; the same rows may come from another file, so they are no part of the generation.
     """
 
     generation: str
@@ -67,6 +69,8 @@ class Directory:
     shard_digest: str
     built_from: str
     loaded_at: str
+    file_bytes: int = 0
+    file_sha256: str = ""
 
     @property
     def pages(self) -> PageSet:
@@ -91,11 +95,6 @@ class ShardRecord:
     garbage: tuple[PageSet, ...] = ()
     publish: bool = False
 
-    @property
-    def settled(self) -> bool:
-        """Whether the load that made `current` has nothing left to do."""
-        return not (self.garbage or self.publish)
-
     def claimed(self, generation: str, n_pages: int) -> "ShardRecord":
         """Return the record as a new load begins; one that was under way is taken over and its pages are garbage."""
         return replace(
@@ -115,6 +114,12 @@ class ShardRecord:
             garbage=self.garbage + ((self.previous,) if self.previous else ()),
             publish=self.publish or publish,
         )
+
+    def of_file(self, generation: str, file_bytes: int, file_sha256: str) -> "ShardRecord":
+        """Return the record with the file that the same rows were read from now, if readers see this generation."""
+        if not self.current or self.current.generation != generation:
+            return self
+        return replace(self, current=replace(self.current, file_bytes=file_bytes, file_sha256=file_sha256))
 
     def cleaned(self) -> "ShardRecord":
         """Return the record with nothing left to do."""

@@ -63,6 +63,8 @@ def load_shard(
     release: str,
     shard_digest: str,
     built_from: str,
+    file_bytes: int = 0,
+    file_sha256: str = "",
     rewrite: bool = False,
 ) -> LoadResult:
     """Make a model's table hold a shard's predictions, so that readers see the old rows or the new, never a mix.
@@ -71,7 +73,8 @@ def load_shard(
     column per output (float64, int64 or string, nulls allowed), in ascending order of `key_hash`. Memory holds a few
     blocks of 16 MB, the caller's batch, and 8 bytes a row. `built_from` names what the rows were read from; with the
     same `built_from`, release, library and columns nothing is written, since the table holds it already; unless
-    `rewrite` says to write it all the same, under new keys, because what is there turned out to be damaged.
+    `rewrite` says to write it all the same, under new keys, because what is there turned out to be damaged. The
+    file's size and digest are recorded for readers; those of another file with the same rows cost one write.
 
     Raises TableError when rows are out of order, of another shard or twice there, when a row is too wide for an item,
     when the table has another number of shards, and when another load of the shard took over.
@@ -81,7 +84,7 @@ def load_shard(
     table = TableColumns(model, n_shards, tuple(columns))
     identity = [FORMAT_VERSION, model, shard, n_shards, table.digest, release, shard_digest, built_from]
     generation = sha256(json.dumps(identity).encode()).hexdigest()[:16]
-    load = _Load(store, table, shard, generation)
+    load = _Load(store, table, shard, generation, file=(file_bytes, file_sha256))
     if not rewrite and load.is_there():
         return load.finish(written=False)
     molecules = ShardRows(table, shard, batches)
@@ -107,6 +110,8 @@ def load_shard(
         shard_digest=shard_digest,
         built_from=built_from,
         loaded_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        file_bytes=file_bytes,
+        file_sha256=file_sha256,
     )
     load.flip(directory)
     return load.finish(written=True)
@@ -115,12 +120,15 @@ def load_shard(
 class _Load:
     """The steps of a load that change the table, each of them safe to do again."""
 
-    def __init__(self, store: KeyValueStore, table: TableColumns, shard: str, generation: str) -> None:
+    def __init__(
+        self, store: KeyValueStore, table: TableColumns, shard: str, generation: str, *, file: tuple[int, str]
+    ) -> None:
         self.name = f"{table.model} shard {shard}"
         self._store = store
         self._table = table
         self._shard = shard
         self._generation = generation
+        self._file = file
         self._consumed = Consumed()
         self._publish = False
 
@@ -183,7 +191,8 @@ class _Load:
                 self._publish_columns(record.current.columns)
             for pages in record.garbage:
                 self._delete(pages)
-            if record.settled or self._put_if(record.cleaned().to_item(self._shard), version):
+            done = record.cleaned().of_file(self._generation, *self._file)
+            if done == record or self._put_if(done.to_item(self._shard), version):
                 return self._result(record, written)
 
     def put(self, items: Iterator[Item]) -> None:

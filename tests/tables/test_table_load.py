@@ -162,7 +162,7 @@ def test_a_load_cleans_up_after_another_one_that_crashed_at_any_point():
             load(InterruptedStore(store, n, crash), KEYS[:300], "v9")
         load(store, KEYS[:300], "v3")
         assert page_keys(store) == known_page_keys(store), f"point {n}"
-        assert record(store).settled
+        assert record(store) == record(store).cleaned()
         assert TableReader(store, MODEL).get(KEYS[:300]) == predictions(KEYS[:300], "v3")
 
 
@@ -178,7 +178,7 @@ def test_two_loads_at_once_end_with_one_of_them_and_leave_no_junk(other):
             assert f"{MODEL} shard {SHARD}: another load took over" in str(error)
             expected = other
         assert page_keys(store) == known_page_keys(store), f"point {n}"
-        assert record(store).settled
+        assert record(store) == record(store).cleaned()
         assert record(store).pending is None
         seen = TableReader(store, MODEL).get(KEYS[:300])
         assert seen in (predictions(KEYS[:300], expected), predictions(KEYS[:300], other))

@@ -1,0 +1,109 @@
+"""`POST /inchikeys`: SMILES become the InChIKeys that predictions are asked for by."""
+
+from http import HTTPStatus
+
+from aws_lambda_powertools.event_handler import Response
+from aws_lambda_powertools.event_handler.api_gateway import ApiGatewayResolver
+from pydantic import BaseModel, ConfigDict
+
+from precalc_assets.api.bodies import read_body
+from precalc_assets.api.problems import Problem
+from precalc_assets.api.rdkit_processes import BusyError, Identified, RDKitProcesses
+
+MAX_SMILES = 1_000
+"""Of one request: drugs take RDKit 0.3 ms each, chains of 1,000 atoms, the largest that have a key, 16 ms."""
+
+MAX_CHARACTERS = 2_000
+"""Of one SMILES: InChI takes up to 1,024 atoms."""
+
+MOLECULE_SECONDS, REQUEST_SECONDS = 2.0, 20.0
+"""What RDKit may take for one molecule, and for all; API Gateway waits 29 s for an answer."""
+
+_PROCESSES = 2
+_REPEATED = 200
+"""Characters of a SMILES that are repeated beside the reason why it has no InChIKey."""
+
+
+class SmilesQuestion(BaseModel):
+    """The molecules whose InChIKeys are wanted; one that is named twice is answered twice."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"example": {"smiles": ["CC(=O)Oc1ccccc1C(=O)O", "C1CC"]}},
+    )
+
+    smiles: list[str]
+
+
+class SmilesError(BaseModel):
+    """Why a SMILES has no InChIKey. `index` is its place in the question, from 0; a long `smiles` is cut short."""
+
+    index: int
+    smiles: str
+    reason: str
+
+
+class InChIKeysAnswer(BaseModel):
+    """The InChIKeys in the order of the question, null where there is none; `errors` says why, for each of these."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "inchikeys": ["BSYNRYMUTXBXSQ-UHFFFAOYSA-N", None],
+                "errors": [{"index": 1, "smiles": "C1CC", "reason": "SMILES Parse Error: unclosed ring"}],
+            }
+        }
+    )
+
+    inchikeys: list[str | None]
+    errors: list[SmilesError]
+
+
+def add_inchikey_routes(app: ApiGatewayResolver, processes: RDKitProcesses | None = None) -> None:
+    """Make a resolver answer for molecules, by these processes, otherwise by some of its own."""
+    rdkit = processes or RDKitProcesses(_PROCESSES, molecule_seconds=MOLECULE_SECONDS, seconds=REQUEST_SECONDS)
+
+    @app.post(
+        "/inchikeys",
+        summary="InChIKeys of SMILES",
+        description=f"The InChIKeys of up to {MAX_SMILES:,} molecules, as the reference library has them, by RDKit. "
+        f"A SMILES may have {MAX_CHARACTERS:,} characters; of one that has no InChIKey, `errors` says why.",
+        tags=["molecules"],
+    )
+    def find_inchikeys() -> Response[InChIKeysAnswer]:
+        question = read_body(app.current_event, SmilesQuestion)
+        _check_number(question.smiles)
+        return Response(HTTPStatus.OK, "application/json", _answer(question.smiles, rdkit))
+
+
+def _check_number(smiles: list[str]) -> None:
+    if len(smiles) > MAX_SMILES:
+        message = f"{len(smiles):,} SMILES are too many for one request; up to {MAX_SMILES:,} are answered at a time"
+        raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_many_smiles", message)
+
+
+def _answer(smiles: list[str], rdkit: RDKitProcesses) -> InChIKeysAnswer:
+    fitting = [text for text in smiles if len(text) <= MAX_CHARACTERS]
+    try:
+        found = iter(rdkit.identify(fitting))
+    except BusyError:
+        message = "others have asked for many molecules; wait a few seconds, try again"
+        raise Problem(HTTPStatus.TOO_MANY_REQUESTS, "too_many_requests", message) from None
+    identified = [next(found) if len(text) <= MAX_CHARACTERS else _too_long(text) for text in smiles]
+    return InChIKeysAnswer(
+        inchikeys=[one.inchikey or None for one in identified],
+        errors=[
+            SmilesError(index=at, smiles=_shortened(text), reason=one.reason)
+            for at, (text, one) in enumerate(zip(smiles, identified, strict=True))
+            if one.reason
+        ],
+    )
+
+
+def _too_long(smiles: str) -> Identified:
+    return Identified("", f"{len(smiles):,} characters; a SMILES of up to {MAX_CHARACTERS:,} is answered here")
+
+
+def _shortened(smiles: str) -> str:
+    return smiles if len(smiles) <= _REPEATED else f"{smiles[:_REPEATED]}…"

@@ -1,0 +1,184 @@
+"""Processes that run RDKit for the API: a molecule that takes it for ever, or down, costs that process alone.
+
+Each runs `precalc_assets.library.molecules` as a script, so keys are those of the reference library, and nothing of
+RDKit is in the API's own process.
+"""
+
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, NamedTuple, cast
+
+import precalc_assets
+
+_SCRIPT = Path(precalc_assets.__file__).parent / "library" / "molecules.py"
+"""By its path: importing anything of `precalc_assets.library` brings Arrow and the object store."""
+
+_ADDRESSES = 1 << 30
+"""Bytes that a process may map: with RDKit loaded it maps 70 MB."""
+
+
+class Identified(NamedTuple):
+    """What became of a SMILES; either `inchikey` or `reason` is empty."""
+
+    inchikey: str
+    reason: str
+
+
+class BusyError(Exception):
+    """All processes had work for as long as a request may take."""
+
+
+class RDKitProcesses:
+    """A few processes, each started when it is first needed, and kept. May be used by several threads.
+
+    One molecule may take `molecule_seconds`, a request as a whole `seconds`.
+    """
+
+    def __init__(self, count: int, *, molecule_seconds: float, seconds: float, script: Path = _SCRIPT) -> None:
+        self._molecule_seconds = molecule_seconds
+        self._seconds = seconds
+        self._free = threading.Semaphore(count)
+        self._idle: list[_Process] = []
+        self._script = script
+
+    def warm(self) -> None:
+        """Have a process load RDKit, without waiting for it."""
+        process = _Process(self._script)
+        process.start()
+        self._idle.append(process)
+
+    def identify(self, smiles: Sequence[str]) -> list[Identified]:
+        """Return what became of each SMILES; blanks around one are left out.
+
+        Raises BusyError, and RuntimeError when RDKit cannot be loaded.
+        """
+        deadline = time.monotonic() + self._seconds
+        with self._process(deadline) as process:
+            return [self._identify(process, text.strip(), deadline) for text in smiles]
+
+    def close(self) -> None:
+        """End the processes that have nothing to do."""
+        while self._idle:
+            self._idle.pop().end()
+
+    def _identify(self, process: "_Process", smiles: str, deadline: float) -> Identified:
+        late = Identified("", f"not reached within the {self._seconds:g} s of a request; ask for fewer at a time")
+        if not process.loaded(deadline):
+            return late
+        limit = min(deadline, time.monotonic() + self._molecule_seconds)
+        try:
+            return process.ask(smiles, limit)
+        except TimeoutError:
+            own = limit < deadline
+            return Identified("", f"RDKit takes more than {self._molecule_seconds:g} s for it") if own else late
+
+    @contextmanager
+    def _process(self, deadline: float) -> "Iterator[_Process]":
+        if not self._free.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise BusyError
+        try:
+            process = self._idle.pop() if self._idle else _Process(self._script)
+            try:
+                yield process
+            except BaseException:
+                process.end()  # It may have an answer to give that nobody takes any more.
+                raise
+            self._idle.append(process)
+        finally:
+            self._free.release()
+
+
+class _Process:
+    """A process, and after one that did not survive a molecule, the next."""
+
+    def __init__(self, script: Path) -> None:
+        self._command = [sys.executable, "-P", str(script)]
+        self._running: subprocess.Popen[bytes] | None = None
+        self._loaded = False
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start it, and have it load RDKit."""
+        # Where packages are is known here, and in a Lambda not to every Python that is started.
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        running = subprocess.Popen(
+            self._command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        )
+        _bound_memory(running.pid)
+        self._running, self._loaded = running, False
+        _send(running, "C")
+        return running
+
+    def loaded(self, deadline: float) -> bool:
+        """Return whether RDKit is loaded, by the deadline. Raises RuntimeError when it cannot be."""
+        running = self._running or self.start()
+        if not self._loaded:
+            try:
+                line = _receive(running, deadline)
+            except TimeoutError:
+                return False
+            if not line:
+                self.end()
+                raise RuntimeError("RDKit cannot be loaded; see what it wrote to standard error")
+            self._loaded = True
+        return time.monotonic() < deadline
+
+    def ask(self, smiles: str, deadline: float) -> Identified:
+        """Return what became of one molecule. Raises TimeoutError; either way it can be asked again."""
+        running = self._running or self.start()
+        try:
+            _send(running, smiles)
+            line = _receive(running, deadline)
+        except TimeoutError:
+            self.end()
+            raise
+        except BrokenPipeError:
+            line = b""
+        if not line:
+            self.end()
+            return Identified("", "RDKit breaks down over it")
+        ((inchikey, reason),) = json.loads(line)
+        return Identified(inchikey, reason)
+
+    def end(self) -> None:
+        """End it, whatever it is doing."""
+        if self._running:
+            self._running.kill()
+            with self._running:  # Closes the pipes, and waits.
+                self._running = None
+
+
+def _send(running: subprocess.Popen[bytes], smiles: str) -> None:
+    """Write one question, which fits into a pipe: an answer is awaited before the next."""
+    cast("IO[bytes]", running.stdin).write(json.dumps([smiles]).encode() + b"\n")
+
+
+def _receive(running: subprocess.Popen[bytes], deadline: float) -> bytes:
+    """Return a line, or nothing if the process has ended. Raises TimeoutError."""
+    stdout = cast("IO[bytes]", running.stdout)
+    line = b""
+    while not line.endswith(b"\n"):
+        ready, _, _ = select.select([stdout], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            raise TimeoutError
+        part = os.read(stdout.fileno(), 1 << 16)
+        if not part:
+            return b""
+        line += part
+    return line
+
+
+def _bound_memory(pid: int) -> None:
+    """Let an allocation fail in that process, rather than have the system choose which one to end."""
+    if sys.platform == "linux":
+        import resource
+
+        with suppress(OSError):  # Where that is not allowed, or when it has ended already.
+            resource.prlimit(pid, resource.RLIMIT_AS, (_ADDRESSES, _ADDRESSES))
