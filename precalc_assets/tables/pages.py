@@ -24,11 +24,11 @@ is written like any other, so a page that is not there is always a loss.
 
 import struct
 import threading
-from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
+from operator import itemgetter
 from typing import TypeAlias
 
 import zstandard
@@ -62,6 +62,9 @@ NULLABLE = "?"
 
 _COUNT = struct.Struct("<I")
 _HASH_BYTES = 8
+_NARROW = 64
+"""Columns up to which a slice for each is faster than one for each byte plane: 10 doubles take 0.6 µs and 1.9, 200
+take 9.6 and 5.2."""
 _thread = threading.local()
 
 
@@ -89,16 +92,79 @@ class Group:
 class PageLayout:
     """How the pages of one generation of a shard are laid out.
 
-    `order` says for each column of the table where it is found when the groups are read one after the other.
+    `order` says for each column of the table where it is found when the groups are read one after the other. `numbers`
+    reads all groups but those of texts, which come last.
     """
 
     groups: tuple[Group, ...]
     order: tuple[int, ...]
+    numbers: "_Numbers" = field(compare=False, repr=False)
 
     @property
     def row_bytes(self) -> int:
         """Bytes that one molecule takes in a page before compression, without the bytes of its texts."""
         return _HASH_BYTES + sum((g.width + g.nullable) * len(g.positions) for g in self.groups)
+
+
+class _Numbers:
+    """Reads one molecule's numbers, of all groups that have no texts, out of one byte of each plane and column.
+
+    Since the planes of a page lie one after the other, each of them a byte per column and molecule, every n-th byte of
+    all of them is `n_bytes` bytes: the molecule's, group by group, plane by plane, column by column.
+    """
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        codes: list[str] = []
+        columns: list[slice] = []
+        planes: list[tuple[slice, slice]] = []
+        nullable: list[tuple[int, int]] = []
+        floats: list[int] = []
+        at = count = start = 0
+        narrow = True
+        for group in groups:
+            width, code = DTYPES[group.dtype]
+            n = len(group.positions)
+            places = range(count, count + n)
+            if group.nullable:
+                nullable += zip(places, range(at, at + n), strict=True)
+                at += n
+            if group.as_float:
+                floats += places
+            codes.append(f"{n}{code}")
+            end = at + width * n
+            # Of one plane, the bytes are in order already.
+            columns += [slice(at, end)] if width == 1 else [slice(at + i, end, n) for i in range(n)]
+            narrow = narrow and (width == 1 or n <= _NARROW)
+            stop = start + width * n
+            planes += [(slice(start + b, stop, width), slice(at + b * n, at + b * n + n)) for b in range(width)]
+            at, count, start = end, count + n, stop
+        self.n_bytes = at
+        self._unpack: Callable[[bytes | bytearray], tuple[float, ...]] = struct.Struct("<" + "".join(codes)).unpack
+        # With a slice more, so that what it picks is a tuple even where there is one column.
+        self._pick = itemgetter(*columns, slice(0), slice(0)) if narrow else None
+        self._planes = planes
+        self._size = start
+        self._nullable = nullable
+        self._floats = floats
+
+    def read(self, taken: bytes) -> Sequence[Value]:
+        """Return the numbers in these bytes, group by group."""
+        if self._pick:
+            numbers = self._unpack(b"".join(self._pick(taken)))
+        else:
+            interleaved = bytearray(self._size)
+            for place, plane in self._planes:
+                interleaved[place] = taken[plane]
+            numbers = self._unpack(interleaved)
+        if not (self._floats or self._nullable):
+            return numbers
+        values: list[Value] = list(numbers)
+        for at in self._floats:
+            values[at] = float(numbers[at])
+        for at, valid in self._nullable:
+            if not taken[valid]:
+                values[at] = None
+        return values
 
 
 @lru_cache(maxsize=64)
@@ -116,7 +182,8 @@ def page_layout(types: tuple[ColumnType, ...], dtypes: tuple[str, ...]) -> PageL
         for (rank, as_float, nullable), positions in sorted(grouped.items())
     )
     found = {position: at for at, position in enumerate(p for group in groups for p in group.positions)}
-    return PageLayout(groups, tuple(found[position] for position in range(len(dtypes))))
+    numbers = _Numbers([group for group in groups if group.dtype != "utf8"])
+    return PageLayout(groups, tuple(found[position] for position in range(len(dtypes))), numbers)
 
 
 class Page:
@@ -128,57 +195,76 @@ class Page:
     def __init__(self, layout: PageLayout, value: bytes) -> None:
         self._layout = layout
         self._payload = decompress(value)
-        (n,) = _COUNT.unpack_from(self._payload)
-        self.hashes: tuple[int, ...] = struct.unpack_from(f"<{n}Q", self._payload, _COUNT.size)
+        (self._n,) = _COUNT.unpack_from(self._payload)
+        self._hashes_end = _COUNT.size + _HASH_BYTES * self._n
+        self._texts_at = self._hashes_end + layout.numbers.n_bytes * self._n
+        self._ends: list[list[int]] = []
+
+    @property
+    def hashes(self) -> tuple[int, ...]:
+        """The molecules' hashes, ascending."""
+        return struct.unpack_from(f"<{self._n}Q", self._payload, _COUNT.size)
 
     def row(self, h: int) -> tuple[Value, ...] | None:
         """Return a molecule's values, in the order and the types of the table's columns; None when it is not here."""
-        i = bisect_left(self.hashes, h)
-        if i == len(self.hashes) or self.hashes[i] != h:
+        i = self._find(h)
+        if i is None:
             return None
-        values: list[Value] = []
-        start = _COUNT.size + _HASH_BYTES * len(self.hashes)
+        layout = self._layout
+        values = layout.numbers.read(self._payload[self._hashes_end + i : self._texts_at : self._n])
+        if len(values) < len(layout.order):
+            values = [*values, *self._texts(i)]
+        # With one group nothing has to be put in order.
+        return tuple(values) if len(layout.groups) == 1 else tuple(map(values.__getitem__, layout.order))
+
+    def _find(self, h: int) -> int | None:
+        """Return where a molecule is in the page.
+
+        Its bytes are looked for as they are: to take all hashes out takes as long as looking for five molecules.
+        """
+        wanted = h.to_bytes(_HASH_BYTES, "little")
+        at = self._payload.find(wanted, _COUNT.size, self._hashes_end)
+        while at >= 0:
+            i, within = divmod(at - _COUNT.size, _HASH_BYTES)
+            if not within:
+                return i
+            # The end of one hash and the beginning of the next.
+            at = self._payload.find(wanted, at + 1, self._hashes_end)
+        return None
+
+    def _texts(self, i: int) -> list[Value]:
+        """Return molecule i's texts of all groups that have them."""
+        n = self._n
+        if not self._ends:
+            self._ends = list(self._read_ends())
+        texts: list[Value] = []
+        groups = [group for group in self._layout.groups if group.dtype == "utf8"]
+        for group, ends in zip(groups, self._ends, strict=True):
+            plane = len(group.positions) * n
+            found = [self._payload[ends[at] : ends[at + 1]].decode() for at in range(i, plane, n)]
+            if group.nullable:
+                start = ends[0] - (group.width + 1) * plane
+                valid = self._payload[start + i : start + plane : n]
+                texts += [text if there else None for text, there in zip(found, valid, strict=True)]
+            else:
+                texts += found
+        return texts
+
+    def _read_ends(self) -> Iterator[list[int]]:
+        """Yield where in the payload the texts of a group begin, and where the last one ends, group by group."""
+        start = self._texts_at
         for group in self._layout.groups:
-            found, start = self._read_group(group, i, start)
-            values.extend(found)
-        return tuple(map(values.__getitem__, self._layout.order))
-
-    def _read_group(self, group: Group, i: int, start: int) -> tuple[Iterable[Value], int]:
-        """Return molecule i's values of a group that starts at a place in the payload, and the place behind it."""
-        n = len(self.hashes)
-        plane = len(group.positions) * n
-        valid = b""
-        if group.nullable:
-            valid = self._payload[start + i : start + plane : n]
-            start += plane
-        end = start + group.width * plane
-        values: Iterable[Value]
-        if group.dtype == "utf8":
-            values, end = self._read_texts(start, plane, i)
-        else:
-            values = self._unpack(group.dtype, start, plane, i, n)
-        if group.as_float:
-            values = map(float, values)
-        if group.nullable:
-            values = [value if there else None for value, there in zip(values, valid, strict=True)]
-        return values, end
-
-    def _read_texts(self, start: int, plane: int, i: int) -> tuple[list[str], int]:
-        n = len(self.hashes)
-        lengths: Sequence[int] = self._unpack("utf8", start, plane, 0, 1)
-        ends = list(accumulate(lengths, initial=start + DTYPES["utf8"][0] * plane))
-        texts = [self._payload[ends[at] : ends[at + 1]].decode() for at in range(i, plane, n)]
-        return texts, ends[-1]
-
-    def _unpack(self, dtype: str, start: int, plane: int, i: int, step: int) -> tuple[int, ...]:
-        """Return every `step`-th number from the i-th on, out of the byte planes that start at a place."""
-        width, code = DTYPES[dtype]
-        count = len(range(i, plane, step))
-        numbers = bytearray(count * width)
-        for byte in range(width):
-            at = start + byte * plane
-            numbers[byte::width] = self._payload[at + i : at + plane : step]
-        return struct.unpack(f"<{count}{code}", numbers)
+            if group.dtype == "utf8":
+                plane = len(group.positions) * self._n
+                lengths_at = start + group.nullable * plane
+                numbers = bytearray(group.width * plane)
+                for byte in range(group.width):
+                    at = lengths_at + byte * plane
+                    numbers[byte :: group.width] = self._payload[at : at + plane]
+                lengths = struct.unpack(f"<{plane}{DTYPES['utf8'][1]}", numbers)
+                ends = list(accumulate(lengths, initial=lengths_at + group.width * plane))
+                start = ends[-1]
+                yield ends
 
 
 def decompress(value: bytes) -> bytes:

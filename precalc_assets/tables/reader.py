@@ -3,6 +3,7 @@
 Standard library and zstandard only: the Lambda imports it.
 """
 
+import struct
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 from precalc_assets.columns import Column
 from precalc_assets.errors import TableError, UsageError
-from precalc_assets.sharding import INCHIKEY, key_hash, shard_index, shard_key, shard_keys
+from precalc_assets.sharding import INCHIKEY, key_digests, shard_index, shard_keys
 from precalc_assets.tables.directory import COLUMNS_KEY, Directory, ShardRecord, TableColumns, columns_key
 from precalc_assets.tables.pages import Page, PageLayout, Value, page_index, page_layout
 from precalc_assets.tables.store import Item, KeyValueStore, missing_table
@@ -44,13 +45,13 @@ class _Shard:
 
     def pages_of(self, shard: str, hashes: Iterable[int]) -> dict[str, list[int]]:
         """Return the keys of the pages that hold these molecules, each with its molecules."""
-        pages: dict[str, list[int]] = defaultdict(list)
         directory = self.directory
-        if directory.n_pages:
-            for h in hashes:
-                page = page_index(h, directory.n_shards, directory.n_pages)
-                pages[directory.pages.key(shard, page)].append(h)
-        return pages
+        if not directory.n_pages:
+            return {}
+        pages: dict[int, list[int]] = defaultdict(list)
+        for h in hashes:
+            pages[page_index(h, directory.n_shards, directory.n_pages)].append(h)
+        return {directory.pages.key(shard, page): found for page, found in pages.items()}
 
     def rows(self, pages: dict[str, list[int]], stored: dict[str, Item]) -> Iterator[tuple[int, Row | None]]:
         """Yield the molecules' rows out of the stored pages."""
@@ -96,6 +97,7 @@ class TableReader:
         table = TableColumns.from_item(item)
         self.columns: tuple[Column, ...] = table.columns
         self.n_shards: int = table.n_shards
+        self._shard_keys = shard_keys(table.n_shards)
         self._versions: dict[str, tuple[Column, ...]] = {item.version: table.columns}
         self._shards: dict[str, _Shard] = {}
 
@@ -110,10 +112,10 @@ class TableReader:
 
         Raises UsageError for a malformed InChIKey, TableError when the table is damaged.
         """
-        hashes = [_hash(inchikey) for inchikey in inchikeys]
+        hashes = _hashes(inchikeys)
         wanted: dict[str, set[int]] = defaultdict(set)
         for h in hashes:
-            wanted[self._shard_key(h)].add(h)
+            wanted[self._shard_keys[shard_index(h, self.n_shards)]].add(h)
         rows: dict[int, Row | None] = {}
         directories: dict[str, Directory] = {}
         torn, consistent = set(wanted), self._consistent
@@ -139,12 +141,9 @@ class TableReader:
 
     def directories(self) -> dict[str, Directory]:
         """Return what is loaded, by shard, as it is in the store now."""
-        stored = self._store.get_many(self._model, shard_keys(self.n_shards), consistent=True)
+        stored = self._store.get_many(self._model, self._shard_keys, consistent=True)
         records = {shard: ShardRecord.from_item(item) for shard, item in sorted(stored.items())}
         return {shard: record.current for shard, record in records.items() if record.current}
-
-    def _shard_key(self, h: int) -> str:
-        return shard_key(shard_index(h, self.n_shards), self.n_shards)
 
     def _known(self, shards: Iterable[str], *, consistent: bool) -> dict[str, _Shard]:
         """Return those of the shards that are loaded, out of the cache as long as it is fresh."""
@@ -192,7 +191,8 @@ class TableReader:
             raise TableError(f"{self._model}: page {lost!r} is lost; serve the model again")
 
 
-def _hash(inchikey: str) -> int:
-    if not INCHIKEY.match(inchikey):
-        raise UsageError(f"{inchikey!r} is not an InChIKey; it has 27 characters, like BSYNRYMUTXBXSQ-UHFFFAOYSA-N")
-    return key_hash(inchikey)
+def _hashes(inchikeys: Sequence[str]) -> tuple[int, ...]:
+    for inchikey in inchikeys:
+        if not INCHIKEY.match(inchikey):
+            raise UsageError(f"{inchikey!r} is not an InChIKey; it has 27 characters, like BSYNRYMUTXBXSQ-UHFFFAOYSA-N")
+    return struct.unpack(f">{len(inchikeys)}Q", key_digests(inchikeys))

@@ -85,11 +85,12 @@ class SQLiteStore:
     def get_many(self, table: str, keys: Sequence[str], *, consistent: bool = False) -> Found:
         """Return the items at the keys; every read is consistent here, and charged as the one that was asked for."""
         stored: list[Item] = []
-        asked = set(keys)
+        # In the order in which they are stored, if not side by side.
+        asked = sorted(set(keys))
         for batch in _batches(asked, _KEYS_PER_QUERY):
             with self._connected(table) as db:
                 stored += _select(db, table, batch)
-        return Found(stored, Consumed(read_units=units_to_read(len(asked), stored, consistent=consistent)))
+        return Found(stored, lambda: Consumed(read_units=units_to_read(len(asked), stored, consistent=consistent)))
 
     def put_if(self, table: str, item: Item, expected: str | None) -> ConditionalPut:
         """Write an item if the stored one's version equals `expected`, or if there is none when that is None."""

@@ -4,7 +4,7 @@ The stores themselves are modules of their own (`sqlite`, `dynamodb`). What the 
 `directory`. Standard library only: the Lambda imports it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,11 +53,17 @@ class Consumed:
 
 
 class Found(dict[str, Item]):
-    """The items that a read found, by key. `consumed` is what the read cost, with the keys that hold nothing."""
+    """The items that a read found, by key."""
 
-    def __init__(self, items: Iterable[Item], consumed: Consumed) -> None:
-        super().__init__((item.key, item) for item in items)
-        self.consumed = consumed
+    def __init__(self, items: Iterable[Item], consumed: Consumed | Callable[[], Consumed]) -> None:
+        super().__init__([(item.key, item) for item in items])
+        self._consumed = consumed
+
+    @property
+    def consumed(self) -> Consumed:
+        """What the read cost, with the keys that hold nothing."""
+        # Readers do not ask, and to count takes longer than to read.
+        return self._consumed() if callable(self._consumed) else self._consumed
 
 
 @dataclass(frozen=True, slots=True)

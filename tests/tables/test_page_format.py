@@ -2,6 +2,7 @@
 
 import math
 import struct
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from table_doubles import record_batch
 from precalc_assets.columns import Column
 from precalc_assets.errors import TableError
 from precalc_assets.sharding import HASH_SPACE, shard_index
+from precalc_assets.tables import pages
 from precalc_assets.tables.directory import TableColumns
 from precalc_assets.tables.page_writer import DtypeChooser, PageEncoder, Rows
 from precalc_assets.tables.pages import Page, page_index, page_layout
@@ -70,6 +72,18 @@ def test_any_values_come_back_exactly_and_typed_as_their_column(table):
     _, layout, hashes, value = encoded(columns, rows)
     page = Page(layout, value)
     assert [bits(page.row(h)) for h in hashes] == [bits(row) for row in rows]
+
+
+@settings(max_examples=75, deadline=None)
+@given(tables())
+def test_wide_rows_are_read_as_narrow_ones_are(table):
+    columns, rows = table
+    dtypes, layout, hashes, value = encoded(columns, rows)
+    with patch.object(pages, "_NARROW", 0):
+        wide = page_layout.__wrapped__(tuple(c.type for c in columns), dtypes)
+    assert (wide.numbers._pick is None) == any(g.width > 1 and g.dtype != "utf8" for g in wide.groups)
+    narrow_page, wide_page = Page(layout, value), Page(wide, value)
+    assert [bits(wide_page.row(h)) for h in hashes] == [bits(narrow_page.row(h)) for h in hashes]
 
 
 @settings(max_examples=50, deadline=None)
@@ -137,6 +151,19 @@ def test_large_strings_and_slices_of_arrow_arrays_are_read_like_any():
 def test_a_molecule_that_is_not_in_a_page_has_no_row():
     _, layout, hashes, value = encoded([Column("c", "integer", "", "")], [(1,), (2,)])
     assert [Page(layout, value).row(h) for h in (0, hashes[0] + 1, HASH_SPACE - 1)] == [None] * 3
+
+
+def test_a_molecule_is_not_found_where_one_hash_ends_and_the_next_begins():
+    columns, hashes = [Column("c", "integer", "", "")], [0x0102030405060708, 0x1112131415161718, 0x2122232425262728]
+    straddling = int.from_bytes(b"".join(h.to_bytes(8, "little") for h in hashes)[3:11], "little")
+    everywhere = 0x0101010101010101
+    keys = sorted([*hashes, everywhere, everywhere - 1])
+    batch = record_batch([""] * len(keys), columns, [(at,) for at in range(len(keys))])
+    layout = page_layout(("integer",), ("u1",))
+    page = Page(layout, PageEncoder(layout, columns, Rows(np.array(keys, np.uint64), batch)).encode(0, len(keys)))
+    assert page.hashes == tuple(keys)
+    assert page.row(straddling) is None
+    assert [page.row(h) for h in keys] == [(at,) for at in range(len(keys))]
 
 
 @pytest.mark.parametrize("at", [0, 9, 30, -1])
