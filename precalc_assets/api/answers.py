@@ -3,18 +3,35 @@
 import json
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
-from precalc_assets.api.served import ServedModel
+from precalc_assets.api.served import Predictions, ServedModel
 from precalc_assets.cards import ModelCard
 from precalc_assets.columns import ColumnType
+from precalc_assets.sharding import INCHIKEY
 from precalc_assets.tables import Value
-from precalc_assets.tables.reader import Row
 
 JSON = "application/json"
 CSV = "text/csv"
+
+MAX_MOLECULES = 1_000
+"""Molecules in one request, of a model with few columns."""
+
+InChIKey = Annotated[
+    str,
+    # As JSON Schema has it, where `$` is the end of the text.
+    Field(json_schema_extra={"pattern": INCHIKEY.pattern.replace(r"\Z", "$"), "minLength": 27, "maxLength": 27}),
+]
+"""Described as what it is; whether one is, is checked where a message can say which."""
+
+_EXAMPLE_KEY = "BSYNRYMUTXBXSQ-UHFFFAOYSA-N"
+_EXAMPLE_SMILES = "CC(=O)Oc1ccccc1C(=O)O"
+_UNKNOWN_KEY = "AAAAAAAAAAAAAA-AAAAAAAAAA-N"
+_EXAMPLE_DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+_EXAMPLE_MODEL = "eos3b5e"
 
 
 class Health(BaseModel):
@@ -72,8 +89,47 @@ class ModelSummary(BaseModel):
         )
 
 
+_EXAMPLE_SUMMARY: JsonDict = {
+    "model": _EXAMPLE_MODEL,
+    "title": "Molecular weight",
+    "description": "The model is simply an implementation of the function Descriptors.MolWt of RDKit.",
+    "tags": ["Molecular weight"],
+    "n_columns": 1,
+    "n_shards": 50,
+    "shards": 50,
+    "molecules": 1399966,
+    "releases": ["v1.0.0"],
+    "deterministic": True,
+    "updated": "2026-11-01T12:00:00+00:00",
+}
+_EXAMPLE_DESCRIPTION: JsonDict = {
+    "model": _EXAMPLE_MODEL,
+    "title": "Molecular weight",
+    "description": "The model is simply an implementation of the function Descriptors.MolWt of RDKit.",
+    "interpretation": "Calculated molecular weight (g/mol)",
+    "tags": ["Molecular weight"],
+    "license": "GPL-3.0-only",
+    "publication": "https://www.rdkit.org/docs/RDKit_Book.html",
+    "source_code": "https://github.com/rdkit/rdkit",
+    "columns": [
+        {"name": "mol_weight", "type": "float", "direction": "high", "description": "Molecular weight in g/mol"}
+    ],
+    "n_shards": 2,
+    "shards": ["00", "01"],
+    "molecules": 4980,
+    "quarantined": 11,
+    "releases": ["v1.0.0"],
+    "library_digest": _EXAMPLE_DIGEST,
+    "deterministic": True,
+    "varying": [],
+    "updated": "2026-11-01T12:00:00+00:00",
+}
+
+
 class ModelList(BaseModel):
     """All models that are served, by id."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"models": [_EXAMPLE_SUMMARY]}})
 
     models: list[ModelSummary]
 
@@ -85,6 +141,8 @@ class ModelAnswer(BaseModel):
     while shards are missing. `deterministic` is false when the model predicts something else every time, in the
     columns of `varying`, or answers other molecules, with none there. `updated` is when a shard was last loaded.
     """
+
+    model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE_DESCRIPTION})
 
     model: str
     title: str | None
@@ -135,77 +193,213 @@ class ModelAnswer(BaseModel):
 
 
 class MoleculeAnswer(BaseModel):
-    """One molecule's predictions by column, the release that made them, and whether it would make the same again."""
+    """One molecule's predictions by column, the release that made them, and whether it would make the same again.
+
+    `smiles` is there if the request includes it, null if the library's table does not have the molecule.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "model": _EXAMPLE_MODEL,
+                "inchikey": _EXAMPLE_KEY,
+                "smiles": _EXAMPLE_SMILES,
+                "release": "v1.0.0",
+                "library_digest": _EXAMPLE_DIGEST,
+                "deterministic": True,
+                "columns": [{"name": "mol_weight", "type": "float"}],
+                "predictions": {"mol_weight": 180.159},
+            }
+        }
+    )
 
     model: str
-    inchikey: str
-    release: str | None
+    inchikey: InChIKey
+    smiles: str | None = None
+    release: str
     library_digest: str | None
     deterministic: bool | None
     columns: list[ColumnAnswer]
     predictions: dict[str, Value]
 
+
+class OneModelAnswer(BaseModel):
+    """What one model has of a molecule. `predictions` are null if it has none, `release` if its shard is not loaded."""
+
+    model: str
+    release: str | None
+    library_digest: str | None
+    deterministic: bool | None
+    columns: list[ColumnAnswer]
+    predictions: dict[str, Value] | None
+
     @classmethod
-    def of(cls, served: ServedModel, inchikey: str, row: Row) -> "MoleculeAnswer":
-        """Return a molecule's predictions."""
+    def of(cls, predictions: Predictions) -> "OneModelAnswer":
+        """Return what a model has of the one molecule that it was asked for."""
+        served, (inchikey,), (row,) = predictions.served, predictions.inchikeys, predictions.rows
         columns = served.reader.columns
         return cls(
             model=served.model,
-            inchikey=inchikey,
-            release=served.release_of(inchikey),
-            library_digest=served.library_digest,
+            release=predictions.release_of(inchikey),
+            library_digest=predictions.library_digest,
             deterministic=served.deterministic,
             columns=[ColumnAnswer(name=c.name, type=c.type) for c in columns],
-            predictions={c.name: value for c, value in zip(columns, row, strict=True)},
+            predictions=None if row is None else {c.name: v for c, v in zip(columns, row, strict=True)},
         )
+
+
+class AllModelsAnswer(BaseModel):
+    """One molecule's predictions of many models, those of one after the other."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "inchikey": _EXAMPLE_KEY,
+                "smiles": _EXAMPLE_SMILES,
+                "library_digest": _EXAMPLE_DIGEST,
+                "models": [
+                    {
+                        "model": _EXAMPLE_MODEL,
+                        "release": "v1.0.0",
+                        "library_digest": _EXAMPLE_DIGEST,
+                        "deterministic": True,
+                        "columns": [{"name": "mol_weight", "type": "float"}],
+                        "predictions": {"mol_weight": 180.159},
+                    },
+                    {
+                        "model": "eos4e40",
+                        "release": None,
+                        "library_digest": None,
+                        "deterministic": None,
+                        "columns": [{"name": "activity", "type": "float"}],
+                        "predictions": None,
+                    },
+                ],
+            }
+        }
+    )
+
+    inchikey: InChIKey
+    smiles: str | None = None
+    library_digest: Annotated[
+        str | None, Field(description="The version of the library that all these models predicted, null if they differ")
+    ]
+    models: list[OneModelAnswer]
 
 
 class MoleculesQuestion(BaseModel):
     """The molecules whose predictions are wanted; one that is named twice is answered twice."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"example": {"inchikeys": [_EXAMPLE_KEY, _UNKNOWN_KEY]}}
+    )
 
-    inchikeys: list[str]
+    inchikeys: Annotated[list[InChIKey], Field(json_schema_extra={"maxItems": MAX_MOLECULES})]
 
 
-def provenance(served: ServedModel, inchikeys: Sequence[str], rows: Sequence[Row | None]) -> dict[str, object]:
+class MoleculesAnswer(BaseModel):
+    """Predictions in the order of the question: a list of values in the order of `columns`, null for a missing one.
+
+    `releases` are those of the molecules that were found. `smiles` is there if the request includes it.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "model": _EXAMPLE_MODEL,
+                "releases": ["v1.0.0"],
+                "library_digest": _EXAMPLE_DIGEST,
+                "deterministic": True,
+                "found": 1,
+                "missing": 1,
+                "columns": [{"name": "mol_weight", "type": "float"}],
+                "inchikeys": [_EXAMPLE_KEY, _UNKNOWN_KEY],
+                "smiles": [_EXAMPLE_SMILES, None],
+                "predictions": [[180.159], None],
+            }
+        }
+    )
+
+    model: str
+    releases: list[str]
+    library_digest: str | None
+    deterministic: bool | None
+    found: int
+    missing: int
+    columns: list[ColumnAnswer]
+    inchikeys: list[InChIKey]
+    smiles: list[str | None] = Field(default_factory=list)
+    predictions: list[list[Value] | None]
+
+
+def molecule_json(predictions: Predictions) -> str:
+    """Return a `MoleculeAnswer` for the one molecule that was asked for, and that is there."""
+    (inchikey,), one = predictions.inchikeys, OneModelAnswer.of(predictions)
+    answer: dict[str, object] = {"model": one.model, "inchikey": inchikey}
+    if predictions.smiles is not None:
+        answer["smiles"] = predictions.smiles[0]
+    return dump(answer | one.model_dump())
+
+
+def all_models_json(inchikey: str, smiles: list[str | None] | None, models: Sequence[Predictions]) -> str:
+    """Return an `AllModelsAnswer` for a molecule, with its SMILES if that was asked for."""
+    answer: dict[str, object] = {"inchikey": inchikey}
+    if smiles is not None:
+        answer["smiles"] = smiles[0]
+    digests = {predictions.library_digest for predictions in models}
+    answer["library_digest"] = digests.pop() if len(digests) == 1 else None
+    answer["models"] = [OneModelAnswer.of(predictions).model_dump() for predictions in models]
+    return dump(answer)
+
+
+def provenance(predictions: Predictions) -> dict[str, object]:
     """Return what an answer for many molecules says of its predictions as a whole."""
-    missing = sum(row is None for row in rows)
-    releases = {served.release_of(inchikey) for inchikey, row in zip(inchikeys, rows, strict=True) if row}
+    missing = sum(row is None for row in predictions.rows)
     return {
-        "model": served.model,
-        "releases": sorted(filter(None, releases)),
-        "library_digest": served.library_digest,
-        "deterministic": served.deterministic,
-        "found": len(rows) - missing,
+        "model": predictions.served.model,
+        "releases": predictions.releases,
+        "library_digest": predictions.library_digest,
+        "deterministic": predictions.served.deterministic,
+        "found": len(predictions.rows) - missing,
         "missing": missing,
     }
 
 
-def to_json(served: ServedModel, inchikeys: Sequence[str], rows: Sequence[Row | None]) -> str:
-    """Return the provenance, the columns, the InChIKeys as asked, and a list of values for each, null where missing."""
+def to_json(predictions: Predictions) -> str:
+    """Return a `MoleculesAnswer`."""
     answer = {
-        **provenance(served, inchikeys, rows),
-        "columns": [{"name": column.name, "type": column.type} for column in served.reader.columns],
-        "inchikeys": inchikeys,
-        "predictions": rows,
+        **provenance(predictions),
+        "columns": [{"name": column.name, "type": column.type} for column in predictions.served.reader.columns],
+        "inchikeys": predictions.inchikeys,
     }
-    # A float is written as `repr` does, so that it is read as the same one.
-    return json.dumps(answer, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    if predictions.smiles is not None:
+        answer["smiles"] = predictions.smiles
+    return dump(answer | {"predictions": predictions.rows})
 
 
-def to_csv(served: ServedModel, inchikeys: Sequence[str], rows: Sequence[Row | None]) -> str:
+def to_csv(predictions: Predictions) -> str:
     """Return a line of CSV for each InChIKey as asked, the cells of a missing one empty.
 
     A null is an empty cell, an empty string a quoted one. A text that a spreadsheet would run as a formula has an
     apostrophe before it.
     """
-    names = [_cell(column.name) for column in served.reader.columns]
+    names = [_cell(column.name) for column in predictions.served.reader.columns]
     absent = "," * len(names)
+    smiles = predictions.smiles
+    heads = predictions.inchikeys
+    if smiles is not None:
+        names.insert(0, "smiles")
+        heads = [f"{inchikey},{_cell(text)}" for inchikey, text in zip(heads, smiles, strict=True)]
     lines = [",".join(("inchikey", *names))]
-    for inchikey, row in zip(inchikeys, rows, strict=True):
-        lines.append(inchikey + absent if row is None else ",".join((inchikey, *map(_cell, row))))
+    for head, row in zip(heads, predictions.rows, strict=True):
+        lines.append(head + absent if row is None else ",".join((head, *map(_cell, row))))
     return "\n".join([*lines, ""])
+
+
+def dump(answer: dict[str, object]) -> str:
+    """Return an answer as JSON."""
+    # A float is written as `repr` does, so that it is read as the same one.
+    return json.dumps(answer, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def best_type(accept: str) -> str | None:

@@ -1,7 +1,7 @@
-"""Lambda's way in: API Gateway REST proxy events, and what a Lambda may send back.
+"""Lambda's way in: API Gateway REST proxy events, and what a Lambda may send back. The local server makes such events.
 
-`PRECALC_TABLES_URL` is the one setting; it is read here, since a Lambda has no `.env` and pydantic-settings would be
-one package more to carry.
+`PRECALC_TABLES_URL` and `PRECALC_STORE_URL` are the settings; they are read here, since a Lambda has no `.env` and
+pydantic-settings would be one package more to carry. Without a store there are no links to files.
 """
 
 import base64
@@ -9,15 +9,20 @@ import gzip
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from aws_lambda_powertools.event_handler import APIGatewayRestResolver
-
-from precalc_assets.api.problems import Problem, internal_error
+from precalc_assets.api.caching import add_validators, add_vary, mark_compressed
+from precalc_assets.api.documents import add_documents
+from precalc_assets.api.files import FileLinks, add_file_routes, open_links
+from precalc_assets.api.legacy import add_legacy_routes
+from precalc_assets.api.pages import add_pages
+from precalc_assets.api.problems import Problem, add_problems, internal_error
+from precalc_assets.api.resolver import Resolver
 from precalc_assets.api.routes import add_routes
 from precalc_assets.api.served import ServedModels
 from precalc_assets.errors import PrecalcError, UsageError
@@ -34,6 +39,9 @@ _GZIP_LEVEL = 5
 """1,000 rows of 10 floats take 8 ms, and 97 rows of 2,048 counts 10; with level 9 the latter take 740, for a tenth
 less to send. So Powertools' own compression, which is always level 9, is not used."""
 
+_GZIP = re.compile(r"(?:^|,)\s*(?:gzip|x-gzip)\s*(?:;\s*q=(?P<q>[01](?:\.\d{0,3})?)\s*)?(?=,|$)", re.IGNORECASE)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
 _log = logging.getLogger(__name__)
 
 
@@ -43,58 +51,76 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
         return answer(_app(), event, context)
     except Exception:  # noqa: BLE001 - nobody is above us but Lambda, which would answer without an explanation
         _log.exception("unexpected error")
-        return _sent(internal_error())
+        return internal_error().event()
 
 
-def make_app(tables: KeyValueStore) -> APIGatewayRestResolver:
-    """Return the resolver of API Gateway's events for these tables."""
-    app = APIGatewayRestResolver(
-        enable_validation=True,
-        # An answer of ours that is not what it should be is a defect, and not the reader's.
-        response_validation_error_http_code=HTTPStatus.INTERNAL_SERVER_ERROR,
-        # Whatever POWERTOOLS_DEV says: debugging would print events and answer with stack traces.
-        debug=False,
-    )
-    add_routes(app, ServedModels(tables))
+def make_app(tables: KeyValueStore, links: FileLinks | None = None) -> Resolver:
+    """Return the resolver of API Gateway's events for these tables, and for the files that links can be made to.
+
+    `POST /inchikeys` is not among its routes: it is a Lambda of its own, and `add_inchikey_routes` adds it elsewhere.
+    Call `sealed` when there is nothing more to add.
+    """
+    app = Resolver()
+    models = ServedModels(tables)
+    add_routes(app, models)
+    add_legacy_routes(app, models)
+    add_file_routes(app, models, links)
+    add_pages(app, models)
+    add_documents(app)
+    add_problems(app)
     return app
 
 
-def answer(app: APIGatewayRestResolver, event: Mapping[str, Any], context: "LambdaContext") -> dict[str, Any]:
-    """Answer one event by a resolver, compressed if that is accepted, and no larger than a Lambda may answer."""
-    response = app.resolve(event, context)
-    body = response["body"] or ""
-    if len(body) >= _MIN_GZIP_BYTES and "gzip" in _header(event, "accept-encoding").lower():
-        content = gzip.compress(body.encode(), _GZIP_LEVEL, mtime=0)
-        response["body"] = base64.b64encode(content).decode()
-        response["isBase64Encoded"] = True
-        response["multiValueHeaders"]["Content-Encoding"] = ["gzip"]
+def answer(app: Resolver, event: Mapping[str, Any], context: "LambdaContext | None") -> dict[str, Any]:
+    """Answer one event by a resolver, compressed if that is accepted, and no larger than a Lambda may answer.
+
+    HEAD is answered by the route for GET, without a body. May be called by several threads.
+    """
+    method = event["httpMethod"].upper()
+    if _CONTROL.search(event["path"]):
+        # A pattern's end is also before a line feed, so a route might be found for it.
+        return Problem(HTTPStatus.NOT_FOUND, "unknown_route", "there is no such route").event()
+    head = method == "HEAD"
+    response = app.resolve({**event, "httpMethod": "GET"} if head else event, context)
+    response["body"] = response["body"] or ""
+    if method in {"GET", "HEAD"}:
+        response = add_validators(response, _header(event, "if-none-match"))
+    response["multiValueHeaders"]["X-Content-Type-Options"] = ["nosniff"]
+    _compress(response, _header(event, "accept-encoding"))
     # As JSON, quotes and everything beyond ASCII take more than a byte; most answers are far from where that matters.
     if len(response["body"]) > MAX_ANSWER_BYTES // 6 and len(json.dumps(response["body"])) > MAX_ANSWER_BYTES:
-        message = "the answer is too large; ask for fewer InChIKeys at a time, or accept gzip"
-        return _sent(Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "answer_too_large", message))
-    return response
+        message = "the answer is too large; ask for fewer at a time, or accept gzip"
+        response = Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "answer_too_large", message).event()
+    return {**response, "body": "", "isBase64Encoded": False} if head else response
+
+
+def _compress(response: dict[str, Any], accepted: str) -> None:
+    if response["statusCode"] != HTTPStatus.OK or response["isBase64Encoded"]:
+        return
+    # Of a small answer too, which might be a large one the next time.
+    add_vary(response, "Accept-Encoding")
+    wanted = _GZIP.search(accepted)
+    if len(response["body"]) < _MIN_GZIP_BYTES or wanted is None or float(wanted["q"] or 1) == 0:
+        return
+    content = gzip.compress(response["body"].encode(), _GZIP_LEVEL, mtime=0)
+    response["body"] = base64.b64encode(content).decode()
+    response["isBase64Encoded"] = True
+    response["multiValueHeaders"]["Content-Encoding"] = ["gzip"]
+    mark_compressed(response)
 
 
 @cache
-def _app() -> APIGatewayRestResolver:
+def _app() -> Resolver:
     url = os.environ.get("PRECALC_TABLES_URL")
     if not url:
         raise UsageError("PRECALC_TABLES_URL is not set; set it to the tables that are served")
-    return make_app(open_tables(url))
+    store = os.environ.get("PRECALC_STORE_URL")
+    return make_app(open_tables(url), open_links(store) if store else None).sealed()
 
 
 def _header(event: Mapping[str, Any], name: str) -> str:
     headers: Mapping[str, str] = event.get("headers") or {}
     return next((value for key, value in headers.items() if key.lower() == name and value), "")
-
-
-def _sent(problem: Problem) -> dict[str, Any]:
-    return {
-        "statusCode": problem.status.value,
-        "body": problem.body,
-        "isBase64Encoded": False,
-        "multiValueHeaders": {"Content-Type": ["application/json"], "Cache-Control": ["no-store"]},
-    }
 
 
 # While a Lambda starts it has a whole core, so the tables are opened now; what fails is told by the first answer.

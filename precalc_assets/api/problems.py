@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -21,11 +22,12 @@ _log = logging.getLogger(__name__)
 class Problem(Exception):  # noqa: N818 - most of them are the request's, not errors of ours
     """The request cannot be answered; what it holds is sent to the reader as it is."""
 
-    def __init__(self, status: HTTPStatus, code: str, message: str) -> None:
+    def __init__(self, status: HTTPStatus, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
+        self.headers = {**(headers or {}), "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
     @property
     def body(self) -> str:
@@ -34,13 +36,31 @@ class Problem(Exception):  # noqa: N818 - most of them are the request's, not er
 
     def response(self) -> Response[Any]:
         """Return what the resolver sends."""
-        return Response(self.status, APPLICATION_JSON, self.body, headers={"Cache-Control": "no-store"})
+        return Response(self.status, APPLICATION_JSON, self.body, headers=self.headers)
+
+    def event(self) -> dict[str, Any]:
+        """Return what a Lambda answers with."""
+        return {
+            "statusCode": self.status.value,
+            "body": self.body,
+            "isBase64Encoded": False,
+            "multiValueHeaders": {n: [v] for n, v in {"Content-Type": APPLICATION_JSON, **self.headers}.items()},
+        }
 
 
 def unknown_model(model: str) -> Problem:
     """Return the problem of a model that nothing is served of, or that is no model id at all."""
     message = f"no predictions of {shortened(model)} are served; GET /models lists the models that are"
     return Problem(HTTPStatus.NOT_FOUND, "unknown_model", message)
+
+
+def unavailable(error: TableError, model: str = "") -> Problem:
+    """Return the problem of a table that cannot be read, which is logged. It names the model if there were several."""
+    # Its message is for those who look after the tables: it may name files and commands.
+    _log.error("%s", error)
+    which, way = (f" of {model}", "name other models, or ") if model else ("", "")
+    message = f"the predictions{which} cannot be read at the moment; {way}try again later"
+    return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", message)
 
 
 def internal_error() -> Problem:
@@ -56,20 +76,20 @@ def shortened(text: str) -> str:
 def add_problems(app: ApiGatewayResolver) -> None:
     """Make a resolver tell of all that goes wrong in our form; of a fault of ours, no more than that there is one."""
     app.exception_handler(Problem)(Problem.response)
-    app.exception_handler(NotFoundError)(lambda _: _unknown_route().response())
-    app.exception_handler(TableError)(_unavailable)
+    app.exception_handler(NotFoundError)(lambda _: _unknown_route(app).response())
+    app.exception_handler(TableError)(lambda error: unavailable(error).response())
     app.exception_handler(Exception)(_defect)
 
 
-def _unknown_route() -> Problem:
+def _unknown_route(app: ApiGatewayResolver) -> Problem:
+    path: str = app.context["_path"]
+    methods = {route.method for route in app._static_routes + app._dynamic_routes if route.rule.fullmatch(path)}
+    if methods:
+        # Those who ask for the head are answered by the route for GET.
+        allowed = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
+        message = f"this route is asked by {allowed}"
+        return Problem(HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", message, {"Allow": allowed})
     return Problem(HTTPStatus.NOT_FOUND, "unknown_route", "there is no such route; GET /models is one that there is")
-
-
-def _unavailable(error: TableError) -> Response[Any]:
-    # Its message is for those who look after the tables: it may name files and commands.
-    _log.error("%s", error)
-    message = "the predictions cannot be read at the moment; try again later"
-    return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", message).response()
 
 
 def _defect(error: Exception) -> Response[Any]:

@@ -5,19 +5,20 @@ at once, and new columns, cards and coverage after a minute at the latest.
 """
 
 import logging
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 
 from pydantic import ValidationError
 
 from precalc_assets.cards import ModelCard, find_card
-from precalc_assets.errors import TableError
+from precalc_assets.errors import MissingTableError, TableError
 from precalc_assets.model_ids import is_model_id
 from precalc_assets.sharding import shard_of
-from precalc_assets.tables import REGISTRY, Directory, KeyValueStore, TableReader
-from precalc_assets.tables.reader import CACHE_SECONDS, Row
+from precalc_assets.tables import LIBRARY, REGISTRY, Directory, KeyValueStore, TableReader
+from precalc_assets.tables.reader import CACHE_SECONDS, Reading, Row
 
 LISTING_SECONDS = 10.0
 """How long the list of models is used before it is read again."""
@@ -29,17 +30,13 @@ _log = logging.getLogger(__name__)
 class ServedModel:
     """A model as it was when it was opened: its table, and what it says of itself, if it has been published.
 
-    `releases` has the release of each loaded shard. `library_digest` names the version of the reference library that
-    was predicted, None unless every shard is loaded. `updated` is the time of the last load, ISO 8601 in UTC.
+    `directories` has what is loaded, by shard. `updated` is the time of the last load, ISO 8601 in UTC.
     """
 
     model: str
     reader: TableReader
     card: ModelCard | None
-    releases: dict[str, str]
-    library_digest: str | None
-    molecules: int
-    updated: str | None
+    directories: dict[str, Directory]
     opened_at: float
 
     @property
@@ -47,9 +44,65 @@ class ServedModel:
         """Whether the model predicts the same every time, None if that was not found out."""
         return self.card.deterministic if self.card else None
 
+    @property
+    def releases(self) -> dict[str, str]:
+        """The release of each loaded shard."""
+        return {shard: directory.release for shard, directory in self.directories.items()}
+
+    @property
+    def library_digest(self) -> str | None:
+        """The version of the reference library that was predicted, None unless every shard is loaded."""
+        return self.library_digest_with({})
+
+    @property
+    def molecules(self) -> int:
+        """How many molecules are in the table."""
+        return sum(directory.rows for directory in self.directories.values())
+
+    @property
+    def updated(self) -> str | None:
+        """When a shard was last loaded, None if none is."""
+        return max((directory.loaded_at for directory in self.directories.values()), default=None)
+
+    def library_digest_with(self, newer: Mapping[str, Directory]) -> str | None:
+        """Return the library's digest with these directories in place of what they were when this was opened."""
+        directories = {**self.directories, **newer}
+        if len(directories) < self.reader.n_shards:
+            return None
+        # As the library's manifest has it: of the digests of its shards, in order.
+        return _sha256(directory.shard_digest for _, directory in sorted(directories.items()))
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What a model's table holds of the molecules that were asked for, in their order, None where that is nothing.
+
+    `directories` are those that the rows were read from, by shard: what is said of the rows is said of these, which
+    may be newer than the model is open. `smiles` is None if nobody asked for it, and None for a molecule that the
+    library's table does not have.
+    """
+
+    served: ServedModel
+    inchikeys: Sequence[str]
+    rows: list[Row | None]
+    directories: dict[str, Directory] = field(repr=False)
+    smiles: list[str | None] | None = None
+
+    @property
+    def releases(self) -> list[str]:
+        """The releases that the rows are of, sorted."""
+        found = {inchikey for inchikey, row in zip(self.inchikeys, self.rows, strict=True) if row is not None}
+        return sorted({release for release in map(self.release_of, found) if release is not None})
+
+    @property
+    def library_digest(self) -> str | None:
+        """The version of the reference library that was predicted, None unless every shard is loaded."""
+        return self.served.library_digest_with(self.directories)
+
     def release_of(self, inchikey: str) -> str | None:
-        """Return the release that a molecule's prediction is of, None if its shard is not loaded."""
-        return self.releases.get(shard_of(inchikey, self.reader.n_shards))
+        """Return the release that a molecule's shard is of, None if that is not loaded."""
+        directory = self.directories.get(shard_of(inchikey, self.served.reader.n_shards))
+        return directory.release if directory else None
 
 
 class ServedModels:
@@ -59,6 +112,8 @@ class ServedModels:
         self._tables = tables
         self._clock = clock
         self._models: dict[str, ServedModel] = {}
+        self._library: tuple[float, TableReader] | None = None
+        self._lock = threading.Lock()
         self._listing: tuple[float, dict[str, ModelCard | None]] | None = None
 
     def find(self, model: str) -> ServedModel | None:
@@ -68,8 +123,8 @@ class ServedModels:
             return known
         return self._open(model)
 
-    def read(self, model: str, inchikeys: Sequence[str]) -> tuple[ServedModel, list[Row | None]] | None:
-        """Return a model with the molecules' predictions, as `TableReader.get` does; None if nothing of it is served.
+    def read(self, model: str, inchikeys: Sequence[str], *, smiles: bool = False) -> Predictions | None:
+        """Return a model's predictions of molecules, with their SMILES if wanted; None if nothing of it is served.
 
         Raises UsageError for a malformed InChIKey, TableError if the store cannot tell.
         """
@@ -77,11 +132,27 @@ class ServedModels:
         if served is None:
             return None
         try:
-            return served, served.reader.get(inchikeys)
+            reading = served.reader.read(inchikeys)
         except TableError:
             # The table may have been dropped or made anew since it was opened.
             served = self._open(model)
-            return (served, served.reader.get(inchikeys)) if served else None
+            if served is None:
+                return None
+            reading = served.reader.read(inchikeys)
+        texts = self.smiles(inchikeys) if smiles else None
+        return Predictions(served, inchikeys, reading.rows, reading.directories, texts)
+
+    def smiles(self, inchikeys: Sequence[str]) -> list[str | None]:
+        """Return the molecules' SMILES as the library's table has them, None for those that it has not.
+
+        Raises UsageError for a malformed InChIKey, TableError if the store cannot tell.
+        """
+        try:
+            reading = self._read_library(inchikeys)
+        except MissingTableError:
+            # A library that was never built, or before tables had it: predictions are served all the same.
+            return [None] * len(inchikeys)
+        return [None if row is None or row[0] is None else str(row[0]) for row in reading.rows]
 
     def cards(self) -> dict[str, ModelCard | None]:
         """Return the cards of all models that have a table, by model; None for those without one.
@@ -94,30 +165,34 @@ class ServedModels:
         return self._listing[1]
 
     def _open(self, model: str) -> ServedModel | None:
+        served = self._opened(model) if is_model_id(model) else None
         now = self._clock()
-        # Whatever is too old goes, so that memory holds no more than what was asked for lately.
-        self._models = {m: s for m, s in self._models.items() if m != model and now - s.opened_at < CACHE_SECONDS}
-        if not is_model_id(model):
-            return None
+        with self._lock:
+            # Whatever is too old goes, so that memory holds no more than what was asked for lately.
+            self._models = {m: s for m, s in self._models.items() if m != model and now - s.opened_at < CACHE_SECONDS}
+            if served:
+                self._models[model] = served
+        return served
+
+    def _opened(self, model: str) -> ServedModel | None:
+        now = self._clock()
         try:
             reader = TableReader(self._tables, model)
-        except TableError:
-            if self._tables.has_table(model):
-                raise
+            directories = reader.directories()
+        except MissingTableError:
             return None
-        directories = reader.directories()
-        served = ServedModel(
-            model=model,
-            reader=reader,
-            card=self._find_card(model),
-            releases={shard: directory.release for shard, directory in directories.items()},
-            library_digest=_library_digest(directories, reader.n_shards),
-            molecules=sum(directory.rows for directory in directories.values()),
-            updated=max((directory.loaded_at for directory in directories.values()), default=None),
-            opened_at=now,
-        )
-        self._models[model] = served
-        return served
+        return ServedModel(model, reader, self._find_card(model), directories, now)
+
+    def _read_library(self, inchikeys: Sequence[str]) -> Reading:
+        known, now = self._library, self._clock()
+        if known and now - known[0] < CACHE_SECONDS:
+            try:
+                return known[1].read(inchikeys)
+            except TableError:
+                pass  # As with a model, the table may be another one by now.
+        reader = TableReader(self._tables, LIBRARY)
+        self._library = now, reader
+        return reader.read(inchikeys)
 
     def _find_card(self, model: str) -> ModelCard | None:
         try:
@@ -139,13 +214,6 @@ def _parse(model: str, value: bytes) -> ModelCard | None:
     except ValidationError as error:
         _log.warning("the card of %s is damaged (%s); publish it again", model, error.errors()[0]["msg"])
         return None
-
-
-def _library_digest(directories: dict[str, Directory], n_shards: int) -> str | None:
-    """Return the digest that the library's manifest has: of the digests of its shards, in order."""
-    if len(directories) < n_shards:
-        return None
-    return _sha256(directory.shard_digest for _, directory in sorted(directories.items()))
 
 
 def _sha256(parts: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from itertools import count, islice
 from typing import Any
+from urllib.parse import parse_qs
 
 import pyarrow as pa
 
@@ -106,17 +107,17 @@ class Api:
     """The API for a store, as API Gateway asks it."""
 
     def __init__(self, tables: KeyValueStore) -> None:
-        self.app = make_app(tables)
+        self.app = make_app(tables).sealed()
 
-    def get(self, path: str, **headers: str) -> "Answer":
-        return self.send(event("GET", path, None, headers))
+    def get(self, url: str, method: str = "GET", **headers: str) -> "Answer":
+        return self.send(event(method, url, None, headers))
 
-    def post(self, path: str, body: object, **headers: str) -> "Answer":
+    def post(self, url: str, body: object, **headers: str) -> "Answer":
         text = body if isinstance(body, str) else json.dumps(body)
-        return self.send(event("POST", path, text, {"content_type": "application/json"} | headers))
+        return self.send(event("POST", url, text, {"content_type": "application/json"} | headers))
 
-    def predictions(self, keys: Sequence[str], model: str = MODEL, **headers: str) -> "Answer":
-        return self.post(f"/models/{model}/predictions", {"inchikeys": list(keys)}, **headers)
+    def predictions(self, keys: Sequence[str], model: str = MODEL, query: str = "", **headers: str) -> "Answer":
+        return self.post(f"/models/{model}/predictions{query}", {"inchikeys": list(keys)}, **headers)
 
     def send(self, event: dict[str, Any]) -> "Answer":
         return Answer(answer(self.app, event, None))
@@ -153,8 +154,10 @@ class Answer:
         return self.json["error"]["message"]
 
 
-def event(method: str, path: str, body: str | None, headers: Mapping[str, str]) -> dict[str, Any]:
+def event(method: str, url: str, body: str | None, headers: Mapping[str, str]) -> dict[str, Any]:
     """Return the event of a REST API's proxy integration, as the API Gateway Developer Guide has it."""
+    path, _, query = url.partition("?")
+    given = parse_qs(query, keep_blank_values=True)
     sent = {"Host": "abc.execute-api.eu-central-1.amazonaws.com", "Accept": "*/*"}
     sent |= {name.replace("_", "-").title(): value for name, value in headers.items()}
     return {
@@ -163,8 +166,8 @@ def event(method: str, path: str, body: str | None, headers: Mapping[str, str]) 
         "httpMethod": method,
         "headers": sent,
         "multiValueHeaders": {name: [value] for name, value in sent.items()},
-        "queryStringParameters": None,
-        "multiValueQueryStringParameters": None,
+        "queryStringParameters": {name: values[-1] for name, values in given.items()} or None,
+        "multiValueQueryStringParameters": given or None,
         "pathParameters": {"proxy": path.removeprefix("/")},
         "stageVariables": None,
         "requestContext": {

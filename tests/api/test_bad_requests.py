@@ -61,17 +61,38 @@ def test_what_is_no_model_or_not_served_is_unknown_on_every_route(api, tables, m
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("GET", "/"),
         ("GET", "/model"),
         ("GET", "/models/eos3b5e/../library"),
         ("GET", "/models/a/b/c/d"),
-        ("POST", "/models"),
-        ("DELETE", f"/models/{MODEL}"),
-        ("GET", PREDICTIONS),
+        ("GET", "//models"),
+        ("GET", "/health\n"),
+        ("GET", f"/models/{MODEL}\n"),
+        ("GET", "/models/eos3b5e\0"),
+        ("POST", f"/models/{MODEL}/files/../../x"),
+        ("GET", "/" + "models/" * 5_000),
     ],
 )
 def test_there_are_no_other_routes(api, method, path):
     assert api.send(event(method, path, None, {})).error == (404, "unknown_route")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("POST", "/models", "GET, HEAD"),
+        ("DELETE", f"/models/{MODEL}", "GET, HEAD"),
+        ("GET", PREDICTIONS, "POST"),
+        ("HEAD", "/predictions", "POST"),
+        ("OPTIONS", f"/molecules/{KEYS[0]}", "GET, HEAD"),
+        ("TRACE", "/health", "GET, HEAD"),
+        ("NONSENSE", "/openapi.json", "GET, HEAD"),
+    ],
+)
+def test_another_method_is_told_which_there_are(api, method, path, allowed):
+    answer = api.send(event(method, path, None, {}))
+    assert answer.status == 405
+    assert answer.headers["Allow"] == allowed
+    assert method == "HEAD" or answer.error == (405, "method_not_allowed")
 
 
 @pytest.mark.parametrize(
