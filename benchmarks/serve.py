@@ -15,7 +15,6 @@ import csv
 import gzip
 import hashlib
 import io
-import multiprocessing
 import os
 import platform
 import random
@@ -24,12 +23,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import boto3
@@ -43,6 +39,7 @@ from botocore.config import Config
 from obstore.store import ObjectStore
 from pydantic import BaseModel, create_model
 
+from benchmarks.servers import YesToAll, running
 from precalc_assets import storage
 from precalc_assets.columns import Column
 from precalc_assets.inference.batching import Answer
@@ -65,7 +62,7 @@ TARGET = 20
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder, stub_endpoint() as endpoint:
+    with tempfile.TemporaryDirectory() as folder, running(YesToAll) as endpoint:
         store = open_store(Path(folder).as_uri())
         molecules = invent_molecules(random.Random(1))
         library = write_library(store, molecules)
@@ -180,43 +177,6 @@ def open_table(endpoint: str) -> ServiceResource:
         config=Config(proxies={}),
     )
     return resource.Table(MODEL)
-
-
-class YesToAll(BaseHTTPRequestHandler):
-    """Answers BatchWriteItem as DynamoDB does when everything is written; nothing is read of what comes."""
-
-    protocol_version = "HTTP/1.1"
-    wbufsize = -1
-    answer = b'{"UnprocessedItems": {}}'
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(200)
-        self.send_header("Content-Type", "application/x-amz-json-1.0")
-        self.send_header("Content-Length", str(len(self.answer)))
-        self.end_headers()
-        self.wfile.write(self.answer)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
-def answer_requests(port: Connection) -> None:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), YesToAll)
-    port.send(server.server_port)
-    server.serve_forever()
-
-
-@contextmanager
-def stub_endpoint() -> Iterator[str]:
-    ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=answer_requests, args=(theirs,), daemon=True)
-    process.start()
-    try:
-        yield f"http://127.0.0.1:{ours.recv()}"
-    finally:
-        process.terminate()
-        process.join()
 
 
 if __name__ == "__main__":

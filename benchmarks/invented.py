@@ -1,0 +1,82 @@
+"""Molecules and predictions that nobody made: random doubles, the worst case, under texts in the form of InChIKeys.
+
+Also what the benchmarks load into tables, and the plain way to keep the same: one item per molecule.
+"""
+
+import string
+from dataclasses import dataclass
+from decimal import Decimal
+
+import boto3
+import numpy as np
+import pyarrow as pa
+
+from precalc_assets.columns import Column
+from precalc_assets.sharding import HASH_SPACE, key_digests, shard_keys
+from precalc_assets.tables import KeyValueStore
+from precalc_assets.tables.loader import LoadResult, load_shard
+
+MODEL = "eos0zzz"
+REGION = "us-east-1"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Molecules in the order of the table, and their columns."""
+
+    name: str
+    columns: tuple[Column, ...]
+    rows: pa.RecordBatch
+
+
+def floats(name: str, n_columns: int, n_rows: int) -> Shape:
+    columns = tuple(Column(f"value_{i}", "float", "", "") for i in range(n_columns))
+    keys = sorted_keys(n_rows)[0]
+    values = np.random.default_rng(1).standard_normal((n_columns, n_rows))
+    names = ["inchikey", *(column.name for column in columns)]
+    return Shape(name, columns, pa.record_batch([pa.array(keys), *map(pa.array, values)], names=names))
+
+
+def sorted_keys(n: int) -> tuple[list[str], np.ndarray]:
+    """Return texts in the form of InChIKeys in the order of their hashes, and the hashes."""
+    letters = np.array(list(string.ascii_uppercase), "S1")[np.random.default_rng(2).integers(26, size=(n, 25))]
+    texts = [f"{text[:14]}-{text[14:24]}-{text[24]}" for text in letters.view("S25").ravel().astype(str).tolist()]
+    hashes = hashes_of(texts)
+    order = np.argsort(hashes)
+    return [texts[i] for i in order.tolist()], hashes[order]
+
+
+def hashes_of(inchikeys: list[str]) -> np.ndarray:
+    return np.frombuffer(key_digests(inchikeys), ">u8").astype(np.uint64)
+
+
+def load(store: KeyValueStore, shape: Shape, shard: str, n_shards: int, model: str = MODEL) -> LoadResult:
+    """Load molecules that all belong to one shard."""
+    identity = {"columns": shape.columns, "n_shards": n_shards, "release": "", "shard_digest": "", "built_from": ""}
+    batches = [shape.rows.slice(at, 1_000) for at in range(0, shape.rows.num_rows, 1_000)]
+    return load_shard(store, model, shard, lambda: iter(batches), **identity)
+
+
+def load_all(store: KeyValueStore, shape: Shape, n_shards: int, model: str = MODEL) -> list[LoadResult]:
+    """Load molecules into the shards that they belong to."""
+    hashes = hashes_of(shape.rows.column("inchikey").to_pylist())
+    bounds = [-(-HASH_SPACE * i // n_shards) for i in range(1, n_shards)]
+    starts = [0, *np.searchsorted(hashes, np.array(bounds, np.uint64)).tolist(), len(hashes)]
+    results = []
+    for shard, start, stop in zip(shard_keys(n_shards), starts[:-1], starts[1:], strict=True):
+        part = Shape(shape.name, shape.columns, shape.rows.slice(start, stop - start))
+        results.append(load(store, part, shard, n_shards, model))
+    return results
+
+
+def put_plainly(table: str, rows: pa.RecordBatch) -> None:
+    """Make a table of one item per molecule, with a list of its numbers, by boto3's batch writer."""
+    boto3.client("dynamodb", region_name=REGION).create_table(
+        TableName=table,
+        KeySchema=[{"AttributeName": "key", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "key", "AttributeType": "S"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    with boto3.resource("dynamodb", region_name=REGION).Table(table).batch_writer() as writer:
+        for key, *values in zip(*(column.to_pylist() for column in rows.columns), strict=True):
+            writer.put_item(Item={"key": key, "value": [Decimal(repr(value)) for value in values]})

@@ -1,0 +1,94 @@
+"""Servers on loopback that stand in for DynamoDB, each in a process of its own, so that their CPU is not counted.
+
+`YesToAll` writes nothing and reads nothing; `Remembering` keeps items, and counts the units of writing them.
+"""
+
+import base64
+import json
+import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.connection import Connection
+
+from precalc_assets.tables import Item
+from precalc_assets.tables.store import write_units
+
+
+class YesToAll(BaseHTTPRequestHandler):
+    """Answers BatchWriteItem as DynamoDB does when everything is written; nothing is read of what comes."""
+
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1
+
+    def do_POST(self) -> None:
+        answer = self.answer(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(200)
+        self.send_header("Content-Type", "application/x-amz-json-1.0")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def answer(self, _body: bytes) -> bytes:
+        return b'{"UnprocessedItems": {}}'
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+class Remembering(YesToAll):
+    """Remembers the items of tables, which are there without being made, and answers with the units of writing them."""
+
+    tables: dict[str, dict[str, dict[str, dict[str, str]]]] = {}  # noqa: RUF012
+
+    def answer(self, body: bytes) -> bytes:
+        operation = self.headers["X-Amz-Target"].rpartition(".")[2]
+        return json.dumps(getattr(self, operation)(json.loads(body))).encode()
+
+    def CreateTable(self, _request: dict) -> dict:  # noqa: N802
+        return {"TableDescription": {"TableStatus": "ACTIVE"}}
+
+    def DescribeTable(self, _request: dict) -> dict:  # noqa: N802
+        return {"Table": {"TableStatus": "ACTIVE"}}
+
+    def BatchWriteItem(self, request: dict) -> dict:  # noqa: N802
+        ((table, writes),) = request["RequestItems"].items()
+        units = sum(self.put(table, write["PutRequest"]["Item"]) for write in writes)
+        return {"UnprocessedItems": {}, "ConsumedCapacity": [{"TableName": table, "CapacityUnits": units}]}
+
+    def PutItem(self, request: dict) -> dict:  # noqa: N802
+        table = request["TableName"]
+        units = self.put(table, request["Item"])
+        return {"ConsumedCapacity": {"TableName": table, "CapacityUnits": units}}
+
+    def BatchGetItem(self, request: dict) -> dict:  # noqa: N802
+        ((table, asked),) = request["RequestItems"].items()
+        items = self.tables.get(table, {})
+        found = [items[key["key"]["S"]] for key in asked["Keys"] if key["key"]["S"] in items]
+        return {"Responses": {table: found}, "UnprocessedKeys": {}}
+
+    def put(self, table: str, item: dict[str, dict[str, str]]) -> float:
+        self.tables.setdefault(table, {})[item["key"]["S"]] = item
+        if "B" not in item["value"]:
+            return 0  # The baseline's list of numbers; its writer does not ask.
+        value = base64.b64decode(item["value"]["B"])
+        return write_units(Item(item["key"]["S"], value, item.get("version", {}).get("S", "")))
+
+
+@contextmanager
+def running(server: type[YesToAll]) -> Iterator[str]:
+    """Run a server until the end of the block, and give its address."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(server, theirs), daemon=True)
+    process.start()
+    try:
+        yield f"http://127.0.0.1:{ours.recv()}"
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _serve(handler: type[YesToAll], port: Connection) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    port.send(server.server_port)
+    server.serve_forever()
