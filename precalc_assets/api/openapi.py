@@ -172,7 +172,7 @@ _OPERATIONS = {
             _problem(
                 _TOO_LARGE,
                 "too_many_columns",
-                "240 models have 312,000 columns, and one answer up to 200,000; name fewer of them by models=",
+                "240 models have 312,000 columns, and one answer up to 60,000; name fewer of them by models=",
             ),
             _ANSWER_TOO_LARGE,
             _UNAVAILABLE,

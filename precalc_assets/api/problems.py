@@ -93,5 +93,5 @@ def _unknown_route(app: ApiGatewayResolver) -> Problem:
 
 
 def _defect(error: Exception) -> Response[Any]:
-    _log.error("unexpected error", exc_info=error)
+    _log.error("unexpected error: %r", error, exc_info=error)
     return internal_error().response()

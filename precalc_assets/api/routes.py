@@ -37,6 +37,10 @@ MAX_VALUES = 200_000
 """Values in one answer: at 25 characters, the longest that a float64 is written with, 5 MB of the 6 that a Lambda may
 answer with (AWS Lambda Developer Guide, "Lambda quotas")."""
 
+MAX_COLUMNS = 60_000
+"""Columns of one molecule's answer, of all models together: each is there with its name, twice, its type and a value,
+which take up to 100 bytes of the same 6 MB."""
+
 PROVENANCE_HEADER = "Precalc-Provenance"
 """Carries beside CSV what JSON has beside the predictions, as JSON in ASCII."""
 
@@ -117,7 +121,7 @@ def add_routes(app: ApiGatewayResolver, models: ServedModels) -> None:
         "/molecules/<inchikey>",
         summary="One molecule of many models",
         description="All models, or those that are named. Predictions are null of a model that does not have the"
-        f" molecule. The columns of these models may be {MAX_VALUES:,} in all.",
+        f" molecule. The columns of these models may be {MAX_COLUMNS:,} in all.",
         tags=["predictions"],
     )
     def predict_by_all(inchikey: str) -> Response[str]:
@@ -180,11 +184,11 @@ def _read_all(
         raise _unknown_models(unknown)
     served = [one for one in found.values() if one]
     n_columns = sum(len(one.reader.columns) for one in served)
-    if n_columns > MAX_VALUES:
+    if n_columns > MAX_COLUMNS:
         raise Problem(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             "too_many_columns",
-            f"{len(served):,} models have {n_columns:,} columns, and one answer up to {MAX_VALUES:,}; name fewer of"
+            f"{len(served):,} models have {n_columns:,} columns, and one answer up to {MAX_COLUMNS:,}; name fewer of"
             " them by models=",
         )
 
