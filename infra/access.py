@@ -26,9 +26,16 @@ _READ_OBJECT = ("s3:GetObject",)
 _WRITE_OBJECT = ("s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetObject", "s3:PutObject")
 
 
-def reader_statements(prefix: str) -> list[PolicyStatement]:
-    """Return what the API needs: to read the tables and their names."""
-    return [_allow(_READ_TABLE, _tables(prefix, "eos*", "library", "models")), _list_tables()]
+def reader_statements(prefix: str, bucket: str) -> list[PolicyStatement]:
+    """Return what the API needs: to read the tables and their names, and the files that it signs links to.
+
+    A link lets its bearer do what the role may do. It may not list: to whoever has a link, S3 tells nothing of others.
+    """
+    return [
+        _allow(_READ_TABLE, _tables(prefix, "eos*", "library", "models")),
+        _list_tables(),
+        _allow(_READ_OBJECT, _objects(bucket, "predictions")),
+    ]
 
 
 def runner_statements(prefix: str, bucket: str) -> list[PolicyStatement]:

@@ -6,15 +6,13 @@ from aws_cdk import Acknowledgment, CfnOutput, Duration, RemovalPolicy, Stack, V
 from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_cloudwatch_actions as actions
-from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sns_subscriptions as subscriptions
 from constructs import Construct
 
-from infra.access import acknowledge_wildcards, reader_statements
-from infra.lambda_asset import HANDLER
+from infra.functions import RETENTION, make_inchikeys, make_reader
 from infra.parameters import Parameters
 
 _STAGE = "v1"
@@ -25,15 +23,18 @@ _QUOTA = 1_000_000
 _ALL_KEYS = 4
 """The stage as a whole takes this many times what one key may send."""
 
-_TIMEOUT = Duration.seconds(29)
-"""API Gateway waits no longer ("Amazon API Gateway quotas")."""
-_MEMORY_MB = 1024
-"""A Lambda's share of a core grows with its memory; this is 0.58 of one ("Configure Lambda function memory")."""
+_OPEN = ("/", "/browse/{proxy+}", "/docs", "/health", "/openapi.json")
+"""What a browser is shown by GET to whoever comes: it has no key to send before one is pasted into the page."""
+_OPEN_RATE, _OPEN_BURST = 5, 20
+"""Of each of these: they have no quota, and at this rate a month of them costs some 50 dollars each."""
+_INCHIKEYS_RATE, _INCHIKEYS_BURST = 10, 20
+"""A question for 1,000 molecules takes the Lambda with RDKit a core for a third of a second, at worst for 20. Not a
+reserved concurrency: Lambda refuses one to accounts that may run ten at a time, as new ones may."""
+
 _SLOW = Duration.seconds(3)
 """The 95th percentile at which somebody should look; the largest answers take less than one."""
 
 _PERIOD = Duration.minutes(5)
-_RETENTION = logs.RetentionDays.THREE_MONTHS
 
 _REFUSALS = {
     # API Gateway answers these itself; readers see the same form as in all other answers.
@@ -47,58 +48,27 @@ _REFUSALS = {
 
 
 class ApiStack(Stack):
-    """A REST API of this region with keys and a usage plan, and the Lambda behind it."""
+    """A REST API of this region with keys and a usage plan, and the Lambdas behind it."""
 
     def __init__(self, scope: Construct, name: str, parameters: Parameters) -> None:
         super().__init__(scope, name, description="precalc: the API that predictions are read by")
-        function = self._make_function(parameters)
-        api = self._make_api(parameters, function)
+        reader = make_reader(self, parameters)
+        inchikeys = make_inchikeys(self, parameters)
+        api = self._make_api(parameters, reader, inchikeys)
         key = self._make_key(parameters, api)
-        alarms = self._make_alarms(api, function)
+        alarms = self._make_alarms(api, reader, inchikeys)
         if parameters.alarm_email:
             self._send(alarms, parameters.alarm_email)
-        self._make_dashboard(parameters, api, function, alarms)
+        self._make_dashboard(parameters, api, [reader, inchikeys], alarms)
         CfnOutput(self, "Url", value=api.url, description="where readers ask; the key goes into the header x-api-key")
         CfnOutput(
             self, "KeyId", value=key.key_id, description="see the key: aws apigateway get-api-key --include-value"
         )
 
-    def _make_function(self, parameters: Parameters) -> lambda_.Function:
-        log_group = logs.LogGroup(self, "Log", retention=_RETENTION, removal_policy=RemovalPolicy.DESTROY)
-        statements = reader_statements(parameters.prefix)
-        role = iam.Role(
-            self,
-            "Reader",
-            description="What the Lambda needs to read predictions",
-            assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"),
-            inline_policies={"reader": iam.PolicyDocument(statements=statements)},
-        )
-        acknowledge_wildcards(role, statements)
-        log_group.grant_write(role)
-        function = lambda_.Function(
-            self,
-            "Function",
-            description="Reads predictions by InChIKey",
-            runtime=lambda_.Runtime.PYTHON_3_13,
-            architecture=lambda_.Architecture.ARM_64,
-            handler=HANDLER,
-            code=lambda_.Code.from_asset(str(parameters.lambda_folder)),
-            memory_size=_MEMORY_MB,
-            timeout=_TIMEOUT,
-            role=role,
-            log_group=log_group,
-            environment={"PRECALC_TABLES_URL": parameters.tables_url},
-        )
-        Validations.of(function).acknowledge(
-            Acknowledgment(
-                id="AwsSolutions-L1",
-                reason="The asset's compiled wheels are those of infra.lambda_asset.LAMBDA, Python 3.13.",
-            )
-        )
-        return function
-
-    def _make_api(self, parameters: Parameters, function: lambda_.IFunction) -> apigateway.RestApi:
-        access_log = logs.LogGroup(self, "AccessLog", retention=_RETENTION, removal_policy=RemovalPolicy.DESTROY)
+    def _make_api(
+        self, parameters: Parameters, reader: lambda_.IFunction, inchikeys: lambda_.IFunction
+    ) -> apigateway.RestApi:
+        access_log = logs.LogGroup(self, "AccessLog", retention=RETENTION, removal_policy=RemovalPolicy.DESTROY)
         api = apigateway.RestApi(
             self,
             "Api",
@@ -107,7 +77,7 @@ class ApiStack(Stack):
             # A gzipped answer comes in base64, and only as one of these types is it sent as the bytes that it is.
             binary_media_types=["*/*"],
             default_method_options=apigateway.MethodOptions(api_key_required=True),
-            default_integration=apigateway.LambdaIntegration(function, allow_test_invoke=False),
+            default_integration=apigateway.LambdaIntegration(reader, allow_test_invoke=False),
             # A setting of the account and the region: other APIs may depend on it by the time this one goes.
             cloud_watch_role=True,
             cloud_watch_role_removal_policy=parameters.removal,
@@ -129,9 +99,18 @@ class ApiStack(Stack):
                 metrics_enabled=True,
                 throttling_rate_limit=_RATE * _ALL_KEYS,
                 throttling_burst_limit=_BURST * _ALL_KEYS,
+                method_options={
+                    "/inchikeys/POST": _limited(_INCHIKEYS_RATE, _INCHIKEYS_BURST),
+                    **{f"{path.rstrip('/') or '/'}/GET": _limited(_OPEN_RATE, _OPEN_BURST) for path in _OPEN},
+                },
             ),
         )
         api.root.add_proxy()
+        for path in _OPEN:
+            api.root.resource_for_path(path).add_method("GET", api_key_required=False)
+        api.root.resource_for_path("/inchikeys").add_method(
+            "POST", apigateway.LambdaIntegration(inchikeys, allow_test_invoke=False)
+        )
         # The output that CDK makes of its own accord says what `Url` says, without a description.
         api.node.try_remove_child("Endpoint")
         for kind, (code, message) in _REFUSALS.items():
@@ -152,13 +131,21 @@ class ApiStack(Stack):
         plan.add_api_key(key)
         return key
 
-    def _make_alarms(self, api: apigateway.RestApi, function: lambda_.IFunction) -> list[cloudwatch.Alarm]:
+    def _make_alarms(
+        self, api: apigateway.RestApi, reader: lambda_.IFunction, inchikeys: lambda_.IFunction
+    ) -> list[cloudwatch.Alarm]:
         latency = api.metric_latency(statistic="p95", period=_PERIOD)
         server_errors = api.metric_server_error(statistic="Sum", period=_PERIOD)
         return [
             self._alarm("Errors", "The API answers that something is wrong on our side", server_errors, 1, 1),
-            self._alarm("Crashes", "The Lambda ended without an answer", function.metric_errors(period=_PERIOD), 1, 1),
-            self._alarm("Throttles", "Lambda refuses requests", function.metric_throttles(period=_PERIOD), 1, 1),
+            *(
+                alarm
+                for name, function in (("", reader), ("InChIKeys", inchikeys))
+                for alarm in (
+                    self._alarm(f"{name}Crashes", "A Lambda ended without an answer", _errors(function), 1, 1),
+                    self._alarm(f"{name}Throttles", "Lambda refuses requests", _throttles(function), 1, 1),
+                )
+            ),
             self._alarm("Latency", "One answer of twenty is slow", latency, _SLOW.to_milliseconds(), 3),
         ]
 
@@ -187,29 +174,46 @@ class ApiStack(Stack):
         self,
         parameters: Parameters,
         api: apigateway.RestApi,
-        function: lambda_.IFunction,
+        functions: list[lambda_.Function],
         alarms: list[cloudwatch.Alarm],
     ) -> None:
         percentiles = ("p50", "p95", "p99")
         graphs = {
             "Requests": [api.metric_count(), api.metric_client_error(), api.metric_server_error()],
             "Latency, ms": [api.metric_latency(statistic=percentile, label=percentile) for percentile in percentiles],
-            "Lambda, ms": [
-                function.metric_duration(statistic=percentile, label=percentile) for percentile in percentiles
-            ],
-            "Lambda": [function.metric_invocations(), function.metric_errors(), function.metric_throttles()],
         }
+        for function, name in zip(functions, ("Lambda", "Lambda with RDKit"), strict=True):
+            graphs[f"{name}, ms"] = [function.metric_duration(statistic=p, label=p) for p in percentiles]
+            graphs[name] = [function.metric_invocations(), function.metric_errors(), function.metric_throttles()]
         widgets = [cloudwatch.GraphWidget(title=title, left=metrics, width=12) for title, metrics in graphs.items()]
         cloudwatch.Dashboard(
             self,
             "Dashboard",
             dashboard_name=f"{parameters.prefix}-api",
-            widgets=[[cloudwatch.AlarmStatusWidget(alarms=alarms, width=24)], widgets[:2], widgets[2:]],
+            widgets=[[cloudwatch.AlarmStatusWidget(alarms=alarms, width=24)], widgets[:2], widgets[2:4], widgets[4:]],
         )
 
 
+def _limited(rate: float, burst: int) -> apigateway.MethodDeploymentOptions:
+    """Return the limits of one method, and beside them what all methods have: it would not be inherited."""
+    return apigateway.MethodDeploymentOptions(
+        logging_level=apigateway.MethodLoggingLevel.ERROR,
+        metrics_enabled=True,
+        throttling_rate_limit=rate,
+        throttling_burst_limit=burst,
+    )
+
+
+def _errors(function: lambda_.IFunction) -> cloudwatch.IMetric:
+    return function.metric_errors(period=_PERIOD)
+
+
+def _throttles(function: lambda_.IFunction) -> cloudwatch.IMetric:
+    return function.metric_throttles(period=_PERIOD)
+
+
 def _acknowledge_openness(api: apigateway.RestApi) -> None:
-    """Tell cdk-nag why whoever has a key may ask anything."""
+    """Tell cdk-nag why whoever has a key may ask anything, and whoever has none may see the pages."""
     keys = "Predictions are public; keys tell readers apart and limit them, they protect no secret."
     logs_policy = "arn:<AWS::Partition>:iam::aws:policy/service-role/AmazonAPIGatewayPushToCloudWatchLogs"
     reasons = {

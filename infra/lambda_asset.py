@@ -1,23 +1,20 @@
-"""The folder that a Lambda of the read API is made of, built without Docker and the same on every machine.
+"""The folders that the Lambdas of the read API are made of, built without Docker and the same on every machine.
 
-`python -m infra.lambda_asset FOLDER` builds what is deployed. Packages are wheels of the lock, checked by its hashes;
-our own modules are those that the handler imports. boto3 is not among them: Lambda's Python has it.
+`python -m infra.lambda_asset FOLDER` builds what is deployed, a folder for each Lambda. Packages are wheels of the
+lock, checked by its hashes; our own modules are those that a handler imports. boto3 is not among them: Lambda's Python
+has it.
 """
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-HANDLER = "precalc_assets.api.handler.handler"
-
 _ROOT = Path(__file__).parents[1]
 _LOCK = _ROOT / "requirements.lock"
-_PACKAGES = ("aws-lambda-powertools", "pydantic", "zstandard")
-_MODULES = ("precalc_assets.api.handler", "precalc_assets.tables.dynamodb")
-"""What is carried with all that these import; a store's module is imported when a URL names it."""
 
 _UNWANTED = (
     # What an installer notes for itself; it differs between machines.
@@ -31,6 +28,44 @@ _UNWANTED = (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asset:
+    """What one Lambda carries.
+
+    `handler` is the function that Lambda calls; its module comes with all that it imports, as do `modules`, which are
+    imported later. `packages` come with what they depend on, `alone` do not. `files` are read, or run, by their path.
+    """
+
+    name: str
+    handler: str
+    packages: tuple[str, ...]
+    alone: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+
+READER = Asset(
+    name="reader",
+    handler="precalc_assets.api.handler.handler",
+    packages=("aws-lambda-powertools", "jinja2", "pydantic", "zstandard"),
+    modules=("precalc_assets.tables.dynamodb",),
+    files=("precalc_assets/api/templates",),
+)
+"""Answers whatever needs the tables."""
+
+INCHIKEYS = Asset(
+    name="inchikeys",
+    handler="precalc_assets.api.inchikey_handler.handler",
+    packages=("aws-lambda-powertools", "pydantic"),
+    # NumPy and Pillow are for what it draws and for arrays; a molecule's InChIKey needs neither.
+    alone=("rdkit",),
+    files=("precalc_assets/library/molecules.py",),
+)
+"""Answers `POST /inchikeys`."""
+
+ASSETS = (READER, INCHIKEYS)
+
+
 @dataclass(frozen=True, slots=True)
 class Runtime:
     """The Python that is to run the asset: its version, and its platform by uv's name, None for this machine's."""
@@ -39,14 +74,14 @@ class Runtime:
     platform: str | None
 
 
-LAMBDA = Runtime("3.13", "aarch64-manylinux2014")
-"""Lambda's python3.13 on arm64."""
+LAMBDA = Runtime("3.13", "aarch64-manylinux_2_28")
+"""Lambda's python3.13 on arm64, on Amazon Linux 2023 with glibc 2.34 (AWS Lambda Developer Guide, "Runtimes")."""
 
 THIS_PYTHON = Runtime(f"{sys.version_info.major}.{sys.version_info.minor}", None)
 """For emulators, which run a Lambda as a process beside themselves."""
 
 
-def build_asset(folder: Path, runtime: Runtime = LAMBDA) -> Path:
+def build_asset(folder: Path, asset: Asset, runtime: Runtime = LAMBDA) -> Path:
     """Make a folder hold the asset and nothing else, and return it.
 
     The bytes depend on the lock, our modules and the runtime alone, so that a deployment without a change of them
@@ -57,55 +92,103 @@ def build_asset(folder: Path, runtime: Runtime = LAMBDA) -> Path:
     folder = folder.absolute()  # The installer works from the checkout's folder.
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    _install(folder, runtime)
-    for name in _imported_modules():
-        path = Path(*name.split("."))
-        source = _ROOT / path / "__init__.py"
-        if not source.exists():
-            source = (_ROOT / path).with_suffix(".py")
+    _install(folder, asset.packages, runtime)
+    if asset.alone:
+        _install(folder, asset.alone, runtime, "--no-deps")
+    if "rdkit" in asset.alone:
+        _trim_rdkit(folder)
+    # Commands, whose first line names this machine's Python.
+    shutil.rmtree(folder / "bin", ignore_errors=True)
+    for unwanted in [path for pattern in _UNWANTED for path in folder.glob(pattern)]:
+        unwanted.unlink()
+    for source in [*map(_source, _imported_modules(asset)), *_files(asset)]:
         target = folder / source.relative_to(_ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
     return folder
 
 
-def _install(folder: Path, runtime: Runtime) -> None:
-    command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--target", str(folder)]
+def _install(folder: Path, packages: tuple[str, ...], runtime: Runtime, *options: str) -> None:
+    command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--target", str(folder), *options]
     command += ["--require-hashes", "--requirement", "-", "--constraint", str(_LOCK), "--only-binary", ":all:"]
     command += ["--no-compile-bytecode", "--link-mode", "copy", "--python-version", runtime.python]
     if runtime.platform:
         command += ["--python-platform", runtime.platform]
-    done = subprocess.run(command, input=_requirements(), cwd=_ROOT, capture_output=True, text=True, check=False)
+    pins = _pins(packages)
+    done = subprocess.run(command, input=pins, cwd=_ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"the packages of the Lambda cannot be installed: {done.stderr.strip()}")
-    # Commands, whose first line names this machine's Python.
-    shutil.rmtree(folder / "bin", ignore_errors=True)
-    for unwanted in [path for pattern in _UNWANTED for path in folder.glob(pattern)]:
-        unwanted.unlink()
 
 
-def _requirements() -> str:
+def _pins(packages: tuple[str, ...]) -> str:
     """Return the packages with the versions that the lock has."""
     pins = [line.split()[0] for line in _LOCK.read_text().splitlines() if "==" in line]
-    return "\n".join(pin for pin in pins if pin.split("==")[0] in _PACKAGES)
+    return "\n".join(pin for pin in pins if pin.split("==")[0] in packages)
 
 
-def _imported_modules() -> list[str]:
-    """Return our modules that are there once the handler and the stores are imported, in a process of their own."""
-    code = f"import sys, {', '.join(_MODULES)}; print(*(m for m in sys.modules if m.split('.')[0] == 'precalc_assets'))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=_ROOT, capture_output=True, text=True, check=True, env={})
-    return sorted(done.stdout.split())
+def _imported_modules(asset: Asset) -> list[str]:
+    """Return our modules that are there once the handler and the modules are imported, in a process of their own."""
+    names = (asset.handler.rpartition(".")[0], *asset.modules)
+    code = f"import json, sys, {', '.join(names)}; print(json.dumps([m for m in sys.modules]))"
+    return sorted(name for name in json.loads(_run(code)) if name.split(".")[0] == "precalc_assets")
+
+
+def _source(module: str) -> Path:
+    path = _ROOT.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _files(asset: Asset) -> list[Path]:
+    named = [_ROOT / name for name in asset.files]
+    return [path for name in named for path in ([name] if name.is_file() else sorted(name.iterdir()))]
+
+
+def _trim_rdkit(folder: Path) -> None:
+    """Leave of RDKit what `molecules` loads, a third of it: a Lambda starts when all of its asset has arrived.
+
+    What it loads is seen here, in this machine's RDKit of the same version. A library is wanted when a wanted file
+    names it; the names hold a digest, so nothing else is meant.
+    """
+    path = _ROOT / "precalc_assets" / "library" / "molecules.py"
+    code = (
+        f"import json, runpy, sys; runpy.run_path({str(path)!r})['identify'](['C', 'C1CC']);"
+        "print(json.dumps([m.__spec__.origin for n, m in sys.modules.items() if n.split('.')[0] == 'rdkit']))"
+    )
+    loaded = [Path(origin) for origin in json.loads(_run(code))]
+    installed = next(path for path in loaded if path.parts[-2:] == ("rdkit", "__init__.py")).parents[1]
+    wanted = {path.relative_to(installed) for path in loaded}
+    libraries = {library.name.encode(): library for library in (folder / "rdkit.libs").iterdir()}
+    unseen = [folder / name for name in wanted]
+    while unseen:
+        content = unseen.pop().read_bytes()
+        named = [library for name, library in libraries.items() if name in content]
+        new = {library.relative_to(folder) for library in named} - wanted
+        wanted |= new
+        unseen += [folder / name for name in new]
+    for top in ("rdkit", "rdkit.libs", "rdkit-stubs"):
+        for path in (folder / top).rglob("*"):
+            if path.is_file() and path.relative_to(folder) not in wanted:
+                path.unlink()
+    for path in sorted(folder.glob("rdkit*/**/"), reverse=True):
+        if not any(path.iterdir()):
+            path.rmdir()
+
+
+def _run(code: str) -> str:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=True, env={}).stdout
 
 
 def main() -> None:
-    """Build the asset into a folder."""
+    """Build the assets, each into a folder of its name."""
     parser = argparse.ArgumentParser(prog="python -m infra.lambda_asset", description=main.__doc__)
-    parser.add_argument("folder", type=Path, help="what is in it is removed")
+    parser.add_argument("folder", type=Path, help="what is in those folders is removed")
     parser.add_argument("--this-python", action="store_true", help="for the Python that runs this, not for Lambda's")
     chosen = parser.parse_args()
-    folder = build_asset(chosen.folder, THIS_PYTHON if chosen.this_python else LAMBDA)
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    print(f"{folder}: {size / 1e6:.1f} MB, handler {HANDLER}")
+    for asset in ASSETS:
+        folder = build_asset(chosen.folder / asset.name, asset, THIS_PYTHON if chosen.this_python else LAMBDA)
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        print(f"{folder}: {size / 1e6:.1f} MB, handler {asset.handler}")
 
 
 if __name__ == "__main__":

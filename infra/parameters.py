@@ -62,6 +62,11 @@ class Parameters:
         return f"{self.prefix}-{Aws.ACCOUNT_ID}-{Aws.REGION}"
 
     @property
+    def store_url(self) -> str:
+        """The value of PRECALC_STORE_URL."""
+        return f"s3://{self.bucket}"
+
+    @property
     def tables_url(self) -> str:
         """The value of PRECALC_TABLES_URL."""
         return f"dynamodb://{Aws.REGION}/{self.prefix}"

@@ -22,7 +22,7 @@ class StorageStack(Stack):
         self._make_registry(parameters)
         policy = self._make_policy(parameters)
         outputs = {
-            "StoreUrl": (f"s3://{parameters.bucket}", "PRECALC_STORE_URL in .env, and a variable in GitHub"),
+            "StoreUrl": (parameters.store_url, "PRECALC_STORE_URL in .env, and a variable in GitHub"),
             "TablesUrl": (parameters.tables_url, "PRECALC_TABLES_URL in .env, and a variable in GitHub"),
             "LogsBucket": (parameters.bucket, "PRECALC_LOGS_BUCKET on the machine with Dagster"),
             "PipelinePolicy": (policy.managed_policy_arn, "to attach to the role of the machine with Dagster"),
@@ -61,7 +61,7 @@ class StorageStack(Stack):
         Validations.of(bucket).acknowledge(
             Acknowledgment(
                 id="AwsSolutions-S1",
-                reason="Server access logs need a second bucket. Three roles can reach this one; who wants to know what"
+                reason="Server access logs need a second bucket. Four roles can reach this one; who wants to know what"
                 " they do switches on CloudTrail's data events for it.",
             )
         )

@@ -26,9 +26,7 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
         return _app.resolve(event, context)
     except Exception:  # noqa: BLE001 - nobody is above us but Lambda, which would answer without an explanation
         _log.exception("unexpected error")
-        headers = {"Content-Type": ["application/json"], "Cache-Control": ["no-store"]}
-        problem = internal_error()
-        return {"statusCode": problem.status.value, "body": problem.body, "multiValueHeaders": headers}
+        return internal_error().event()
 
 
 def _make_app() -> APIGatewayRestResolver:

@@ -1,4 +1,4 @@
-"""The Lambda's folder: small, the same each time, checked against the lock, and enough to answer with."""
+"""The Lambdas' folders: small, the same each time, checked against the lock, and enough to answer with."""
 
 import io
 import json
@@ -14,11 +14,14 @@ from aws_emulator import tables_url
 from serving import KEYS, MODEL, event, predictions, serve
 
 from infra import lambda_asset
-from infra.lambda_asset import HANDLER, LAMBDA, THIS_PYTHON, build_asset
+from infra.lambda_asset import ASSETS, INCHIKEYS, LAMBDA, READER, THIS_PYTHON, Asset, build_asset
 from precalc_assets.tables import open_tables
 
 pytestmark = pytest.mark.slow
 
+ZIPPED = {READER: 10_000_000, INCHIKEYS: 20_000_000}
+UNZIPPED = 250_000_000
+"""Bytes that a Lambda may have ("Lambda quotas"); and much less is read when it starts."""
 ARM64 = 0xB7
 """The machine in an ELF header, at byte 18."""
 
@@ -43,51 +46,83 @@ def packed(contents: dict[str, bytes]) -> bytes:
     return archive.getvalue()
 
 
-def test_the_asset_for_lambda_is_small_and_the_same_each_time(tmp_path):
-    first = files(build_asset(tmp_path / "first"))
+@pytest.mark.parametrize("asset", ASSETS, ids=lambda asset: asset.name)
+def test_the_asset_for_lambda_is_small_and_the_same_each_time(tmp_path, asset):
+    first = files(build_asset(tmp_path / "first", asset))
     (tmp_path / "second").mkdir()
     (tmp_path / "second" / "left.over").touch()
-    assert files(build_asset(tmp_path / "second", LAMBDA)) == first
-    compiled = [name for name in first if name.endswith(".so")]
+    assert files(build_asset(tmp_path / "second", asset, LAMBDA)) == first
+    compiled = [name for name in first if re.search(r"\.so(\.|$)", name)]
     assert compiled
-    assert all("cpython-313-aarch64" in name for name in compiled)
+    # RDKit's do not have the version in their names, but link to it.
+    assert all("cpython-313-aarch64" in name or name.startswith("rdkit") for name in compiled)
     assert {first[name][18] for name in compiled} == {ARM64}
     assert not [name for name in first if ".pyc" in name or name.startswith("bin/")]
-    assert len(packed(first)) < 10_000_000
+    assert len(packed(first)) < ZIPPED[asset]
+    assert sum(map(len, first.values())) < UNZIPPED
 
 
-def test_a_process_with_nothing_but_the_asset_answers(tables, tmp_path):
-    asset = build_asset(tmp_path / "asset", THIS_PYTHON)
-    rows = predictions(KEYS)
-    serve(tables, rows)
-    asked = event("POST", f"/models/{MODEL}/predictions", json.dumps({"inchikeys": KEYS}), {})
+def test_rdkit_for_lambda_has_the_libraries_that_it_has_where_it_is_tried(tmp_path):
+    def libraries(folder):
+        names = (name for name in files(folder) if name.startswith(("rdkit/", "rdkit.libs/")))
+        # Digests of their content, and the Python that they link to, are what differs.
+        return {re.sub(r"-[0-9a-f]{8}(?=\.so)|(?<=boost_python|.boost_numpy)\d+", "", name) for name in names}
+
+    there, here = (build_asset(tmp_path / r.python, INCHIKEYS, r) for r in (LAMBDA, THIS_PYTHON))
+    assert libraries(there) == libraries(here)
+
+
+def ask(asset: Path, handler: str, asked: dict, **environment: str) -> dict:
+    """Answer an event in a process that has the asset and nothing else."""
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", ASK, asset, HANDLER],
+        [sys.executable, "-I", "-S", "-c", ASK, asset, handler],
         input=json.dumps(asked),
-        env={"PRECALC_TABLES_URL": f"sqlite:///{tmp_path / 'tables.db'}"},
+        env=environment,
         capture_output=True,
         text=True,
         check=True,
     )
-    answer = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+def test_a_process_with_nothing_but_the_asset_answers(tables, tmp_path):
+    asset = build_asset(tmp_path / "asset", READER, THIS_PYTHON)
+    rows = predictions(KEYS)
+    serve(tables, rows)
+    asked = event("POST", f"/models/{MODEL}/predictions", json.dumps({"inchikeys": KEYS}), {})
+    url = f"sqlite:///{tmp_path / 'tables.db'}"
+    answer = ask(asset, READER.handler, asked, PRECALC_TABLES_URL=url)
     assert json.loads(answer["response"]["body"])["predictions"] == [list(row) for row in rows.values()]
-    large = {"boto3", "dagster", "numpy", "pandas", "polars", "pyarrow", "rdkit", "pydantic_settings"}
+    large = {"boto3", "dagster", "jinja2", "numpy", "pandas", "polars", "pyarrow", "rdkit", "pydantic_settings"}
     assert not large & set(answer["modules"])
 
+    for path, kind in (("/", "text/html"), ("/docs", "text/html"), ("/openapi.json", "application/json")):
+        response = ask(asset, READER.handler, event("GET", path, None, {}), PRECALC_TABLES_URL=url)["response"]
+        assert response["statusCode"] == 200
+        assert response["multiValueHeaders"]["Content-Type"][0].startswith(kind)
 
-def test_a_lambda_made_of_the_asset_reads_dynamodb(aws, tmp_path):
-    url = tables_url()
-    rows = predictions(KEYS)
-    serve(open_tables(url), rows)
+
+def test_a_process_with_nothing_but_the_asset_of_rdkit_answers(tmp_path):
+    asset = build_asset(tmp_path / "asset", INCHIKEYS, THIS_PYTHON)
+    asked = event("POST", "/inchikeys", json.dumps({"smiles": ["CC(=O)Oc1ccccc1C(=O)O", "C1CC", "[Xx]"]}), {})
+    answer = ask(asset, INCHIKEYS.handler, asked)
+    body = json.loads(answer["response"]["body"])
+    assert body["inchikeys"] == ["BSYNRYMUTXBXSQ-UHFFFAOYSA-N", None, None]
+    assert [error["index"] for error in body["errors"]] == [1, 2]
+    assert not {"boto3", "numpy", "pyarrow", "rdkit", "sqlite3", "zstandard"} & set(answer["modules"])
+
+
+def make_lambda(aws, asset: Asset, folder: Path, **environment: str):
+    """Make a Lambda of an asset, and return what asks it."""
     client = aws.client("lambda")
-    name = f"reader-{uuid4().hex}"
+    name = f"{asset.name}-{uuid4().hex}"
     client.create_function(
         FunctionName=name,
         Runtime="python3.13",
         Role="arn:aws:iam::000000000000:role/reader",
-        Handler=HANDLER,
-        Code={"ZipFile": packed(files(build_asset(tmp_path / "asset", THIS_PYTHON)))},
-        Environment={"Variables": {**aws.environment, "PRECALC_TABLES_URL": url}},
+        Handler=asset.handler,
+        Code={"ZipFile": packed(files(build_asset(folder, asset, THIS_PYTHON)))},
+        Environment={"Variables": {**aws.environment, **environment}},
         Timeout=30,
     )
 
@@ -95,10 +130,22 @@ def test_a_lambda_made_of_the_asset_reads_dynamodb(aws, tmp_path):
         asked = json.dumps(event(method, path, body, {}))
         return json.load(client.invoke(FunctionName=name, Payload=asked)["Payload"])
 
+    return ask
+
+
+def test_lambdas_made_of_the_assets_read_dynamodb_and_know_molecules(aws, tmp_path):
+    url = tables_url()
+    rows = predictions(KEYS)
+    serve(open_tables(url), rows)
+    ask = make_lambda(aws, READER, tmp_path / "reader", PRECALC_TABLES_URL=url)
     answer = ask("POST", f"/models/{MODEL}/predictions", json.dumps({"inchikeys": KEYS}))
     assert json.loads(answer["body"])["predictions"] == [list(row) for row in rows.values()]
     assert json.loads(ask("GET", "/models")["body"])["models"][0]["model"] == MODEL
     assert ask("GET", f"/models/eos9zzz/predictions/{KEYS[0]}")["statusCode"] == 404
+
+    ask = make_lambda(aws, INCHIKEYS, tmp_path / "inchikeys")
+    answer = ask("POST", "/inchikeys", json.dumps({"smiles": ["CCO"] * 1_000}))
+    assert json.loads(answer["body"])["inchikeys"] == ["LFQSCWFLJHTTHZ-UHFFFAOYSA-N"] * 1_000
 
 
 def test_a_package_that_is_not_the_one_of_the_lock_is_refused(tmp_path, monkeypatch):
@@ -106,4 +153,4 @@ def test_a_package_that_is_not_the_one_of_the_lock_is_refused(tmp_path, monkeypa
     (tmp_path / "lock").write_text(other)
     monkeypatch.setattr(lambda_asset, "_LOCK", tmp_path / "lock")
     with pytest.raises(RuntimeError, match=r"(?is)cannot be installed.*hash"):
-        build_asset(tmp_path / "asset", THIS_PYTHON)
+        build_asset(tmp_path / "asset", READER, THIS_PYTHON)

@@ -35,7 +35,8 @@ def require_tools() -> None:
 def run_app(folder: Path, *arguments: str, **context: str) -> subprocess.CompletedProcess[str]:
     """Synthesise the stacks into a folder, without the CDK's command; `arguments` are Python's, by default the app."""
     lambda_folder = folder.parent / "lambda"
-    lambda_folder.mkdir(exist_ok=True)
+    for name in ("reader", "inchikeys"):
+        (lambda_folder / name).mkdir(parents=True, exist_ok=True)
     given = {"lambda_folder": str(lambda_folder), **context}
     return subprocess.run(
         [PYTHON, *(arguments or _APP)],
@@ -64,7 +65,7 @@ def run_cdk(*arguments: str | Path, environment: Mapping[str, str], folder: Path
 
 
 def build_lambda(folder: Path) -> Path:
-    """Build the Lambda's folder for the Python that runs this: the emulator's."""
+    """Build the Lambdas' folders for the Python that runs this: the emulator's."""
     subprocess.run([sys.executable, "-m", "infra.lambda_asset", "--this-python", folder], cwd=PROJECT, check=True)
     return folder
 
@@ -75,16 +76,22 @@ class Template:
     def __init__(self, path: Path) -> None:
         self.path = path
         content = json.loads(path.read_text())
-        self._resources: dict[str, dict[str, Any]] = _flat(content["Resources"])
+        self.resources: dict[str, dict[str, Any]] = _flat(content["Resources"])
         self.outputs: dict[str, dict[str, Any]] = _flat(content["Outputs"])
 
     def all(self, kind: str) -> list[dict[str, Any]]:
         """Return the resources of a kind, `S3::Bucket`."""
-        return [resource for resource in self._resources.values() if resource["Type"] == f"AWS::{kind}"]
+        return [resource for resource in self.resources.values() if resource["Type"] == f"AWS::{kind}"]
 
     def only(self, kind: str) -> dict[str, Any]:
         """Return the properties of the one resource of a kind."""
         (resource,) = self.all(kind)
+        return resource["Properties"]
+
+    def named(self, kind: str, name: str) -> dict[str, Any]:
+        """Return the properties of the one resource of a kind whose logical id begins with a name."""
+        found = [r for logical_id, r in self.resources.items() if re.fullmatch(rf"{name}[0-9A-F]{{8}}", logical_id)]
+        (resource,) = (resource for resource in found if resource["Type"] == f"AWS::{kind}")
         return resource["Properties"]
 
     def statements(self) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from stacks import CFN_LINT, DEPLOY_SUBJECT, REPOSITORY, SUBJECT, load_templates, require_tools, run_app, run_cdk
 
-from infra.lambda_asset import HANDLER
+from infra.lambda_asset import INCHIKEYS, READER
 
 pytestmark = pytest.mark.slow
 
@@ -89,7 +89,7 @@ def test_no_policy_allows_more_than_it_names(stacks):
                     assert "*" not in resource[:-1]
 
 
-def test_a_reader_reads_the_tables_of_its_prefix(stacks):
+def test_a_reader_reads_the_tables_of_its_prefix_and_the_files_that_it_links_to(stacks):
     statements = [s for s in stacks["api"].statements() if s["Action"][0].startswith("dynamodb")]
     assert {action for s in statements for action in s["Action"]} == {
         "dynamodb:BatchGetItem",
@@ -99,7 +99,26 @@ def test_a_reader_reads_the_tables_of_its_prefix(stacks):
     assert resources_of(statements, "dynamodb:BatchGetItem") == {
         f"{TABLE}{name}" for name in ("eos*", "library", "models")
     }
-    assert not [s for s in stacks["api"].statements() if s["Action"][0].startswith("s3")]
+    (files,) = [s for s in stacks["api"].statements() if s["Action"][0].startswith("s3")]
+    assert (files["Action"], files["Resource"]) == (["s3:GetObject"], [f"{BUCKET}/predictions/*"])
+
+
+def test_the_lambda_with_rdkit_may_write_its_log_and_nothing_else(stacks):
+    api = stacks["api"]
+    role = api.named("IAM::Role", "InChIKeysRole")
+    assert not {"Policies", "ManagedPolicyArns"} & role.keys()
+    granted = [
+        statement
+        for policy in api.all("IAM::Policy")
+        if any("InChIKeysRole" in name for name in policy["Properties"]["Roles"])
+        for statement in policy["Properties"]["PolicyDocument"]["Statement"]
+    ]
+    assert {action for s in granted for action in s["Action"]} == {"logs:CreateLogStream", "logs:PutLogEvents"}
+    function = api.named("Lambda::Function", "InChIKeys")
+    assert function["Handler"] == INCHIKEYS.handler
+    assert "Environment" not in function
+    assert (function["MemorySize"], function["Timeout"]) == (1769, 29)
+    assert "InChIKeysRole" in function["Role"]
 
 
 def test_a_runner_computes_and_loads_shards_and_nothing_else(stacks):
@@ -130,13 +149,31 @@ def test_jobs_of_one_environment_compute_and_those_of_another_deploy(stacks):
     assert stacks["github"].only("IAM::OIDCProvider")["Url"] == f"https://{issuer}"
 
 
-def test_every_request_needs_a_key_with_limits(stacks):
-    api = stacks["api"]
+def methods_by_path(api):
+    """Return the methods of an API by verb and path."""
+    resources = {f"<{name}>": r["Properties"] for name, r in api.resources.items() if "PathPart" in r["Properties"]}
+
+    def path(reference):
+        found = resources.get(reference)
+        return f"{path(found['ParentId'])}/{found['PathPart']}" if found else ""
+
     methods = [resource["Properties"] for resource in api.all("ApiGateway::Method")]
-    assert len(methods) == 2
-    for method in methods:
-        assert method["ApiKeyRequired"] is True
+    return {(method["HttpMethod"], path(method["ResourceId"]) or "/"): method for method in methods}
+
+
+OPEN = {("GET", path) for path in ("/", "/browse/{proxy+}", "/docs", "/health", "/openapi.json")}
+
+
+def test_every_request_but_those_for_pages_needs_a_key_with_limits(stacks):
+    api = stacks["api"]
+    methods = methods_by_path(api)
+    with_key = {("ANY", "/"), ("ANY", "/{proxy+}"), ("POST", "/inchikeys")}
+    assert methods.keys() == OPEN | with_key
+    for name, method in methods.items():
+        assert method["ApiKeyRequired"] is (name in with_key)
         assert method["Integration"]["Type"] == "AWS_PROXY"
+        function = "InChIKeys" if name == ("POST", "/inchikeys") else "Function"
+        assert re.search(rf"<{function}[0-9A-F]{{8}}\.Arn>", method["Integration"]["Uri"])
     plan = api.only("ApiGateway::UsagePlan")
     assert plan["Throttle"]["RateLimit"] < plan["Throttle"]["BurstLimit"]
     assert plan["Quota"]["Period"] == "MONTH"
@@ -150,9 +187,19 @@ def test_the_api_is_of_one_region_compressed_limited_and_logged(stacks):
     assert rest_api["EndpointConfiguration"] == {"Types": ["REGIONAL"]}
     assert rest_api["BinaryMediaTypes"] == ["*/*"]
     stage = api.only("ApiGateway::Stage")
-    (settings,) = stage["MethodSettings"]
-    assert settings["ThrottlingRateLimit"] > api.only("ApiGateway::UsagePlan")["Throttle"]["RateLimit"]
-    assert settings["DataTraceEnabled"] is False
+    # A slash within a path is written ~1.
+    paths = ("/" + settings["ResourcePath"].replace("~1", "/").lstrip("/") for settings in stage["MethodSettings"])
+    limits = {(s["HttpMethod"], path): s for s, path in zip(stage["MethodSettings"], paths, strict=True)}
+    of_all = limits.pop(("*", "/*"))
+    assert of_all["ThrottlingRateLimit"] > api.only("ApiGateway::UsagePlan")["Throttle"]["RateLimit"]
+    assert limits.keys() == {("POST", "/inchikeys"), *OPEN}
+    for settings in (of_all, *limits.values()):
+        assert settings["DataTraceEnabled"] is False
+        assert settings["LoggingLevel"] == "ERROR"
+        assert settings["MetricsEnabled"] is True
+    # They have no quota, so their rate is what bounds their costs.
+    assert {limits[path]["ThrottlingRateLimit"] for path in OPEN} == {5}
+    assert limits["POST", "/inchikeys"]["ThrottlingRateLimit"] < of_all["ThrottlingRateLimit"]
     assert "requestId" in stage["AccessLogSetting"]["Format"]
     assert {log["Properties"]["RetentionInDays"] for log in api.all("Logs::LogGroup")} == {90}
 
@@ -166,17 +213,21 @@ def test_what_api_gateway_refuses_has_the_form_of_all_answers(stacks):
         assert body["error"].keys() == {"code", "message"}
 
 
-def test_the_lambda_is_told_where_the_tables_are_and_no_secret(stacks):
-    function = stacks["api"].only("Lambda::Function")
+def test_the_lambda_is_told_where_tables_and_files_are_and_no_secret(stacks):
+    function = stacks["api"].named("Lambda::Function", "Function")
     assert (function["Runtime"], function["Architectures"]) == ("python3.13", ["arm64"])
-    assert function["Handler"] == HANDLER
-    assert function["Environment"] == {"Variables": {"PRECALC_TABLES_URL": "dynamodb://<AWS::Region>/precalc"}}
+    assert function["Handler"] == READER.handler
+    assert function["Environment"]["Variables"] == {
+        "PRECALC_TABLES_URL": "dynamodb://<AWS::Region>/precalc",
+        "PRECALC_STORE_URL": "s3://precalc-<AWS::AccountId>-<AWS::Region>",
+    }
     assert function["Timeout"] <= 29
 
 
 def test_somebody_hears_of_errors_throttles_and_slow_answers(stacks):
     alarms = [resource["Properties"] for resource in stacks["api"].all("CloudWatch::Alarm")]
-    assert {alarm["MetricName"] for alarm in alarms} == {"5XXError", "Errors", "Throttles", "Latency"}
+    watched = sorted(alarm["MetricName"] for alarm in alarms)
+    assert watched == ["5XXError", "Errors", "Errors", "Latency", "Throttles", "Throttles"]
     (topic,) = {action for alarm in alarms for action in alarm["AlarmActions"]}
     subscription = stacks["api"].only("SNS::Subscription")
     assert (subscription["TopicArn"], subscription["Protocol"]) == (topic, "email")
@@ -221,6 +272,7 @@ def test_the_command_line_synthesises_what_it_deploys_with_the_lambda_in_it(tmp_
     require_tools()
     run_cdk("synth", "--quiet", "--output", tmp_path, "-c", f"repository={REPOSITORY}", environment=os.environ)
     assert load_templates(tmp_path).keys() == {"storage", "api", "github"}
-    (asset,) = tmp_path.glob("asset.*")
-    assert (asset / "precalc_assets" / "api" / "handler.py").is_file()
-    assert list(asset.glob("pydantic_core/*aarch64*.so"))
+    reader, inchikeys = sorted(tmp_path.glob("asset.*"), key=lambda asset: (asset / "rdkit").exists())
+    assert (reader / "precalc_assets" / "api" / "handler.py").is_file()
+    assert (inchikeys / "precalc_assets" / "api" / "inchikey_handler.py").is_file()
+    assert all(list(asset.glob("pydantic_core/*aarch64*.so")) for asset in (reader, inchikeys))

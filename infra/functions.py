@@ -1,0 +1,110 @@
+"""The Lambdas behind the API: one that reads the tables and signs links, one that has RDKit and no rights at all."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from aws_cdk import Acknowledgment, Duration, RemovalPolicy, Validations
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_logs as logs
+from constructs import Construct
+
+from infra.access import acknowledge_wildcards, reader_statements
+from infra.lambda_asset import INCHIKEYS, READER, Asset
+from infra.parameters import Parameters
+
+RETENTION = logs.RetentionDays.THREE_MONTHS
+
+_TIMEOUT = Duration.seconds(29)
+"""API Gateway waits no longer ("Amazon API Gateway quotas")."""
+_READER_MB = 1024
+"""A Lambda's share of a core grows with its memory; this is 0.58 of one ("Configure Lambda function memory")."""
+_RDKIT_MB = 1769
+"""One core, by the same page: RDKit uses no more, and its process may have 1 GB of memory."""
+
+
+def make_reader(scope: Construct, parameters: Parameters) -> lambda_.Function:
+    """Return the Lambda that answers whatever needs the tables."""
+    statements = reader_statements(parameters.prefix, parameters.bucket)
+    role = _make_role(scope, "Reader", "What the Lambda needs to read predictions", statements)
+    return _make_function(
+        scope,
+        "Function",
+        READER,
+        parameters,
+        role,
+        description="Reads predictions by InChIKey",
+        memory_mb=_READER_MB,
+        log_group=_make_log(scope, "Log", role),
+        environment={"PRECALC_TABLES_URL": parameters.tables_url, "PRECALC_STORE_URL": parameters.store_url},
+    )
+
+
+def make_inchikeys(scope: Construct, parameters: Parameters) -> lambda_.Function:
+    """Return the Lambda that answers `POST /inchikeys`; it may write its log, and nothing else."""
+    role = _make_role(scope, "InChIKeysRole", "What the Lambda with RDKit needs: nothing but its log", [])
+    return _make_function(
+        scope,
+        "InChIKeys",
+        INCHIKEYS,
+        parameters,
+        role,
+        description="Makes InChIKeys of SMILES, by RDKit",
+        memory_mb=_RDKIT_MB,
+        log_group=_make_log(scope, "InChIKeysLog", role),
+        environment={},
+    )
+
+
+def _make_role(scope: Construct, name: str, description: str, statements: Sequence[iam.PolicyStatement]) -> iam.Role:
+    policies = {"reader": iam.PolicyDocument(statements=list(statements))} if statements else None
+    role = iam.Role(
+        scope,
+        name,
+        description=description,
+        assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"),
+        inline_policies=policies,
+    )
+    acknowledge_wildcards(role, statements)
+    return role
+
+
+def _make_log(scope: Construct, name: str, role: iam.Role) -> logs.LogGroup:
+    group = logs.LogGroup(scope, name, retention=RETENTION, removal_policy=RemovalPolicy.DESTROY)
+    group.grant_write(role)
+    return group
+
+
+def _make_function(
+    scope: Construct,
+    name: str,
+    asset: Asset,
+    parameters: Parameters,
+    role: iam.Role,
+    *,
+    description: str,
+    memory_mb: int,
+    log_group: logs.LogGroup,
+    environment: Mapping[str, str],
+) -> lambda_.Function:
+    function = lambda_.Function(
+        scope,
+        name,
+        description=description,
+        runtime=lambda_.Runtime.PYTHON_3_13,
+        architecture=lambda_.Architecture.ARM_64,
+        handler=asset.handler,
+        code=lambda_.Code.from_asset(str(Path(parameters.lambda_folder) / asset.name)),
+        memory_size=memory_mb,
+        timeout=_TIMEOUT,
+        role=role,
+        log_group=log_group,
+        environment=dict(environment),
+    )
+    Validations.of(function).acknowledge(
+        Acknowledgment(
+            id="AwsSolutions-L1",
+            reason="The asset's compiled wheels are those of infra.lambda_asset.LAMBDA, Python 3.13.",
+        )
+    )
+    return function
