@@ -1,12 +1,17 @@
 """Gathering the card of a model: what it says of itself, what its table holds, and what the canary found out."""
 
+import hashlib
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from obstore.store import ObjectStore
 
-from precalc_assets.cards import ModelCard
+from precalc_assets.cards import PLOTTED_COLUMNS, Distribution, ModelCard, find_card
+from precalc_assets.columns import Column
+from precalc_assets.errors import TableError
 from precalc_assets.inference import ModelMetadata, find_report, list_models, open_model
 from precalc_assets.predictions import find_manifest
+from precalc_assets.predictions.distributions import describe_predictions
 from precalc_assets.settings import Settings
 from precalc_assets.tables import KeyValueStore, TableReader
 
@@ -23,6 +28,9 @@ def make_card(store: ObjectStore, tables: KeyValueStore, model: str, settings: S
     report = find_report(store, model)
     metadata = _find_metadata(model, settings, report.metadata if report else None)
     canary = report if report and report.release in releases else None
+    served = {shard: directory.built_from for shard, directory in directories.items()}
+    plotted = reader.columns[:PLOTTED_COLUMNS]
+    plotted_of = _digest(plotted, served)
     return ModelCard(
         model=model,
         title=metadata.title,
@@ -41,7 +49,26 @@ def make_card(store: ObjectStore, tables: KeyValueStore, model: str, settings: S
         updated=datetime.now(UTC),
         deterministic=canary.deterministic if canary else None,
         varying=canary.varying if canary else (),
+        distributions=_find_distributions(tables, model, plotted_of)
+        or describe_predictions(store, model, plotted, served),
+        distributions_of=plotted_of,
     )
+
+
+def _digest(columns: Sequence[Column], served: Mapping[str, str]) -> str:
+    """Return a name of what distributions are made of: these columns of these shards."""
+    lines = [f"{column.name} {column.type}" for column in columns]
+    lines += [f"{shard} {digest}" for shard, digest in sorted(served.items())]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _find_distributions(tables: KeyValueStore, model: str, made_of: str) -> tuple[Distribution, ...]:
+    """Return those of the card before if they were made of the same: to read all files takes a while."""
+    try:
+        card = find_card(tables, model)
+    except TableError:
+        return ()  # It is damaged, and about to be replaced.
+    return card.distributions if card and card.distributions_of == made_of else ()
 
 
 def _find_metadata(model: str, settings: Settings, reported: ModelMetadata | None) -> ModelMetadata:

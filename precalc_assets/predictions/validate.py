@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,10 +14,12 @@ from precalc_assets import storage
 from precalc_assets.errors import ShardError
 from precalc_assets.library import LibraryManifest, read_shard
 from precalc_assets.outcomes import Check, ShardOutcome, each_shard
+from precalc_assets.predictions.against_canary import Canary, Comparison, check_release
 from precalc_assets.predictions.manifest import RawManifest, read_part, require_manifest
 from precalc_assets.predictions.parquet import PredictionsWriter, Provenance
 from precalc_assets.predictions.validation import (
     PREDICTION_CHECKS,
+    PREDICTION_WARNINGS,
     broken_check,
     check_failure_rate,
     predictions_schema,
@@ -35,39 +38,62 @@ class BrokenCheckError(Exception):
 
 
 def validate_shards(
-    store: ObjectStore, library: LibraryManifest, model: str, shards: Iterable[str], *, max_failure_rate: float
+    store: ObjectStore,
+    library: LibraryManifest,
+    model: str,
+    shards: Iterable[str],
+    *,
+    max_failure_rate: float,
+    canary: Canary | None = None,
 ) -> Iterator[ShardOutcome]:
     """Make the predictions of each shard from its raw predictions, and yield what came of it.
 
     A shard whose data break a check is a failed outcome that carries the check, and its earlier predictions, if any,
-    stay as they were. Memory is bounded by a few parts.
+    stay as they were; those of `PREDICTION_WARNINGS` it carries broken, and lands. `canary` is the model's, if one
+    was run. Memory is bounded by a few parts.
     """
-    yield from each_shard(shards, lambda shard: _validate_shard(store, library, model, shard, max_failure_rate))
+    releases: list[str] = []
+    task = _Task(store, library, model, max_failure_rate, canary, releases)
+    yield from each_shard(shards, lambda shard: _validate_shard(task, shard))
 
 
-def _validate_shard(
-    store: ObjectStore, library: LibraryManifest, model: str, shard: str, max_failure_rate: float
-) -> ShardOutcome:
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What `validate_shards` was asked for, and the releases of the shards that it has validated."""
+
+    store: ObjectStore
+    library: LibraryManifest
+    model: str
+    max_failure_rate: float
+    canary: Canary | None
+    releases: list[str]
+
+
+def _validate_shard(task: _Task, shard: str) -> ShardOutcome:
     started = time.perf_counter()
+    store, library, model = task.store, task.library, task.model
     manifest = require_manifest(store, model, shard)
     if manifest.shard_digest != library.shards[shard].digest:
         raise ShardError(
             f"the raw predictions of {model} for shard {shard} are of another version of the library; "
             f"run `precalc predict {model} --shards {shard}`"
         )
-    rate = check_failure_rate(manifest, max_failure_rate)
+    rate = check_failure_rate(manifest, task.max_failure_rate)
     if not rate.passed:
         raise ShardError(f"shard {shard} of {model}: {rate.description}")
     path_in_store = storage.predictions(model, shard)
     with TemporaryDirectory(prefix="precalc-") as folder:
         path = Path(folder) / "predictions.parquet"
         try:
-            _write_predictions(path, store, library, manifest)
+            compared = _write_predictions(path, task, manifest)
         except BrokenCheckError as broken:
             check = Check(broken.name, passed=False, description=str(broken))
             return ShardOutcome(shard, failure=f"shard {shard} of {model}: {broken}", checks=(check,))
         obstore.put(store, path_in_store, path)
         size = path.stat().st_size
+    compared.append(check_release(manifest.release, task.canary, tuple(task.releases)))
+    task.releases.append(manifest.release)
+    found = {check.name: check for check in compared}
     return ShardOutcome(
         shard,
         digest=manifest.digest,
@@ -82,12 +108,18 @@ def _validate_shard(
             "release": manifest.release,
             "seconds": round(time.perf_counter() - started, 3),
         },
-        checks=tuple(Check(name, passed=True, description=promise) for name, promise in PREDICTION_CHECKS.items()),
+        checks=tuple(
+            found.get(name) or Check(name, passed=True, description=promise)
+            for name, promise in PREDICTION_CHECKS.items()
+        ),
     )
 
 
-def _write_predictions(path: Path, store: ObjectStore, library: LibraryManifest, manifest: RawManifest) -> None:
+def _write_predictions(path: Path, task: _Task, manifest: RawManifest) -> list[Check]:
+    """Write a shard's file, and return what comes of comparing it with the canary."""
+    store, library = task.store, task.library
     molecules = pl.DataFrame(pl.from_arrow(read_shard(store, library, manifest.shard)))
+    comparison = Comparison(task.canary, manifest.release, manifest.columns)
     provenance = Provenance(
         model=manifest.model,
         release=manifest.release,
@@ -111,6 +143,7 @@ def _write_predictions(path: Path, store: ObjectStore, library: LibraryManifest,
         if broken:
             raise BrokenCheckError(*broken)
         writer.write(frame)
+        comparison.add(frame)
         rows += frame.height
         values += frame.height * len(manifest.columns) - sum(frame.null_count().row(0))
     writer.close()
@@ -118,6 +151,13 @@ def _write_predictions(path: Path, store: ObjectStore, library: LibraryManifest,
         raise BrokenCheckError("keys", f"the parts have {rows} molecules, the library's shard has {molecules.height}")
     if rows and not values:
         raise BrokenCheckError("nulls", f"all values of all {rows} molecules are null; see the model's log")
+    checks = comparison.checks()
+    for check in checks:
+        if not check.passed and check.name not in PREDICTION_WARNINGS:
+            raise BrokenCheckError(
+                check.name, f"{check.description}; see the model's log, or run its canary again if it is right"
+            )
+    return checks
 
 
 def _read_parts(store: ObjectStore, manifest: RawManifest) -> Iterator[pl.DataFrame]:

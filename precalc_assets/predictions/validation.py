@@ -20,8 +20,14 @@ PREDICTION_CHECKS = {
     "keys": "the molecules are those of the library's shard, each once, in its order",
     "finite": "every number is finite",
     "nulls": "not every value is null",
+    "not_constant": "not all of the columns that varied in the canary are constant",
+    "one_release": "the release is the canary's, and that of the other shards",
+    "distribution": "each column's values are distributed as in the canary, as far as that can tell",
 }
-"""The checks of a shard's predictions, all of them blocking: name and promise."""
+"""The checks of a shard's predictions: name and promise."""
+
+PREDICTION_WARNINGS = frozenset({"one_release", "distribution"})
+"""Those of them that keep no shard from being published: a sample may mislead, and a release may be changed midway."""
 
 
 def predictions_schema(columns: Sequence[Column], inchikeys: pl.Series) -> pa.DataFrameSchema:

@@ -6,12 +6,15 @@ import dagster as dg
 
 from precalc_assets.cards import publish_card
 from precalc_assets.defs.inference.assets import raw_predictions
-from precalc_assets.defs.model_metadata import model_metadata
 from precalc_assets.defs.partitions import model_shards, models, shards_by_model
 from precalc_assets.defs.recording import Event, Recorder, check_specs, clear_failures
 from precalc_assets.defs.resources import TABLES_KIND, Platform
 from precalc_assets.defs.serving.automation import follow_upstream, follow_upstream_in_part
+from precalc_assets.defs.serving.cards import card_metadata
+from precalc_assets.defs.serving.checks import CARD_CHECKS, WarningRecorder, card_results
+from precalc_assets.inference import find_report
 from precalc_assets.predictions import PREDICTION_CHECKS, TABLE_CHECKS, load_shards, validate_shards
+from precalc_assets.predictions.validation import PREDICTION_WARNINGS
 from precalc_assets.publishing import make_card
 
 
@@ -24,17 +27,24 @@ from precalc_assets.publishing import make_card
     "Parquet file per model and shard. The columns shown are those of the partition that landed last.",
     backfill_policy=dg.BackfillPolicy.single_run(),
     automation_condition=follow_upstream(),
-    check_specs=check_specs("predictions", PREDICTION_CHECKS, model_shards),
+    check_specs=check_specs("predictions", PREDICTION_CHECKS, model_shards, warnings=PREDICTION_WARNINGS),
 )
 def predictions(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> Iterator[Event]:
     """Validate the shards of this run."""
     with clear_failures():
         settings = platform.settings
         library = platform.library()
-        recorder = Recorder(context, platform, "raw_predictions", checks=PREDICTION_CHECKS)
+        recorder = WarningRecorder(
+            context, platform, "raw_predictions", checks=PREDICTION_CHECKS, warnings=PREDICTION_WARNINGS
+        )
         for model, shards in shards_by_model(context.partition_keys).items():
             outcomes = validate_shards(
-                platform.store, library, model, shards, max_failure_rate=settings.max_failure_rate
+                platform.store,
+                library,
+                model,
+                shards,
+                max_failure_rate=settings.max_failure_rate,
+                canary=find_report(platform.store, model),
             )
             yield from recorder.record(outcomes, model)
         yield from recorder.conclude()
@@ -65,39 +75,16 @@ def prediction_table(context: dg.AssetExecutionContext, platform: dg.ResourcePar
     partitions_def=models,
     group_name="serving",
     kinds={TABLES_KIND},
-    description="What readers see of a model: columns, coverage, releases, failures. Publishes it in the registry.",
+    description="What readers see of a model: columns, coverage, releases, failures, plots. "
+    "Publishes it in the registry.",
     automation_condition=follow_upstream_in_part(),
-    check_specs=[dg.AssetCheckSpec("coverage", asset="model_card", description="every shard is in the table")],
+    check_specs=[
+        dg.AssetCheckSpec(name, asset="model_card", description=promise) for name, promise in CARD_CHECKS.items()
+    ],
 )
 def model_card(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> Iterator[Event]:
     """Gather and publish a model's card."""
     with clear_failures():
         card = make_card(platform.store, platform.tables, context.partition_key, platform.settings)
         publish_card(platform.tables, card)
-        repeatable = {} if card.deterministic is None else {"deterministic": card.deterministic}
-        yield dg.MaterializeResult(
-            metadata={
-                **model_metadata(
-                    title=card.title,
-                    description=card.description,
-                    tags=card.tags,
-                    license=card.license,
-                    publication=card.publication,
-                    source_code=card.source_code,
-                    columns=card.columns,
-                ),
-                "releases": ", ".join(card.releases),
-                "dagster/row_count": card.molecules,
-                "shards": f"{len(card.shards)} of {card.n_shards}",
-                "quarantined": card.quarantined,
-                **repeatable,
-            },
-            check_results=[
-                dg.AssetCheckResult(
-                    check_name="coverage",
-                    passed=card.covered,
-                    severity=dg.AssetCheckSeverity.WARN,
-                    description=f"{len(card.shards)} of {card.n_shards} shards are in the table",
-                )
-            ],
-        )
+        yield dg.MaterializeResult(metadata=card_metadata(card), check_results=card_results(card))
