@@ -41,6 +41,14 @@ Until = Annotated[
         help="How long this may take, as 5h30m: it ends before a batch that would not end in time.", show_default=False
     ),
 ]
+Api = Annotated[
+    str | None,
+    typer.Option(
+        envvar="PRECALC_API_URL",
+        help="The URL of an API to read from, in place of the tables of the settings.",
+        show_default=False,
+    ),
+]
 Key = Annotated[str, typer.Argument(help="An execution's key: eos3b5e-0007.", show_default=False)]
 JobShards = Annotated[str, typer.Option(help="The shards of this job.", show_default=False)]
 
@@ -104,21 +112,102 @@ def request(model: Model, sample: Sample = None) -> None:
 
 @app.command()
 def get(
-    model: Model,
-    molecules: Annotated[list[str] | None, typer.Argument(help="InChIKeys or SMILES.", show_default=False)] = None,
-    input_file: Annotated[
-        Path | None, typer.Option("--input", "-i", help="A file of InChIKeys or SMILES: CSV, CSV.gz or SMI.")
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL... [MOLECULE]...", help="Model ids, then InChIKeys or SMILES.", show_default=False
+        ),
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="A CSV file; stdout by default.")] = None,
+    input_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--input",
+            "-i",
+            help="A file of InChIKeys or SMILES: CSV, CSV.gz or SMI; - is standard input, as is what is piped.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="A file: .csv, .csv.gz, .parquet or .jsonl; a folder for several models; stdout by default.",
+            show_default=False,
+        ),
+    ] = None,
     missing: Annotated[
         Path | None,
-        typer.Option(help="Write the molecules that have no prediction here, as `ersilia run -i` takes them."),
+        typer.Option(
+            help="Write the molecules that are not precalculated here, as `ersilia run -i` takes them.",
+            show_default=False,
+        ),
     ] = None,
+    file_format: Annotated[
+        str | None,
+        typer.Option("--format", help="csv, csv.gz, parquet or jsonl; by default what the file's name says."),
+    ] = None,
+    api: Api = None,
+    include_smiles: Annotated[
+        bool, typer.Option("--include-smiles", help="Add a column with the reference library's SMILES.")
+    ] = False,
+    all_models: Annotated[
+        bool, typer.Option("--all-models", help="All models that are served, into a folder.")
+    ] = False,
+    compute_missing: Annotated[
+        bool,
+        typer.Option("--compute-missing", help="Run the model on what is not precalculated; `source` tells which."),
+    ] = False,
 ) -> None:
-    """Read predictions, in the order of the molecules."""
-    from precalc_assets.cli.get import get as work
+    """Read predictions, in the order of the molecules; goes on where an earlier call was interrupted."""
+    from precalc_assets.cli.get import Options, answer
 
-    work(model, molecules or [], input_file, output, missing)
+    answer(
+        words or [],
+        Options(
+            input_file=input_file,
+            output=output,
+            missing=missing,
+            format=file_format,
+            api=api,
+            include_smiles=include_smiles,
+            all_models=all_models,
+            compute_missing=compute_missing,
+        ),
+    )
+
+
+@app.command()
+def download(
+    model: Model,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A folder; by default one named like the model.")
+    ] = None,
+    api: Api = None,
+) -> None:
+    """Download a model's Parquet files, checked; goes on where an earlier call was interrupted."""
+    from precalc_assets.cli.download import download as work
+
+    work(model, output or Path(model), api)
+
+
+@app.command()
+def login(
+    url: Annotated[str, typer.Argument(help="The URL of an API.", show_default=False)],
+    forget: Annotated[bool, typer.Option("--forget", help="Remove the key from the keyring.")] = False,
+) -> None:
+    """Keep an API's key in this machine's keyring; it is asked for, and not shown."""
+    from precalc_assets.cli.get import login as work
+
+    work(url, forget=forget)
+
+
+@app.command()
+def api(port: Annotated[int, typer.Option(min=0, max=65_535, help="Where it listens.")] = 8000) -> None:
+    """Serve the read API, its documentation and the landing page on this machine."""
+    from precalc_assets.cli.api import serve as work
+
+    work(port)
 
 
 @app.command()

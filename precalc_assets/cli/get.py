@@ -1,127 +1,301 @@
-"""`precalc get`: reading predictions from the table, a batch at a time, in the order of the molecules."""
+"""`precalc get` and `precalc login`: predictions of somebody's molecules, from the tables or from an API."""
 
-import csv
+import json
+import os
+import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from tempfile import TemporaryDirectory
 
-from precalc_assets.cards import find_card, name_variation
-from precalc_assets.errors import TableError, UsageError
-from precalc_assets.model_ids import check_model_id
+from precalc_assets.cards import name_variation
+from precalc_assets.client.asked import IdentifiedMolecules, MoleculeFile, MoleculeList, Molecules, keep_stream
+from precalc_assets.client.formats import find_format
+from precalc_assets.client.getting import Counts, OnRows, Question, get_to_file, get_to_stream, ignore_rows
+from precalc_assets.client.opening import open_source
+from precalc_assets.client.source import ModelInfo, OpenModel, Source
+from precalc_assets.errors import UsageError
+from precalc_assets.model_ids import check_model_id, is_model_id
 from precalc_assets.settings import load_settings
-from precalc_assets.sharding import INCHIKEY
-from precalc_assets.tables import KeyValueStore, TableReader, Value, open_tables
 
-_BATCH = 1_000
+_MANIFEST = "manifest.json"
 
+_WORTH_A_BAR = 1_000
+"""Molecules: fewer are answered before a person has read what the bar says."""
 
-class Asked(NamedTuple):
-    """A molecule as it was asked for, and its InChIKey; None where it is neither an InChIKey nor a SMILES."""
-
-    text: str
-    inchikey: str | None
+_LISTED = 20
+"""Molecules on the command line: more than anybody types, and few enough to be identified before all else."""
 
 
-def get(model: str, molecules: Sequence[str], source: Path | None, output: Path | None, missing: Path | None) -> None:
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was asked for, beside models and molecules."""
+
+    input_file: Path | None = None
+    output: Path | None = None
+    missing: Path | None = None
+    format: str | None = None
+    api: str | None = None
+    include_smiles: bool = False
+    all_models: bool = False
+    compute_missing: bool = False
+
+
+def get(
+    model: str, molecules: Sequence[str], input_file: Path | None, output: Path | None, missing: Path | None
+) -> None:
+    """Do what `answer` does for one model of the tables."""
+    answer([model, *molecules], Options(input_file=input_file, output=output, missing=missing))
+
+
+def answer(words: Sequence[str], options: Options) -> None:
     """Write `key,input` and the model's columns, a row per molecule asked for; empty cells where there is none.
 
     Raises UsageError for molecules on the command line that are none. In a file they are rows like others, counted.
     """
-    check_model_id(model)
-    if bool(molecules) == bool(source):
-        raise UsageError("name molecules, or a file of them with -i; one of the two")
+    models, named = _split(words, options)
+    many = options.all_models or len(models) > 1
+    _check(options, many=many)
+    sys.stdout.flush()
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(TemporaryDirectory(prefix="precalc-")))
+        molecules = _open_molecules(named, options.input_file, scratch)
+        source = open_source(options.api)
+        stack.callback(source.close)
+        try:
+            if many:
+                _get_many(source, models or [entry.model for entry in source.models()], molecules, options, scratch)
+            else:
+                _get_one(source.open(models[0]), molecules, options, scratch)
+        except BrokenPipeError:
+            # Whoever reads has read enough, as `head` does; Python would complain once more when it exits.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def login(url: str, *, forget: bool) -> None:
+    """Ask for an API's key without showing it, see that the API takes it, and keep it in the machine's keyring."""
+    from precalc_assets.client.keys import check_key, forget_key, normal_url, store_key
+    from precalc_assets.client.remote import RemoteSource
+
+    url = normal_url(url)
+    if forget:
+        there = forget_key(url)
+        print(f"the key of {url} is forgotten" if there else f"there was no key of {url}", file=sys.stderr)
+        return
+    import typer
+
+    key = check_key(url, typer.prompt(f"key of {url}", hide_input=True, err=True).strip())
+    source = RemoteSource(url, key)
+    try:
+        n_models = len(source.models())
+    finally:
+        source.close()
+    store_key(url, key)
+    print(f"{url} takes it and serves {n_models:,} models; the key is in this machine's keyring", file=sys.stderr)
+
+
+def _split(words: Sequence[str], options: Options) -> tuple[list[str], list[str]]:
+    """Return the models, which come first, and the molecules: no SMILES reads like a model id."""
+    n_models = next((at for at, word in enumerate(words) if not is_model_id(word)), len(words))
+    if options.all_models:
+        if n_models:
+            raise UsageError(f"{words[0]} is a model; name models, or give --all-models")
+    elif not n_models:
+        check_model_id(words[0] if words else "")
+    return list(words[:n_models]), list(words[n_models:])
+
+
+def _check(options: Options, *, many: bool) -> None:
+    output, missing = options.output, options.missing
+    if output and missing and output.absolute() == missing.absolute():
+        raise UsageError(f"{output} is named twice; give --output and --missing a place each")
+    if missing and options.compute_missing:
+        raise UsageError("with --compute-missing nothing is left to be listed; leave --missing out")
+    if many:
+        if output is None:
+            raise UsageError("several models are written into a folder, a file for each; name one with -o")
+        for path in (output, missing):
+            if path and path.exists() and not path.is_dir():
+                raise UsageError(f"{path} is a file; of several models a folder is made, with a file for each")
+        find_format(options.format, None)
+        return
     for path in (output, missing):
         if path and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise UsageError(f"{path}: that is a folder, or in a folder that does not exist; name a file")
-    if output and output == missing:
-        raise UsageError(f"{output} is named twice; give --output and --missing a file each")
+    if output is None and options.format == "parquet":
+        raise UsageError("Parquet goes into a file; name one with -o")
+
+
+def _open_molecules(named: Sequence[str], path: Path | None, scratch: Path) -> Molecules:
+    if named and path:
+        raise UsageError("name molecules, or a file of them with -i; one of the two")
+    processes = load_settings().processes
+    if named:
+        molecules = MoleculeList(named, processes=processes)
+        reasons = [reason for batch in molecules.batches(_LISTED) for reason in batch.reasons]
+        if reasons:
+            raise UsageError(f"{reasons[0]}; give a SMILES or an InChIKey")
+        return molecules
+    if path is None or str(path) == "-":
+        if path is None and sys.stdin.isatty():
+            raise UsageError("name molecules, a file of them with -i, or pipe them into standard input")
+        path = keep_stream(sys.stdin.buffer, scratch)
+    return MoleculeFile(path, processes=processes)
+
+
+def _get_one(model: OpenModel, molecules: Molecules, options: Options, scratch: Path) -> None:
+    question = Question(model, molecules, find_format(options.format, options.output), smiles=options.include_smiles)
+    if options.output:
+        counts = _get_file(question, options.output, options.missing, options)
+        print(f"{options.output}: {counts.rows:,} molecules, {model.info.citation}", file=sys.stderr)
+    elif options.missing or options.compute_missing:
+        _get_file(question, scratch / "answers", options.missing, options)
+        with (scratch / "answers").open("rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+    else:
+        _warn(model.info)
+        _report(get_to_stream(question, sys.stdout.buffer), None)
+
+
+def _get_many(source: Source, models: Sequence[str], molecules: Molecules, options: Options, scratch: Path) -> None:
+    """Write a file for each model into a folder, and a manifest of what each holds; goes on behind those there."""
+    output, missing = options.output, options.missing
+    if output is None:
+        return
+    for folder in filter(None, (output, missing)):
+        folder.mkdir(parents=True, exist_ok=True)
+    molecules = IdentifiedMolecules(molecules, scratch / "molecules.jsonl")
+    manifest = _Manifest(output / _MANIFEST)
+    written = find_format(options.format, None)
+    for name in dict.fromkeys(models):
+        path = output / f"{name}.{options.format or 'csv'}"
+        lost = missing / f"{name}.csv" if missing else None
+        question = Question(source.open(name), molecules, written, smiles=options.include_smiles)
+        info = question.model.info
+        choices = [options.include_smiles, options.compute_missing]
+        asked = {**info.provenance, "input": molecules.digest, "options": choices}
+        if manifest.has(path.name, asked) and path.exists() and (lost is None or lost.exists()):
+            print(f"{path} is there already", file=sys.stderr)
+            continue
+        counts = _get_file(question, path, lost, options)
+        found = {"found": counts.found, "missing": counts.missing, "unreadable": counts.unreadable}
+        manifest.add(path.name, asked | found)
+        print(f"{path}: {counts.rows:,} molecules, {info.citation}", file=sys.stderr)
+
+
+class _Manifest:
+    """The file of a folder that says what each of the others holds, and where that is from."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            entries = json.loads(path.read_bytes())["files"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            entries = {}
+        self._entries: dict[str, dict[str, object]] = entries if isinstance(entries, dict) else {}
+
+    def has(self, name: str, asked: dict[str, object]) -> bool:
+        """Return whether a file was written for this."""
+        return asked.items() <= self._entries.get(name, {}).items()
+
+    def add(self, name: str, entry: dict[str, object]) -> None:
+        """Take note of a file that is whole."""
+        self._entries[name] = entry
+        partial = self._path.with_name(f".{self._path.name}.partial")
+        partial.write_text(json.dumps({"files": self._entries}, indent=2) + "\n", encoding="utf-8")
+        partial.replace(self._path)
+
+
+def _get_file(question: Question, path: Path, missing: Path | None, options: Options) -> Counts:
+    model = question.model.info.model
+    _warn(question.model.info)
+    if options.compute_missing:
+        return _compute(question, path)
+    with _bar(f"get {model}", question.molecules.total) as on_rows:
+        counts = get_to_file(question, path, missing, on_rows=on_rows)
+    _report(counts, missing)
+    return counts
+
+
+def _compute(question: Question, path: Path) -> Counts:
+    from precalc_assets.client.computing import Computer, get_and_compute
+    from precalc_assets.inference import ModelRunner, open_model, open_runner
+
     settings = load_settings()
-    tables = open_tables(settings.tables_url)
-    reader = TableReader(tables, model)
-    _warn_of_variation(tables, model)
-    asked = _identify(molecules) if molecules else _read(source) if source else ()
+    model = question.model.info.model
+
+    def open_it() -> ModelRunner:
+        return open_runner(open_model(model, settings), settings)
+
     with ExitStack() as stack:
-        rows = csv.writer(_open(stack, output) if output else sys.stdout, lineterminator="\n")
-        lost = csv.writer(_open(stack, missing), lineterminator="\n") if missing else None
-        rows.writerow(("key", "input", *(column.name for column in reader.columns)))
-        if lost:
-            lost.writerow(("smiles",))
-        total = found = unreadable = 0
-        for batch in _batches(asked):
-            answers = _answers(reader, batch)
-            for molecule, answer in zip(batch, answers, strict=True):
-                rows.writerow((molecule.inchikey or "", molecule.text, *(answer or [None] * len(reader.columns))))
-                if lost and answer is None:
-                    lost.writerow((molecule.text,))
-            found += sum(answer is not None for answer in answers)
-            unreadable += sum(molecule.inchikey is None for molecule in batch)
-            total += len(batch)
-    unfound = total - found - unreadable
-    if unfound or unreadable:
-        where = f"; listed in {missing}" if missing else "; --missing FILE lists them"
+
+        def on_computed(total: int) -> OnRows:
+            print(f"{total:,} molecules are not precalculated; {model} is run on them", file=sys.stderr)
+            return stack.enter_context(_bar(f"compute {model}", total))
+
+        counts, outcome = get_and_compute(
+            question,
+            path,
+            Computer(open_it, settings.batch_size),
+            on_rows=stack.enter_context(_bar(f"get {model}", question.molecules.total)),
+            on_computed=on_computed,
+        )
+    by = f" by {outcome.release}" if outcome.computed else ""
+    said = [f"{counts.found:,} precalculated", f"{outcome.computed:,} computed{by}"]
+    said += [f"{outcome.failed:,} failed"] * bool(outcome.failed)
+    said += [f"{counts.unreadable:,} neither InChIKey nor SMILES"] * bool(counts.unreadable)
+    print(", ".join(said), file=sys.stderr)
+    _explain(outcome.failed, outcome.reasons)
+    _explain(counts.unreadable, counts.reasons)
+    return counts
+
+
+def _warn(info: ModelInfo) -> None:
+    """Tell a reader whose model would predict something else next time."""
+    if info.deterministic is False:
         print(
-            f"{found:,} found, {unfound:,} not precalculated, {unreadable:,} neither InChIKey nor SMILES{where}",
+            f"warning: predictions of {info.model} vary between runs, in {name_variation(info.varying)}",
             file=sys.stderr,
         )
 
 
-def _warn_of_variation(tables: KeyValueStore, model: str) -> None:
-    """Tell a reader whose model would predict something else next time. A card that is damaged stops no one."""
-    try:
-        card = find_card(tables, model)
-    except TableError as error:
-        print(f"warning: {error}", file=sys.stderr)
+def _report(counts: Counts, missing: Path | None) -> None:
+    """Tell what is not in the answer, if anything is not."""
+    if counts.silent:
+        print(f"{counts.silent:,} of those found have no value: the model could not answer them", file=sys.stderr)
+    if not counts.missing and not counts.unreadable:
         return
-    if card and card.deterministic is False:
-        print(f"warning: predictions of {model} vary between runs, in {name_variation(card.varying)}", file=sys.stderr)
+    said = [f"{counts.found:,} found", f"{counts.missing:,} not precalculated"]
+    said += [f"{counts.unreadable:,} neither InChIKey nor SMILES"] * bool(counts.unreadable)
+    where = "with --missing FILE those are listed, with --compute-missing the model is run on them"
+    if missing:
+        where = f"{missing} lists {counts.missing - counts.unnamed:,}"
+    print(", ".join(said) + (f"; {where}" if counts.missing else ""), file=sys.stderr)
+    if missing and counts.unnamed:
+        print(
+            f"{counts.unnamed:,} asked for by InChIKey cannot be listed, nor run: their SMILES are not in the library",
+            file=sys.stderr,
+        )
+    _explain(counts.unreadable, counts.reasons)
 
 
-def _batches(asked: Iterable[Asked]) -> Iterator[list[Asked]]:
-    molecules = iter(asked)
-    while batch := list(islice(molecules, _BATCH)):
-        yield batch
+def _explain(number: int, reasons: Sequence[str]) -> None:
+    for reason in reasons:
+        print(f"  {reason}", file=sys.stderr)
+    if number > len(reasons):
+        print(f"  and {number - len(reasons):,} more", file=sys.stderr)
 
 
-def _answers(reader: TableReader, batch: Sequence[Asked]) -> list[tuple[Value, ...] | None]:
-    known = iter(reader.get([molecule.inchikey for molecule in batch if molecule.inchikey]))
-    return [next(known) if molecule.inchikey else None for molecule in batch]
+@contextmanager
+def _bar(title: str, total: int) -> Iterator[OnRows]:
+    """Show how many rows are written, if there are enough to wait for."""
+    if total < _WORTH_A_BAR:
+        yield ignore_rows
+        return
+    from precalc_assets.cli.progress import progress
 
-
-def _identify(molecules: Iterable[str]) -> list[Asked]:
-    return [Asked(text, _inchikey(text)) for text in molecules]
-
-
-def _read(source: Path) -> Iterator[Asked]:
-    from precalc_assets.library import read_rows
-
-    for _, text in read_rows(source):
-        try:
-            yield Asked(text, _inchikey(text))
-        except UsageError:
-            yield Asked(text, None)
-
-
-def _inchikey(text: str) -> str:
-    if INCHIKEY.match(text):
-        return text
-    from precalc_assets.library import inchikey
-
-    return inchikey(text)
-
-
-def _open(stack: ExitStack, path: Path) -> TextIO:
-    partial = path.with_name(f".{path.name}.partial")
-    file = partial.open("w", encoding="utf-8", newline="")
-
-    def finish(kind: type[BaseException] | None, *_error: object) -> None:
-        file.close()
-        if kind is None:
-            partial.replace(path)
-        else:
-            partial.unlink()
-
-    stack.push(finish)
-    return file
+    with progress(title, total) as on_progress:
+        yield lambda rows: on_progress(rows, 0)

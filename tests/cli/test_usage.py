@@ -187,8 +187,10 @@ def test_a_file_is_answered_row_by_row_duplicates_and_strangers_included(served,
     source.write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
     done = served.precalc("get", MODEL, "-i", source, "-o", "out.csv", "--missing", "missing.csv")
     assert (done.returncode, done.stdout) == (0, "")
-    assert "4 found, 2 not precalculated, 1 neither" in done.stderr
-    assert "missing.csv" in done.stderr
+    assert "4 found, 2 not precalculated, 1 neither InChIKey nor SMILES; missing.csv lists 1\n" in done.stderr
+    assert "1 asked for by InChIKey cannot be listed" in done.stderr
+    assert "'not a molecule': text after the SMILES" in done.stderr
+    assert f"out.csv: 7 molecules, {MODEL} v1.0.0, library {read_manifest(served.store).digest}" in done.stderr
     with (served.root / "out.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     nothing = ["", "", ""]
@@ -203,7 +205,7 @@ def test_a_file_is_answered_row_by_row_duplicates_and_strangers_included(served,
         [inchikey("c1ccncc1"), inchikey("c1ccncc1"), *nothing],
     ]
     missing = (served.root / "missing.csv").read_text().splitlines()
-    assert missing == ["smiles", "c1ccccc1", "not a molecule", inchikey("c1ccncc1")]
+    assert missing == ["smiles", "c1ccccc1"]
     again = served.precalc("get", MODEL, "-i", "missing.csv")
     assert again.returncode == 0
     assert [row[1] for row in csv.reader(io.StringIO(again.stdout))][1:] == missing[1:]

@@ -1,0 +1,49 @@
+"""Running a model on molecules that somebody names, in place of a shard of the library; the store is not touched."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from precalc_assets.errors import ModelError
+from precalc_assets.inference.batching import GaveUpError, PatientCaller
+from precalc_assets.inference.runner import ModelRunner
+from precalc_assets.outcomes import reason
+
+
+@dataclass(frozen=True, slots=True)
+class ComputedMolecule:
+    """What a model printed for a molecule, a record of its columns; or why it did not, and then the record is empty."""
+
+    smiles: str
+    record: bytes
+    reason: str = ""
+
+
+def predict_molecules(
+    model: str, runner: ModelRunner, smiles: Iterable[str], *, batch_size: int
+) -> Iterator[list[ComputedMolecule]]:
+    """Yield what a runner, which is entered already, predicts for these SMILES: all of them, in order, batch by batch.
+
+    A molecule that the model cannot answer costs no other; failures are held back until the model has answered one.
+    Raises ModelError if it answers nothing at all, or cannot be run.
+    """
+    caller = PatientCaller(model, runner)
+    rest = iter(smiles)
+    held: list[ComputedMolecule] = []
+    while batch := list(islice(rest, batch_size)):
+        try:
+            (answer,) = caller.answer([batch])
+        except OSError as error:
+            raise ModelError(f"{model} cannot be run: {reason(error)}") from error
+        if isinstance(answer, GaveUpError):
+            held += [ComputedMolecule(text, b"", str(answer)) for text in batch]
+        else:
+            held += [
+                ComputedMolecule(text, b"" if row in answer.failures else record, answer.failures.get(row, ""))
+                for row, (text, record) in enumerate(zip(batch, answer.records, strict=True))
+            ]
+        if caller.answered:
+            yield held
+            held = []
+    if held:
+        yield held
