@@ -25,6 +25,10 @@ _ADDRESSES = 1 << 30
 """Bytes that a process may map: with RDKit loaded it maps 70 MB."""
 
 
+_WAIT_SECONDS = 5.0
+"""What a request waits for a process, while it keeps a thread of the server from others."""
+
+
 class Identified(NamedTuple):
     """What became of a SMILES; either `inchikey` or `reason` is empty."""
 
@@ -33,7 +37,7 @@ class Identified(NamedTuple):
 
 
 class BusyError(Exception):
-    """All processes had work for as long as a request may take."""
+    """All processes have work, and go on having it."""
 
 
 class RDKitProcesses:
@@ -60,8 +64,8 @@ class RDKitProcesses:
 
         Raises BusyError, and RuntimeError when RDKit cannot be loaded.
         """
-        deadline = time.monotonic() + self._seconds
-        with self._process(deadline) as process:
+        with self._process() as process:
+            deadline = time.monotonic() + self._seconds
             return [self._identify(process, text.strip(), deadline) for text in smiles]
 
     def close(self) -> None:
@@ -81,8 +85,8 @@ class RDKitProcesses:
             return Identified("", f"RDKit takes more than {self._molecule_seconds:g} s for it") if own else late
 
     @contextmanager
-    def _process(self, deadline: float) -> "Iterator[_Process]":
-        if not self._free.acquire(timeout=max(0.0, deadline - time.monotonic())):
+    def _process(self) -> "Iterator[_Process]":
+        if not self._free.acquire(timeout=min(_WAIT_SECONDS, self._seconds)):
             raise BusyError
         try:
             process = self._idle.pop() if self._idle else _Process(self._script)

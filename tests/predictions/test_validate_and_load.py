@@ -1,5 +1,6 @@
 """From raw predictions to Parquet to the table: equality all the way, and what is refused on it."""
 
+from hashlib import sha256
 from pathlib import Path
 
 import pyarrow as pa
@@ -104,6 +105,26 @@ def test_loading_again_writes_nothing(validated) -> None:
     assert sum(outcome.facts["write_units"] for outcome in first) > 0
     assert sum(outcome.facts["write_units"] for outcome in again) == 0
     assert [outcome.digest for outcome in again] == [outcome.digest for outcome in first]
+
+
+def test_the_table_names_the_file_that_it_was_loaded_from_also_when_that_is_written_anew(validated) -> None:
+    validated.load()
+    before = TableReader(validated.tables, MODEL).directories()
+    path = parquet_path(validated, "01")
+    table = pq.read_table(path, partitioning=None)
+    pq.write_table(table.replace_schema_metadata(pq.read_metadata(path).metadata), path, compression="gzip")
+    again = {outcome.shard: outcome for outcome in validated.load()}
+    assert [outcome.failure for outcome in again.values()] == [""] * len(SHARDS)
+    assert {shard: outcome.facts["write_units"] for shard, outcome in again.items() if shard != "01"} == {
+        shard: 0 for shard in SHARDS if shard != "01"
+    }
+    assert again["01"].facts["write_units"] == 1
+    directories = TableReader(validated.tables, MODEL).directories()
+    for shard, directory in directories.items():
+        content = parquet_path(validated, shard).read_bytes()
+        assert (directory.file_bytes, directory.file_sha256) == (len(content), sha256(content).hexdigest())
+        assert directory.generation == before[shard].generation
+    assert directories["01"].file_sha256 != before["01"].file_sha256
 
 
 def test_each_shard_carries_every_check(validated) -> None:

@@ -1,0 +1,173 @@
+"""Links to files: of what is served and of nothing else, and for no longer than they are good for."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import boto3
+import pytest
+from aws_emulator import REGION
+from botocore.credentials import RefreshableCredentials
+from hypothesis import example, given
+from hypothesis import strategies as st
+from serving import KEYS, MODEL, Api, predictions, serve
+
+from precalc_assets.api.files import BucketLinks, FolderLinks, open_links
+from precalc_assets.api.handler import make_app
+from precalc_assets.errors import UsageError
+from precalc_assets.storage import predictions as predictions_name
+from precalc_assets.tables.directory import ShardRecord
+
+SHARDS = ("00", "02", "03")
+SHA256 = "ab" * 32
+
+
+@pytest.fixture
+def credentials(monkeypatch):
+    """Credentials of a role, as a Lambda has them in its environment."""
+    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    given = {"ACCESS_KEY_ID": "AKIDEXAMPLE", "SECRET_ACCESS_KEY": "secret", "SESSION_TOKEN": "token"}
+    for name, value in {**given, "DEFAULT_REGION": REGION, "EC2_METADATA_DISABLED": "true"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+
+
+def note_file(tables, shard: str) -> None:
+    """Record a file for a shard that was loaded without one."""
+    record = ShardRecord.from_item(tables.get_many(MODEL, [shard])[shard])
+    tables.put_many(MODEL, iter([record.of_file(record.current.generation, 1_000 + int(shard), SHA256).to_item(shard)]))
+
+
+def files_api(tables, links) -> Api:
+    serve(tables, predictions(KEYS), shards=SHARDS)
+    for shard in SHARDS[:2]:
+        note_file(tables, shard)
+    api = Api(tables)
+    api.app = make_app(tables, links)
+    return api
+
+
+def test_the_files_of_a_model_are_those_of_its_shards_with_size_checksum_and_rows(tables, tmp_path):
+    answer = files_api(tables, FolderLinks(tmp_path)).get(f"/models/{MODEL}/files")
+    assert answer.headers["Cache-Control"] == "no-store"
+    said = answer.json
+    assert (said["model"], said["releases"], said["expires_at"]) == (MODEL, ["v1.0.0"], None)
+    assert [file["shard"] for file in said["files"]] == list(SHARDS)
+    assert sum(file["rows"] for file in said["files"]) == len(
+        [row for row in Api(tables).predictions(KEYS).json["predictions"] if row]
+    )
+    known, _, unknown = said["files"]
+    assert (known["name"], known["bytes"], known["sha256"]) == ("shard=00.parquet", 1_000, SHA256)
+    assert (unknown["bytes"], unknown["sha256"], unknown["release"]) == (None, None, "v1.0.0")
+
+
+def test_a_link_to_a_bucket_is_signed_for_its_region_one_object_and_an_hour(tables, credentials):
+    before = datetime.now(UTC).replace(microsecond=0)
+    said = files_api(tables, open_links("s3://precalc-1/a/prefix/")).get(f"/models/{MODEL}/files").json
+    for file in said["files"]:
+        url = urlsplit(file["url"])
+        asked = parse_qs(url.query)
+        assert (url.scheme, url.netloc) == ("https", f"precalc-1.s3.{REGION}.amazonaws.com")
+        assert unquote(url.path) == f"/a/prefix/{predictions_name(MODEL, file['shard'])}"
+        assert asked["X-Amz-Expires"] == ["3600"]
+        assert asked["X-Amz-Security-Token"] == ["token"]
+        assert f"/{REGION}/s3/aws4_request" in asked["X-Amz-Credential"][0]
+    expires = datetime.fromisoformat(said["expires_at"])
+    assert before + timedelta(hours=1) <= expires <= datetime.now(UTC) + timedelta(hours=1)
+    signed = datetime.strptime(asked["X-Amz-Date"][0], "%Y%m%dT%H%M%S%z")
+    assert expires <= signed + timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("bucket", "endpoint", "host", "path"),
+    [
+        ("with.dots", "", f"s3.{REGION}.amazonaws.com", "/with.dots/predictions/"),
+        ("bucket", "http://localhost:4566", "localhost:4566", "/bucket/predictions/"),
+    ],
+)
+def test_a_bucket_whose_name_is_no_name_of_a_host_is_in_the_path(
+    credentials, monkeypatch, bucket, endpoint, host, path
+):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    (url,) = open_links(f"s3://{bucket}").link(MODEL, ["00"]).urls
+    assert urlsplit(url).netloc == host
+    assert urlsplit(url).path.startswith(path)
+
+
+def test_a_link_ends_with_the_credentials_that_sign_it():
+    end = datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=30)
+    short = RefreshableCredentials("AKIDEXAMPLE", "secret", "token", end, refresh_using=dict, method="test")
+    links = BucketLinks("bucket", "")
+    client = boto3.client("s3", region_name=REGION, aws_access_key_id="AKIDEXAMPLE", aws_secret_access_key="secret")
+    links._signer = (client, short)
+    (url,), expires = links.link(MODEL, ["00"])
+    assert expires == end
+    assert 1_790 <= int(parse_qs(urlsplit(url).query)["X-Amz-Expires"][0]) <= 1_800
+
+
+def test_where_there_is_no_store_readers_are_told_so(tables):
+    assert files_api(tables, None).get(f"/models/{MODEL}/files").error == (404, "no_files")
+
+
+@pytest.mark.parametrize(
+    "model", ["eos9zzz", "library", "models", "..", "%2e%2e", "eos3b5e%2F..", "EOS3B5E", "eos3b5e\n"]
+)
+def test_files_of_what_is_no_model_are_not_named(tables, tmp_path, model):
+    status, code = files_api(tables, FolderLinks(tmp_path)).get(f"/models/{model}/files").error
+    assert (status, code in {"unknown_model", "unknown_route"}) == (404, True)
+
+
+@pytest.mark.parametrize("links", [FolderLinks(Path("/store")), BucketLinks("bucket", "")])
+@pytest.mark.parametrize("model", ["..", "eos3b5e/../eos4e40", "", "library"])
+def test_no_link_is_made_of_what_is_no_model_id(credentials, links, model):
+    with pytest.raises(UsageError, match="not a model id"):
+        links.link(model, ["00"])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> FolderLinks:
+    """A store with one file to give away, and some to keep."""
+    root = tmp_path_factory.mktemp("store")
+    for name in (
+        predictions_name(MODEL, "07"),
+        "raw/part",
+        "predictions/model=other/shard=07.parquet",
+        "secret.parquet",
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    return FolderLinks(root)
+
+
+def test_a_path_of_the_local_server_leads_to_its_file(folder):
+    (path,), expires = folder.link(MODEL, ["07"])
+    assert folder.find(path).read_text() == predictions_name(MODEL, "07")
+    assert expires is None
+
+
+WORDS = (
+    *("", ".", "..", "%2e%2e", "~", "\n", "\0"),
+    *("models", MODEL, "files", "shard=07.parquet", "shard=08.parquet", "shard=07.parquet\n", "shard=../07.parquet"),
+    *("predictions", "model=other", "raw", "part", "secret.parquet"),
+)
+
+
+@given(st.lists(st.one_of(st.sampled_from(WORDS), st.text(max_size=8)), max_size=7).map("/".join))
+@example(f"/models/{MODEL}/files/../../../secret.parquet")
+@example("/models/../files/shard=07.parquet")
+@example(f"/models/{MODEL}/files/shard=07.parquet\n")
+def test_no_other_path_leads_to_a_file(folder, path):
+    found = folder.find(path)
+    assert found is None or path == f"/models/{MODEL}/files/shard=07.parquet"
+
+
+@pytest.mark.parametrize("url", ["http://bucket", "s3://", "", "/folder", "memory:///"])
+def test_links_to_no_store_are_refused_with_what_to_write(url):
+    with pytest.raises(UsageError, match=r"is not a store; write file:///folder or s3://bucket"):
+        open_links(url)
+
+
+def test_an_answer_of_files_is_small_for_every_shard(tables, credentials):
+    text = files_api(tables, open_links("s3://precalc-1")).get(f"/models/{MODEL}/files").text
+    assert len(text) / len(json.loads(text)["files"]) < 1_000

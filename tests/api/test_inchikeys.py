@@ -1,0 +1,165 @@
+"""`POST /inchikeys`: the keys of the reference library, a reason where there is none, and an end to every question."""
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from serving import Answer, event
+
+from precalc_assets.api.inchikeys import MAX_CHARACTERS, MAX_SMILES, add_inchikey_routes
+from precalc_assets.api.problems import add_problems
+from precalc_assets.api.rdkit_processes import BusyError, RDKitProcesses
+from precalc_assets.api.resolver import Resolver
+from precalc_assets.library import inchikey
+
+ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
+
+FRAGILE = """
+import json, os, sys, time
+for line in sys.stdin:
+    (smiles,) = json.loads(line)
+    if smiles == "hang":
+        time.sleep(60)
+    if smiles == "slow":
+        time.sleep(0.15)
+    if smiles == "die":
+        os.abort()
+    if smiles == "eat":
+        bytes(2 << 30)
+    print(json.dumps([["", "none"] if smiles == "bad" else [f"KEY-{smiles}-{os.getpid()}", ""]]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def processes():
+    rdkit = RDKitProcesses(1, molecule_seconds=2, seconds=20)
+    yield rdkit
+    rdkit.close()
+
+
+@pytest.fixture(scope="module")
+def ask(processes):
+    app = Resolver()
+    add_inchikey_routes(app, processes)
+    add_problems(app)
+
+    def ask(body: object, **headers: str) -> Answer:
+        text = body if isinstance(body, str) else json.dumps(body)
+        asked = event("POST", "/inchikeys", text, {"content_type": "application/json"} | headers)
+        return Answer(app.resolve(asked, None))
+
+    return ask
+
+
+@pytest.fixture
+def fragile(tmp_path):
+    script = tmp_path / "fragile.py"
+    script.write_text(FRAGILE)
+    made = []
+
+    def make(count: int = 1, **limits: float) -> RDKitProcesses:
+        made.append(RDKitProcesses(count, **{"molecule_seconds": 0.3, "seconds": 10, **limits}, script=script))
+        return made[-1]
+
+    yield make
+    for processes in made:
+        processes.close()
+
+
+def test_keys_are_those_of_the_reference_library_in_the_order_asked(ask):
+    smiles = [ASPIRIN, "CCO", f" {ASPIRIN}\n", "C[C@H](N)C(=O)O", "[Na+].[Cl-]", "CCO"]
+    assert ask({"smiles": smiles}).json == {"inchikeys": [inchikey(text) for text in smiles], "errors": []}
+
+
+def test_what_has_no_key_is_null_with_its_place_and_a_reason(ask):
+    long = "C" * (MAX_CHARACTERS + 1)
+    said = ask({"smiles": ["C1CC", ASPIRIN, "", "CCO ethanol", long, "\0", "*"]}).json
+    assert [key is None for key in said["inchikeys"]] == [True, False, True, True, True, True, True]
+    assert [error["index"] for error in said["errors"]] == [0, 2, 3, 4, 5, 6]
+    reasons = {error["index"]: error["reason"] for error in said["errors"]}
+    assert "unclosed ring" in reasons[0]
+    assert f"2,001 characters; a SMILES of up to {MAX_CHARACTERS:,}" in reasons[4]
+    assert all(reasons.values())
+    assert said["errors"][3]["smiles"] == "C" * 200 + "…"
+
+
+def test_a_thousand_molecules_are_answered_and_not_one_more(ask):
+    assert ask({"smiles": ["C"] * MAX_SMILES}).json["inchikeys"] == [inchikey("C")] * MAX_SMILES
+    answer = ask({"smiles": ["C"] * (MAX_SMILES + 1)})
+    assert answer.error == (413, "too_many_smiles")
+    assert "up to 1,000" in answer.message
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ("", "invalid_json"),
+        ("{", "invalid_json"),
+        ('{"smiles": ["\\ud800"]}', "invalid_json"),
+        ("[]", "bad_request"),
+        ("{}", "bad_request"),
+        ('{"smiles": "CCO"}', "bad_request"),
+        ('{"smiles": [1]}', "bad_request"),
+        ('{"smiles": [null]}', "bad_request"),
+        ('{"smiles": [], "more": 1}', "bad_request"),
+    ],
+)
+def test_a_body_that_is_no_list_of_texts_is_refused(ask, body, code):
+    assert ask(body).error == (400, code)
+
+
+def test_a_body_of_another_type_is_refused(ask):
+    assert ask("smiles=C", content_type="application/x-www-form-urlencoded").error == (415, "unsupported_media_type")
+
+
+def test_a_molecule_that_takes_for_ever_or_breaks_rdkit_costs_itself_alone(fragile):
+    found = fragile().identify(["a", "hang", "b", "die", "bad", "c"])
+    assert [one.inchikey.split("-")[1] if one.inchikey else "" for one in found] == ["a", "", "b", "", "", "c"]
+    assert [one.reason for one in found if one.reason] == [
+        "RDKit takes more than 0.3 s for it",
+        "RDKit breaks down over it",
+        "none",
+    ]
+
+
+def test_a_molecule_that_takes_all_memory_is_given_up(fragile):
+    eaten, other = fragile(molecule_seconds=5).identify(["eat", "a"])
+    assert eaten.reason == "RDKit breaks down over it"
+    assert other.inchikey
+
+
+def test_a_request_ends_in_time_and_says_which_molecules_it_did_not_reach(fragile):
+    started = time.perf_counter()
+    found = fragile(seconds=1).identify(["slow"] * 50)
+    assert time.perf_counter() - started < 3
+    answered = [one for one in found if one.inchikey]
+    assert 0 < len(answered) < 50
+    assert found == [*answered, *[one for one in found if "not reached within the 1 s of a request" in one.reason]]
+
+
+def test_processes_are_kept_and_no_more_than_so_many(fragile):
+    processes = fragile(2)
+    with ThreadPoolExecutor(8) as pool:
+        found = [one for part in pool.map(processes.identify, [["a", "slow"]] * 8) for one in part]
+    assert len({one.inchikey.split("-")[2] for one in found}) <= 2
+
+
+def test_who_finds_all_of_them_at_work_is_told_to_come_again(fragile):
+    processes = fragile(seconds=0.5, molecule_seconds=2)
+    processes.identify(["a"])
+    with ThreadPoolExecutor(1) as pool:
+        at_work = pool.submit(processes.identify, ["slow"] * 10)
+        time.sleep(0.1)
+        processes._seconds = 0.1
+        with pytest.raises(BusyError):
+            processes.identify(["a"])
+        at_work.result()
+    assert processes.identify(["a"])[0].inchikey
+
+
+def test_without_rdkit_it_is_a_defect_of_ours(tmp_path):
+    (tmp_path / "none.py").write_text("raise SystemExit(1)")
+    processes = RDKitProcesses(1, molecule_seconds=1, seconds=5, script=tmp_path / "none.py")
+    with pytest.raises(RuntimeError, match="RDKit cannot be loaded"):
+        processes.identify(["C"])
