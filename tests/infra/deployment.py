@@ -10,7 +10,8 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,7 @@ from stacks import PROJECT
 
 ISSUER = "https://token.actions.githubusercontent.com"
 _OURS = ("AWS_", "DAGSTER_", "PRECALC_")
+_PRECALC = Path(sys.executable).parent / "precalc"
 
 
 @dataclass(frozen=True)
@@ -106,16 +108,9 @@ class Deployment:
     def precalc(self, caller: Caller, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command with the settings that the stacks' outputs name."""
         shutil.copy(PROJECT / "dagster_home" / "dagster.yaml", self.home)
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
-        settings = {
-            "DAGSTER_HOME": str(self.home),
-            "PRECALC_CACHE_DIR": str(self.models_cache),
-            "PRECALC_STORE_URL": self.outputs["StoreUrl"],
-            "PRECALC_TABLES_URL": self.outputs["TablesUrl"],
-        }
         return subprocess.run(
-            [Path(sys.executable).parent / "precalc", *arguments],
-            env=inherited | caller.environment | settings,
+            [_PRECALC, *arguments],
+            env=self._environment(caller),
             cwd=self.home,
             capture_output=True,
             text=True,
@@ -123,20 +118,59 @@ class Deployment:
             check=False,
         )
 
+    @contextmanager
+    def local_api(self, caller: Caller) -> Iterator[str]:
+        """Run `precalc api` with these settings; yield its URL."""
+        with subprocess.Popen(
+            [_PRECALC, "api", "--port", "0"],
+            env=self._environment(caller),
+            cwd=self.home,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as server:
+            try:
+                yield server.stdout.readline().split()[0]
+            finally:
+                server.terminate()
+
+    def _environment(self, caller: Caller) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+        settings = {
+            "DAGSTER_HOME": str(self.home),
+            "PRECALC_CACHE_DIR": str(self.models_cache),
+            "PRECALC_STORE_URL": self.outputs["StoreUrl"],
+            "PRECALC_TABLES_URL": self.outputs["TablesUrl"],
+        }
+        return inherited | caller.environment | settings
+
     @cached_property
     def key(self) -> str:
         """The key that a reader sends."""
         api = self.emulator.client("apigateway")
         return api.get_api_key(apiKey=self.outputs["KeyId"], includeValue=True)["value"]
 
-    def ask(self, path: str, inchikeys: Sequence[str] = (), *, key: str | None = None, accept: str = "*/*") -> "Answer":
-        """Ask the API over HTTPS as any client would: one question for InChIKeys, or a plain GET."""
+    @property
+    def url(self) -> str:
+        """Where the API is."""
         # ministack has no names of its own for APIs; this is its path for what the output `Url` says.
         api, stage = self.outputs["Url"].removeprefix("https://").rstrip("/").split("/")
-        url = f"{self.emulator.endpoint}/restapis/{api.split('.')[0]}/{stage}/_user_request_{path}"
+        return f"{self.emulator.endpoint}/restapis/{api.split('.')[0]}/{stage}/_user_request_"
+
+    def ask(self, path: str, inchikeys: Sequence[str] = (), **options: Any) -> "Answer":
+        """Ask the API one question for InChIKeys, or a plain GET."""
+        return self.send(path, {"inchikeys": list(inchikeys)} if inchikeys else None, **options)
+
+    def send(self, path: str, body: object = None, *, key: str | None = None, accept: str = "*/*") -> "Answer":
+        """Ask the API over HTTPS as any client would: by POST if there is a body. No header for an empty key."""
         headers = {"accept": accept, "accept-encoding": "gzip", "x-api-key": self.key if key is None else key}
-        body = json.dumps({"inchikeys": list(inchikeys)}).encode() if inchikeys else None
-        request = urllib.request.Request(url, body, headers | {"content-type": "application/json"})
+        content = None if body is None else json.dumps(body).encode()
+        given = {name: value for name, value in headers.items() if value}
+        return self.fetch(
+            urllib.request.Request(self.url + path, content, given | {"content-type": "application/json"})
+        )
+
+    def fetch(self, request: urllib.request.Request | str) -> "Answer":
+        """Return what an URL of the emulator is answered with."""
         trusted = ssl.create_default_context(cafile=self.emulator.certificates)
         try:
             with urllib.request.urlopen(request, context=trusted, timeout=60) as answer:
@@ -172,9 +206,12 @@ class Answer:
     headers: dict[str, str]
     content: bytes
 
+    def header(self, name: str) -> str:
+        return {key.lower(): value for key, value in self.headers.items()}.get(name, "")
+
     @property
     def compressed(self) -> bool:
-        return {name.lower(): value for name, value in self.headers.items()}.get("content-encoding") == "gzip"
+        return self.header("content-encoding") == "gzip"
 
     @property
     def text(self) -> str:

@@ -6,7 +6,11 @@ There is one deployment for all tests here, and they do in order what is done wi
 import csv
 import io
 import json
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 
 import polars as pl
@@ -16,6 +20,7 @@ from botocore.exceptions import ClientError
 from deployment import Deployment
 from stacks import DEPLOY_SUBJECT, REPOSITORY, SUBJECT, build_lambda, require_tools, run_cdk
 
+from precalc_assets.client import Precalc
 from precalc_assets.sharding import shard_keys
 from precalc_assets.storage import predictions
 
@@ -115,12 +120,113 @@ def test_readers_get_csv_when_they_ask_for_it_and_a_reason_when_there_is_nothing
     unknown = "AAAAAAAAAAAAAA-AAAAAAAAAA-N"
     assert materialised.ask(f"/models/{MODEL}/predictions/{unknown}").error == (404, "unknown_molecule")
     assert materialised.ask(f"/models/eos9zzz/predictions/{keys[0]}").error == (404, "unknown_model")
-    assert materialised.ask("/").error == (404, "unknown_route")
+    assert materialised.ask("/nothing").error == (404, "unknown_route")
 
 
-def test_nobody_is_answered_without_a_key(materialised):
-    for key in ("", "wrong"):
-        assert materialised.ask("/models", key=key).error == (403, "invalid_api_key")
+def test_whoever_comes_sees_the_pages_and_asks_nothing_without_a_key(materialised):
+    pages = {
+        "/": "text/html",
+        f"/browse/{MODEL}": "text/html",
+        "/docs": "text/html",
+        "/openapi.json": "application/json",
+        "/health": "application/json",
+    }
+    for path, kind in pages.items():
+        answer = materialised.ask(path, key="")
+        assert (answer.status, answer.header("content-type").split(";")[0]) == (200, kind), path
+    assert MODEL in materialised.ask("/", key="").text
+    assert materialised.ask("/openapi.json", key="").json["paths"].keys() >= {"/inchikeys", "/models/{model}/files"}
+
+    molecule = read_parquet(materialised, MODEL, ["00"])["inchikey"][0]
+    rest = {
+        "/models": None,
+        f"/models/{MODEL}": None,
+        f"/models/{MODEL}/files": None,
+        f"/models/{MODEL}/predictions/{molecule}": None,
+        f"/models/{MODEL}/predictions": {"inchikeys": [molecule]},
+        f"/molecules/{molecule}": None,
+        "/inchikeys": {"smiles": ["CCO"]},
+        "/predictions": {"modelId": MODEL, "inputKeyArray": [molecule]},
+        "/nothing": None,
+    }
+    for path, body in rest.items():
+        assert materialised.send(path, body).status == (404 if path == "/nothing" else 200), path
+        for key in ("", "wrong"):
+            assert materialised.send(path, body, key=key).error == (403, "invalid_api_key"), path
+
+
+def test_files_are_downloaded_by_links_of_the_lambda_and_are_those_that_were_loaded(materialised):
+    said = materialised.ask(f"/models/{MODEL}/files").json
+    assert [file["shard"] for file in said["files"]] == shard_keys(N_SHARDS)
+    left = datetime.fromisoformat(said["expires_at"]) - datetime.now(UTC)
+    assert timedelta(minutes=50) < left <= timedelta(hours=1)
+    rows = []
+    for file in said["files"]:
+        found = materialised.fetch(file["url"])
+        assert found.status == 200, found.content
+        assert (len(found.content), sha256(found.content).hexdigest()) == (file["bytes"], file["sha256"])
+        rows.append(pl.read_parquet(found.content))
+        assert len(rows[-1]) == file["rows"]
+    assert pl.concat(rows).equals(read_parquet(materialised, MODEL, shard_keys(N_SHARDS)))
+
+
+def test_a_link_opens_nothing_else_and_not_for_longer(materialised):
+    link = materialised.ask(f"/models/{MODEL}/files").json["files"][0]["url"]
+    for other in (link.replace("shard%3D00", "shard%3D01"), link.replace("Expires=3600", "Expires=36000")):
+        assert other != link
+        assert materialised.fetch(other).status == 403
+    # What the role of the Lambda signs for other folders is of no use either.
+    s3 = materialised.reader.client("s3")
+    for name, seconds, status in ((predictions(MODEL, "00"), 60, 200), ("library/manifest.json", 60, 403)):
+        signed = s3.generate_presigned_url(
+            "get_object", {"Bucket": materialised.bucket, "Key": name}, ExpiresIn=seconds
+        )
+        assert materialised.fetch(signed).status == status
+    ends = s3.generate_presigned_url(
+        "get_object", {"Bucket": materialised.bucket, "Key": predictions(MODEL, "00")}, ExpiresIn=1
+    )
+    time.sleep(2.5)
+    assert materialised.fetch(ends).status == 403
+
+
+def test_smiles_are_keyed_by_the_lambda_that_has_rdkit(materialised):
+    expected = read_parquet(materialised, MODEL, ["00", "01"])
+    said = materialised.send("/inchikeys", {"smiles": [*expected["smiles"], "C1CC"]}).json
+    assert said["inchikeys"] == [*expected["inchikey"], None]
+    assert [(error["index"], error["smiles"]) for error in said["errors"]] == [(len(expected), "C1CC")]
+    assert materialised.send("/inchikeys", {"smiles": [1]}).error == (400, "bad_request")
+    assert materialised.send("/inchikeys", {"smiles": ["C"] * 1_001}).error == (413, "too_many_smiles")
+
+
+def test_the_old_contract_is_kept(materialised):
+    expected = read_parquet(materialised, MODEL, ["00"])
+    asked = {"modelId": MODEL, "inputKeyArray": expected["inchikey"].to_list()}
+    said = materialised.send("/predictions", asked).json
+    assert said["model_id"] == MODEL
+    assert [row["smiles"] for row in said["output"]] == expected["smiles"].to_list()
+    values = expected.drop("inchikey", "smiles").rows()
+    assert [row["value"] for row in said["output"]] == [list(row) for row in values]
+
+
+@pytest.mark.parametrize("through", ["lambda", "precalc api"])
+def test_the_client_reads_what_is_in_the_parquet(materialised, through, tmp_path, monkeypatch):
+    for name, value in materialised.emulator.environment.items():
+        if name.endswith("CERT_FILE"):
+            monkeypatch.setenv(name, value)
+    expected = read_parquet(materialised, MODEL, shard_keys(N_SHARDS))
+    with ExitStack() as stack:
+        url, key = materialised.url, materialised.key
+        if through == "precalc api":
+            url, key = stack.enter_context(materialised.local_api(materialised.pipeline)), None
+        precalc = stack.enter_context(Precalc(url, key))
+        assert list(precalc.models().index) == [MODEL]
+        found = precalc.get(MODEL, expected["inchikey"].to_list(), smiles=True)
+        assert found.attrs["missing"] == []
+        assert pl.from_pandas(found.drop(columns=["key", "smiles"])).rows() == expected.drop("smiles").rows()
+        assert found["smiles"].to_list() == expected["smiles"].to_list()
+        downloaded = precalc.download(MODEL, tmp_path)
+        assert all(file.checked for file in downloaded)
+    assert pl.concat(pl.read_parquet(file.path) for file in downloaded).equals(expected)
 
 
 def test_what_a_runner_computes_and_loads_is_read_through_the_api(computed_on_github):
@@ -178,7 +284,7 @@ def test_a_runner_is_refused_what_is_not_its_work(computed_on_github):
         s3.get_object(Bucket=deployment.bucket, Key="raw/model=eos9abc/shard=00/manifest.json")
 
 
-def test_a_reader_is_refused_writes_and_whatever_is_not_a_table_of_its_prefix(materialised):
+def test_a_reader_is_refused_writes_and_whatever_is_no_table_of_its_prefix_and_no_file_that_it_links_to(materialised):
     administrator = materialised.emulator.client("dynamodb")
     other = "other-eos0aaa"
     administrator.create_table(
@@ -198,7 +304,9 @@ def test_a_reader_is_refused_writes_and_whatever_is_not_a_table_of_its_prefix(ma
         lambda: dynamodb.scan(TableName=own),
         lambda: dynamodb.delete_table(TableName=own),
         lambda: dynamodb.batch_get_item(RequestItems={other: {"Keys": [item]}}),
-        lambda: s3.get_object(Bucket=materialised.bucket, Key=predictions(MODEL, "00")),
+        lambda: s3.get_object(Bucket=materialised.bucket, Key="library/manifest.json"),
+        lambda: s3.put_object(Bucket=materialised.bucket, Key=predictions(MODEL, "00"), Body=b""),
+        lambda: s3.delete_object(Bucket=materialised.bucket, Key=predictions(MODEL, "00")),
         lambda: s3.list_objects_v2(Bucket=materialised.bucket),
     )
     assert dynamodb.batch_get_item(RequestItems={own: {"Keys": [item]}})["Responses"][own]
