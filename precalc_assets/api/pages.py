@@ -39,13 +39,12 @@ HTML = "text/html; charset=utf-8"
 MAX_SMILES = 1_000
 """SMILES that `POST /inchikeys` takes at a time."""
 
-COLUMNS_PER_PAGE = 100
+COLUMNS_PER_PAGE = 50
 """Columns of a model that a page shows; there may be thousands."""
 
 _LONGEST_SEARCH = 100
 _LONGEST_DESCRIPTION = 300
-"""Characters of a column's description that are shown: a hundred of them are then less than 40 KB."""
-_LONGEST_OPTION = 48
+"""Characters of a column's description that are shown: a page of them is then less than 20 KB."""
 _MOST_SHARDS = 1_000
 """Shards that are drawn one by one."""
 
@@ -70,7 +69,6 @@ class _Option(NamedTuple):
     """
 
     model: str
-    title: str
     n: int | None
 
 
@@ -82,9 +80,9 @@ def add_pages(app: ApiGatewayResolver, models: ServedModels) -> None:
         event = app.current_event
         root = _root(event, "/")
         try:
-            return _page(event, "index.html", root, _index(models, _asked(event, "q")))
+            return _page("index.html", root, _index(models, _asked(event, "q")))
         except TableError:
-            return _unavailable(event, root)
+            return _unavailable(root)
 
     @app.get("/browse/<model>", include_in_schema=False)
     def show_model(model: str) -> Response[str]:
@@ -93,11 +91,11 @@ def add_pages(app: ApiGatewayResolver, models: ServedModels) -> None:
         try:
             served = models.find(model)
         except TableError:
-            return _unavailable(event, root)
+            return _unavailable(root)
         if served is None:
             message = f"No predictions of {shortened(model)} are served."
-            return _message(event, root, HTTPStatus.NOT_FOUND, "No such model", message)
-        return _page(event, "model.html", root, _one(served, root, _asked(event, "find"), _asked(event, "from")))
+            return _message(root, HTTPStatus.NOT_FOUND, "No such model", message)
+        return _page("model.html", root, _one(served, root, _asked(event, "find"), _asked(event, "from")))
 
 
 def _index(models: ServedModels, searched: str) -> dict[str, Any]:
@@ -119,12 +117,8 @@ def _matches(words: Sequence[str], row: _Row) -> bool:
 
 
 def _option(row: _Row) -> _Option:
-    if row.card is None:
-        return _Option(row.model, "", 0)
-    title = row.card.title
-    width = len(row.card.columns)
-    short = title if len(title) <= _LONGEST_OPTION else f"{title[:_LONGEST_OPTION].rstrip()}…"
-    return _Option(row.model, short, width if width > _WIDE else None)
+    width = len(row.card.columns) if row.card else 0
+    return _Option(row.model, width if row.card is None or width > _WIDE else None)
 
 
 def _one(served: ServedModel, root: str, find: str, first: str) -> dict[str, Any]:
@@ -194,9 +188,7 @@ def _quarantined(card: ModelCard) -> str:
     return f"The model could not answer {card.quarantined:,} of {card.molecules:,} molecules ({share:.2%})."
 
 
-def _page(
-    event: BaseProxyEvent, template: str, root: str, shown: dict[str, Any], status: HTTPStatus = HTTPStatus.OK
-) -> Response[str]:
+def _page(template: str, root: str, shown: dict[str, Any], status: HTTPStatus = HTTPStatus.OK) -> Response[str]:
     text = (
         _templates()
         .get_template(template)
@@ -209,34 +201,28 @@ def _page(
             **shown,
         )
     )
+    # A page is asked for again each time, and comes again only if it is another one: the tag is made where answers are.
     headers = {
+        "Cache-Control": "no-cache" if status == HTTPStatus.OK else "no-store",
         "Content-Security-Policy": _policy(),
         "Referrer-Policy": "no-referrer",
-        "X-Content-Type-Options": "nosniff",
-        "Vary": "Accept-Encoding",
     }
-    if status != HTTPStatus.OK:
-        return Response(status, HTML, text, headers=headers | {"Cache-Control": "no-store"})
-    tag = f'"{sha256(text.encode()).hexdigest()[:24]}"'
-    headers |= {"ETag": tag, "Cache-Control": "no-cache"}
-    if tag in (event.headers.get("if-none-match") or ""):
-        return Response(HTTPStatus.NOT_MODIFIED, HTML, "", headers=headers)
     return Response(status, HTML, text, headers=headers)
 
 
-def _message(event: BaseProxyEvent, root: str, status: HTTPStatus, heading: str, message: str) -> Response[str]:
-    return _page(event, "message.html", root, {"heading": heading, "message": message}, status)
+def _message(root: str, status: HTTPStatus, heading: str, message: str) -> Response[str]:
+    return _page("message.html", root, {"heading": heading, "message": message}, status)
 
 
-def _unavailable(event: BaseProxyEvent, root: str) -> Response[str]:
+def _unavailable(root: str) -> Response[str]:
     message = "The predictions cannot be read at the moment; try again later."
-    return _message(event, root, HTTPStatus.SERVICE_UNAVAILABLE, "Not available", message)
+    return _message(root, HTTPStatus.SERVICE_UNAVAILABLE, "Not available", message)
 
 
 def _asked(event: BaseProxyEvent, name: str) -> str:
     """Return a parameter of the address, cut to what makes sense; empty if there is none."""
     values = event.resolved_query_string_parameters.get(name) or [""]
-    return " ".join(values[0].split())[:_LONGEST_SEARCH]
+    return " ".join("".join(letter for letter in values[0] if letter.isprintable()).split())[:_LONGEST_SEARCH]
 
 
 def _root(event: BaseProxyEvent, route: str) -> str:

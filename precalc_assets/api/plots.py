@@ -11,6 +11,7 @@ from precalc_assets.cards import Distribution
 
 WIDTH, HEIGHT = 240, 100
 _GAP = 1.0
+_DIGITS = (*"0123456789", "-")
 _LEAST = 1.5
 """Units that a bar has at least, so that one molecule among a million is seen."""
 
@@ -43,6 +44,7 @@ class Plot:
     texts: bool
     low: str
     high: str
+    peak: int
     molecules: int
     width: int = WIDTH
     height: int = HEIGHT
@@ -56,7 +58,7 @@ def draw(distribution: Distribution) -> Plot:
     if texts and distribution.others:
         labels, counts = [*labels, "any other"], [*counts, distribution.others]
     summary = _summary(distribution)
-    ends = _ends(distribution, labels)
+    ends = _ends(distribution) if distribution.edges else (labels[0], labels[-1]) if labels else ("", "")
     return Plot(
         column=distribution.column,
         summary=summary,
@@ -65,6 +67,7 @@ def draw(distribution: Distribution) -> Plot:
         texts=texts,
         low=ends[0],
         high=ends[1],
+        peak=max(counts, default=0),
         molecules=distribution.molecules,
     )
 
@@ -82,22 +85,25 @@ def short_number(value: float) -> str:
 def _labels(distribution: Distribution) -> list[str]:
     if distribution.kind == "values":
         return [value if isinstance(value, str) else short_number(value) for value in distribution.values]
-    edges = [short_number(edge) for edge in distribution.edges]
-    labels = [f"{low} to {high}" for low, high in pairwise(edges)]
-    if labels and distribution.minimum is not None and distribution.minimum < distribution.edges[0]:
-        labels[0] = f"up to {edges[1]}"
-    if labels and distribution.maximum is not None and distribution.maximum > distribution.edges[-1]:
-        labels[-1] = f"{edges[-2]} and more"
-    return labels
+    inner = [short_number(edge) for edge in distribution.edges[1:-1]]
+    low, high = _ends(distribution)
+    if not inner:
+        return [low if low == high else f"{low} to {high}"]
+    first = f"{low} to {inner[0]}" if low.startswith(_DIGITS) else f"up to {inner[0]}"
+    last = f"{inner[-1]} to {high}" if high.startswith(_DIGITS) else f"{inner[-1]} and more"
+    return [first, *(f"{low} to {high}" for low, high in pairwise(inner)), last]
 
 
-def _ends(distribution: Distribution, labels: list[str]) -> tuple[str, str]:
-    if distribution.kind == "values":
-        return (labels[0], labels[-1] if len(labels) > 1 else "") if labels else ("", "")
-    low, high = (short_number(edge) for edge in (distribution.edges[0], distribution.edges[-1]))
-    below = distribution.minimum is not None and distribution.minimum < distribution.edges[0]
-    above = distribution.maximum is not None and distribution.maximum > distribution.edges[-1]
-    return ("≤ " if below else "") + low, ("≥ " if above else "") + high
+def _ends(distribution: Distribution) -> tuple[str, str]:
+    """Return the ends of a histogram's axis: its extremes, or its edges where there is more beyond them."""
+    low, high = distribution.edges[0], distribution.edges[-1]
+    least, most = distribution.minimum, distribution.maximum
+    below = least is not None and least < low
+    above = most is not None and most > high
+    return (
+        f"≤ {short_number(low)}" if below else short_number(low if least is None else least),
+        f"≥ {short_number(high)}" if above else short_number(high if most is None else most),
+    )
 
 
 def _summary(distribution: Distribution) -> str:

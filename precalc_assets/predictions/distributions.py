@@ -35,7 +35,7 @@ from precalc_assets.outcomes import reason
 from precalc_assets.predictions.parquet import Provenance
 
 BINS = 24
-"""Bars of a histogram at most, and whole numbers that have a bar each."""
+"""Bars of a histogram at most; if there are no more whole numbers between the least and the most, each has one."""
 
 _FEWEST_BINS = 5
 _TEXTS = 10
@@ -218,11 +218,10 @@ def describe_numbers(column: str, numbers: _Numbers, molecules: int, nulls: int)
     }
     whole = max(abs(least), abs(most)) <= _LARGEST_EXACT and bool((numbers == np.floor(numbers)).all())
     if whole:
-        values, counts = np.unique(numbers, return_counts=True)
+        values = range(int(least), int(most) + 1)
         if len(values) <= BINS:
-            return Distribution(
-                **facts, kind="values", values=tuple(map(int, values.tolist())), counts=tuple(counts.tolist())
-            )
+            counts = np.bincount(numbers.astype(np.int64) - values.start)
+            return Distribution(**facts, kind="values", values=tuple(values), counts=tuple(counts.tolist()))
     edges = _edges(numbers, whole=whole)
     # Counted by the inner edges, so that the outermost bins take what is beyond them.
     counts = np.bincount(np.searchsorted(edges[1:-1], numbers, side="right"), minlength=len(edges) - 1)

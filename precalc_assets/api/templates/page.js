@@ -34,11 +34,24 @@ form.hidden = false;
 
 const SHOWN_ROWS = 100, SHOWN_COLUMNS = 50, LISTED = 100;
 const INCHIKEY = /^[A-Z]{14}-[A-Z]{10}-[A-Z]$/i;
+const NUMBER = /^-?[0-9][0-9.e+-]*$/;
 const HEADERS = /^"?(smiles|canonical_smiles|inchikey|inchi_key|input|key)"?$/i;
 const KEY_NAME = "precalc-api-key";
 const number = (n) => n.toLocaleString("en");
 const plural = (n, word) => number(n) + " " + word + (n === 1 ? "" : "s");
 let stopping, links = [];
+
+// Titles stand in the table already; where that is the answer to a search, the other models are chosen by id.
+const titles = new Map();
+for (const row of document.querySelectorAll(".models tbody tr")) {
+  titles.set(row.cells[0].textContent.trim(), row.cells[1].firstChild.textContent.trim());
+}
+for (const option of $("model").options || []) {
+  const title = titles.get(option.value);
+  // What it is sent as was its text until now.
+  option.value = option.value;
+  if (title) option.text = option.value + " · " + title;
+}
 
 // sessionStorage may be forbidden; then a key lasts as long as the page.
 let apiKey = "";
@@ -186,7 +199,7 @@ function progress(done, all, what) {
 }
 
 function busy(on) {
-  $("progress").hidden = $("stop").hidden = !on;
+  $("progress").hidden = !on;
   form.querySelector("[type=submit]").disabled = on;
 }
 
@@ -292,9 +305,15 @@ function fill(rows, result) {
   const {header, before} = result;
   const names = header.cells.slice(before, before + SHOWN_COLUMNS);
   const plain = (text) => text.replace(/^'(?=[=+\-@\t\r\n])/, "");
+  const shown = rows.slice(0, SHOWN_ROWS);
+  const looks = names.map((_, at) => {
+    const cells = shown.map((one) => one.record.cells[before + at]).filter((cell) => cell !== "");
+    return cells.every((cell) => NUMBER.test(cell)) ? {class: "n"} : {};
+  });
   const head = element("tr", "");
-  head.append(...["Line", "Molecule", "InChIKey", ...names.map(plain)].map((name) => element("th", name, {scope: "col"})));
-  const body = rows.slice(0, SHOWN_ROWS).map((one) => {
+  head.append(...["Line", "Molecule", "InChIKey"].map((name) => element("th", name, {scope: "col"})));
+  head.append(...names.map((name, at) => element("th", plain(name), {scope: "col", ...looks[at]})));
+  const body = shown.map((one) => {
     const row = element("tr", "");
     row.append(element("td", one.line, {class: "n"}), element("th", one.text, {scope: "row", title: one.text}));
     row.append(element("td", one.key));
@@ -302,7 +321,8 @@ function fill(rows, result) {
       row.className = "none";
       row.append(element("td", "not precalculated", {colspan: names.length}));
     } else {
-      row.append(...one.record.cells.slice(before, before + SHOWN_COLUMNS).map((cell) => element("td", plain(cell))));
+      const cells = one.record.cells.slice(before, before + SHOWN_COLUMNS);
+      row.append(...cells.map((cell, at) => element("td", plain(cell), looks[at])));
     }
     return row;
   });
