@@ -23,10 +23,16 @@ _QUOTA = 1_000_000
 _ALL_KEYS = 4
 """The stage as a whole takes this many times what one key may send."""
 
-_OPEN = ("/", "/browse/{proxy+}", "/docs", "/health", "/openapi.json")
-"""What a browser is shown by GET to whoever comes: it has no key to send before one is pasted into the page."""
-_OPEN_RATE, _OPEN_BURST = 5, 20
-"""Of each of these: they have no quota, and at this rate a month of them costs some 50 dollars each."""
+_OPEN = {
+    "/": (5, 20),
+    "/browse/{proxy+}": (5, 20),
+    # 1.7 MB, or 0.5 compressed: all of Swagger UI.
+    "/docs": (1, 10),
+    "/health": (5, 20),
+    "/openapi.json": (5, 20),
+}
+"""What is shown by GET to whoever comes, since a browser has no key to send before one is pasted into the page; and
+requests a second, steadily and at once. They have no quota, so this bounds their costs: see docs/deploy.md."""
 _INCHIKEYS_RATE, _INCHIKEYS_BURST = 10, 20
 """A question for 1,000 molecules takes the Lambda with RDKit a core for a third of a second, at worst for 20. Not a
 reserved concurrency: Lambda refuses one to accounts that may run ten at a time, as new ones may."""
@@ -101,7 +107,7 @@ class ApiStack(Stack):
                 throttling_burst_limit=_BURST * _ALL_KEYS,
                 method_options={
                     "/inchikeys/POST": _limited(_INCHIKEYS_RATE, _INCHIKEYS_BURST),
-                    **{f"{path.rstrip('/') or '/'}/GET": _limited(_OPEN_RATE, _OPEN_BURST) for path in _OPEN},
+                    **{f"{path.rstrip('/') or '/'}/GET": _limited(*limits) for path, limits in _OPEN.items()},
                 },
             ),
         )

@@ -182,9 +182,10 @@ def _run(code: str) -> str:
 def main() -> None:
     """Build the assets, each into a folder of its name."""
     parser = argparse.ArgumentParser(prog="python -m infra.lambda_asset", description=main.__doc__)
-    parser.add_argument("folder", type=Path, help="what is in those folders is removed")
+    parser.add_argument("folder", type=Path, help="what is in it is removed")
     parser.add_argument("--this-python", action="store_true", help="for the Python that runs this, not for Lambda's")
     chosen = parser.parse_args()
+    shutil.rmtree(chosen.folder, ignore_errors=True)
     for asset in ASSETS:
         folder = build_asset(chosen.folder / asset.name, asset, THIS_PYTHON if chosen.this_python else LAMBDA)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
