@@ -1,4 +1,4 @@
-"""`precalc api` as a process, with tables that have all that the OpenAPI document speaks of, and raw connections to it."""
+"""`precalc api` as a process, with tables of all that the OpenAPI document speaks of, and raw connections to it."""
 
 import os
 import re
