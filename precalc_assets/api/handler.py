@@ -77,12 +77,16 @@ def answer(app: Resolver, event: Mapping[str, Any], context: "LambdaContext | No
     HEAD is answered by the route for GET, without a body. May be called by several threads.
     """
     method = event["httpMethod"].upper()
+    head = method == "HEAD"
     if _CONTROL.search(event["path"]):
         # A pattern's end is also before a line feed, so a route might be found for it.
-        return Problem(HTTPStatus.NOT_FOUND, "unknown_route", "there is no such route").event()
-    head = method == "HEAD"
-    response = app.resolve({**event, "httpMethod": "GET"} if head else event, context)
+        response = Problem(HTTPStatus.NOT_FOUND, "unknown_route", "there is no such route").event()
+    else:
+        response = app.resolve({**event, "httpMethod": "GET"} if head else event, context)
     response["body"] = response["body"] or ""
+    if response["statusCode"] in {HTTPStatus.OK, HTTPStatus.NOT_MODIFIED}:
+        # Of a small answer too, which might be a large one the next time.
+        add_vary(response, "Accept-Encoding")
     if method in {"GET", "HEAD"}:
         response = add_validators(response, _header(event, "if-none-match"))
     response["multiValueHeaders"]["X-Content-Type-Options"] = ["nosniff"]
@@ -97,8 +101,6 @@ def answer(app: Resolver, event: Mapping[str, Any], context: "LambdaContext | No
 def _compress(response: dict[str, Any], accepted: str) -> None:
     if response["statusCode"] != HTTPStatus.OK or response["isBase64Encoded"]:
         return
-    # Of a small answer too, which might be a large one the next time.
-    add_vary(response, "Accept-Encoding")
     wanted = _GZIP.search(accepted)
     if len(response["body"]) < _MIN_GZIP_BYTES or wanted is None or float(wanted["q"] or 1) == 0:
         return

@@ -96,6 +96,7 @@ def serve(tables: KeyValueStore, store_url: str | None, port: int, announce: Cal
     config = uvicorn.Config(
         api,
         log_config=None,
+        log_level="error",
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=_GRACE_SECONDS,

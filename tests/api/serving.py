@@ -133,7 +133,7 @@ class Answer:
         body: str = response["body"]
         content = base64.b64decode(body, validate=True) if response["isBase64Encoded"] else body.encode()
         self.compressed = self.headers.get("Content-Encoding") == "gzip"
-        self.text = (gzip.decompress(content) if self.compressed else content).decode()
+        self.text = (gzip.decompress(content) if self.compressed and content else content).decode()
 
     @property
     def json(self) -> Any:

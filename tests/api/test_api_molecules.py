@@ -1,0 +1,207 @@
+"""SMILES beside predictions, one molecule of many models, and the contract of the earlier API."""
+
+import csv
+import io
+import json
+
+import pytest
+from serving import COLUMNS, KEYS, MODEL, UNKNOWN, Api, card, predictions, serve
+
+from precalc_assets.cards import publish_card
+from precalc_assets.columns import Column
+from precalc_assets.sharding import shard_of
+from precalc_assets.tables import LIBRARY, TableReader
+
+ROWS = predictions(KEYS)
+OTHER = "eos4e40-v2"
+SMILES = {key: f"C{'C' * at}" for at, key in enumerate(KEYS[:-1])}
+"""The last of the molecules is in no library."""
+PREDICTIONS = f"/models/{MODEL}/predictions"
+
+
+def serve_library(tables, smiles=SMILES, **options):
+    rows = {key: (text,) for key, text in smiles.items()}
+    serve(tables, rows, model=LIBRARY, columns=[Column("smiles", "string", "", "")], **options)
+
+
+@pytest.fixture
+def with_library(tables, api):
+    serve_library(tables)
+    return api
+
+
+def test_smiles_come_back_on_request_and_only_then(with_library):
+    asked = [KEYS[3], UNKNOWN, KEYS[-1], KEYS[3]]
+    texts = [SMILES[KEYS[3]], None, None, SMILES[KEYS[3]]]
+    answer = with_library.predictions(asked, query="?include=smiles").json
+    assert answer["smiles"] == texts
+    assert list(answer) == [*list(answer)[:7], "inchikeys", "smiles", "predictions"]
+    assert "smiles" not in with_library.predictions(asked).json
+    one = with_library.get(f"{PREDICTIONS}/{KEYS[3]}?include=smiles").json
+    assert one["smiles"] == texts[0]
+    assert with_library.get(f"{PREDICTIONS}/{KEYS[-1]}?include=smiles").json["smiles"] is None
+    assert "smiles" not in with_library.get(f"{PREDICTIONS}/{KEYS[3]}").json
+
+
+def test_csv_has_smiles_after_the_inchikeys(tables, api):
+    serve_library(tables, {KEYS[0]: "=CMD()", KEYS[1]: "C,C"})
+    text = api.predictions([KEYS[0], UNKNOWN, KEYS[1]], query="?include=smiles", accept="text/csv").text
+    header, *rows = csv.reader(io.StringIO(text))
+    assert header == ["inchikey", "smiles", *(c.name for c in COLUMNS)]
+    assert [row[:2] for row in rows] == [[KEYS[0], "'=CMD()"], [UNKNOWN, ""], [KEYS[1], "C,C"]]
+    assert {len(row) for row in rows} == {5}
+
+
+def test_without_a_library_smiles_are_null_until_there_is_one(tables, api):
+    assert api.predictions(KEYS, query="?include=smiles").json["smiles"] == [None] * len(KEYS)
+    serve_library(tables)
+    answered = api.predictions(KEYS, query="?include=smiles").json
+    assert answered["smiles"] == [SMILES.get(key) for key in KEYS]
+    tables.drop_table(LIBRARY)
+    serve_library(tables, {KEYS[0]: "N"}, n_shards=2, shards=["00", "01"])
+    assert api.get(f"{PREDICTIONS}/{KEYS[0]}?include=smiles").json["smiles"] == "N"
+
+
+def test_what_is_said_of_a_row_is_said_of_the_generation_that_it_is_of(tables, api):
+    key = KEYS[0]
+    shard = shard_of(key, 4)
+    before = api.get(f"{PREDICTIONS}/{key}")
+    whole = api.get(f"/models/{MODEL}").json["library_digest"]
+    assert before.json["library_digest"] == whole
+    # Loaded twice, so that what the API has read of this shard is gone from the table.
+    for release in ("v2.0.0", "v3.0.0"):
+        serve(tables, {k: row for k, row in ROWS.items() if k != KEYS[1]}, release=release, shards=[shard])
+    after = api.get(f"{PREDICTIONS}/{key}")
+    assert after.json["release"] == "v3.0.0"
+    assert after.headers["ETag"] != before.headers["ETag"]
+    others = [k for k in KEYS if shard_of(k, 4) != shard]
+    assert api.predictions([key, others[0]]).json["releases"] == ["v1.0.0", "v3.0.0"]
+    if shard_of(KEYS[1], 4) == shard:
+        assert after.json["library_digest"] != whole
+
+
+def test_a_molecule_is_asked_of_all_models_or_of_those_that_are_named(tables, with_library):
+    few = [key for key in KEYS if shard_of(key, 4) in {"00", "01"}]
+    serve(tables, {key: (at,) for at, key in enumerate(few)}, model=OTHER, columns=COLUMNS[1:2], shards=["00", "01"])
+    publish_card(tables, card(deterministic=False))
+    key, unloaded = few[0], next(key for key in KEYS if key not in few)
+    answer = with_library.get(f"/molecules/{key}?include=smiles").json
+    one = with_library.get(f"{PREDICTIONS}/{key}").json
+    assert answer == {
+        "inchikey": key,
+        "smiles": SMILES[key],
+        "library_digest": None,
+        "models": [
+            {name: one[name] for name in one if name != "inchikey"},
+            {
+                "model": OTHER,
+                "release": "v1.0.0",
+                "library_digest": None,
+                "deterministic": None,
+                "columns": [{"name": "count", "type": "integer"}],
+                "predictions": {"count": 0},
+            },
+        ],
+    }
+    named = with_library.get(f"/molecules/{unloaded}?models={OTHER},{MODEL},{OTHER}").json
+    assert [(m["model"], m["release"], m["predictions"] is None) for m in named["models"]] == [
+        (OTHER, None, True),
+        (MODEL, "v1.0.0", False),
+    ]
+    alone = with_library.get(f"/molecules/{key}?models={MODEL}").json
+    assert alone["library_digest"] == one["library_digest"] is not None
+
+
+def test_no_model_at_all_is_an_empty_answer(tables):
+    assert Api(tables).get(f"/molecules/{KEYS[0]}").json == {
+        "inchikey": KEYS[0],
+        "library_digest": None,
+        "models": [],
+    }
+
+
+def test_models_that_are_not_served_are_named(api):
+    one = api.get(f"/molecules/{KEYS[0]}?models={MODEL},eos9zzz")
+    assert one.error == (404, "unknown_model")
+    assert "'eos9zzz'" in one.message
+    bad = ["library", "models", "../x", "é", "x" * 99]
+    many = api.get(f"/molecules/{KEYS[0]}?models={','.join(bad)}")
+    assert many.error == (404, "unknown_model")
+    assert all(name[:9] in many.message for name in bad)
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("include=inchi", "include=smiles"),
+        ("include=", "include=smiles"),
+        ("include=smiles&include=smiles", "2 times"),
+        ("inclde=smiles", "'inclde'"),
+        ("%0d%0aSet-Cookie:%20a=1", r"\r\n"),
+        ("models=", "commas"),
+        ("models=eos3b5e,,eos4e40", "commas"),
+        ("models=" + ",".join(f"eos{i:04}" for i in range(501)), "up to 500"),
+    ],
+)
+def test_a_query_that_makes_no_sense_is_told(api, query, told):
+    answer = api.get(f"/molecules/{KEYS[0]}?{query}")
+    assert answer.error == (400, "bad_query")
+    assert told in answer.message
+    assert "Set-Cookie" not in answer.headers
+
+
+def test_a_molecule_has_to_be_one_here_too(api):
+    assert api.get("/molecules/aspirin").error == (400, "malformed_inchikey")
+
+
+def test_too_many_columns_are_told_before_they_are_read(tables, monkeypatch):
+    monkeypatch.setattr("precalc_assets.api.routes.MAX_COLUMNS", 5)
+    serve(tables, ROWS)
+    serve(tables, ROWS, model=OTHER)
+    api = Api(tables)
+    answer = api.get(f"/molecules/{KEYS[0]}")
+    assert answer.error == (413, "too_many_columns")
+    assert "models=" in answer.message
+    assert api.get(f"/molecules/{KEYS[0]}?models={OTHER}").status == 200
+
+
+def test_a_damaged_table_among_many_is_named_and_the_others_can_be_asked(tables, api):
+    serve(tables, ROWS, model=OTHER)
+    directories = TableReader(tables, OTHER).directories()
+    tables.delete_many(OTHER, [key for shard, found in directories.items() for key in found.pages.keys(shard)])
+    answer = api.get(f"/molecules/{KEYS[0]}")
+    assert answer.error == (503, "unavailable")
+    assert OTHER in answer.message
+    assert api.get(f"/molecules/{KEYS[0]}?models={MODEL}").status == 200
+
+
+def test_the_earlier_contract_answers_what_is_there_and_leaves_out_the_rest(with_library):
+    asked = [KEYS[7], UNKNOWN, "not a key", KEYS[-1], KEYS[7]]
+    body = {"modelId": MODEL, "inputKeyArray": asked, "something": "else"}
+    answer = with_library.post("/predictions", body).json
+    seven = {"smiles": SMILES[KEYS[7]], "value": list(ROWS[KEYS[7]])}
+    assert repr(answer) == repr(
+        {"model_id": MODEL, "output": [seven, {"smiles": None, "value": list(ROWS[KEYS[-1]])}, seven]}
+    )
+    for model in ("eos9zzz", "library", ""):
+        unknown = with_library.post("/predictions", {"modelId": model, "inputKeyArray": asked}).json
+        assert unknown == {"model_id": model, "output": []}
+
+
+@pytest.mark.parametrize("body", [{}, {"modelId": 1, "inputKeyArray": []}, {"modelId": MODEL, "inputKeyArray": "x"}])
+def test_the_earlier_contract_tells_a_body_of_another_form(api, body):
+    assert api.post("/predictions", body).error == (400, "bad_request")
+    assert api.post("/predictions", "").error == (400, "invalid_json")
+
+
+def test_the_earlier_contract_has_the_same_limits(api):
+    answer = api.post("/predictions", {"modelId": MODEL, "inputKeyArray": ["x"] * 1_001})
+    assert answer.error == (413, "too_many_inchikeys")
+
+
+def test_headers_are_ascii_whatever_a_release_is_called(tables):
+    serve(tables, ROWS, release="v1 naïve ☃\r\nX: y")
+    header = Api(tables).predictions(KEYS, accept="text/csv").headers["Precalc-Provenance"]
+    assert header.isascii()
+    assert header.isprintable()
+    assert json.loads(header)["releases"] == ["v1 naïve ☃\r\nX: y"]

@@ -1,0 +1,81 @@
+"""What a reader may keep, how it asks whether that is still right, and what is on every answer."""
+
+import pytest
+from serving import KEYS, MODEL, UNKNOWN, Api, card, predictions, serve
+
+from precalc_assets.cards import publish_card
+
+ONE = f"/models/{MODEL}/predictions/{KEYS[0]}"
+KEPT = ["/models", f"/models/{MODEL}", ONE, f"/molecules/{KEYS[0]}", "/openapi.json", "/docs", "/"]
+
+
+@pytest.mark.parametrize("url", KEPT)
+def test_what_a_reader_has_is_not_sent_again(api, url):
+    first = api.get(url)
+    tag = first.headers["ETag"]
+    assert tag.startswith('"')
+    for known in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+        again = api.get(url, if_none_match=known)
+        assert (again.status, again.text) == (304, "")
+        assert again.headers["ETag"] == tag
+        assert again.headers["Cache-Control"] == first.headers["Cache-Control"]
+        assert again.headers["Vary"] == first.headers["Vary"]
+        assert again.headers["X-Content-Type-Options"] == "nosniff"
+    assert api.get(url, if_none_match='"other"').text == first.text
+    assert api.get(url, if_none_match=tag.strip('"')).status == 200
+
+
+def test_each_form_of_an_answer_has_a_tag_of_its_own(api):
+    plain, packed = api.get("/openapi.json"), api.get("/openapi.json", accept_encoding="gzip")
+    assert packed.compressed
+    assert packed.headers["ETag"] != plain.headers["ETag"]
+    for tag in (plain.headers["ETag"], packed.headers["ETag"]):
+        again = api.get("/openapi.json", accept_encoding="gzip", if_none_match=tag)
+        assert (again.status, again.headers["ETag"]) == (304, tag)
+
+
+def test_a_tag_changes_with_whatever_the_answer_says(tables):
+    serve(tables, predictions(KEYS))
+    tags = {Api(tables).get(ONE).headers["ETag"] for _ in range(2)}
+    assert len(tags) == 1
+    tags.add(Api(tables).get(f"{ONE}?include=smiles").headers["ETag"])
+    publish_card(tables, card(deterministic=False))
+    tags.add(Api(tables).get(ONE).headers["ETag"])
+    serve(tables, predictions(KEYS), release="v2.0.0")
+    tags.add(Api(tables).get(ONE).headers["ETag"])
+    assert len(tags) == 4
+
+
+@pytest.mark.parametrize("url", ["/health", f"/models/{MODEL}/predictions/{UNKNOWN}", "/nothing", "/models/eos9zzz"])
+def test_what_may_be_otherwise_at_once_is_not_kept(api, url):
+    answer = api.get(url, if_none_match="*")
+    assert answer.status != 304
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert "ETag" not in answer.headers
+
+
+@pytest.mark.parametrize("url", [*KEPT, "/health", "/nothing", f"/models/{MODEL}/predictions/x", "/models/\n"])
+def test_head_is_answered_like_get_without_the_body(api, url):
+    got, head = api.get(url, accept_encoding="gzip"), api.get(url, "HEAD", accept_encoding="gzip")
+    assert head.text == ""
+    assert (head.status, head.headers) == (got.status, got.headers)
+    assert got.headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("accepted", "compressed"),
+    [
+        ("gzip", True),
+        ("br;q=1.0, gzip;q=0.8, *;q=0.1", True),
+        ("x-gzip", True),
+        ("gzip;q=0", False),
+        ("gzip; q=0.000, identity", False),
+        ("br", False),
+        ("notgzip", False),
+        ("", False),
+    ],
+)
+def test_only_those_who_accept_gzip_get_it(api, accepted, compressed):
+    answer = api.get("/openapi.json", accept_encoding=accepted)
+    assert answer.compressed is compressed
+    assert "Accept-Encoding" in answer.headers["Vary"]
