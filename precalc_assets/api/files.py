@@ -5,6 +5,7 @@ table's directories, and a link is signed by arithmetic. So it names a file whet
 that a reader may choose is the model; shards are those that its table serves.
 """
 
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 LINK_LIFE = timedelta(hours=1)
 """How long a link works, unless the credentials that it is signed with end earlier."""
+
+_log = logging.getLogger(__name__)
 
 _LOCAL = re.compile(r"/models/([a-z0-9-]+)/files/(shard=[0-9]+\.parquet)")
 
@@ -120,11 +123,16 @@ def add_file_routes(app: ApiGatewayResolver, models: ServedModels, links: FileLi
 
 def _answer(served: ServedModel, links: FileLinks) -> FilesAnswer:
     directories = _directories(served)
-    made = links.link(served.model, list(directories))
+    try:
+        made = links.link(served.model, list(directories))
+    except UsageError as error:
+        _log.error("%s", error)
+        message = "links to files cannot be made at the moment; try again later"
+        raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", message) from None
     return FilesAnswer(
         model=served.model,
         releases=sorted({directory.release for directory in directories.values()}),
-        library_digest=served.library_digest,
+        library_digest=served.library_digest_with(directories),
         expires_at=made.expires_at and made.expires_at.isoformat(),
         files=[
             FileAnswer(
@@ -186,10 +194,15 @@ class BucketLinks:
         self._prefix = f"{prefix}/" if prefix else ""
 
     def link(self, model: str, shards: Sequence[str]) -> Links:
-        """Return presigned links. Raises UsageError for no model id, and when there are no credentials."""
+        """Return presigned links. Raises UsageError for no model id, and when there are no credentials, or none now."""
+        from botocore.exceptions import BotoCoreError
+
         client, credentials = self._signer
         now = datetime.now(UTC).replace(microsecond=0)
-        life = min(LINK_LIFE, _life(credentials, now))
+        try:
+            life = min(LINK_LIFE, _life(credentials, now))
+        except BotoCoreError as error:  # They could not be renewed.
+            raise UsageError(f"there are no AWS credentials to sign links with: {error}") from error
         urls = [
             client.generate_presigned_url(
                 "get_object",

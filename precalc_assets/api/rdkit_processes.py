@@ -167,10 +167,11 @@ def _send(running: subprocess.Popen[bytes], smiles: str) -> None:
 def _receive(running: subprocess.Popen[bytes], deadline: float) -> bytes:
     """Return a line, or nothing if the process has ended. Raises TimeoutError."""
     stdout = cast("IO[bytes]", running.stdout)
+    ready = select.poll()  # `select` itself knows no descriptors above 1,023.
+    ready.register(stdout, select.POLLIN)
     line = b""
     while not line.endswith(b"\n"):
-        ready, _, _ = select.select([stdout], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
+        if not ready.poll(max(0.0, deadline - time.monotonic()) * 1_000):
             raise TimeoutError
         part = os.read(stdout.fileno(), 1 << 16)
         if not part:

@@ -106,6 +106,22 @@ def test_a_link_ends_with_the_credentials_that_sign_it():
     assert 1_790 <= int(parse_qs(urlsplit(url).query)["X-Amz-Expires"][0]) <= 1_800
 
 
+def test_without_credentials_readers_are_told_to_come_again(tables, credentials, monkeypatch):
+    api = files_api(tables, open_links("s3://bucket"))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, "/dev/null")
+    assert api.get(f"/models/{MODEL}/files").error == (503, "unavailable")
+    link = open_links("s3://bucket")
+    ended = RefreshableCredentials(
+        "AKIDEXAMPLE", "secret", "token", datetime.now(UTC), refresh_using=dict, method="test"
+    )
+    link._signer = (None, ended)
+    with pytest.raises(UsageError, match="no AWS credentials to sign links with"):
+        link.link(MODEL, ["00"])
+
+
 def test_where_there_is_no_store_readers_are_told_so(tables):
     assert files_api(tables, None).get(f"/models/{MODEL}/files").error == (404, "no_files")
 
