@@ -149,7 +149,7 @@ def _get_one(model: OpenModel, molecules: Molecules, options: Options, scratch: 
     question = Question(model, molecules, find_format(options.format, options.output), smiles=options.include_smiles)
     if options.output:
         counts = _get_file(question, options.output, options.missing, options)
-        print(f"{options.output}: {counts.rows:,} molecules, {model.info.citation}", file=sys.stderr)
+        print(f"{options.output}: {_counted(counts.rows)}, {model.info.citation}", file=sys.stderr)
     elif options.missing or options.compute_missing:
         _get_file(question, scratch / "answers", options.missing, options)
         with (scratch / "answers").open("rb") as file:
@@ -175,15 +175,15 @@ def _get_many(source: Source, models: Sequence[str], molecules: Molecules, optio
         lost = missing / f"{name}.csv" if missing else None
         question = Question(source.open(name), molecules, written, smiles=options.include_smiles)
         info = question.model.info
-        choices = [options.include_smiles, options.compute_missing]
-        asked = {**info.provenance, "input": molecules.digest, "options": choices}
+        choices = {"smiles": options.include_smiles, "compute_missing": options.compute_missing}
+        asked = {"source": info.source, **info.provenance, "input_sha256": molecules.digest, **choices}
         if manifest.has(path.name, asked) and path.exists() and (lost is None or lost.exists()):
             print(f"{path} is there already", file=sys.stderr)
             continue
         counts = _get_file(question, path, lost, options)
         found = {"found": counts.found, "missing": counts.missing, "unreadable": counts.unreadable}
         manifest.add(path.name, asked | found)
-        print(f"{path}: {counts.rows:,} molecules, {info.citation}", file=sys.stderr)
+        print(f"{path}: {_counted(counts.rows)}, {info.citation}", file=sys.stderr)
 
 
 class _Manifest:
@@ -233,7 +233,8 @@ def _compute(question: Question, path: Path) -> Counts:
     with ExitStack() as stack:
 
         def on_computed(total: int) -> OnRows:
-            print(f"{total:,} molecules are not precalculated; {model} is run on them", file=sys.stderr)
+            stack.close()  # the bar of what is read
+            print(f"{_counted(total)} not precalculated; {model} is run on them", file=sys.stderr)
             return stack.enter_context(_bar(f"compute {model}", total))
 
         counts, outcome = get_and_compute(
@@ -268,7 +269,8 @@ def _report(counts: Counts, missing: Path | None) -> None:
         print(f"{counts.silent:,} of those found have no value: the model could not answer them", file=sys.stderr)
     if not counts.missing and not counts.unreadable:
         return
-    said = [f"{counts.found:,} found", f"{counts.missing:,} not precalculated"]
+    said = [f"{counts.found:,} found"]
+    said += [f"{counts.missing:,} not precalculated"] * bool(counts.missing)
     said += [f"{counts.unreadable:,} neither InChIKey nor SMILES"] * bool(counts.unreadable)
     where = "with --missing FILE those are listed, with --compute-missing the model is run on them"
     if missing:
@@ -280,6 +282,10 @@ def _report(counts: Counts, missing: Path | None) -> None:
             file=sys.stderr,
         )
     _explain(counts.unreadable, counts.reasons)
+
+
+def _counted(molecules: int) -> str:
+    return f"{molecules:,} molecule" if molecules == 1 else f"{molecules:,} molecules"
 
 
 def _explain(number: int, reasons: Sequence[str]) -> None:

@@ -32,6 +32,7 @@ _ROW_GROUP_VALUES = 1_000_000
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 """How a text begins that a spreadsheet may run (OWASP, "CSV Injection"), or that looks like one made harmless."""
 _NEEDS_QUOTES = re.compile(r'[,"\r\n]|^$')
+_ODD = re.compile(f"^{_FORMULA.pattern}|{_NEEDS_QUOTES.pattern}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +132,8 @@ class CsvFormat:
         nothing = "," * (len(self._layout.columns) - 1)
         cells = _cells if any(column.type == "string" for column in self._layout.columns) else _numbers
         lines = [
-            f"{','.join(map(_text, leading))},{nothing if row is None else cells(row)}\n"
-            for leading, row in zip(block.leading(), block.rows, strict=True)
+            f"{key or ''},{','.join(map(_text, leading))},{nothing if row is None else cells(row)}\n"
+            for (key, *leading), row in zip(block.leading(), block.rows, strict=True)
         ]
         return "".join(lines).encode()
 
@@ -252,6 +253,8 @@ def read_blocks(path: Path, layout: Layout) -> Iterator[Block]:
 def _text(cell: str | None) -> str:
     if cell is None:
         return ""
+    if not _ODD.search(cell):
+        return cell
     text = f"'{cell}" if _FORMULA.match(cell) else cell
     return '"' + text.replace('"', '""') + '"' if _NEEDS_QUOTES.search(text) else text
 

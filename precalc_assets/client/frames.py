@@ -21,10 +21,10 @@ class Precalc:
 
     The key of an API is that of PRECALC_API_KEY, or the one that `precalc login` has stored, unless it is given.
 
-    >>> with Precalc() as precalc:  # doctest: +SKIP
-    ...     scores = precalc.get("eos3b5e", ["CCO", "BSYNRYMUTXBXSQ-UHFFFAOYSA-N"])
-    ...     scores.attrs["releases"]
-    ['v1.0.0']
+    >>> with Precalc() as precalc:
+    ...     scores = precalc.get("eos3b5e", ["OCC", "LFQSCWFLJHTTHZ-UHFFFAOYSA-N", "CCCl"])
+    >>> scores["score"].tolist(), scores.attrs["releases"], scores.attrs["missing"]
+    ([0.5, 0.5, nan], ['v1.0.0'], [2])
 
     Raises PrecalcError, here and in its methods, with what is wrong and the way out.
     """

@@ -72,8 +72,6 @@ class PartialFiles:
         self._close()
         if not self.state.get("rows"):
             self.remove()
-        if not self._journal_path.exists():
-            _beside(self.path, "lock").unlink(missing_ok=True)
         self._lock.release()
 
     def append(self, contents: Sequence[bytes], state: Mapping[str, Any]) -> None:
@@ -95,6 +93,7 @@ class PartialFiles:
         for partial in self.partials:
             partial.unlink(missing_ok=True)
         self._journal_path.unlink(missing_ok=True)
+        _beside(self.path, "lock").unlink(missing_ok=True)
         self.state = {}
 
     def _close(self) -> None:

@@ -1,0 +1,36 @@
+"""Tables with a model in them, and both ways of reading it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from served_model import load, remote
+
+from precalc_assets.client.local import LocalSource
+from precalc_assets.client.source import Source
+from precalc_assets.tables import KeyValueStore, open_tables
+
+
+@pytest.fixture(autouse=True)
+def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the machine has."""
+    for name in ("PRECALC_API_KEY", "PRECALC_API_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.null.Keyring")
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> KeyValueStore:
+    """Tables in which a model is served."""
+    tables = open_tables(f"sqlite:///{tmp_path / 'tables.db'}")
+    load(tables)
+    return tables
+
+
+@pytest.fixture(params=["tables", "API"])
+def source(request: pytest.FixtureRequest, tables: KeyValueStore) -> Iterator[Source]:
+    """The model by each way."""
+    source = LocalSource(tables, "sqlite:///tables.db") if request.param == "tables" else remote(tables)
+    yield source
+    if request.param == "API":
+        source.close()

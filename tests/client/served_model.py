@@ -1,0 +1,167 @@
+"""A model of made-up predictions in tables, and the API for them: in this process, with faults between if one likes."""
+
+import asyncio
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from hashlib import sha256
+from itertools import count, islice
+from typing import NoReturn
+
+import httpx
+import pyarrow as pa
+from httpx_retries import Retry
+
+from precalc_assets.api.server import LocalApi
+from precalc_assets.client.remote import RemoteSource, retries
+from precalc_assets.columns import Column
+from precalc_assets.sharding import key_hash, shard_key, shard_of
+from precalc_assets.tables import LIBRARY, KeyValueStore
+from precalc_assets.tables.loader import load_shard
+
+MODEL = "eos3b5e"
+N_SHARDS = 4
+COLUMNS = (
+    Column("score", "float", "high", "A score"),
+    Column("count", "integer", "", "A count"),
+    Column("label", "string", "", "A label"),
+)
+SMILES = (Column("smiles", "string", "", "The molecule"),)
+ARROW = {"float": pa.float64(), "integer": pa.int64(), "string": pa.string()}
+URL = "http://127.0.0.1:8000"
+
+
+def inchikeys() -> Iterator[str]:
+    """Yield made-up InChIKeys, the same ones each time."""
+    for i in count():
+        letters = "".join(chr(ord("A") + byte % 26) for byte in sha256(str(i).encode()).digest()[:25])
+        yield f"{letters[:14]}-{letters[14:24]}-{letters[24]}"
+
+
+KEYS = tuple(islice(inchikeys(), 60))
+UNKNOWN = next(islice(inchikeys(), 1_000, None))
+FLOATS = (2.0, 1 / 3, -0.0, 5e-324, -1.7976931348623157e308, None)
+INTEGERS = (2, 2**63 - 1, -(2**63), 0, None)
+TEXTS = ("CCO", "", "naïve ☃", 'a "quoted", text', "two\nlines", "=1+1", "'=1", None)
+ROWS = {
+    key: (FLOATS[i % len(FLOATS)], INTEGERS[i % len(INTEGERS)], TEXTS[i % len(TEXTS)]) for i, key in enumerate(KEYS)
+}
+
+
+def load(
+    tables: KeyValueStore,
+    rows: dict[str, tuple] = ROWS,
+    *,
+    model: str = MODEL,
+    columns: Sequence[Column] = COLUMNS,
+    release: str = "v1.0.0",
+    files: Mapping[str, bytes] | None = None,
+) -> None:
+    """Load these rows, all shards of them, as if they were read from these files."""
+    by_shard: dict[str, list[str]] = defaultdict(list)
+    for key in sorted(rows, key=key_hash):
+        by_shard[shard_of(key, N_SHARDS)].append(key)
+    for shard in (shard_key(index, N_SHARDS) for index in range(N_SHARDS)):
+        keys = by_shard[shard]
+        arrays = [pa.array([rows[key][at] for key in keys], ARROW[c.type]) for at, c in enumerate(columns)]
+        batch = pa.record_batch([pa.array(keys, pa.string()), *arrays], names=["inchikey", *(c.name for c in columns)])
+        load_shard(
+            tables,
+            model,
+            shard,
+            lambda batch=batch: iter([batch]),
+            columns=columns,
+            n_shards=N_SHARDS,
+            release=release,
+            shard_digest=sha256("".join(keys).encode()).hexdigest(),
+            built_from=f"{release} {sorted(rows.items())!r}",
+            file_bytes=len(files[shard]) if files else 0,
+            file_sha256=sha256(files[shard]).hexdigest() if files else "",
+        )
+
+
+def load_smiles(tables: KeyValueStore, smiles: dict[str, str]) -> None:
+    """Load the library's own table."""
+    load(tables, {key: (text,) for key, text in smiles.items()}, model=LIBRARY, columns=SMILES, release="")
+
+
+class InProcess(httpx.BaseTransport):
+    """Takes requests to an ASGI application in this process, which runs in a thread of its own."""
+
+    def __init__(self, app: LocalApi) -> None:
+        self._inner = httpx.ASGITransport(app)
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        request.read()
+        return asyncio.run_coroutine_threadsafe(self._answer(request), self._loop).result(30)
+
+    async def _answer(self, request: httpx.Request) -> httpx.Response:
+        answer = await self._inner.handle_async_request(request)
+        content = b"".join([chunk async for chunk in answer.stream])
+        return httpx.Response(answer.status_code, headers=answer.headers, stream=httpx.ByteStream(content))
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+
+Fault = Callable[[httpx.Request, Callable[[], httpx.Response]], httpx.Response]
+
+
+class Faulty(httpx.BaseTransport):
+    """Lets a fault have each request first; `None` is no fault, and there is none when all have had their turn."""
+
+    def __init__(self, inner: httpx.BaseTransport, faults: Sequence[Fault | None] = ()) -> None:
+        self._inner = inner
+        self._faults = list(faults)
+        self._lock = threading.Lock()
+        self.requests: list[httpx.Request] = []
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        with self._lock:
+            self.requests.append(request)
+            fault = self._faults.pop(0) if self._faults else None
+        if fault is None:
+            return self._inner.handle_request(request)
+        return fault(request, lambda: self._inner.handle_request(request))
+
+
+def refused(status: int, **headers: str) -> Fault:
+    """An answer that is only a status, as a router in front of the API gives it."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return lambda _request, _answer: httpx.Response(status, headers=named, content=b"<html>no</html>")
+
+
+def dropped(_request: httpx.Request, _answer: Callable[[], httpx.Response]) -> NoReturn:
+    """A connection that is closed instead of an answer."""
+    raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
+
+
+class _CutStream(httpx.SyncByteStream):
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._content
+        raise httpx.ReadError("connection reset")
+
+
+def cut(request: httpx.Request, answer: Callable[[], httpx.Response]) -> httpx.Response:
+    """An answer that breaks off in the middle."""
+    whole = answer()
+    content = b"".join(whole.stream)
+    return httpx.Response(whole.status_code, headers=whole.headers, stream=_CutStream(content[: len(content) // 2]))
+
+
+def impatient() -> Retry:
+    """Return the client's own retries without their waits, but for those that an API asks for."""
+    return retries().copy_with(backoff_factor=0.0)
+
+
+def remote(tables: KeyValueStore, faults: Sequence[Fault | None] = (), *, store_url: str | None = None) -> RemoteSource:
+    """Return the API for these tables as the client reads it. `source.transport` has what was requested."""
+    transport = Faulty(InProcess(LocalApi(tables, store_url)), faults)
+    source = RemoteSource(URL, transport=transport, retry=impatient())
+    source.transport = transport
+    return source

@@ -1,0 +1,217 @@
+"""Downloaded files are those that were promised, whatever happened on the way."""
+
+import json
+import random
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import httpx
+import pytest
+from served_model import MODEL, N_SHARDS, Fault, cut, dropped, load, refused, remote
+
+from precalc_assets.client import downloading
+from precalc_assets.client.downloading import ServedFile, checked_file, download
+from precalc_assets.client.errors import DownloadError
+from precalc_assets.client.local import LocalSource
+from precalc_assets.client.source import Source
+from precalc_assets.sharding import shard_keys
+from precalc_assets.storage import predictions
+from precalc_assets.tables import KeyValueStore
+
+SHARDS = shard_keys(N_SHARDS)
+FILES = {shard: random.Random(shard).randbytes(200_000 + 1_000 * int(shard)) for shard in SHARDS}
+
+
+def put(folder: Path, files: dict[str, bytes]) -> str:
+    """Write files as the store has them; return the store's URL."""
+    for shard, content in files.items():
+        path = folder / "store" / predictions(MODEL, shard)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return f"file://{folder / 'store'}"
+
+
+@pytest.fixture(autouse=True)
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloading, "_SECONDS", 0.0)
+
+
+@pytest.fixture
+def store_url(tables: KeyValueStore, tmp_path: Path) -> str:
+    load(tables, release="v1.0.1", files=FILES)
+    return put(tmp_path, FILES)
+
+
+@pytest.fixture(params=["store", "API"])
+def files_source(request: pytest.FixtureRequest, tables: KeyValueStore, store_url: str) -> Iterator[Source]:
+    source = LocalSource(tables, "x", store_url) if request.param == "store" else remote(tables, store_url=store_url)
+    yield source
+    if request.param == "API":
+        source.close()
+
+
+def assert_whole(folder: Path, files: dict[str, bytes] = FILES) -> None:
+    there = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".download.lock"}
+    manifest = json.loads(there.pop("manifest.json"))
+    assert there == {f"shard={shard}.parquet": content for shard, content in files.items()}
+    assert {entry["path"]: entry["sha256"] for entry in manifest["files"]} == {
+        name: sha256(content).hexdigest() for name, content in there.items()
+    }
+    assert manifest["model"] == MODEL
+    assert len(manifest["library_digest"]) == 64
+
+
+def test_all_files_arrive_whole_with_a_manifest_to_cite(files_source: Source, tmp_path: Path) -> None:
+    counted: list[int] = []
+
+    def begin(total: int):
+        assert total == sum(map(len, FILES.values()))
+        return counted.append
+
+    found = download(files_source, MODEL, tmp_path / "out", begin=begin)
+    assert_whole(tmp_path / "out")
+    assert sum(counted) == sum(map(len, FILES.values()))
+    assert found.listing.releases == ("v1.0.1",)
+    assert all(file.checked for file in found.files)
+
+
+def test_what_is_there_is_kept_and_what_is_damaged_or_partial_is_mended(files_source: Source, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    download(files_source, MODEL, folder)
+    kept = (folder / "shard=00.parquet").stat().st_mtime_ns
+    (folder / "shard=01.parquet").write_bytes(FILES["01"][:-1] + b"!")
+    (folder / "shard=02.parquet").unlink()
+    digest = sha256(FILES["02"]).hexdigest()
+    (folder / f".shard=02.parquet.{digest[:16]}.partial").write_bytes(FILES["02"][:70_000])
+    (folder / ".shard=03.parquet.0123456789abcdef.partial").write_bytes(b"of another content")
+    (folder / "shard=03.parquet").unlink()
+    download(files_source, MODEL, folder)
+    assert_whole(folder)
+    assert (folder / "shard=00.parquet").stat().st_mtime_ns == kept
+
+
+def test_a_partial_file_is_gone_on_with_from_where_it_was_cut_off(tables, store_url: str, tmp_path: Path) -> None:
+    source = remote(tables, store_url=store_url)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    digest = sha256(FILES["02"]).hexdigest()
+    (folder / f".shard=02.parquet.{digest[:16]}.partial").write_bytes(FILES["02"][:70_000])
+    download(source, MODEL, folder)
+    assert_whole(folder)
+    asked = {request.url.path[-16:]: request.headers.get("range") for request in source.transport.requests[1:]}
+    assert asked == {f"shard={shard}.parquet": "bytes=70000-" if shard == "02" else None for shard in SHARDS}
+
+
+def whole(content: bytes) -> httpx.Response:
+    return httpx.Response(200, stream=httpx.ByteStream(content))
+
+
+ELSEWHERE = {"content-range": "bytes 7-9/10"}
+FAULTS: dict[str, Fault] = {
+    "starting again": refused(503),
+    "no answer": dropped,
+    "cut off": cut,
+    "expired": refused(403),
+    "a server that knows no ranges": lambda request, answer: httpx.Response(
+        200, content=FILES[request.url.path[-10:-8]]
+    ),
+    "another part": lambda request, answer: httpx.Response(
+        206, headers={"content-range": "bytes 7-9/10"}, content=b"abc"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_what_goes_wrong_on_the_way_changes_nothing_of_what_arrives(
+    tables, store_url: str, tmp_path: Path, name: str
+) -> None:
+    def of_files(request, answer):
+        is_file = request.url.path.endswith(".parquet")
+        return FAULTS[name](request, answer) if is_file else answer()
+
+    source = remote(
+        tables, [of_files if at % 3 == 1 else cut if at % 5 == 2 else None for at in range(12)], store_url=store_url
+    )
+    download(source, MODEL, tmp_path / "out")
+    assert_whole(tmp_path / "out")
+    source.close()
+
+
+def test_what_goes_on_going_wrong_is_told_and_the_rest_is_kept(tables, store_url: str, tmp_path: Path) -> None:
+    def of_one(request, answer):
+        return refused(403)(request, answer) if request.url.path.endswith("=02.parquet") else answer()
+
+    source = remote(tables, [of_one] * 99, store_url=store_url)
+    with pytest.raises(DownloadError, match=r"shard=02\.parquet of eos3b5e: its links expire .* the same command"):
+        download(source, MODEL, tmp_path / "out")
+    source.close()
+    assert (tmp_path / "out" / "shard=00.parquet").read_bytes() == FILES["00"]
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_file_that_is_not_what_the_table_was_loaded_from_is_refused(files_source: Source, tmp_path: Path) -> None:
+    put(tmp_path, {"01": FILES["01"][:-1] + b"!"})
+    with pytest.raises(DownloadError, match=r"shard=01\.parquet of eos3b5e: .*SHA-256"):
+        download(files_source, MODEL, tmp_path / "out")
+    assert not (tmp_path / "out" / "shard=01.parquet").exists()
+
+
+def test_a_file_that_is_gone_is_told(files_source: Source, tmp_path: Path) -> None:
+    (tmp_path / "store" / predictions(MODEL, "01")).unlink()
+    with pytest.raises(DownloadError, match=r"01\.parquet .*(gone|not in) "):
+        download(files_source, MODEL, tmp_path / "out")
+
+
+def test_a_model_that_is_loaded_anew_meanwhile_is_not_downloaded_half_and_half(
+    tables, store_url: str, tmp_path: Path
+) -> None:
+    newer = {shard: content[::-1] for shard, content in FILES.items()}
+
+    def load_it(request, answer):
+        load(tables, release="v2.0.0", files=newer)
+        put(tmp_path, newer)
+        return answer()
+
+    source = remote(tables, [None, load_it], store_url=store_url)
+    with pytest.raises(DownloadError, match=r"loaded anew while it was downloaded|SHA-256"):
+        download(source, MODEL, tmp_path / "out")
+    source.close()
+    source = remote(tables, store_url=store_url)
+    download(source, MODEL, tmp_path / "out")
+    assert_whole(tmp_path / "out", newer)
+    source.close()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"name": "../../x"}, {"name": "shard=01.parquet/.."}, {"sha256": "../x"}, {"name": "shard=1\n.parquet"}]
+)
+def test_a_server_cannot_choose_where_files_are_written(changes: dict[str, str]) -> None:
+    told = {"model": MODEL, "shard": "01", "name": "shard=01.parquet", "url": "", "bytes": 1, "sha256": "0" * 64}
+    with pytest.raises(DownloadError, match="stopped"):
+        checked_file(ServedFile(**{**told, **changes}, rows=1, release="v1"))
+
+
+def test_files_loaded_before_checksums_were_kept_come_unchecked(tables, tmp_path: Path) -> None:
+    url = put(tmp_path, FILES)
+    found = download(LocalSource(tables, "x", url), MODEL, tmp_path / "out")
+    assert not any(file.checked for file in found.files)
+    assert_whole(tmp_path / "out")
+
+
+def test_the_key_is_not_sent_to_where_links_lead(tables, store_url: str) -> None:
+    seen: list[httpx.Request] = []
+
+    def elsewhere(request, answer):
+        seen.append(request)
+        return whole(b"")
+
+    source = remote(tables, [elsewhere, elsewhere], store_url=store_url)
+    source._client.headers["x-api-key"] = "s3cret"
+    file = ServedFile(MODEL, "01", "shard=01.parquet", "https://bucket.example/x", 1, None, 1, "v1")
+    with source.open_file(file, 0):
+        pass
+    with source.open_file(ServedFile(MODEL, "01", "x", f"{source.name}/x", 1, None, 1, "v1"), 0):
+        pass
+    assert ["x-api-key" in request.headers for request in seen] == [False, True]
+    source.close()

@@ -1,0 +1,184 @@
+"""What goes wrong between the client and an API: waited out where that helps, told where it does not."""
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx
+import pytest
+from served_model import KEYS, MODEL, ROWS, URL, Faulty, cut, dropped, impatient, refused, remote
+
+from precalc_assets.client.asked import MoleculeList
+from precalc_assets.client.errors import ApiError
+from precalc_assets.client.formats import Layout
+from precalc_assets.client.getting import Question, Reader, get_to_file
+from precalc_assets.client.remote import RemoteSource, retries
+from precalc_assets.errors import UsageError
+
+WAITS = "throttled for a second"
+FAULTS = {
+    "throttled": refused(429),
+    WAITS: refused(429, Retry_After="1"),
+    "a gateway without its server": refused(502),
+    "starting again": refused(503),
+    "too slow": refused(504),
+    "no answer": dropped,
+    "cut off": cut,
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == WAITS else []) for name in FAULTS]
+)
+def test_what_passes_is_waited_out_and_every_row_arrives_once(tables, tmp_path, name: str) -> None:
+    fault = FAULTS[name]
+    whole, faulty = remote(tables), remote(tables, [fault, None, fault, fault, None, None, fault])
+    started = time.monotonic()
+    for source in (whole, faulty):
+        model = source.open(MODEL)
+        model.batch_size = 7
+        get_to_file(Question(model, MoleculeList(KEYS, processes=1)), tmp_path / f"{id(source)}.csv")
+    assert len(faulty.transport.requests) == len(whole.transport.requests) + 4
+    assert (tmp_path / f"{id(faulty)}.csv").read_bytes() == (tmp_path / f"{id(whole)}.csv").read_bytes()
+    # Of the four, the API asked for a second of patience each time; some of them were side by side.
+    assert (time.monotonic() - started > 2) == (name == WAITS)
+
+
+def test_what_does_not_pass_ends_after_some_tries_with_a_line_that_names_the_api(tables) -> None:
+    source = remote(tables, [dropped] * 50)
+    with pytest.raises(ApiError, match=rf"^{URL} does not answer: Server disconnected.*; see that the URL is right"):
+        source.open(MODEL)
+    assert 5 < len(source.transport.requests) < 50
+    source = remote(tables, [refused(503)] * 50)
+    with pytest.raises(ApiError, match="503"):
+        source.open(MODEL)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 500])
+def test_a_refusal_is_not_repeated(tables, status: int) -> None:
+    source = remote(tables, [refused(status)])
+    with pytest.raises(ApiError) as error:
+        source.open(MODEL)
+    assert error.value.status == status
+    assert len(source.transport.requests) == 1
+    assert "\n" not in str(error.value)
+
+
+def test_the_api_s_own_message_is_told(tables) -> None:
+    with pytest.raises(ApiError, match="no predictions of 'eos9zzz' are served") as error:
+        remote(tables).open("eos9zzz")
+    assert (error.value.status, error.value.code) == (404, "unknown_model")
+
+
+ANSWERS = {
+    "a page": b"<html>hello</html>",
+    "a list": b"[]",
+    "nothing": b"",
+    "another object": b'{"hello": 1}',
+    "columns of another form": b'{"columns": 3, "releases": [], "library_digest": null}',
+}
+
+
+@pytest.mark.parametrize("content", ANSWERS.values(), ids=ANSWERS)
+def test_a_server_that_is_no_api_of_ours_is_found_out(content: bytes) -> None:
+    source = RemoteSource(URL, transport=httpx.MockTransport(lambda _: httpx.Response(200, content=content)))
+    with pytest.raises(ApiError, match="is it the URL of a precalc API"):
+        source.open(MODEL)
+
+
+@pytest.mark.parametrize("broken", [{"predictions": [[1.0, 2]]}, {"predictions": []}, {"predictions": None}], ids=str)
+def test_an_answer_with_other_rows_than_asked_for_is_no_answer(tables, broken: dict[str, object]) -> None:
+    def break_it(_request, answer):
+        found = json.loads(httpx.Response(200, content=b"".join(answer().stream)).content)
+        return httpx.Response(200, json=found | broken)
+
+    source = remote(tables, [None, lambda request, answer: break_it(request, answer)])
+    model = source.open(MODEL)
+    with pytest.raises(ApiError, match="answers with"):
+        model.read(KEYS[:1])
+
+
+def test_the_key_goes_to_the_api_and_is_in_no_message(tables) -> None:
+    source = remote(tables)
+    source.close()
+    seen = Faulty(httpx.MockTransport(lambda _: httpx.Response(403, json={"message": "Forbidden"})))
+    source = RemoteSource(URL, "s3cret", transport=seen, retry=impatient())
+    with pytest.raises(ApiError, match="Forbidden; it does not take the key") as error:
+        source.open(MODEL)
+    assert seen.requests[0].headers["x-api-key"] == "s3cret"
+    assert "s3cret" not in str(error.value)
+    source = RemoteSource(URL, transport=seen, retry=impatient())
+    with pytest.raises(ApiError, match=rf"it wants a key: set PRECALC_API_KEY, or run `precalc login {URL}`"):
+        source.open(MODEL)
+    assert "x-api-key" not in seen.requests[1].headers
+
+
+def test_a_redirect_is_not_followed_with_the_key() -> None:
+    seen = Faulty(httpx.MockTransport(lambda _: httpx.Response(307, headers={"location": "https://elsewhere.example"})))
+    with pytest.raises(ApiError, match="307"):
+        RemoteSource(URL, "s3cret", transport=seen, retry=impatient()).open(MODEL)
+    assert [request.url.host for request in seen.requests] == ["127.0.0.1"]
+
+
+URLS = ["", "host", "ftp://host", "https://", "https://user:pass@host", "https://host/?a=b", "https://host:x", "-"]
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_what_is_no_url_of_an_api_is_a_usage_error(url: str) -> None:
+    with pytest.raises(UsageError, match="write https://host/path"):
+        RemoteSource(url)
+
+
+def test_batches_are_answered_side_by_side_and_no_more_than_a_few(tables) -> None:
+    under_way, most, lock = 0, 0, threading.Lock()
+
+    def slow(_request, answer):
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        time.sleep(0.02)
+        with lock:
+            under_way -= 1
+        return answer()
+
+    source = remote(tables, [None, *[slow] * 60])
+    model = source.open(MODEL)
+    model.batch_size = 2
+    rows = [
+        row
+        for _, block, _ in Reader(model, Layout(model.info.columns)).blocks(MoleculeList(KEYS, processes=1))
+        for row in block.rows
+    ]
+    assert repr(rows) == repr([ROWS[key] for key in KEYS])
+    assert 1 < most <= model.parallel
+    source.close()
+
+
+def test_a_real_connection_that_breaks_off_in_a_body_is_tried_again(tables, tmp_path) -> None:
+    """What a mock cannot promise: that it is our retries that read the body."""
+    whole = remote(tables)
+    described = whole.get(f"/models/{MODEL}")
+    answers = 0
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            nonlocal answers
+            answers += 1
+            content = json.dumps(described).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[: 10 if answers < 3 else None])
+
+        def log_message(self, *_args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        source = RemoteSource(url, retry=retries().copy_with(backoff_factor=0.0))
+        assert source.open(MODEL).info.provenance == whole.open(MODEL).info.provenance
+        server.shutdown()
+    assert answers == 3
