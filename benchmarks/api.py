@@ -1,0 +1,419 @@
+"""What readers wait for and what it costs: `python -m benchmarks.api`.
+
+- `answer`: 1,000 molecules of a model with 10 columns, each on a page of its own, from the event of API Gateway to
+  the answer that is handed to Lambda: body, and what gzip and base64 add. In process, with SQLite and warm directories;
+  no page is asked for twice, so none is in SQLite's cache.
+- `plain`: the same molecules and values kept the plain way, one item per molecule with a list of Decimal, read by
+  boto3's resource with `batch_get_item` in hundreds and made into JSON. Both from the same ministack.
+- `get`: `precalc get` with a file of 100,000 molecules, from the local tables to a CSV file, as a process.
+- `load`: `precalc api` as a process, and 64 clients for 30 seconds who ask one thing after another of each route. An
+  answer with another status or another body than it had before the load is an error.
+- `lambda`: a Python with nothing but the Lambda's asset and boto3: from its start to the first answer.
+
+Values are random doubles, the worst case: they do not compress, so most of what is read are the neighbours of what was
+asked for. Counted is CPU, of the system too, of the process with all its threads, and the best of several runs; wall
+time where people wait. `load` and `lambda` share the cores with their clients, and with whatever else runs.
+"""
+
+import asyncio
+import json
+import os
+import platform
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+
+from benchmarks.invented import MODEL, REGION, Shape, floats, load_all, put_plainly
+from infra.lambda_asset import LAMBDA, READER, THIS_PYTHON, build_asset
+from precalc_assets.api.handler import answer, make_app
+from precalc_assets.sharding import key_hash, shard_of
+from precalc_assets.tables import KeyValueStore, TableReader, open_tables
+from precalc_assets.tables.directory import COLUMNS_KEY
+from precalc_assets.tables.pages import page_index
+from tests.api.serving import event
+from tests.aws_emulator import Emulator, run_ministack
+
+N_SHARDS = 50
+MOLECULES = 500_000
+ASKED = 1_000
+LISTED = 100_000
+ROUNDS = 10
+STARTS = 3
+CLIENTS = 64
+LOAD_SECONDS = 30
+
+ANSWER_MS = 30
+PLAIN_RATIO = 5
+GET_RATE = 50_000
+LAMBDA_SECONDS = 1.5
+ASSET_BYTES = 10_000_000
+
+ROUTE = f"/models/{MODEL}/predictions"
+
+FIRST_ANSWER = """
+import json, sys, time
+started = time.perf_counter()
+sys.path[:0] = [sys.argv[1]]
+sys.path.append(sys.argv[2])
+asked = json.load(sys.stdin)
+from precalc_assets.api.handler import handler
+response = handler(asked, None)
+seconds = time.perf_counter() - started
+assert response["statusCode"] == 200, response
+print(json.dumps({"wall": seconds, "cpu": time.process_time()}))
+"""
+
+
+def main() -> None:
+    print(f"api      {os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shape = floats("10 floats", 10, MOLECULES)
+        url = f"sqlite:///{folder}/tables.db"
+        tables = open_tables(url)
+        load_all(tables, shape, N_SHARDS)
+        keys = shape.rows.column("inchikey").to_pylist()
+        rng = random.Random(1)
+        listed = rng.sample(keys, LISTED)
+        questions = apart(tables, keys, rng)
+        met = [measure_answer(tables, questions)]
+        with run_ministack(folder) as ministack:
+            os.environ |= ministack.environment
+            met.append(measure_plain(tables, shape, questions[0]))
+            met.append(measure_lambda(folder, url, questions[0], ministack))
+        met.append(measure_get(folder, url, listed))
+        tables.close()
+        met.append(measure_load(folder, url, listed))
+    sys.exit(not all(met))
+
+
+def apart(tables: KeyValueStore, keys: Sequence[str], rng: random.Random) -> list[list[str]]:
+    """Return lists of molecules of which no two, of any list, are on the same page."""
+    directories = TableReader(tables, MODEL).directories()
+    taken: set[tuple[str, int]] = set()
+    chosen: list[str] = []
+    for key in rng.sample(keys, len(keys)):
+        shard = shard_of(key, N_SHARDS)
+        page = shard, page_index(key_hash(key), N_SHARDS, directories[shard].n_pages)
+        if page not in taken:
+            taken.add(page)
+            chosen.append(key)
+        if len(chosen) == ASKED * (ROUNDS + 1):
+            return [chosen[at : at + ASKED] for at in range(0, len(chosen), ASKED)]
+    raise SystemExit(f"{len(taken)} pages are too few")
+
+
+def cpu_ms(run: Callable[[], object]) -> float:
+    started = time.process_time()
+    run()
+    return 1e3 * (time.process_time() - started)
+
+
+def asked_for(keys: Sequence[str], **headers: str) -> dict[str, Any]:
+    return event("POST", ROUTE, json.dumps({"inchikeys": list(keys)}), {"content_type": "application/json"} | headers)
+
+
+def checked(response: dict[str, Any], found: int = ASKED) -> dict[str, Any]:
+    if response["statusCode"] != 200 or f'"found":{found},' not in response["body"]:
+        raise SystemExit(f"not what was asked for: {response['statusCode']} {response['body'][:300]}")
+    return response
+
+
+def told(what: str, figure: str, target: str, met: bool) -> bool:
+    print(f"  {what:<52}{figure:>34}   target: {target}{'' if met else '   MISSED'}", flush=True)
+    return met
+
+
+def measure_answer(tables: KeyValueStore, questions: list[list[str]]) -> bool:
+    app = make_app(tables)
+    reader = TableReader(tables, MODEL)
+    warm, *fresh = questions
+    body = checked(answer(app, asked_for(warm), None))["body"]
+    reader.get(warm)
+    zipped = {"accept_encoding": "gzip"}
+    plain = min(cpu_ms(lambda keys=keys: answer(app, asked_for(keys), None)) for keys in fresh)
+    compressed = min(cpu_ms(lambda keys=keys: answer(app, asked_for(keys, **zipped), None)) for keys in fresh)
+    rows = min(cpu_ms(lambda keys=keys: reader.get(keys)) for keys in fresh)
+    print(f"answer, {ASKED:,} molecules on {ASKED:,} pages, 10 columns, SQLite: {len(body):,} bytes of JSON")
+    print(f"  of which reading rows {rows:.1f} ms; gzip and base64 add {compressed - plain:.1f} ms")
+    return told("to finished JSON", f"{plain:.1f} ms CPU", f"under {ANSWER_MS}", plain < ANSWER_MS)
+
+
+def measure_plain(tables: KeyValueStore, shape: Shape, keys: list[str]) -> bool:
+    url = f"dynamodb://{REGION}/bench"
+    store = open_tables(url)
+    copy_pages(tables, store, keys)
+    wanted = set(keys)
+    mask = [key in wanted for key in shape.rows.column("inchikey").to_pylist()]
+    put_plainly("plain", shape.rows.filter(mask))
+    resource_ = boto3.resource("dynamodb", region_name=REGION)
+
+    def plain() -> str:
+        found: dict[str, list] = {}
+        for at in range(0, len(keys), 100):
+            asked = [{"key": key} for key in keys[at : at + 100]]
+            response = resource_.batch_get_item(RequestItems={"plain": {"Keys": asked}})
+            found |= {item["key"]: item["value"] for item in response["Responses"]["plain"]}
+        values = [[float(value) for value in found[key]] for key in keys]
+        return json.dumps({"inchikeys": keys, "predictions": values})
+
+    app = make_app(store)
+    asked = asked_for(keys)
+    ours = json.loads(checked(answer(app, asked, None))["body"])
+    if json.loads(plain())["predictions"] != ours["predictions"]:
+        raise SystemExit("the plain way has other values")
+    pairs = [(cpu_ms(lambda: answer(app, asked, None)), cpu_ms(plain)) for _ in range(ROUNDS)]
+    store.close()
+    ours_ms, plain_ms = (min(times) for times in zip(*pairs, strict=True))
+    ratio = plain_ms / ours_ms
+    in_sqlite = min(cpu_ms(lambda: answer(make_app(tables), asked, None)) for _ in range(3))
+    print(f"plain, the same from ministack: ours {ours_ms:.1f} ms CPU, {plain_ms:.1f} the plain way; ", end="")
+    print(f"ours from SQLite, cold, {in_sqlite:.1f}")
+    return told("plain / ours", f"{ratio:.1f} times less CPU", f"at least {PLAIN_RATIO}", ratio >= PLAIN_RATIO)
+
+
+def copy_pages(source: KeyValueStore, target: KeyValueStore, keys: list[str]) -> None:
+    """Make a table with the pages that these molecules are on, and no others."""
+    directories = TableReader(source, MODEL).directories()
+    wanted = [COLUMNS_KEY, *directories]
+    for key in keys:
+        shard = shard_of(key, N_SHARDS)
+        pages = directories[shard].pages
+        wanted.append(pages.key(shard, page_index(key_hash(key), N_SHARDS, pages.n_pages)))
+    target.create_table(MODEL)
+    target.put_many(MODEL, source.get_many(MODEL, wanted).values())
+
+
+def measure_lambda(folder: Path, sqlite: str, keys: list[str], ministack: Emulator) -> bool:
+    asset = build_asset(folder / "asset", READER, THIS_PYTHON)
+    size = packed_bytes(build_asset(folder / "deployed", READER, LAMBDA))
+    # boto3 is where the Lambda's Python has it: behind the asset.
+    installed = str(Path(boto3.__file__).parents[1])
+    asked = json.dumps(event("GET", f"{ROUTE}/{keys[0]}", None, {}))
+    tables = {"SQLite": {}, "DynamoDB": ministack.environment}
+    urls = {"SQLite": sqlite, "DynamoDB": f"dynamodb://{REGION}/bench"}
+    walls = {}
+    print("lambda, from the start of Python's own work to the first answer")
+    for name, environment in tables.items():
+        times = []
+        for _ in range(STARTS):
+            done = subprocess.run(
+                [sys.executable, "-I", "-S", "-c", FIRST_ANSWER, asset, installed],
+                input=asked,
+                env=environment | {"PRECALC_TABLES_URL": urls[name]},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                raise SystemExit(done.stderr)
+            times.append(json.loads(done.stdout))
+        walls[name] = min(entry["wall"] for entry in times)
+        cpu = min(entry["cpu"] for entry in times)
+        figure = f"{walls[name]:.2f} s, {cpu:.2f} s CPU"
+        told(f"import and first answer, {name}", figure, f"under {LAMBDA_SECONDS} s", walls[name] < LAMBDA_SECONDS)
+    small = told("asset, zipped", f"{size / 1e6:.1f} MB", f"under {ASSET_BYTES / 1e6:.0f}", size < ASSET_BYTES)
+    return small and all(wall < LAMBDA_SECONDS for wall in walls.values())
+
+
+def packed_bytes(asset: Path) -> int:
+    archive = asset.with_suffix(".zip")
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for path in asset.rglob("*"):
+            file.write(path, path.relative_to(asset))
+    return archive.stat().st_size
+
+
+def measure_get(folder: Path, url: str, listed: list[str]) -> bool:
+    files = {"one": listed[:1], "all": listed}
+    for name, keys in files.items():
+        (folder / f"{name}.csv").write_text("\n".join(["smiles", *keys, ""]))
+    seconds = {name: min(child_seconds(folder, url, name) for _ in range(STARTS)) for name in files}
+    written = (folder / "all.out.csv").read_text().count("\n") - 1
+    if written != len(listed):
+        raise SystemExit(f"precalc get wrote {written} rows of {len(listed)}")
+    rate = len(listed) / (seconds["all"] - seconds["one"])
+    print(f"get, {len(listed):,} molecules of {MOLECULES:,}: {seconds['all']:.2f} s CPU, ", end="")
+    print(f"{len(listed) / seconds['all']:,.0f} molecules/s with the start; one alone {seconds['one']:.2f} s")
+    return told("beyond the start", f"{rate:,.0f} molecules/s", f"at least {GET_RATE:,}", rate >= GET_RATE)
+
+
+def child_seconds(folder: Path, url: str, name: str) -> float:
+    """Return the CPU of a `precalc get` and of what it starts."""
+    output = folder / f"{name}.out.csv"
+    output.unlink(missing_ok=True)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [precalc(), "get", MODEL, "-i", str(folder / f"{name}.csv"), "-o", str(output)]
+    done = subprocess.run(command, env=settings(folder, url), cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def precalc() -> str:
+    return str(Path(sys.executable).parent / "precalc")
+
+
+def settings(folder: Path, url: str) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PRECALC_", "AWS_"))}
+    return inherited | {"PRECALC_TABLES_URL": url, "PRECALC_STORE_URL": (folder / "store").as_uri()}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a client sends, and the status of the answer that is right."""
+
+    name: str
+    content: bytes
+    status: int
+
+
+@dataclass
+class Seen:
+    """What the clients saw: seconds to each answer by request, and what was wrong."""
+
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+
+
+def requests(listed: list[str]) -> list[Request]:
+    def get(name: str, path: str, status: int = 200, **headers: str) -> Request:
+        return Request(name, head("GET", path, headers), status)
+
+    def post(name: str, keys: list[str], **headers: str) -> Request:
+        body = json.dumps({"inchikeys": keys}).encode()
+        sent = {"content-type": "application/json", "content-length": str(len(body))} | headers
+        return Request(name, head("POST", ROUTE, sent) + body, 200)
+
+    return [
+        *(get("GET one", f"{ROUTE}/{key}") for key in listed[:8]),
+        get("GET one, gzip", f"{ROUTE}/{listed[8]}", accept_encoding="gzip"),
+        *(post("POST 100", listed[at : at + 100]) for at in range(1_000, 1_400, 100)),
+        post("POST 100, gzip", listed[1_400:1_500], accept_encoding="gzip"),
+        post("POST 100, CSV", listed[1_500:1_600], accept="text/csv"),
+        post("POST 1,000", listed[2_000:3_000]),
+        post("POST 1,000, gzip", listed[3_000:4_000], accept_encoding="gzip"),
+        get("GET models", "/models"),
+        get("GET model", f"/models/{MODEL}"),
+        *(get("GET molecule", f"/molecules/{key}") for key in listed[20:24]),
+        get("404 molecule", f"{ROUTE}/AAAAAAAAAAAAAA-AAAAAAAAAA-N", 404),
+        get("404 model", f"/models/eos9zzz/predictions/{listed[0]}", 404),
+        get("404 route", "/nowhere", 404),
+    ]
+
+
+def head(method: str, path: str, headers: dict[str, str]) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "host: localhost"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def measure_load(folder: Path, url: str, listed: list[str]) -> bool:
+    asked = requests(listed)
+    with running_api(folder, url) as (server, port):
+        expected = asyncio.run(ask_once(port, asked))
+        before = cpu_of(server)
+        started, clients_cpu = time.perf_counter(), time.process_time()
+        seen = asyncio.run(ask_for_a_while(port, asked, expected))
+        wall, clients = time.perf_counter() - started, time.process_time() - clients_cpu
+        cpu = cpu_of(server) - before
+    times = [seconds for each in seen.seconds.values() for seconds in each]
+    print(
+        f"load, {CLIENTS} clients for {wall:.0f} s: {len(times):,} requests, {len(times) / wall:,.0f} a second; ",
+        end="",
+    )
+    print(f"the server took {cpu:.0f} s CPU, the clients {clients:.0f}")
+    for name, each in [*seen.seconds.items(), ("all", times)]:
+        p50, p99 = percentiles(each)
+        print(f"  {name:<20}{len(each):>8,} requests   p50 {1e3 * p50:>7.1f} ms   p99 {1e3 * p99:>7.1f} ms")
+    for error in seen.errors[:5]:
+        print(f"  {error}")
+    return told("errors", f"{len(seen.errors):,}", "none", not seen.errors)
+
+
+def percentiles(seconds: list[float]) -> tuple[float, float]:
+    cuts = statistics.quantiles(seconds, n=100, method="inclusive") if len(seconds) > 1 else seconds * 99
+    return cuts[49], cuts[98]
+
+
+@contextmanager
+def running_api(folder: Path, url: str) -> Iterator[tuple[int, int]]:
+    """Give the process and the port of a `precalc api`."""
+    command = [precalc(), "api", "--port", "0"]
+    with subprocess.Popen(command, env=settings(folder, url), cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        greeting = process.stdout.readline()
+        try:
+            yield process.pid, int(urlsplit(greeting.split()[0]).port or 0)
+        finally:
+            process.terminate()
+
+
+def cpu_of(process: int) -> float:
+    """Return the CPU of a process, from Linux's `/proc/<pid>/stat`."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def ask_once(port: int, asked: list[Request]) -> list[bytes]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    bodies = []
+    for request in asked:
+        status, body = await exchange(reader, writer, request)
+        if status != request.status:
+            raise SystemExit(f"{request.name}: {status} {body[:300]!r}")
+        bodies.append(body)
+    writer.close()
+    return bodies
+
+
+async def ask_for_a_while(port: int, asked: list[Request], expected: list[bytes]) -> Seen:
+    seen = Seen({request.name: [] for request in asked})
+    until = time.perf_counter() + LOAD_SECONDS
+
+    async def client(number: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        order = random.Random(number).sample(range(len(asked)), len(asked))
+        for at in cycle(order):
+            started = time.perf_counter()
+            if started > until:
+                break
+            try:
+                status, body = await exchange(reader, writer, asked[at])
+            except (OSError, EOFError, ValueError) as error:
+                seen.errors.append(f"{asked[at].name}: {error!r}")
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                continue
+            seen.seconds[asked[at].name].append(time.perf_counter() - started)
+            if status != asked[at].status or body != expected[at]:
+                seen.errors.append(f"{asked[at].name}: {status} {body[:100]!r}")
+        writer.close()
+
+    await asyncio.gather(*map(client, range(CLIENTS)))
+    return seen
+
+
+async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: Request) -> tuple[int, bytes]:
+    writer.write(request.content)
+    answered = (await reader.readuntil(b"\r\n\r\n")).lower()
+    length = int(answered.partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    return int(answered[9:12]), await reader.readexactly(length)
+
+
+if __name__ == "__main__":
+    main()
