@@ -31,6 +31,7 @@ if (search) {
 const form = $("lookup");
 if (!form) return;
 form.hidden = false;
+$("no-script").hidden = true;
 
 const SHOWN_ROWS = 100, SHOWN_COLUMNS = 50, LISTED = 100;
 const INCHIKEY = /^[A-Z]{14}-[A-Z]{10}-[A-Z]$/i;
