@@ -4,8 +4,8 @@ Everything is in the records, so following can stop and begin again at any time.
 its end, is in `launch` and `settling`; what Dagster makes of it all is in `defs/`.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -50,12 +50,8 @@ def follow(
 
     Raises RefusedError if GitHub refuses to show a run: it goes on, and can be followed again.
     """
-    try:
+    with _cancelling(runners, library, model, dagster_run):
         yield from _Following(runners, library, model, dagster_run).outcomes(shards)
-    except BaseException as stop:
-        if not isinstance(stop, Exception | GeneratorExit):
-            cancel(runners, library, model, dagster_run)
-        raise
 
 
 def follow_sample(
@@ -66,21 +62,13 @@ def follow_sample(
     A canary that is under way is followed, of whatever size. Raises ExecutionError with the reason if none came of it;
     otherwise like `follow`.
     """
-    opened = records.open_execution(runners.store, model, library.digest, (), sample=size)
-    intents = [intent for intent in records.unsettled(runners.store, model) if intent.sample is not None]
-    intent = opened or intents[-1]
+    intent = _open_sample(runners.store, library, model, size)
     records.put_follower(runners.store, intent.key, Follower(dagster_run=dagster_run))
-    try:
-        while True:
-            state = step(runners, library, intent)
-            if isinstance(state, Settled):
-                break
-            runners.say(_describe(intent, state))
+    tell = _tell_changes(runners.say)
+    with _cancelling(runners, library, model, dagster_run):
+        while not isinstance(state := step(runners, library, intent), Settled):
+            tell(intent, state)
             _sleep_until(runners, _next_look(state, runners.now()))
-    except BaseException as stop:
-        if not isinstance(stop, Exception):
-            cancel(runners, library, model, dagster_run)
-        raise
     if state.failures:
         raise ExecutionError(f"the canary of {model}: {state.failures[SAMPLE]}")
     return state
@@ -96,6 +84,27 @@ def cancel(runners: Runners, library: LibraryManifest, model: str, dagster_run: 
         if follower and follower.dagster_run == dagster_run:
             runners.say(f"{intent.key}: cancelling")
             _cancel(runners, library, intent)
+
+
+@contextmanager
+def _cancelling(runners: Runners, library: LibraryManifest, model: str, dagster_run: str) -> Iterator[None]:
+    """Cancel what a Dagster run follows if it is interrupted; whoever fails, or asks for no more, leaves it at work."""
+    try:
+        yield
+    except BaseException as stop:
+        if not isinstance(stop, Exception | GeneratorExit):
+            cancel(runners, library, model, dagster_run)
+        raise
+
+
+def _open_sample(store: ObjectStore, library: LibraryManifest, model: str, size: int) -> Intent:
+    """Return the execution of a model's canary: a new one, unless one is under way."""
+    while True:
+        opened = records.open_execution(store, model, library.digest, (), sample=size)
+        underway = [opened] if opened else records.unsettled(store, model)
+        for intent in underway:
+            if intent.sample is not None:
+                return intent
 
 
 def try_again(intent: Intent, settled: Settled) -> dict[str, tuple[str, ...]]:
@@ -131,11 +140,13 @@ class _Following:
         self._active: dict[str, Intent] = {}
         self._look_at: dict[str, datetime] = {}
         self._facts: dict[str, _Facts] = {}
-        self._said: dict[str, str] = {}
+        self._tell = _tell_changes(runners.say)
 
     def outcomes(self, shards: Sequence[str]) -> Iterator[ShardOutcome]:
         """See `follow`."""
         self._left = dict.fromkeys(shards, ())
+        # Before anything is yielded: who follows an execution is the one that records its shards.
+        self._reattach()
         yield from self._land(shards, {})
         while self._left:
             self._cover()
@@ -150,7 +161,7 @@ class _Following:
         """Settle what has ended by now; of a run that still serves what it computed, nobody has to wait for the end."""
         for intent in self._active.values():
             with suppress(GitHubError):
-                self._say(intent, step(self._runners, self._library, intent))
+                self._tell(intent, step(self._runners, self._library, intent))
 
     def _look(self, intent: Intent) -> Iterator[ShardOutcome]:
         """Look at an execution's run, if it is time to, and at its shards."""
@@ -159,7 +170,7 @@ class _Following:
         if state:
             self._look_at[key] = _next_look(state, self._runners.now())
             self._facts[key] = _facts(intent, state) or self._facts[key]
-            self._say(intent, state)
+            self._tell(intent, state)
         yield from self._land(intent.shards, self._facts[key])
         if isinstance(state, Settled):
             yield from self._end(intent, state)
@@ -179,21 +190,29 @@ class _Following:
 
     def _cover(self) -> None:
         """See to it that each shard that is left is in an execution that is followed."""
-        covered = {shard for intent in self._active.values() for shard in intent.shards}
-        free = [shard for shard in self._left if shard not in covered]
-        if not free:
+        if not self._free():
             return
-        store = self._runners.store
-        for intent in records.unsettled(store, self._model):
+        self._reattach()
+        free = self._free()
+        if free:
+            reasons = {shard: self._left[shard] for shard in free if self._left[shard]}
+            opened = records.open_execution(
+                self._runners.store, self._model, self._library.digest, free, reasons=reasons
+            )
+            if opened:
+                self._attach(opened)
+
+    def _free(self) -> list[str]:
+        """Return the shards that are left and in no execution that is followed."""
+        covered = {shard for intent in self._active.values() for shard in intent.shards}
+        return [shard for shard in self._left if shard not in covered]
+
+    def _reattach(self) -> None:
+        """Follow the executions under way that have shards which are left, whoever has launched them."""
+        for intent in records.unsettled(self._runners.store, self._model):
             if intent.key not in self._active and not self._left.keys().isdisjoint(intent.shards):
                 self._attach(intent)
                 self._left |= {s: why for s, why in intent.reasons.items() if s in self._left}
-                free = [shard for shard in free if shard not in intent.shards]
-        if free:
-            reasons = {shard: self._left[shard] for shard in free if self._left[shard]}
-            opened = records.open_execution(store, self._model, self._library.digest, free, reasons=reasons)
-            if opened:
-                self._attach(opened)
 
     def _attach(self, intent: Intent) -> None:
         records.put_follower(self._runners.store, intent.key, self._follower)
@@ -218,12 +237,6 @@ class _Following:
                 before = intent.reasons.get(shard, ())
                 earlier = f" (attempt {len(before) + 1}; before: {'; '.join(before)})" if before else ""
                 yield ShardOutcome(shard, failure=f"shard {shard} of {self._model}: {why}{earlier}")
-
-    def _say(self, intent: Intent, state: Settled | Underway | Waiting) -> None:
-        line = _describe(intent, state)
-        if self._said.get(intent.key) != line:
-            self._said[intent.key] = line
-            self._runners.say(line)
 
 
 def _cancel(runners: Runners, library: LibraryManifest, intent: Intent) -> None:
@@ -273,6 +286,19 @@ def _describe(intent: Intent, state: Settled | Underway | Waiting) -> str:
     counts = ", ".join(f"{len(items)} {name}" for name, items in came.items() if items)
     took = f"queued {state.queue_seconds:,.0f} s, {state.runner_seconds:,.0f} runner-seconds"
     return f"{intent.key}: {state.conclusion}: {counts}; {took}; {state.url}"
+
+
+def _tell_changes(say: Callable[[str], None]) -> Callable[[Intent, Settled | Underway | Waiting], None]:
+    """Return what tells how executions are, each only when that is not what was said of it last."""
+    said: dict[str, str] = {}
+
+    def tell(intent: Intent, state: Settled | Underway | Waiting) -> None:
+        line = _describe(intent, state)
+        if said.get(intent.key) != line:
+            said[intent.key] = line
+            say(line)
+
+    return tell
 
 
 def _next_look(state: Settled | Underway | Waiting, now: datetime) -> datetime:

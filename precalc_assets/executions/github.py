@@ -24,8 +24,8 @@ from precalc_assets.settings import Settings
 _VERSION = {"X-GitHub-Api-Version": "2026-03-10"}
 """The first version whose dispatch answers with the run's id."""
 
-_TIMEOUT = 20.0
-"""Seconds for an answer; half of what a sensor's tick may take."""
+_TIMEOUT = 12.0
+"""Seconds for an answer. GitHub itself ends what it cannot answer in 10 ("Troubleshooting the REST API: Timeouts")."""
 
 _READ_PAUSES = (1.0, 4.0)
 """Seconds before a read is tried again. What fails after that is tried at the caller's next look."""

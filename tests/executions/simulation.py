@@ -32,6 +32,7 @@ from fake_github import (
     Fault,
     RefusalError,
 )
+from fake_runners import put_manifest
 from obstore.store import MemoryStore
 
 from precalc_assets.executions import records
@@ -48,26 +49,28 @@ from precalc_assets.executions.records import Run
 from precalc_assets.executions.settling import Runners
 from precalc_assets.library import LibraryManifest, ShardInfo
 from precalc_assets.outcomes import ShardOutcome
-from precalc_assets.predictions import RawManifest, manifest_name
 from precalc_assets.sharding import parse_shards, shard_keys
 
 MODEL = "eos9abc"
 SHARDS = tuple(shard_keys(4))
 
-MEANINGS: dict[str, tuple[Fault, type[GitHubError]]] = {
-    "502": (BAD_GATEWAY, UnansweredError),
-    "502, done": (BAD_GATEWAY_DONE, UnansweredError),
-    "dropped": (DROPPED, UnansweredError),
-    "dropped, done": (DROPPED_DONE, UnansweredError),
-    "429": (TOO_MANY, NotNowError),
-    "403, used up": (USED_UP, NotNowError),
-    "403, secondary limit": (SECONDARY, NotNowError),
-    "403, secondary limit, no headers": (SECONDARY_BARE, NotNowError),
-    "401": (UNAUTHORIZED, RefusedError),
-    "403": (FORBIDDEN, RefusedError),
-    "404": (NOT_FOUND, RefusedError),
-    "422": (UNPROCESSABLE, RefusedError),
+_FAULTS: dict[type[GitHubError], dict[str, Fault]] = {
+    UnansweredError: {
+        "502": BAD_GATEWAY,
+        "502, done": BAD_GATEWAY_DONE,
+        "dropped": DROPPED,
+        "dropped, done": DROPPED_DONE,
+    },
+    NotNowError: {
+        "429": TOO_MANY,
+        "403, used up": USED_UP,
+        "403, secondary limit": SECONDARY,
+        "403, secondary limit, no headers": SECONDARY_BARE,
+    },
+    RefusedError: {"401": UNAUTHORIZED, "403": FORBIDDEN, "404": NOT_FOUND, "422": UNPROCESSABLE},
 }
+
+MEANINGS = {name: (fault, kind) for kind, faults in _FAULTS.items() for name, fault in faults.items()}
 """Each fault, and what the client makes of it: the tests of the client over HTTP hold it to this table."""
 
 
@@ -196,19 +199,7 @@ class Simulation:
 
     def put_manifest(self, shard: str) -> None:
         """Let a shard's raw predictions be there."""
-        manifest = RawManifest(
-            model=MODEL,
-            release="v1",
-            shard=shard,
-            shard_digest=self.library.shards[shard].digest,
-            columns=(),
-            parts=(),
-            rows=0,
-            quarantined=0,
-            seconds=1.0,
-            finished_at=self.time,
-        )
-        obstore.put(self.store, manifest_name(MODEL, shard), manifest.model_dump_json().encode())
+        put_manifest(self.store, self.library, MODEL, shard)
 
     @contextmanager
     def watched(self, point: Callable[[str], None]) -> Iterator[None]:

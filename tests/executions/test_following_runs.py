@@ -199,6 +199,20 @@ def _die_after_run_record():
     return point
 
 
+def test_who_finds_everything_landed_follows_what_is_not_settled_before_telling_anybody(
+    simulation: Simulation,
+) -> None:
+    with pytest.raises(CrashError), simulation.watched(_die_after_run_record()):
+        simulation.follow()
+    simulation.end_all_runs()
+
+    following = simulation.following(dagster_run="next")
+    next(following)
+    assert records.find_follower(simulation.store, f"{MODEL}-0001") == Follower(dagster_run="next")
+    assert len(list(following)) == len(SHARDS) - 1
+    assert _settled(simulation).landed == SHARDS
+
+
 def test_who_wants_other_shards_follows_what_runs_and_launches_the_rest(simulation: Simulation) -> None:
     opened = records.open_execution(simulation.store, MODEL, simulation.library.digest, ["01", "02"])
     assert opened is not None

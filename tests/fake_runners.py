@@ -1,0 +1,101 @@
+"""Runners for the GitHub of the tests, which do in this process what the workflow does on GitHub's."""
+
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import obstore
+from fake_github import FakeGitHub
+from obstore.store import ObjectStore
+
+from precalc_assets.executions import claim, read_intent, report_shard
+from precalc_assets.inference import ModelRunner, find_report, predict_shards, run_canary
+from precalc_assets.library import LibraryManifest, read_manifest
+from precalc_assets.outcomes import ShardOutcome
+from precalc_assets.predictions import RawManifest, manifest_name
+from precalc_assets.settings import Settings
+
+
+class FakeRunners:
+    """What runs of the workflow do, each in a thread, for a stand-in of GitHub.
+
+    `fails` has by shard how often it is still to fail. While `go_on` is not set, runs wait before they compute; with
+    `half` set by model, once more when they have computed half of their shards. `computed` has by model and shard the
+    runs that computed it. Without `canary`, only a sample has one.
+    """
+
+    def __init__(
+        self, fake: FakeGitHub, store: ObjectStore, settings: Settings, open_runner: Callable[[str], ModelRunner]
+    ) -> None:
+        self.fails: Counter[str] = Counter()
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self.half: dict[str, threading.Event] = {}
+        self.computed: dict[tuple[str, str], list[int]] = defaultdict(list)
+        self.canary = True
+        self._fake = fake
+        self._store = store
+        self._settings = settings
+        self._open_runner = open_runner
+        fake.on_dispatch = self.run_workflow
+
+    def run_workflow(self, inputs: dict[str, str], run_id: int) -> None:
+        self._fake.begin_job(run_id, "Plan")
+        self._fake.end_job(run_id, "Plan")
+        self.go_on.wait(60)
+        if not claim(self._store, inputs["key"], run_id):
+            self._fake.end_run(run_id)
+            return
+        bad = self.compute(inputs["key"], run_id)
+        if self._fake.runs[run_id].status != "completed":
+            self._fake.end_run(run_id, "failure" if bad else "success")
+
+    def compute(self, key: str, run_id: int) -> bool:
+        """Do what the jobs of an execution do; return whether one failed."""
+        intent = read_intent(self._store, key)
+        bad = False
+        if intent.sample or (self.canary and find_report(self._store, intent.model) is None):
+            size = intent.sample or 20
+            report = run_canary(self._store, read_manifest(self._store), intent.model, size, settings=self._settings)
+            bad = bool(report.broken)
+        good = [shard for shard in intent.shards if not self.fails[shard]]
+        for shard in intent.shards:
+            self._fake.begin_job(run_id, f"Predict {shard}")
+            if shard not in good:
+                self.fails[shard] -= 1
+                report_shard(self._store, key, run_id, ShardOutcome(shard, failure="the model breaks today"))
+        wait = self.half.get(intent.model)
+        middle = len(good) // 2 if wait else len(good)
+        self._predict(key, run_id, good[:middle])
+        if wait:
+            wait.wait(120)
+            self._predict(key, run_id, good[middle:])
+        for shard in intent.shards:
+            self._fake.end_job(run_id, f"Predict {shard}", "success" if shard in good else "failure")
+        return bad or len(good) < len(intent.shards)
+
+    def _predict(self, key: str, run_id: int, shards: Sequence[str]) -> None:
+        model = read_intent(self._store, key).model
+        library = read_manifest(self._store)
+        runner = self._open_runner(model)
+        for outcome in predict_shards(self._store, library, model, runner, shards, batch_size=50, max_failure_rate=0.1):
+            self.computed[model, outcome.shard].append(run_id)
+            report_shard(self._store, key, run_id, outcome)
+
+
+def put_manifest(store: ObjectStore, library: LibraryManifest, model: str, shard: str) -> None:
+    """Let a shard's raw predictions be there, without any."""
+    manifest = RawManifest(
+        model=model,
+        release="v1",
+        shard=shard,
+        shard_digest=library.shards[shard].digest,
+        columns=(),
+        parts=(),
+        rows=0,
+        quarantined=0,
+        seconds=1.0,
+        finished_at=datetime.now(UTC),
+    )
+    obstore.put(store, manifest_name(model, shard), manifest.model_dump_json().encode())
