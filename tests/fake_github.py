@@ -111,7 +111,8 @@ class FakeGitHub:
 
     `list_lag` is for how long a new run is in no list, `show_lag` for how long it cannot be had by its id either.
     `faults` has by endpoint (dispatch, list_runs, get_run, list_jobs, cancel, force_cancel, token, …) what goes wrong
-    with the next requests, in order. `asked` has what was asked for.
+    with the next requests, in order. `asked` has what was asked for. `before_answer` is called with the path of each
+    request over HTTP, the answer to it, and the port of who asks, when all is done and nothing is answered yet.
     """
 
     def __init__(
@@ -133,6 +134,7 @@ class FakeGitHub:
         self.may_write = True
         self.stubborn = False
         self.describe_run = run_object
+        self.before_answer: Callable[[str, dict | None, int], None] = lambda *_: None
         self._ids = iter(range(1001, 1_000_000))
         self._lock = threading.RLock()
 
@@ -353,6 +355,7 @@ class _Handler(BaseHTTPRequestHandler):
             if not path.endswith("/access_tokens") and self.headers.get("authorization") != f"token {TOKEN}":
                 raise RefusalError(UNAUTHORIZED)
             status, answer = self.server.fake.answer(self.command, path, query, json.loads(body or b"{}"))
+            self.server.fake.before_answer(path, answer, self.client_address[1])
             self._send(status, answer, {})
         except RefusalError as refusal:
             if refusal.fault.status is None:

@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import dagster as dg
+import obstore
 import pytest
 from dagster._core.errors import DagsterExecutionInterruptedError
 from fake_github import REPOSITORY, TOKEN, FakeGitHub
+from fake_runners import FakeRunners
 from graphs import MODEL, MOLECULES, SHARDS, Clock, Graph, QuickPlatform
 
-from precalc_assets.executions import Run, Settled, claim, claim_own, find_settled, read_intent, report_shard
+from precalc_assets.executions import Run, Settled, claim_own, find_settled, read_intent
 from precalc_assets.executions.records import list_executions, open_execution, pending_requests, put_settled
-from precalc_assets.inference import find_report, run_canary
-from precalc_assets.inference.predict import predict_shards
-from precalc_assets.outcomes import ShardOutcome
+from precalc_assets.inference import find_report
 
 pytestmark = pytest.mark.slow
 
@@ -24,10 +24,7 @@ EVERYTHING = [f"{MODEL}|{index:02d}" for index in range(50)]
 
 
 class RunnerGraph(Graph):
-    """The graph with GitHub's runners; their runs do in this process what the workflow does.
-
-    `fails` has by shard how often it is still to fail. While `hold` is not set, runs wait before they compute.
-    """
+    """The graph with GitHub's runners."""
 
     def __init__(self, world, instance: dg.DagsterInstance, url: str, fake: FakeGitHub) -> None:
         github = {"github_repository": REPOSITORY, "github_token": TOKEN, "github_api_url": url}
@@ -35,43 +32,7 @@ class RunnerGraph(Graph):
         self.platform.clock = Clock()
         self.fake = fake
         self.fake.now = self.platform.clock.now
-        self.fake.on_dispatch = self.run_workflow
-        self.fails: Counter[str] = Counter()
-        self.go_on = threading.Event()
-        self.go_on.set()
-        self.canary = True
-
-    def run_workflow(self, inputs: dict[str, str], run_id: int) -> None:
-        self.fake.begin_job(run_id, "Plan")
-        self.fake.end_job(run_id, "Plan")
-        self.go_on.wait(60)
-        if not claim(self.platform.store, inputs["key"], run_id):
-            self.fake.end_run(run_id)
-            return
-        bad = self.compute(inputs["key"], run_id)
-        if self.fake.runs[run_id].status != "completed":
-            self.fake.end_run(run_id, "failure" if bad else "success")
-
-    def compute(self, key: str, run_id: int) -> bool:
-        """Do what the jobs of an execution do; return whether one failed."""
-        store, library, settings = self.platform.store, self.platform.library(), self.platform.settings
-        intent = read_intent(store, key)
-        bad = False
-        if intent.sample or (self.canary and find_report(store, MODEL) is None):
-            bad = bool(run_canary(store, library, MODEL, intent.sample or 20, settings=settings).broken)
-        good = [shard for shard in intent.shards if not self.fails[shard]]
-        for shard in intent.shards:
-            self.fake.begin_job(run_id, f"Predict {shard}")
-            if shard not in good:
-                self.fails[shard] -= 1
-                report_shard(store, key, run_id, ShardOutcome(shard, failure="the model breaks today"))
-        for outcome in predict_shards(
-            store, library, MODEL, self.world.runner(), good, batch_size=50, max_failure_rate=0.1
-        ):
-            report_shard(store, key, run_id, outcome)
-        for shard in intent.shards:
-            self.fake.end_job(run_id, f"Predict {shard}", "success" if shard in good else "failure")
-        return bad or len(good) < len(intent.shards)
+        self.runners = FakeRunners(fake, self.platform.store, self.platform.settings, world.runner)
 
     def dispatched(self) -> list[str]:
         return [run.inputs.get("shards", "") for run in self.fake.runs.values()]
@@ -85,8 +46,6 @@ class RunnerGraph(Graph):
         ticked = repository.get_sensor_def(name).evaluate_tick(context)
         for request in ticked.dynamic_partitions_requests or ():
             self.instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
-        for event in ticked.asset_events:
-            self.instance.report_runless_asset_event(event)
         return ticked, ticked.cursor or cursor
 
     def tick_until(self, name: str, done: Callable[[], object]) -> None:
@@ -182,7 +141,7 @@ def test_a_run_s_configuration_outweighs_the_setting(graph: RunnerGraph):
 
 
 def test_a_failed_shard_alone_is_launched_again(graph: RunnerGraph):
-    graph.fails["04"] = 1
+    graph.runners.fails["04"] = 1
 
     assert graph.run_range("raw_predictions").success
 
@@ -192,7 +151,7 @@ def test_a_failed_shard_alone_is_launched_again(graph: RunnerGraph):
 
 
 def test_a_shard_that_fails_for_good_is_named_with_its_reasons_and_the_others_are_recorded(graph: RunnerGraph):
-    graph.fails["04"] = 9
+    graph.runners.fails["04"] = 9
 
     result = graph.run_range("raw_predictions")
 
@@ -215,7 +174,7 @@ def interrupt() -> None:
 
 
 def test_a_run_that_is_terminated_cancels_its_runs_on_github(graph: RunnerGraph):
-    graph.go_on.clear()
+    graph.runners.go_on.clear()
     graph.platform.clock.on_sleep = interrupt
 
     assert not graph.run_range("raw_predictions").success
@@ -224,7 +183,7 @@ def test_a_run_that_is_terminated_cancels_its_runs_on_github(graph: RunnerGraph)
     assert run.conclusion == "cancelled"
     [key] = list_executions(graph.platform.store)
     assert find_settled(graph.platform.store, key).conclusion == "cancelled"
-    graph.go_on.set()
+    graph.runners.go_on.set()
 
 
 def die() -> None:
@@ -232,12 +191,12 @@ def die() -> None:
 
 
 def test_a_run_after_one_that_died_reattaches_to_its_execution(graph: RunnerGraph):
-    graph.go_on.clear()
+    graph.runners.go_on.clear()
     graph.platform.clock.on_sleep = die
     assert not graph.run_range("raw_predictions").success
     assert recorded(graph) == []
 
-    threading.Timer(0.5, graph.go_on.set).start()
+    threading.Timer(0.5, graph.runners.go_on.set).start()
     assert graph.run_range("raw_predictions").success
 
     assert graph.dispatched() == ["03-06"]
@@ -332,7 +291,7 @@ def started_by_hand(graph: RunnerGraph, shards=SHARDS) -> str:
     graph.fake.on_dispatch = on_dispatch
     run = Run(run_id=run_id, url=f"https://github.example/runs/{run_id}")
     intent = claim_own(store, run, MODEL, graph.platform.library().digest, shards)
-    bad = graph.compute(intent.key, run_id)
+    bad = graph.runners.compute(intent.key, run_id)
     graph.fake.end_run(run_id, "failure" if bad else "success")
     return intent.key
 
@@ -344,14 +303,13 @@ def test_what_a_person_has_started_is_settled_and_reported_once_with_the_marks_o
 
         _, cursor = graph.tick("github_executions")
         assert find_settled(graph.platform.store, key).landed == SHARDS
-        assert recorded(graph, "sample_predictions") == [MODEL]
         assert graph.instance.get_dynamic_partitions("models") == [MODEL]
-        graph.tick("github_executions", cursor)
-        assert recorded(graph) == keys()
+        for before in (cursor, None):
+            graph.tick("github_executions", before)
+            assert recorded(graph, "sample_predictions") == [MODEL]
+            assert recorded(graph) == keys()
 
         reported = {event.partition: event.tags for event in graph.materializations("raw_predictions")}
-        for before in (cursor, None):
-            assert graph.tick("github_executions", before)[0].asset_events == []
 
         assert graph.stale("raw_predictions", keys()) == []
         assert graph.run_range("raw_predictions").success
@@ -360,9 +318,33 @@ def test_what_a_person_has_started_is_settled_and_reported_once_with_the_marks_o
         assert followed == reported
 
 
+def test_what_a_person_has_computed_anew_is_reported_anew_with_its_checks(world):
+    with running(world) as graph:
+        for release in ("v1.0.0", "v2.0.0"):
+            world.write_model(release=release)
+            obstore.delete(world.store, [name for prefix in ("raw", "samples") for name in world.objects(prefix)])
+            started_by_hand(graph)
+            graph.tick("github_executions")
+
+        assert recorded(graph) == sorted(2 * keys())
+        assert recorded(graph, "sample_predictions") == [MODEL] * 2
+        check = dg.AssetCheckKey(dg.AssetKey("raw_predictions"), "failure_rate")
+        history = graph.instance.event_log_storage.get_asset_check_execution_history(check, limit=100)
+        assert Counter(record.partition for record in history) == Counter(2 * keys())
+
+
+def test_a_canary_that_runners_ran_anew_is_recorded_by_the_run_that_follows(graph: RunnerGraph):
+    for release in ("v1.0.0", "v2.0.0"):
+        graph.world.write_model(release=release)
+        obstore.delete(graph.world.store, [n for prefix in ("raw", "samples") for n in graph.world.objects(prefix)])
+        assert graph.run_range("raw_predictions").success
+
+    assert recorded(graph, "sample_predictions") == [MODEL] * 2
+
+
 def test_a_shard_with_too_many_failures_is_reported_as_a_broken_check_once(world):
     with running(world) as graph:
-        graph.canary = False
+        graph.runners.canary = False
         world.write_model(columns=(("score", "float"),), answer="return '' if smiles.endswith('O') else '1.5'")
         started_by_hand(graph)
 
@@ -372,17 +354,18 @@ def test_a_shard_with_too_many_failures_is_reported_as_a_broken_check_once(world
         assert set(evaluated) == set(keys())
         assert set(evaluated.values()) == {True, False}
         assert recorded(graph) == sorted(key for key, passed in evaluated.items() if passed)
-        assert graph.tick("github_executions")[0].asset_events == []
+        assert "reported" not in graph.tick("github_executions")[0].skip_message
 
 
 def test_what_a_run_follows_is_left_to_it(graph: RunnerGraph):
-    graph.go_on.clear()
+    graph.runners.go_on.clear()
     seen: list[object] = []
 
     def look() -> None:
-        seen.append(graph.tick("github_executions")[0].asset_events)
-        seen.append(graph.tick("failed_shards")[0].asset_events)
-        graph.go_on.set()
+        for name in ("github_executions", "failed_shards"):
+            graph.tick(name)
+            seen.append(recorded(graph))
+        graph.runners.go_on.set()
 
     graph.platform.clock.on_sleep = look
     assert graph.run_range("raw_predictions").success
@@ -393,11 +376,11 @@ def test_what_a_run_follows_is_left_to_it(graph: RunnerGraph):
 
 
 def test_what_a_dead_run_has_left_is_settled_and_its_failed_shards_are_tried_three_times_in_all(graph: RunnerGraph):
-    graph.fails["04"] = 9
-    graph.go_on.clear()
+    graph.runners.fails["04"] = 9
+    graph.runners.go_on.clear()
     graph.platform.clock.on_sleep = die
     assert not graph.run_range("raw_predictions").success
-    graph.go_on.set()
+    graph.runners.go_on.set()
 
     def settled() -> int:
         found = [find_settled(graph.platform.store, key) for key in list_executions(graph.platform.store)]
@@ -416,7 +399,7 @@ def test_what_a_dead_run_has_left_is_settled_and_its_failed_shards_are_tried_thr
 
 
 def test_what_a_terminated_run_could_not_cancel_is_cancelled(graph: RunnerGraph):
-    graph.go_on.clear()
+    graph.runners.go_on.clear()
     graph.platform.clock.on_sleep = die
     failed = graph.run_range("raw_predictions")
     graph.instance.report_run_canceled(graph.instance.get_run_by_id(failed.run_id))
@@ -427,7 +410,7 @@ def test_what_a_terminated_run_could_not_cancel_is_cancelled(graph: RunnerGraph)
     assert run.conclusion == "cancelled"
     graph.tick("failed_shards")
     assert len(list_executions(graph.platform.store)) == 1
-    graph.go_on.set()
+    graph.runners.go_on.set()
 
 
 def test_nobody_tries_again_what_was_cancelled_or_was_of_another_library(graph: RunnerGraph):

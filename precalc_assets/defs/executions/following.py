@@ -5,11 +5,11 @@ run adds: whose it is, where it says how things are, and that a canary that GitH
 that were made after it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
-from precalc_assets.defs.executions.reporting import canary_events
+from precalc_assets.defs.executions.reporting import canary_events, tell_dagster
 from precalc_assets.defs.inference.checks import canary_input
 from precalc_assets.defs.inference.computing import Computation
 from precalc_assets.defs.recording import Input
@@ -38,8 +38,7 @@ def compute_on_runners(
                 yield ShardOutcome(shard, failure=reason(error))
 
     def beside(outcome: ShardOutcome) -> Sequence[Input]:
-        for event in canary_events(context.instance, platform, model):
-            context.instance.report_runless_asset_event(event)
+        tell_dagster(context.instance, model, canary_events(context.instance, platform, model))
         release = str(outcome.facts["release"])
         return [canary_input(context.instance, platform, model, release, outcome.columns)]
 
@@ -56,23 +55,10 @@ def try_on_runner(
     before = find_report(platform.store, model)
     failure: ExecutionError | None = None
     try:
-        follow_sample(platform.runners(_say_once(context)), library, model, size, dagster_run=context.run.run_id)
+        follow_sample(platform.runners(context.log.info), library, model, size, dagster_run=context.run.run_id)
     except ExecutionError as error:
         failure = error
     report = find_report(platform.store, model)
     if report is None or (failure and (report == before or not report.broken)):
         raise failure or ExecutionError(f"the canary of {model} has left no report")
     return report
-
-
-def _say_once(context: dg.AssetExecutionContext) -> Callable[[str], None]:
-    """Return what tells a run's log how an execution is, whenever that is not what it was."""
-    said = ""
-
-    def say(line: str) -> None:
-        nonlocal said
-        if line != said:
-            said = line
-            context.log.info(line)
-
-    return say

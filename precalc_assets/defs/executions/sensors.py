@@ -4,9 +4,11 @@ Each ticks at most every 30 seconds and works for less than 40. What they do is 
 imported at the first tick: githubkit takes a third of a second to load, and every run loads this module.
 """
 
+from collections.abc import Callable
+from functools import wraps
+
 import dagster as dg
 
-from precalc_assets.defs.partitions import MODELS
 from precalc_assets.defs.resources import Platform
 from precalc_assets.errors import PrecalcError
 from precalc_assets.settings import load_settings
@@ -14,6 +16,22 @@ from precalc_assets.settings import load_settings
 _INTERVAL = 30
 
 _WITH_GITHUB = dg.DefaultSensorStatus.RUNNING if load_settings().compute == "github" else dg.DefaultSensorStatus.STOPPED
+
+Ticked = dg.SensorResult | dg.SkipReason
+_Sensor = Callable[[dg.SensorEvaluationContext, Platform], Ticked]
+
+
+def _clear_skips(sensor: _Sensor) -> _Sensor:
+    """Have a tick skip with an error that is meant for people as its reason, in place of a traceback."""
+
+    @wraps(sensor)
+    def tick(context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]) -> Ticked:
+        try:
+            return sensor(context, platform)
+        except PrecalcError as error:
+            return dg.SkipReason(str(error))
+
+    return tick
 
 
 REQUESTED_JOBS = {
@@ -30,17 +48,13 @@ REQUESTED_JOBS = {
     description="Meets what `precalc request` asks for: adds the model, runs its canary, and then all its shards. A "
     "request for a sample ends with the canary.",
 )
-def precalculation_requests(
-    context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
-) -> dg.SensorResult | dg.SkipReason:
+@_clear_skips
+def precalculation_requests(context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]) -> Ticked:
     """Ask for the runs that requests need next."""
     from precalc_assets.defs.executions.requests import meet_requests
 
-    try:
-        platform.library()
-        return meet_requests(context, platform)
-    except PrecalcError as error:
-        return dg.SkipReason(str(error))
+    platform.library()
+    return meet_requests(context, platform)
 
 
 @dg.sensor(
@@ -49,21 +63,18 @@ def precalculation_requests(
     description="Settles executions on GitHub's runners that no Dagster run follows, as those that people start there, "
     "and reports the shards and canaries that they have brought.",
 )
-def github_executions(
-    context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
-) -> dg.SensorResult | dg.SkipReason:
+@_clear_skips
+def github_executions(context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]) -> Ticked:
     """Settle and report."""
-    from precalc_assets.defs.executions.settling import Position, Tick, settle_unfollowed
+    from precalc_assets.defs.executions.settling import Position, Tick, alone, settle_unfollowed
 
-    try:
-        report = settle_unfollowed(Tick(context, platform), Position.of(context.cursor))
-    except PrecalcError as error:
-        return dg.SkipReason(str(error))
-    new = set(report.models) - set(context.instance.get_dynamic_partitions(MODELS))
+    with alone(context.instance) as mine:
+        if not mine:
+            return dg.SkipReason("the tick before is still at work")
+        told, position = settle_unfollowed(Tick(context, platform), Position.of(context.cursor))
     return dg.SensorResult(
-        asset_events=report.events,
-        dynamic_partitions_requests=[dg.AddDynamicPartitionsRequest(MODELS, sorted(new))] if new else [],
-        cursor=report.position.model_dump_json(),
+        skip_reason=f"{told} events of shards and canaries reported" if told else None,
+        cursor=position.model_dump_json(),
     )
 
 
@@ -73,16 +84,12 @@ def github_executions(
     description="Has shards tried again that failed on GitHub's runners and that no Dagster run follows: three times "
     "in all, each time with the reasons so far. The sensor github_executions launches and settles what this one opens.",
 )
-def failed_shards(
-    context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
-) -> dg.SensorResult | dg.SkipReason:
+@_clear_skips
+def failed_shards(context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]) -> Ticked:
     """Open executions for what failed."""
     from precalc_assets.defs.executions.settling import Position, Tick, launch_again
 
-    try:
-        opened, position = launch_again(Tick(context, platform), Position.of(context.cursor))
-    except PrecalcError as error:
-        return dg.SkipReason(str(error))
+    opened, position = launch_again(Tick(context, platform), Position.of(context.cursor))
     for intent in opened:
         for shard in intent.shards:
             before = "; ".join(intent.reasons.get(shard, ())) or "there was no time left for it"

@@ -1,20 +1,23 @@
 """What the sensors of executions do at a tick: settle and report what no Dagster run follows, and try shards again.
 
-A tick begins nothing more after a while, and goes on with the next execution at the next tick. A tick that is lost or
-done twice changes nothing: settling and launching are safe by the executions' records, and Dagster is told of what it
-has no record of.
+A tick begins nothing more after a while, and goes on with the next execution or model at the next tick. A tick that is
+lost or done twice changes nothing: settling and launching are safe by the executions' records, and Dagster is told of
+what it has no record of. It is told by the tick itself, so that what a tick that lasts too long has told, the next one
+knows, and that the time it takes counts; a lock keeps two ticks from telling the same.
 """
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
+from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
-from precalc_assets.defs.executions.reporting import AssetEvent, canary_events, shard_events
+from precalc_assets.defs.executions.reporting import canary_events, shard_events, tell_dagster
+from precalc_assets.defs.partitions import MODELS
 from precalc_assets.defs.resources import Platform
 from precalc_assets.executions import (
     GitHubError,
@@ -31,18 +34,16 @@ from precalc_assets.executions import (
 from precalc_assets.executions.records import CANCELLED, close, find_run_id, list_executions
 from precalc_assets.outcomes import FAILURES, reason
 
-_STEPS_SECONDS = 12.0
-"""After which no further execution is looked at: one takes two of GitHub's answers, of 20 seconds each at most."""
-
-_TICK_SECONDS = 30.0
-"""After which no further model is reported or tried again. Dagster gives a tick 60 seconds."""
+_TICK_SECONDS = 15.0
+"""After which nothing more is begun: an execution takes two of GitHub's answers, of 12 seconds each at most, and its
+events a few seconds. Dagster gives a tick 60 seconds."""
 
 _FORCE_AFTER = timedelta(seconds=60)
 """How long after its Dagster run a cancelled run may still end by itself."""
 
 
 class Position(BaseModel):
-    """Where a sensor is: by model the number up to which its executions are dealt with, and the one looked at last."""
+    """Where a sensor is: by model the number up to which its executions are dealt with, and what was looked at last."""
 
     done: dict[str, int] = {}
     last: str = ""
@@ -66,9 +67,9 @@ class Tick:
         self.library = platform.library()
         self._started = time.monotonic()
 
-    def has_time(self, seconds: float) -> bool:
-        """Return whether the tick is younger than that."""
-        return time.monotonic() - self._started < seconds
+    def has_time(self) -> bool:
+        """Return whether the tick is young enough to begin something."""
+        return time.monotonic() - self._started < _TICK_SECONDS
 
     def follower(self, key: str) -> dg.DagsterRun | None:
         """Return the Dagster run that follows an execution or did so last, if this instance has it."""
@@ -81,44 +82,45 @@ class Tick:
         return run is not None and not run.is_finished
 
 
-@dataclass(frozen=True)
-class Report:
-    """What a tick has for Dagster: events, the models that they are of, and where the sensor is then."""
+@contextmanager
+def alone(instance: dg.DagsterInstance) -> Iterator[bool]:
+    """Say whether no other tick settles and reports on this instance, and keep others from it meanwhile."""
+    folder = Path(instance.storage_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "github_executions.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
-    events: Sequence[AssetEvent]
-    models: Sequence[str]
-    position: Position
 
-
-def settle_unfollowed(tick: Tick, position: Position) -> Report:
+def settle_unfollowed(tick: Tick, position: Position) -> tuple[int, Position]:
     """Bring each execution that no Dagster run follows a step further, and report what those that ended have brought.
 
-    A canary is reported a tick before its model's shards, whose events name that of the canary.
+    Return how many events Dagster was told, and where the sensor is then.
     """
     store = tick.platform.store
     keys = [key for key in list_executions(store) if _number(key) > position.done.get(_model(key), 0)]
-    ended: dict[str, list[Intent]] = {}
+    reported: set[str] = set()
+    told = 0
     last = position.last
-    for key in sorted(keys, key=lambda key: (key <= position.last, key)):
-        if not tick.has_time(_STEPS_SECONDS):
+    for key in _from(keys, last):
+        if not tick.has_time():
             break
         last = key
         try:
             intent = read_intent(store, key)
             if _bring_on(tick, intent):
-                ended.setdefault(intent.model, []).append(intent)
+                told += _report(tick, intent)
+                reported.add(key)
         except FAILURES as error:
             tick.runners.say(f"{key}: {reason(error)}")
-    events: list[AssetEvent] = []
-    reported: set[str] = set()
-    for model, intents in ended.items():
-        if tick.has_time(_TICK_SECONDS):
-            found = list(_report(tick, model, intents))
-            events += found
-            if not any(event.asset_key.to_user_string() == "sample_predictions" for event in found):
-                reported |= {intent.key for intent in intents}
-    models = sorted({_model(intent.key) for intents in ended.values() for intent in intents})
-    return Report(events, models, Position(done=_advance(position.done, keys, reported), last=last))
+    return told, Position(done=_advance(position.done, keys, reported), last=last)
 
 
 def launch_again(tick: Tick, position: Position) -> tuple[list[Intent], Position]:
@@ -133,9 +135,12 @@ def launch_again(tick: Tick, position: Position) -> tuple[list[Intent], Position
         by_model.setdefault(_model(key), []).append(key)
     opened: list[Intent] = []
     done = dict(position.done)
-    for model, keys in by_model.items():
-        if done.get(model) == _number(keys[-1]) or not tick.has_time(_TICK_SECONDS):
-            continue
+    last = position.last
+    for model in _from([model for model, keys in by_model.items() if done.get(model) != _number(keys[-1])], last):
+        if not tick.has_time():
+            break
+        last = model
+        keys = by_model[model]
         try:
             again = _worth_another(tick, model, keys)
             intent = open_execution(store, model, tick.library.digest, list(again), reasons=again) if again else None
@@ -144,7 +149,12 @@ def launch_again(tick: Tick, position: Position) -> tuple[list[Intent], Position
                 done[model] = _number(keys[-1])
         except FAILURES as error:
             tick.runners.say(f"{model}: {reason(error)}")
-    return opened, Position(done=done)
+    return opened, Position(done=done, last=last)
+
+
+def _from(names: Sequence[str], last: str) -> list[str]:
+    """Return names in the order in which it is their turn, after the one that was looked at last."""
+    return sorted(names, key=lambda name: (name <= last, name))
 
 
 def _bring_on(tick: Tick, intent: Intent) -> bool:
@@ -177,15 +187,12 @@ def _cancel(tick: Tick, intent: Intent, run: dg.DagsterRun) -> None:
         tick.runners.github.cancel(run_id, force=force)
 
 
-def _report(tick: Tick, model: str, intents: Sequence[Intent]) -> Iterator[AssetEvent]:
-    """Yield the events of a model's canary or, if that is recorded, of its shards."""
-    canary = list(canary_events(tick.instance, tick.platform, model))
-    if canary:
-        yield from canary
-        return
-    shards = sorted({shard for intent in intents for shard in intent.shards})
-    if shards:
-        yield from shard_events(tick.instance, tick.platform, tick.runners, tick.library, model, shards)
+def _report(tick: Tick, intent: Intent) -> int:
+    """Tell Dagster of an execution's canary, and then of its shards, whose events name that of the canary."""
+    tick.instance.add_dynamic_partitions(MODELS, [intent.model])
+    told = tell_dagster(tick.instance, intent.key, canary_events(tick.instance, tick.platform, intent.model))
+    shards = shard_events(tick.instance, tick.platform, tick.runners, tick.library, intent.model, intent.shards)
+    return told + tell_dagster(tick.instance, intent.key, shards)
 
 
 def _worth_another(tick: Tick, model: str, keys: Sequence[str]) -> dict[str, tuple[str, ...]]:
