@@ -121,6 +121,7 @@ def _check(options: Options, *, many: bool) -> None:
                 raise UsageError(f"{path} is a file; of several models a folder is made, with a file for each")
         find_format(options.format, None)
         return
+    find_format(options.format, output)
     for path in (output, missing):
         if path and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise UsageError(f"{path}: that is a folder, or in a folder that does not exist; name a file")

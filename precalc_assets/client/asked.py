@@ -77,7 +77,8 @@ class MoleculeFile:
     def __init__(self, path: Path, *, processes: int) -> None:
         self._path = path
         self._processes = processes
-        self.digest, self.total = _survey(path)
+        self.digest, lines = _survey(path)
+        self.total = max(0, lines - _lines_before(path))
 
     def batches(self, size: int, skip: int = 0) -> Iterator[Asked]:
         """See `Molecules.batches`."""
@@ -128,7 +129,7 @@ def keep_stream(stream: BinaryIO, folder: Path) -> Path:
 
 
 def _survey(path: Path) -> tuple[str, int]:
-    """Return the digest of a file's content, and about how many molecules it has: its lines but for a header."""
+    """Return the digest of a file's content, and how many lines it has."""
     digest, lines, end = hashlib.sha256(), 0, b"\n"
     try:
         with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
@@ -143,6 +144,15 @@ def _survey(path: Path) -> tuple[str, int]:
     except OSError as error:
         raise LibraryError(f"{path}: cannot be read: {error.strerror}") from None
     return digest.hexdigest(), lines + (end != b"\n")
+
+
+def _lines_before(path: Path) -> int:
+    """Return how many lines there are before the first molecule."""
+    if _key_column(path) is not None:
+        return 1
+    from precalc_assets.library import read_rows
+
+    return next((row - 1 for row, _ in read_rows(path)), 0)
 
 
 def _texts(path: Path) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Reading through an API over HTTP: what it limits is kept to, and what passes is waited out."""
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from precalc_assets.columns import Column
 from precalc_assets.model_ids import check_model_id
 from precalc_assets.tables.reader import Row
 
+_log = logging.getLogger(__name__)
+
 MAX_MOLECULES = 1_000
 MAX_VALUES = 200_000
 """What an API answers at a time, `precalc_assets.api.routes`; where it allows less, its refusal is heeded."""
@@ -26,10 +29,26 @@ MAX_VALUES = 200_000
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 """Seconds without a byte. API Gateway gives up after 29 itself."""
 
+_FIRST_TRIES = 3
+"""Repetitions of the requests with which everything begins: whoever mistypes a URL is not to wait for minutes."""
+
+_TOLD_AFTER = 3
+
 _TOO_LARGE = 413
 _FORBIDDEN = (401, 403)
 _EXPIRED = (400, 401, 403)
 """What S3 answers to a link that has expired, or whose credentials have."""
+
+
+class _Patience(Retry):
+    """Says that it waits, once that takes longer than a person expects."""
+
+    def sleep(self, response: httpx.Response | Exception) -> None:
+        """See `Retry.sleep`."""
+        if self.attempts_made == _TOLD_AFTER:
+            said = response.status_code if isinstance(response, httpx.Response) else response or type(response).__name__
+            _log.info("the API does not answer as it should (%s); trying again for a while", said)
+        super().sleep(response)
 
 
 def retries() -> Retry:
@@ -38,7 +57,7 @@ def retries() -> Retry:
     Twice as long is waited each time, or as long as the API says: in all up to five minutes, since the API's
     throttling passes in seconds and a router that starts again takes two.
     """
-    return Retry(
+    return _Patience(
         total=10,
         allowed_methods=("GET", "POST"),
         status_forcelist=(429, 502, 503, 504),
@@ -76,6 +95,7 @@ class RemoteSource:
         self._has_key = key is not None
         retry = retry or retries()
         # A file is not read into memory to see that it is whole; its length and checksum tell.
+        self._quick = retry.copy_with(total=min(_FIRST_TRIES, retry.total))
         self._streaming = retry.copy_with(validate_response=None, total=4)
         repeating = RetryTransport(transport or httpx.HTTPTransport(), retry)
         key_header = {"x-api-key": key} if key else {}
@@ -173,12 +193,13 @@ class RemoteSource:
 
     def get(self, path: str) -> dict[str, Any]:
         """Return the JSON of a route. Raises ApiError if there is none."""
-        return self.send("GET", path)
+        return self.send("GET", path, retry=self._quick)
 
-    def send(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+    def send(self, method: str, path: str, body: object = None, retry: Retry | None = None) -> dict[str, Any]:
         """Return the JSON that a request is answered with. Raises ApiError for a refusal, and for anything else."""
         try:
-            response = self._client.request(method, self.name + path, json=body)
+            extensions = {"retry": retry} if retry else None
+            response = self._client.request(method, self.name + path, json=body, extensions=extensions)
         except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
             raise ApiError(f"{self.name} does not answer: {reason}; see that the URL is right, or try later") from error

@@ -103,8 +103,17 @@ def test_a_partial_file_is_gone_on_with_from_where_it_was_cut_off(tables, store_
     assert asked == {f"shard={shard}.parquet": "bytes=70000-" if shard == "02" else None for shard in SHARDS}
 
 
-def whole(content: bytes) -> httpx.Response:
-    return httpx.Response(200, stream=httpx.ByteStream(content))
+def whole(content: bytes, status: int = 200, **headers: str) -> httpx.Response:
+    """An answer as a transport gives it, of which nothing is read yet."""
+    return httpx.Response(status, headers=headers, stream=_Chunks(content))
+
+
+class _Chunks(httpx.SyncByteStream):
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._content
 
 
 ELSEWHERE = {"content-range": "bytes 7-9/10"}
@@ -113,12 +122,8 @@ FAULTS: dict[str, Fault] = {
     "no answer": dropped,
     "cut off": cut,
     "expired": refused(403),
-    "a server that knows no ranges": lambda request, answer: httpx.Response(
-        200, content=FILES[request.url.path[-10:-8]]
-    ),
-    "another part": lambda request, answer: httpx.Response(
-        206, headers={"content-range": "bytes 7-9/10"}, content=b"abc"
-    ),
+    "a server that knows no ranges": lambda request, answer: whole(FILES[request.url.path[-10:-8]]),
+    "another part": lambda request, answer: httpx.Response(206, headers=ELSEWHERE),
 }
 
 

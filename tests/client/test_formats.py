@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from precalc_assets.client.formats import Block, Layout, ParquetFormat, find_format, plain_text, read_blocks
@@ -95,6 +95,7 @@ def typed(row: list[object]) -> list[object]:
     ]
 
 
+@settings(max_examples=40)
 @given(blocks)
 def test_every_value_comes_back_from_csv_as_it_was(tmp_path_factory, asked) -> None:
     content = write("csv", asked, tmp_path_factory.mktemp("csv")).decode()
@@ -108,6 +109,7 @@ def test_every_value_comes_back_from_csv_as_it_was(tmp_path_factory, asked) -> N
     assert shown == [["" if cell is None else cell for cell in row] for row in rows]
 
 
+@settings(max_examples=40)
 @given(blocks)
 def test_no_cell_of_csv_begins_as_a_formula_does(tmp_path_factory, asked) -> None:
     content = write("csv", asked, tmp_path_factory.mktemp("csv")).decode()
@@ -116,6 +118,7 @@ def test_no_cell_of_csv_begins_as_a_formula_does(tmp_path_factory, asked) -> Non
         assert not [c for at, c in enumerate(row) if at not in numbers and c and c[0] in "=+-@\t\r\n"]
 
 
+@settings(max_examples=40)
 @given(blocks)
 def test_every_value_comes_back_from_json_lines_as_it_was(tmp_path_factory, asked) -> None:
     content = write("jsonl", asked, tmp_path_factory.mktemp("jsonl")).decode()
@@ -124,6 +127,7 @@ def test_every_value_comes_back_from_json_lines_as_it_was(tmp_path_factory, aske
     assert repr([list(row.values()) for row in rows]) == repr(expected(asked))
 
 
+@settings(max_examples=40)
 @given(blocks)
 def test_every_value_comes_back_from_parquet_typed_as_it_was(tmp_path_factory, asked) -> None:
     folder = tmp_path_factory.mktemp("parquet")
@@ -134,6 +138,7 @@ def test_every_value_comes_back_from_parquet_typed_as_it_was(tmp_path_factory, a
     assert repr([list(row.values()) for row in table.to_pylist()]) == repr(expected(asked))
 
 
+@settings(max_examples=40)
 @given(blocks)
 def test_blocks_that_are_not_finished_yet_are_read_back(tmp_path_factory, asked) -> None:
     path = tmp_path_factory.mktemp("blocks") / "partial"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from precalc_assets.client.partial import PartialFiles
@@ -22,6 +22,7 @@ def write(folder: Path, plan=PLAN, blocks=BLOCKS) -> PartialFiles:
     return files
 
 
+@settings(max_examples=40)
 @given(n=st.integers(1, 6), cuts=st.tuples(*[st.floats(0, 1)] * 3), junk=st.binary(max_size=5))
 def test_wherever_the_files_were_cut_off_the_whole_is_the_same(tmp_path_factory, n: int, cuts, junk: bytes) -> None:
     folder = tmp_path_factory.mktemp("files")

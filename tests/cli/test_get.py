@@ -1,0 +1,256 @@
+"""`precalc get` as a person uses it: formats, pipes, several models, going on, and the rest computed on the spot."""
+
+import csv
+import io
+import json
+import os
+import pty
+import subprocess
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from precalc_assets.cli.get import Options
+from precalc_assets.cli.get import answer as answered
+from precalc_assets.errors import UsageError
+from precalc_assets.library import inchikey, read_manifest
+from precalc_assets.predictions import load_library_shards
+
+MODEL = "eos9abc"
+HEADER = ["key", "input", "score", "atoms", "label"]
+
+
+@pytest.fixture
+def served(world):
+    """A world in which a model's predictions are in the table."""
+    world.write_model()
+    world.build_library()
+    for outcome in [*world.predict(), *world.validate(), *world.load()]:
+        assert not outcome.failure
+    return world
+
+
+def answer(smiles: str) -> list[str]:
+    return [repr(len(smiles) / 3), str(len(smiles)), smiles]
+
+
+def rows(text: str) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(text)))
+
+
+def piped(world, content: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        world.command("get", *arguments),
+        input=content,
+        env=world.environment,
+        cwd=world.root,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "CCO ethanol\nCO methanol\n",
+        pytest.param("CCO\nCO\n", marks=pytest.mark.slow),
+        pytest.param("name\tsmiles\na\tCCO\nb\tCO\n", marks=pytest.mark.slow),
+    ],
+)
+def test_molecules_are_read_from_a_pipe(served, content: str) -> None:
+    done = piped(served, content, MODEL)
+    assert done.returncode == 0, done.stderr
+    assert rows(done.stdout) == [
+        HEADER,
+        [inchikey("CCO"), "CCO", *answer("CCO")],
+        [inchikey("CO"), "CO", *answer("CO")],
+    ]
+
+
+def test_an_empty_pipe_and_a_column_of_inchikeys_by_name(served) -> None:
+    done = piped(served, "", MODEL)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "standard input is empty" in done.stderr
+    done = piped(served, f"name,InChIKey\na,{inchikey('CCO')}\nb,\n", MODEL, "-i", "-")
+    assert rows(done.stdout)[1:] == [[inchikey("CCO"), inchikey("CCO"), *answer("CCO")], ["", "", "", "", ""]]
+
+
+@pytest.mark.slow
+def test_a_reader_that_has_read_enough_is_no_error(served) -> None:
+    command = " ".join([*served.command("get", MODEL, "CCO"), "| true; exit ${PIPESTATUS[0]}"])
+    done = subprocess.run(
+        ["bash", "-c", command], env=served.environment, cwd=served.root, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_files_are_of_the_format_that_their_name_says(served) -> None:
+    library = read_manifest(served.store)
+    list(load_library_shards(served.store, served.tables, library, library.shards))
+    for name in ("out.jsonl", "out.parquet"):
+        done = served.precalc("get", MODEL, "CCO", "CCCCCCCCCCCCCCCCCO", "-o", name, "--include-smiles")
+        assert done.returncode == 0, done.stderr
+    expected = [
+        {"key": inchikey("CCO"), "input": "CCO", "smiles": "CCO", "score": 1.0, "atoms": 3, "label": "CCO"},
+        {"key": inchikey("C" * 17 + "O"), "input": "C" * 17 + "O", "smiles": None, **dict.fromkeys(HEADER[2:])},
+    ]
+    assert pq.read_table(served.root / "out.parquet").to_pylist() == expected
+    assert [json.loads(line) for line in (served.root / "out.jsonl").read_text().splitlines()] == expected
+
+
+def test_several_models_fill_a_folder_with_a_file_each_and_what_is_there_is_kept(served) -> None:
+    (served.root / "asked.csv").write_text("smiles\nCCO\nnone\nCCCCCCCCCCCCCCCCCO\n")
+    done = served.precalc("get", "--all-models", "-i", "asked.csv", "-o", "out", "--missing", "lost")
+    assert done.returncode == 0, done.stderr
+    assert [row[1:] for row in rows((served.root / "out" / f"{MODEL}.csv").read_text())[1:2]] == [
+        ["CCO", *answer("CCO")]
+    ]
+    assert (served.root / "lost" / f"{MODEL}.csv").read_text() == "smiles\nCCCCCCCCCCCCCCCCCO\n"
+    manifest = json.loads((served.root / "out" / "manifest.json").read_text())["files"][f"{MODEL}.csv"]
+    assert manifest["releases"] == ["v1.0.0"]
+    assert manifest["library_digest"] == read_manifest(served.store).digest
+    assert (manifest["found"], manifest["missing"], manifest["unreadable"]) == (1, 1, 1)
+    again = served.precalc("get", "--all-models", "-i", "asked.csv", "-o", "out", "--missing", "lost")
+    assert again.stderr == f"out/{MODEL}.csv is there already\n"
+
+
+@pytest.mark.usefixtures("fresh_settings")
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (([MODEL, "eos9abd", "CCO"], Options()), "folder"),
+        (([MODEL, "CCO"], Options(all_models=True)), "--all-models"),
+        (([MODEL, "CCO"], Options(missing=Path("a.csv"), compute_missing=True)), "--compute-missing"),
+        (([MODEL, "CCO"], Options(format="parquet")), "-o"),
+        (([MODEL, "CCO"], Options(output=Path("a.csv"), missing=Path("a.csv"))), "twice"),
+        (([MODEL, "CCO"], Options(api="nonsense")), "https://"),
+        (([MODEL, "CCO"], Options(output=Path("none/a.csv"))), "folder"),
+        (([MODEL, "CCO"], Options(output=Path("a.xls"), api="http://127.0.0.1")), "xls"),
+        (([], Options()), "is not a model id"),
+    ],
+    ids=str,
+)
+def test_what_does_not_go_together_is_a_usage_error(
+    arguments: tuple[list[str], Options], word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=word) as error:
+        answered(*arguments)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_release_before_has_left_of_a_file_is_not_gone_on_with(served) -> None:
+    (served.root / ".out.csv.partial").write_bytes(b"key,input\nold,old\n")
+    plan = {"plan": {"model": MODEL, "release": ["v0.9.0"]}}
+    state = {"sizes": [18], "state": {"rows": 1, "found": 1}}
+    (served.root / ".out.csv.journal").write_text(f"{json.dumps(plan)}\n{json.dumps(state)}\n")
+    done = served.precalc("get", MODEL, "CCO", "-o", "out.csv")
+    assert done.returncode == 0, done.stderr
+    assert "out.csv: what an earlier command has left differs in" in done.stderr
+    assert "release" in done.stderr
+    assert rows((served.root / "out.csv").read_text())[1:] == [[inchikey("CCO"), "CCO", *answer("CCO")]]
+    assert not [path.name for path in served.root.glob(".out*")]
+
+
+NEW = "CCCCCCCCCCCCCCCCCO"
+BAD = "CCCCCCCCCCCCCCCCCN"
+FAILS_ON_BAD = f"""if smiles == {BAD!r}:
+    raise SystemExit("cannot answer that")
+return f'{{len(smiles) / 3!r}},{{len(smiles)}},"{{smiles}}"'"""
+
+
+@pytest.fixture
+def choosy(served):
+    """The same, by a model that now fails on one molecule."""
+    served.write_model(answer=FAILS_ON_BAD)
+    asked = ["CCO", NEW, "no molecule", BAD, "CO", NEW, "OC" + NEW[2:], inchikey("c1ccncc1")]
+    (served.root / "asked.csv").write_text("smiles\n" + "\n".join(asked) + "\n")
+    return served
+
+
+COMPUTED = [
+    [*HEADER[:2], "source", *HEADER[2:]],
+    [inchikey("CCO"), "CCO", "precalculated", *answer("CCO")],
+    [inchikey(NEW), NEW, "computed", *answer(NEW)],
+    ["", "no molecule", "", "", "", ""],
+    [inchikey(BAD), BAD, "failed", "", "", ""],
+    [inchikey("CO"), "CO", "precalculated", *answer("CO")],
+    [inchikey(NEW), NEW, "computed", *answer(NEW)],
+    [inchikey("OC" + NEW[2:]), "OC" + NEW[2:], "computed", *answer("OC" + NEW[2:])],
+    [inchikey("c1ccncc1"), inchikey("c1ccncc1"), "failed", "", "", ""],
+]
+
+
+def test_the_rest_is_computed_once_and_delivered_in_the_order_asked(choosy) -> None:
+    before = choosy.objects(), choosy.tables.list_tables()
+    earlier = len(choosy.calls())
+    done = choosy.precalc("get", MODEL, "-i", "asked.csv", "-o", "out.csv", "--compute-missing")
+    assert done.returncode == 0, done.stderr
+    assert rows((choosy.root / "out.csv").read_text()) == COMPUTED
+    assert "2 precalculated, 3 computed by v1.0.0, 2 failed, 1 neither" in done.stderr
+    assert "cannot answer that" in done.stderr
+    assert "its SMILES is not in the reference library" in done.stderr
+    assert "WARNING" not in done.stderr
+    given = [smiles for call in choosy.calls()[earlier:] for smiles in call]
+    assert set(given) == {NEW, BAD, "OC" + NEW[2:]}
+    assert (choosy.objects(), choosy.tables.list_tables()) == before
+    assert not [path.name for path in choosy.root.glob(".out*")]
+
+
+@pytest.mark.slow
+def test_another_release_than_the_tables_computes_with_a_loud_warning(choosy) -> None:
+    choosy.write_model(release="v2.0.0", columns=[("atoms", "integer"), ("new", "string")], answer="return '7,x'")
+    done = choosy.precalc("get", MODEL, NEW, "CCO", "--compute-missing")
+    assert done.returncode == 0, done.stderr
+    [warning] = [line for line in done.stderr.splitlines() if line.startswith("WARNING")]
+    for word in ("v1.0.0", "v2.0.0", "2 columns"):
+        assert word in warning
+    assert rows(done.stdout)[1:] == [
+        [inchikey(NEW), NEW, "computed", "", "7", ""],
+        [inchikey("CCO"), "CCO", "precalculated", *answer("CCO")],
+    ]
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_run_computes_nothing_and_names_why(choosy) -> None:
+    choosy.write_model(columns=[("other", "float")])
+    done = choosy.precalc("get", MODEL, NEW, "--compute-missing")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "computes other columns than the table" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_on_a_terminal_a_bar_shows_and_the_messages_are_whole(served) -> None:
+    (served.root / "many.csv").write_text("smiles\n" + "CCO\nCO\nCCCCCCCCCCCCCCCCCO\n" * 500)
+    controller, terminal = pty.openpty()
+    with subprocess.Popen(
+        served.command("get", MODEL, "-i", "many.csv", "-o", "out.csv", "--compute-missing"),
+        env={**served.environment, "TERM": "xterm-256color", "COLUMNS": "120"},
+        cwd=served.root,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+    ) as process:
+        os.close(terminal)
+        shown = b""
+        while chunk := _read(controller):
+            shown += chunk
+    assert process.returncode == 0
+    text = shown.decode()
+    assert f"get {MODEL}" in text
+    assert "1500/1500" in text
+    assert "1 molecule not precalculated" in text
+    assert "1,000 precalculated, 500 computed by v1.0.0" in text
+    assert len((served.root / "out.csv").read_text().splitlines()) == 1_501
+
+
+def _read(controller: int) -> bytes:
+    try:
+        return os.read(controller, 65_536)
+    except OSError:  # the terminal's other end is closed
+        return b""

@@ -1,0 +1,135 @@
+"""What is computed on the spot is computed once, typed as it would be served, and not lost by an interruption."""
+
+import json
+import math
+from collections.abc import Sequence
+
+import pytest
+from served_model import COLUMNS, KEYS, MODEL, ROWS, load
+
+from precalc_assets.client.asked import MoleculeList
+from precalc_assets.client.computing import Computer, get_and_compute
+from precalc_assets.client.formats import JsonLinesFormat
+from precalc_assets.client.getting import Question
+from precalc_assets.client.source import Source
+from precalc_assets.errors import ModelError
+from precalc_assets.library import inchikey
+
+NEW = ["C" * n for n in range(1, 12)]
+BAD = "CCCC"
+
+
+class Model:
+    """A model that prints lengths in the forms that models print them in, and may be interrupted."""
+
+    columns = COLUMNS
+    release = "v1.0.0"
+
+    def __init__(self, calls_until_interrupted: float = math.inf) -> None:
+        self.asked: list[str] = []
+        self.entered = 0
+        self._left = calls_until_interrupted
+
+    def __enter__(self):
+        self.entered += 1
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        pass
+
+    def predict(self, smiles: Sequence[str], deadline: float = math.inf) -> list[bytes]:
+        if self._left <= 0:
+            raise KeyboardInterrupt
+        self._left -= 1
+        self.asked += smiles
+        return [
+            b",," if text == BAD else f'{len(text)},{2**62 + len(text)},"{text}, ""x"""'.encode() for text in smiles
+        ]
+
+
+def printed(text: str) -> list[object]:
+    return [float(len(text)), 2**62 + len(text), f'{text}, "x"']
+
+
+def run(source: Source, asked: Sequence[str], path, model: Model):
+    question = Question(source.open(MODEL), MoleculeList(asked, processes=1), JsonLinesFormat)
+    return get_and_compute(question, path, Computer(lambda: model, batch_size=2))
+
+
+def rows(path) -> list[list[object]]:
+    return [list(json.loads(line).values()) for line in path.read_text().splitlines()]
+
+
+ASKED = [KEYS[0], *NEW, "no molecule", KEYS[1], NEW[0]]
+
+
+def expected() -> list[list[object]]:
+    known = {key: [key, key, "precalculated", *ROWS[key]] for key in KEYS[:2]}
+    new = {text: [inchikey(text), text, "computed", *printed(text)] for text in NEW}
+    new[BAD] = [inchikey(BAD), BAD, "failed", None, None, None]
+    nothing = [None, "no molecule", None, None, None, None]
+    return [known.get(text) or new.get(text) or nothing for text in ASKED]
+
+
+def test_computed_values_are_typed_as_those_served_and_each_molecule_is_computed_once(source, tmp_path) -> None:
+    model = Model()
+    counts, outcome = run(source, ASKED, tmp_path / "out.jsonl", model)
+    assert repr(rows(tmp_path / "out.jsonl")) == repr(expected())
+    assert model.asked.count(NEW[0]) == 1
+    assert (counts.found, outcome.computed, outcome.failed, outcome.release) == (2, 11, 1, "v1.0.0")
+    assert outcome.reasons == [f"{BAD!r}: the model printed no value"]
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_an_interrupted_computation_goes_on_behind_its_last_batch(source, tmp_path) -> None:
+    path = tmp_path / "out.jsonl"
+    models = [Model(2), Model(2), Model()]
+    for model in models[:2]:
+        with pytest.raises(KeyboardInterrupt):
+            run(source, ASKED, path, model)
+        assert not path.exists()
+    run(source, ASKED, path, models[2])
+    asked = [text for model in models for text in model.asked]
+    assert sorted(set(asked) - {BAD}) == sorted({*NEW} - {BAD})
+    assert all(asked.count(text) == 1 for text in NEW[:3])
+    assert repr(rows(path)) == repr(expected())
+
+
+def test_another_release_begins_its_computation_anew(source, tmp_path) -> None:
+    path = tmp_path / "out.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        run(source, ASKED, path, Model(2))
+    newer = Model()
+    newer.release = "v2.0.0"
+    run(source, ASKED, path, newer)
+    assert set(newer.asked) == set(NEW)
+
+
+def test_the_model_is_not_started_where_nothing_is_missing(source, tmp_path) -> None:
+    model = Model()
+    _, outcome = run(source, [KEYS[0], "no molecule"], tmp_path / "out.jsonl", model)
+    assert (model.entered, outcome.release) == (0, "")
+    assert [row[2] for row in rows(tmp_path / "out.jsonl")] == ["precalculated", None]
+
+
+def test_columns_that_the_other_release_has_not_stay_empty(source, tables, tmp_path, caplog) -> None:
+    model = Model()
+    model.release, model.columns = "v2.0.0", (COLUMNS[2], COLUMNS[0])
+    model.predict = lambda smiles, deadline=0: [b"x,7"] * len(smiles)
+    run(source, [NEW[0]], tmp_path / "out.jsonl", model)
+    assert rows(tmp_path / "out.jsonl") == [[inchikey(NEW[0]), NEW[0], "computed", 7.0, None, "x"]]
+    assert "WARNING" in caplog.text
+    assert "v1.0.0" in caplog.text
+    assert "v2.0.0" in caplog.text
+    model.columns = ()
+    with pytest.raises(ModelError, match="other columns"):
+        run(source, [NEW[0]], tmp_path / "other.jsonl", model)
+
+
+def test_a_table_column_named_source_keeps_its_name(source, tables, tmp_path) -> None:
+    columns = (COLUMNS[0], *(type(COLUMNS[0])("source", "string", "", "") for _ in range(1)))
+    load(tables, {KEYS[0]: (1.0, "x")}, model="eos9src", columns=columns)
+    question = Question(source.open("eos9src"), MoleculeList([KEYS[0]], processes=1), JsonLinesFormat)
+    get_and_compute(question, tmp_path / "out.jsonl", Computer(Model, 2))
+    [row] = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    assert (row["precalc_source"], row["source"]) == ("precalculated", "x")
