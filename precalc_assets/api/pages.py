@@ -87,7 +87,7 @@ def add_pages(app: ApiGatewayResolver, models: ServedModels) -> None:
     @app.get("/browse/<model>", include_in_schema=False)
     def show_model(model: str) -> Response[str]:
         event = app.current_event
-        root = _root(event, f"/browse/{model}")
+        root = _root(event, "/browse/")
         try:
             served = models.find(model)
         except TableError:
@@ -232,7 +232,9 @@ def _root(event: BaseProxyEvent, route: str) -> str:
     """
     context = event.raw_event.get("requestContext")
     path = context.get("path") if isinstance(context, dict) else None
-    root = str(path or "").removesuffix(route).rstrip("/")
+    known = str(path or "")
+    # What is behind the route is not the same text there: it may be encoded.
+    root = (known if route == "/" else known.rpartition(route)[0]).rstrip("/")
     return root if _ROOT.fullmatch(root) else ""
 
 

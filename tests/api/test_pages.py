@@ -287,6 +287,12 @@ def test_links_begin_with_the_stage_that_the_browser_asked_for(api, known, root)
     assert {attrs["href"] for attrs in page.all("a") if "browse" in attrs["href"]} == {f"{root}/browse/{MODEL}"}
 
 
+def test_the_page_of_no_model_knows_its_stage_too(api):
+    asked = event("GET", "/browse/no model", None, {})
+    asked["requestContext"]["path"] = "/v1/browse/no%20model"
+    assert "/v1/" in {attrs["href"] for attrs in Page(api.send(asked).text).all("a")}
+
+
 def test_a_page_that_has_not_changed_is_not_sent_again_and_one_that_has_is(tables, api):
     first = api.get(f"/browse/{MODEL}")
     assert first.headers["Cache-Control"] == "no-cache"

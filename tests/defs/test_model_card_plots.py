@@ -56,7 +56,7 @@ def test_the_card_and_its_event_show_how_values_are_distributed(graph: Graph):
     head, _, *lines = event.metadata["distributions"].value.splitlines()
     assert head.startswith("| column |")
     assert [line.split("|")[1].strip() for line in lines] == ["score", "label"]
-    assert "█" in lines[0]
+    assert "data:image/svg+xml;base64," in lines[0]
 
 
 def test_a_shard_of_another_release_lands_with_a_warning_and_the_card_names_the_mixture(graph: Graph):

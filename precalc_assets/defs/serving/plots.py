@@ -1,35 +1,47 @@
-"""The distributions on a model's card, as the UI shows them at the asset: a line of bars in a table.
-
-The UI's Markdown shows no image that is part of the text, so the bars are characters.
-"""
+"""The distributions on a model's card, as the UI shows them at the asset: a table of Markdown with an image of bars."""
 
 import html
+from base64 import b64encode
 from collections.abc import Sequence
 
 import dagster as dg
 
 from precalc_assets.cards import Distribution
 
-_BARS = "▁▂▃▄▅▆▇█"
+_WIDTH, _HEIGHT = 144, 32
+_COLOUR = "#8e6bb8"
+"""Seen on the UI's light background and on its dark one."""
 
 
 def distribution_table(distributions: Sequence[Distribution]) -> dg.MetadataValue:
     """Return a table of Markdown with a row for each column."""
-    rows = ["| column | from | values | to | median | null |", "|---|--:|---|:--|--:|--:|"]
+    rows = ["| column | distribution | from | median | to | null |", "|---|---|--:|--:|--:|--:|"]
     for each in distributions:
         low, median, high = (_number(value) for value in (each.minimum, each.median, each.maximum))
-        cells = (_plain(each.column), low, _values(each), high, median, f"{each.nulls:,}")
+        cells = (_plain(each.column), _values(each), low, median, high, f"{each.nulls:,}")
         rows.append(f"| {' | '.join(cells)} |")
     return dg.MetadataValue.md("\n".join(rows))
 
 
 def _values(distribution: Distribution) -> str:
-    if any(isinstance(value, str) for value in distribution.values):
-        total = sum(distribution.counts) + distribution.others
-        shown = zip(distribution.values[:3], distribution.counts, strict=False)
-        return ", ".join(f"{_plain(str(value)) or '(empty)'} {count / total:.0%}" for value, count in shown)
-    highest = max(distribution.counts, default=1)
-    return "".join(_BARS[-(-count * (len(_BARS) - 1) // highest)] if count else " " for count in distribution.counts)
+    if not any(isinstance(value, str) for value in distribution.values):
+        return f"![bars](data:image/svg+xml;base64,{b64encode(_draw(distribution.counts).encode()).decode()})"
+    total = sum(distribution.counts) + distribution.others
+    shown = zip(distribution.values[:3], distribution.counts, strict=False)
+    return ", ".join(f"{_plain(str(value)) or '(empty)'} {count / total:.0%}" for value, count in shown)
+
+
+def _draw(counts: Sequence[int]) -> str:
+    """Return an SVG image with a bar for each count."""
+    step, highest = _WIDTH / max(1, len(counts)), max(counts, default=1)
+    heights = [max(1.0, _HEIGHT * count / highest) if count else 0.0 for count in counts]
+    bars = "".join(
+        f"M{at * step:.1f} {_HEIGHT}v-{height:.1f}h{step - 1:.1f}v{height:.1f}z" for at, height in enumerate(heights)
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}">'
+        f'<path fill="{_COLOUR}" d="{bars}"/></svg>'
+    )
 
 
 def _number(value: float | None) -> str:
