@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fake_github import FakeGitHub
 
 from precalc_assets.inference import find_model
 from precalc_assets.inference.environment import model_environment
@@ -42,31 +43,54 @@ class Workshop:
     def run(self, **inputs: str) -> subprocess.CompletedProcess[str]:
         """Dispatch the workflow, as GitHub would, and wait for its end; inputs are written with underscores."""
         self.runs += 1
-        event = self._root / f"event-{self.runs}.json"
-        event.write_text(json.dumps({"inputs": {name.replace("_", "-"): value for name, value in inputs.items()}}))
+        command, surroundings = self._act({name.replace("_", "-"): value for name, value in inputs.items()}, self.runs)
+        return subprocess.run(command, **surroundings, capture_output=True, timeout=280, check=False)
+
+    def run_for(self, fake: FakeGitHub, inputs: dict[str, str], run_id: int) -> str:
+        """Run what a stand-in for GitHub was asked for, tell it how each job is, and return what was said."""
+        command, surroundings = self._act(inputs, run_id - 1000)
+        said: list[str] = []
+        with subprocess.Popen(
+            [*command, "--json"], **surroundings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as act:
+            for text in act.stdout:
+                line = json.loads(text) if text.startswith("{") else {"msg": text}
+                said.append(line["msg"])
+                if "jobID" in line and not line.get("dryrun"):
+                    name = _job_name(line)
+                    if name not in fake.runs[run_id].jobs:
+                        fake.begin_job(run_id, name)
+                    if "jobResult" in line:
+                        fake.end_job(run_id, name, line["jobResult"])
+        fake.end_run(run_id, "failure" if act.returncode else "success")
+        return "\n".join(said)
+
+    def _act(self, inputs: dict[str, str], number: int) -> tuple[list[str], dict]:
+        """Return the command of a run, and the surroundings of its process."""
+        event = self._root / f"event-{number}.json"
+        event.write_text(json.dumps({"inputs": inputs}))
         command = [str(TOOLS / "act"), "workflow_dispatch", "-W", str(PREDICT_PARALLEL), "-e", str(event)]
         command += ["-P", "ubuntu-latest=-self-hosted", "--no-cache-server"]
-        command += ["--env", f"GITHUB_RUN_ID={1000 + self.runs}"]
+        command += ["--env", f"GITHUB_RUN_ID={1000 + number}"]
         command += [word for name, value in self.variables.items() for word in ("--var", f"{name}={value}")]
-        return subprocess.run(
-            command,
-            env={
-                **self.world.environment,
-                "PATH": f"{TOOLS}{os.pathsep}{os.environ['PATH']}",
-                "DOCKER_HOST": "unix:///nonexistent.sock",
-                "XDG_CACHE_HOME": str(self._root / "cache"),
-            },
-            cwd=PROJECT,
-            capture_output=True,
-            text=True,
-            timeout=280,
-            check=False,
-        )
+        environment = {
+            **self.world.environment,
+            "PATH": f"{TOOLS}{os.pathsep}{os.environ['PATH']}",
+            "DOCKER_HOST": "unix:///nonexistent.sock",
+            "XDG_CACHE_HOME": str(self._root / "cache"),
+        }
+        return command, {"env": environment, "cwd": PROJECT, "text": True}
 
     def landed(self, model: str = "eos9abc") -> list[str]:
         """Return the shards that have a manifest."""
         names = self.world.objects(f"raw/model={model}")
         return sorted(name.split("shard=")[1][:2] for name in names if name.endswith("manifest.json"))
+
+
+def _job_name(line: dict) -> str:
+    """Return what GitHub would call a job; act adds the job's number in its matrix."""
+    kind = line["job"].partition("/")[2].strip()
+    return f"{kind.partition(' ')[0]} {line['matrix']['shards']}" if line["matrix"] else kind
 
 
 @pytest.fixture

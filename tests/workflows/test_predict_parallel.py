@@ -13,7 +13,7 @@ from precalc_assets.library import build_library, read_shard
 from precalc_assets.predictions import require_manifest
 from precalc_assets.sharding import shard_keys
 from precalc_assets.storage import open_store
-from precalc_assets.tables import TableReader, open_tables
+from precalc_assets.tables import KeyValueStore, TableReader, open_tables
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -32,9 +32,9 @@ def refuse(smiles: Iterable[str]) -> str:
     return f"assert smiles not in {set(smiles)!r}\nreturn f'{{len(smiles) / 3!r}},{{len(smiles)}},x'"
 
 
-def assert_served(workshop, shards: Iterable[str]) -> None:
+def assert_served(workshop, shards: Iterable[str], tables: KeyValueStore | None = None) -> None:
     """The table holds the molecules of these shards, all of them, and no others."""
-    reader = TableReader(workshop.world.tables, MODEL)
+    reader = TableReader(tables or workshop.world.tables, MODEL)
     assert sorted(reader.directories()) == sorted(shards)
     for shard in shards:
         molecules = read_shard(workshop.world.store, workshop.library, shard)

@@ -1,0 +1,187 @@
+"""`dagster dev` as `make ui` starts it, for the tests of several folders, and its GraphQL as the UI speaks it."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from precalc_assets.library import build_library, put_source
+from precalc_assets.sharding import shard_keys
+
+PROJECT = Path(__file__).parents[1]
+SHARDS = shard_keys(50)
+"""The shards of the definitions as they are without a setting."""
+
+_DEADLINE = 420.0
+_START_SECONDS = 90.0
+
+_REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": "precalc"}
+_ADD_PARTITION = """
+mutation($name: String!, $key: String!, $repository: RepositorySelector!) {
+  addDynamicPartition(partitionsDefName: $name, partitionKey: $key, repositorySelector: $repository) { __typename }
+}"""
+_BACKFILL = """
+mutation LaunchPartitionBackfill($backfillParams: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $backfillParams) { __typename ... on PythonError { message } }
+}"""
+_LAUNCH = """
+mutation LaunchPipelineExecution($executionParams: ExecutionParams!) {
+  launchPipelineExecution(executionParams: $executionParams) {
+    __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
+  }
+}"""
+_RUNS = "{ runsOrError { ... on Runs { results { runId status assetSelection { path } } } } }"
+_EVENTS = """
+query($asset: AssetKeyInput!) {
+  assetOrError(assetKey: $asset) {
+    ... on Asset {
+      assetMaterializations(limit: 1000) {
+        partition runId timestamp metadataEntries { label ... on IntMetadataEntry { intValue } }
+      }
+    }
+  }
+}"""
+_PARTITIONS = """
+query($asset: AssetKeyInput!) {
+  assetNodeOrError(assetKey: $asset) { ... on AssetNode { partitionStats { numMaterialized numFailed } } }
+}"""
+_SENSOR = """
+query($sensor: SensorSelector!) {
+  sensorOrError(sensorSelector: $sensor) { ... on Sensor { sensorState { id } } }
+}"""
+_START = "mutation($sensor: SensorSelector!) { startSensor(sensorSelector: $sensor) { __typename } }"
+_STOP = "mutation($id: String!) { stopSensor(id: $id) { __typename } }"
+
+
+class DagsterDev:
+    """A running `dagster dev`: its webserver at `url`, and its process."""
+
+    def __init__(self, url: str, process: subprocess.Popen[bytes]) -> None:
+        self.url = url
+        self.process = process
+
+    def ask(self, query: str, **variables: object) -> dict:
+        """Return what GraphQL answers."""
+        asked = {"query": query, "variables": variables}
+        answer = httpx.post(f"{self.url}/graphql", json=asked, timeout=30).json()
+        assert "errors" not in answer, answer
+        return answer["data"]
+
+    def add_model(self, model: str) -> None:
+        """Add a model's partition."""
+        self.ask(_ADD_PARTITION, name="models", key=model, repository=_REPOSITORY)
+
+    def backfill(self, asset: str, keys: Sequence[str]) -> None:
+        """Launch a backfill of these partitions."""
+        selection = [{"path": [asset]}]
+        launched = self.ask(_BACKFILL, backfillParams={"assetSelection": selection, "partitionNames": list(keys)})
+        assert launched["launchPartitionBackfill"]["__typename"] == "LaunchBackfillSuccess", launched
+
+    def launch(self, asset: str, first: str, last: str) -> str:
+        """Launch one run over a range of partitions, as the UI does for an asset that takes a range; return its id."""
+        tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+        selector = {**_REPOSITORY, "pipelineName": "__ASSET_JOB", "assetSelection": [{"path": [asset]}]}
+        parameters = {
+            "mode": "default",
+            "selector": selector,
+            "runConfigData": "{}",
+            "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
+        }
+        launched = self.ask(_LAUNCH, executionParams=parameters)["launchPipelineExecution"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        return launched["run"]["runId"]
+
+    def runs_of(self, asset: str) -> dict[str, str]:
+        """Return the states of an asset's runs by their ids, newest first."""
+        runs = self.ask(_RUNS)["runsOrError"]["results"]
+        mine = [run for run in runs if [asset] in [key["path"] for key in run["assetSelection"] or []]]
+        return {run["runId"]: run["status"] for run in mine}
+
+    def materialized(self, asset: str) -> int:
+        """Return how many partitions of an asset are materialised."""
+        node = self.ask(_PARTITIONS, asset={"path": [asset]})["assetNodeOrError"]
+        return node["partitionStats"]["numMaterialized"]
+
+    def materializations(self, asset: str) -> list[dict]:
+        """Return an asset's materialisations, newest first, each with its partition, run, time and metadata."""
+        return self.ask(_EVENTS, asset={"path": [asset]})["assetOrError"]["assetMaterializations"]
+
+    def switch_on(self, sensor: str) -> None:
+        """Switch a sensor on."""
+        started = self.ask(_START, sensor={**_REPOSITORY, "sensorName": sensor})["startSensor"]
+        assert started["__typename"] == "Sensor", started
+
+    def switch_off(self, sensor: str) -> None:
+        """Switch a sensor off."""
+        state = self.ask(_SENSOR, sensor={**_REPOSITORY, "sensorName": sensor})["sensorOrError"]["sensorState"]
+        stopped = self.ask(_STOP, id=state["id"])["stopSensor"]
+        assert stopped["__typename"] == "StopSensorMutationResult", stopped
+
+    def wait_for(self, asset: str, partitions: int, *, may_fail: bool = False) -> None:
+        """Wait until so many partitions of an asset are materialised; a run that fails ends the wait."""
+        deadline = time.monotonic() + _DEADLINE
+        while self.materialized(asset) < partitions:
+            assert time.monotonic() < deadline, f"{asset}: {self.materialized(asset)} of {partitions} partitions"
+            assert may_fail or "FAILURE" not in self.runs_of(asset).values()
+            time.sleep(1)
+
+
+def wait_until(true: Callable[[], object], seconds: float = _DEADLINE) -> None:
+    """Wait until something is true."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+def build_fifty_shards(world) -> None:
+    """Give a world a library of as many shards as the definitions have, and a model."""
+    source = world.root / "library.smi"
+    source.write_text("\n".join("C" * n + end for n in range(1, 41) for end in ("", "O", "N", "Cl")) + "\n")
+    build_library(world.store, source, n_shards=50, processes=1)
+    put_source(world.store, source)
+    world.write_model()
+
+
+@contextmanager
+def dagster_dev(world, **settings: str) -> Iterator[DagsterDev]:
+    """Start `dagster dev` on a world's stores and an instance of its own; `settings` are without their prefix."""
+    home = world.root / "dagster_home"
+    home.mkdir()
+    shutil.copy(PROJECT / "dagster_home" / "dagster.yaml", home)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    named = {f"PRECALC_{name.upper()}": value for name, value in settings.items()}
+    environment = {**world.environment, "DAGSTER_HOME": str(home), "PRECALC_N_SHARDS": str(len(SHARDS)), **named}
+    dagster = Path(sys.executable).parent / "dagster"
+    command = [str(dagster), "dev", "--workspace", "workspace.yaml", "--host", "127.0.0.1", "--port", str(port)]
+    with (world.root / "dagster.log").open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=PROJECT, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            yield _started(DagsterDev(f"http://127.0.0.1:{port}", process))
+        finally:
+            os.killpg(process.pid, signal.SIGINT)
+            process.wait(60)
+
+
+def _started(started: DagsterDev) -> DagsterDev:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and started.process.poll() is None:
+        try:
+            started.ask("{ version }")
+        except httpx.TransportError:
+            time.sleep(0.5)
+        else:
+            return started
+    raise AssertionError("dagster dev did not start")
