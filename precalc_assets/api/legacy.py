@@ -3,7 +3,8 @@
 It answered what its table held: an entry for each molecule that it found, nothing for the others, so neither an
 unknown model nor a malformed key is an error. Ours differs where the old one failed or was not defined: the output is
 in the order asked; a molecule that is asked for twice is answered twice, and 1,000 at a time instead of 100; errors
-have the form of all our answers. A SMILES is that of the library's table, null where it has none.
+have the form of all our answers. A SMILES is that of the library's table, null where it has none. The release and the
+library that it is of are in a header.
 """
 
 from http import HTTPStatus
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from precalc_assets.api.answers import JSON, dump
 from precalc_assets.api.bodies import read_body
-from precalc_assets.api.routes import check_number
+from precalc_assets.api.routes import check_number, provenance_header
 from precalc_assets.api.served import ServedModels
 from precalc_assets.sharding import INCHIKEY
 from precalc_assets.tables import Value
@@ -67,6 +68,7 @@ def add_legacy_routes(app: ApiGatewayResolver, models: ServedModels) -> None:
     def predict_as_before() -> Response[str]:
         question = read_body(app.current_event, LegacyQuestion)
         output: list[dict[str, object]] = []
+        headers = {}
         served = models.find(question.model_id)
         if served:
             check_number(served, question.inchikeys)
@@ -75,4 +77,6 @@ def add_legacy_routes(app: ApiGatewayResolver, models: ServedModels) -> None:
             if predictions:
                 found = zip(predictions.smiles or (), predictions.rows, strict=True)
                 output = [{"smiles": smiles, "value": row} for smiles, row in found if row is not None]
-        return Response(HTTPStatus.OK, JSON, dump({"model_id": question.model_id, "output": output}))
+                headers = provenance_header(predictions)
+        answer = dump({"model_id": question.model_id, "output": output})
+        return Response(HTTPStatus.OK, JSON, answer, headers=headers)

@@ -74,7 +74,8 @@ class ErrorAnswer(BaseModel):
 class _Operation:
     """What a route takes and answers, but for the errors that all of them have.
 
-    `errors` has an example for each code that an error may have. `validated` is for answers that have an ETag.
+    `errors` has an example for each code that an error may have. `provenance` is for bodies that may not say
+    what they are of, `validated` for answers that have an ETag.
     """
 
     answer: type[BaseModel]
@@ -82,6 +83,7 @@ class _Operation:
     parameters: tuple[str, ...] = ()
     question: type[BaseModel] | None = None
     csv: bool = False
+    provenance: bool = False
     validated: bool = True
 
 
@@ -162,6 +164,7 @@ _OPERATIONS = {
         ("model", "include"),
         MoleculesQuestion,
         csv=True,
+        provenance=True,
     ),
     ("GET", "/molecules/{inchikey}"): _Operation(
         AllModelsAnswer,
@@ -180,7 +183,7 @@ _OPERATIONS = {
         ("inchikey", "models", "include"),
     ),
     ("POST", "/predictions"): _Operation(
-        LegacyAnswer, (*_BODIES, _TOO_MANY, _ANSWER_TOO_LARGE, _UNAVAILABLE), question=LegacyQuestion
+        LegacyAnswer, (*_BODIES, _TOO_MANY, _ANSWER_TOO_LARGE, _UNAVAILABLE), question=LegacyQuestion, provenance=True
     ),
     ("GET", "/models/{model}/files"): _Operation(
         FilesAnswer,
@@ -317,8 +320,9 @@ def _responses(method: str, operation: _Operation) -> dict[str, Any]:
     headers: dict[str, Any] = {}
     if operation.csv:
         content[CSV] = {"schema": {"type": "string"}, "example": _CSV_EXAMPLE}
+    if operation.provenance:
         headers["Precalc-Provenance"] = {
-            "description": "With CSV: `model`, `releases`, `library_digest`, `deterministic`, `found` and `missing`,"
+            "description": "Where the body has no place for it: `model`, `releases`, `library_digest`, `deterministic`, `found` and `missing`,"
             " as JSON in ASCII.",
             "schema": {"type": "string"},
         }

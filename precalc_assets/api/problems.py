@@ -16,6 +16,8 @@ from precalc_assets.errors import TableError
 _LONGEST = 40
 """Characters of a request that a message repeats; an InChIKey has 27."""
 
+_LONGEST_MESSAGE = 320
+
 _log = logging.getLogger(__name__)
 
 
@@ -26,7 +28,8 @@ class Problem(Exception):  # noqa: N818 - most of them are the request's, not er
         super().__init__(message)
         self.status = status
         self.code = code
-        self.message = message
+        # However long what it repeats of the request may be.
+        self.message = message if len(message) <= _LONGEST_MESSAGE else f"{message[: _LONGEST_MESSAGE - 1]}…"
         self.headers = {**(headers or {}), "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
     @property

@@ -31,7 +31,7 @@ from precalc_assets.api.served import Predictions, ServedModel, ServedModels
 from precalc_assets.errors import TableError
 from precalc_assets.sharding import shard_of
 
-__all__ = ["MAX_MOLECULES", "MAX_VALUES", "add_routes", "check_number"]
+__all__ = ["MAX_MOLECULES", "MAX_VALUES", "add_routes", "check_number", "provenance_header"]
 
 MAX_VALUES = 200_000
 """Values in one answer: at 25 characters, the longest that a float64 is written with, 5 MB of the 6 that a Lambda may
@@ -41,13 +41,13 @@ MAX_COLUMNS = 60_000
 """Columns of one molecule's answer, of all models together: each is there with its name, twice, its type and a value,
 which take up to 100 bytes of the same 6 MB."""
 
-PROVENANCE_HEADER = "Precalc-Provenance"
-"""Carries beside CSV what JSON has beside the predictions, as JSON in ASCII."""
+_PROVENANCE = "Precalc-Provenance"
+"""Carries what JSON has beside the predictions, as JSON in ASCII."""
 
 _PARALLEL = 8
 """Models that a request reads at the same time: half of the connections that a store of DynamoDB keeps open."""
 
-_NAMED = 10
+_NAMED = 5
 """Unknown models that a message names; it counts the others."""
 
 
@@ -102,7 +102,7 @@ def add_routes(app: ApiGatewayResolver, models: ServedModels) -> None:
         description=f"Up to {MAX_MOLECULES:,} molecules at a time, fewer of a model with more than"
         f" {MAX_VALUES // MAX_MOLECULES:,} columns: the answer holds up to {MAX_VALUES:,} values. It is in the order of"
         " the question, with null for a molecule that is missing. As CSV its cells are empty, a text that a"
-        f" spreadsheet would run has an apostrophe before it, and the header {PROVENANCE_HEADER} carries the rest.",
+        f" spreadsheet would run has an apostrophe before it, and the header {_PROVENANCE} carries the rest.",
         tags=["predictions"],
     )
     def predict_molecules(model: str) -> Response[str]:
@@ -144,6 +144,11 @@ def check_number(served: ServedModel, inchikeys: Sequence[str]) -> None:
             f"{len(inchikeys):,} InChIKeys are too many for one request; {served.model} has {n_columns:,} columns and"
             f" answers up to {largest:,} at a time",
         )
+
+
+def provenance_header(predictions: Predictions) -> dict[str, str]:
+    """Return the header that says of predictions what their body has no place for."""
+    return {_PROVENANCE: json.dumps(provenance(predictions))}
 
 
 def _find(models: ServedModels, model: str) -> ServedModel:
@@ -227,6 +232,6 @@ def _answer(kind: str, predictions: Predictions) -> Response[str]:
         return Response(HTTPStatus.OK, kind, to_json(predictions), headers=headers)
     headers |= {
         "Content-Disposition": f'attachment; filename="{predictions.served.model}.csv"',
-        PROVENANCE_HEADER: json.dumps(provenance(predictions)),
+        **provenance_header(predictions),
     }
     return Response(HTTPStatus.OK, f"{CSV}; charset=utf-8", to_csv(predictions), headers=headers)

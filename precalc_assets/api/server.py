@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -17,7 +18,7 @@ import anyio
 import uvicorn
 from anyio.to_thread import run_sync
 from starlette.responses import FileResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from precalc_assets.api.files import FolderLinks, open_links
 from precalc_assets.api.handler import answer, make_app
@@ -32,6 +33,7 @@ LOOPBACK = "127.0.0.1"
 MAX_BODY_BYTES = 10 * 1024 * 1024
 """What API Gateway takes ("Amazon API Gateway quotas", payload size)."""
 
+_DISCARDED_BYTES = 4 * MAX_BODY_BYTES
 _MAX_PARAMETERS = 100
 _THREADS = 16
 """Answers that are made at the same time, while others wait for DynamoDB; to make them keeps one core busy."""
@@ -63,9 +65,7 @@ class LocalApi:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         file = self._files and scope["method"] in {"GET", "HEAD"} and self._files.find(scope["path"])
         if file:
-            headers = {"Cache-Control": "private, no-cache", "X-Content-Type-Options": "nosniff"}
-            response = FileResponse(file, media_type="application/vnd.apache.parquet", headers=headers)
-            await response(scope, receive, send)
+            await _send_file(file, scope, receive, send)
             return
         body = await _read(scope, receive)
         if body is None:
@@ -95,6 +95,7 @@ def serve(tables: KeyValueStore, store_url: str | None, port: int, announce: Cal
     # Errors alone: a line for each request would tell a person nothing, and take longer than many an answer.
     config = uvicorn.Config(
         api,
+        ws="none",
         log_config=None,
         log_level="error",
         access_log=False,
@@ -131,20 +132,29 @@ async def _live(receive: Receive, send: Send) -> None:
 
 
 async def _read(scope: Scope, receive: Receive) -> bytes | None:
-    """Return the body, None as soon as it is known to be too large."""
-    declared = dict(scope["headers"]).get(b"content-length", b"")
+    """Return the body, None if it is too large.
+
+    Most clients read no answer before they have sent all, and lose it when the connection is closed meanwhile. So what
+    is too much is taken off the line, and forgotten, up to a limit; not from those who wait to be told to go on.
+    """
+    headers = dict(scope["headers"])
+    declared = headers.get(b"content-length", b"")
+    parts: list[bytes] | None = []
     if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
-        return None
-    parts: list[bytes] = []
-    size, more = 0, True
-    while more:
-        message = await receive()
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > MAX_BODY_BYTES:
+        if int(declared) > _DISCARDED_BYTES or b"expect" in headers:
             return None
+        parts = None
+    size, more = 0, True
+    while more and size <= _DISCARDED_BYTES:
+        message = await receive()
+        part = message.get("body", b"")
+        size += len(part)
+        if parts is not None:
+            parts.append(part)
+        if size > MAX_BODY_BYTES:
+            parts = None
         more = message.get("more_body", False)
-    return b"".join(parts)
+    return None if parts is None else b"".join(parts)
 
 
 def _event(scope: Scope, body: bytes) -> dict[str, Any]:
@@ -175,6 +185,25 @@ def _event(scope: Scope, body: bytes) -> dict[str, Any]:
         "body": base64.b64encode(body).decode() if body else None,
         "isBase64Encoded": bool(body),
     }
+
+
+async def _send_file(file: Path, scope: Scope, receive: Receive, send: Send) -> None:
+    refused: list[Message] = []
+
+    async def send_if_good(message: Message) -> None:
+        if refused or message.get("status", HTTPStatus.OK) >= HTTPStatus.BAD_REQUEST:
+            refused.append(message)
+        else:
+            await send(message)
+
+    headers = {"Cache-Control": "private, no-cache", "X-Content-Type-Options": "nosniff"}
+    await FileResponse(file, media_type="application/vnd.apache.parquet", headers=headers)(scope, receive, send_if_good)
+    if refused:
+        # Starlette tells it as plain text.
+        status = HTTPStatus(refused[0]["status"])
+        size = {"Content-Range": f"bytes */{file.stat().st_size}"} if status != HTTPStatus.BAD_REQUEST else None
+        problem = Problem(status, "bad_range", "the file has no such range; write range: bytes=0-1023", size)
+        await _send(scope, send, problem.event())
 
 
 async def _send(scope: Scope, send: Send, response: MutableMapping[str, Any]) -> None:

@@ -178,7 +178,9 @@ def test_a_damaged_table_among_many_is_named_and_the_others_can_be_asked(tables,
 def test_the_earlier_contract_answers_what_is_there_and_leaves_out_the_rest(with_library):
     asked = [KEYS[7], UNKNOWN, "not a key", KEYS[-1], KEYS[7]]
     body = {"modelId": MODEL, "inputKeyArray": asked, "something": "else"}
-    answer = with_library.post("/predictions", body).json
+    sent = with_library.post("/predictions", body)
+    provenance, answer = json.loads(sent.headers["Precalc-Provenance"]), sent.json
+    assert (provenance["releases"], provenance["found"], provenance["missing"]) == (["v1.0.0"], 3, 1)
     seven = {"smiles": SMILES[KEYS[7]], "value": list(ROWS[KEYS[7]])}
     assert repr(answer) == repr(
         {"model_id": MODEL, "output": [seven, {"smiles": None, "value": list(ROWS[KEYS[-1]])}, seven]}

@@ -148,6 +148,7 @@ def test_a_body_that_cannot_be_decoded_is_told(api, body):
         ('{"inchikeys": ["a", null]}', "inchikeys.1"),
         ('{"inchikeys": [["a"]]}', "inchikeys.0"),
         ('{"inchikeys": [], "inchikey": []}', "inchikey"),
+        ('{"inchikeys": [], "%s": []}' % ("k" * 100_000), "kkk"),
     ],
 )
 def test_a_body_of_another_form_is_told_where(api, body, told):
