@@ -322,8 +322,8 @@ def _responses(method: str, operation: _Operation) -> dict[str, Any]:
         content[CSV] = {"schema": {"type": "string"}, "example": _CSV_EXAMPLE}
     if operation.provenance:
         headers["Precalc-Provenance"] = {
-            "description": "Where the body has no place for it: `model`, `releases`, `library_digest`, `deterministic`, `found` and `missing`,"
-            " as JSON in ASCII.",
+            "description": "Where the body has no place for it: `model`, `releases`, `library_digest`,"
+            " `deterministic`, `found` and `missing`, as JSON in ASCII.",
             "schema": {"type": "string"},
         }
     validated = method == "GET" and operation.validated
