@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 from precalc_assets.cards import name_variation
 from precalc_assets.client.asked import IdentifiedMolecules, MoleculeFile, MoleculeList, Molecules, keep_stream
+from precalc_assets.client.downloading import MANIFEST
 from precalc_assets.client.formats import find_format
 from precalc_assets.client.getting import Counts, OnRows, Question, get_to_file, get_to_stream, ignore_rows
 from precalc_assets.client.opening import open_source
@@ -19,8 +20,6 @@ from precalc_assets.client.source import ModelInfo, OpenModel, Source
 from precalc_assets.errors import UsageError
 from precalc_assets.model_ids import check_model_id, is_model_id
 from precalc_assets.settings import load_settings
-
-_MANIFEST = "manifest.json"
 
 _WORTH_A_BAR = 1_000
 """Molecules: fewer are answered before a person has read what the bar says."""
@@ -169,7 +168,7 @@ def _get_many(source: Source, models: Sequence[str], molecules: Molecules, optio
     for folder in filter(None, (output, missing)):
         folder.mkdir(parents=True, exist_ok=True)
     molecules = IdentifiedMolecules(molecules, scratch / "molecules.jsonl")
-    manifest = _Manifest(output / _MANIFEST)
+    manifest = _Manifest(output / MANIFEST)
     written = find_format(options.format, None)
     for name in dict.fromkeys(models):
         path = output / f"{name}.{options.format or 'csv'}"

@@ -22,8 +22,10 @@ from precalc_assets.client.under_way import in_order
 
 _log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
+MANIFEST = "_manifest.json"
+"""Readers of Parquet, Arrow and so pandas among them, pass over names that begin so when they read a folder."""
 
+_LOCK = ".download.lock"
 _AT_ONCE = 4
 _CHUNK = 1 << 20
 _ATTEMPTS = 5
@@ -130,14 +132,14 @@ def checked_file(file: ServedFile) -> ServedFile:
 def download(
     source: FileSource, model: str, folder: Path, *, begin: Callable[[int], OnBytes] = lambda _: lambda _: None
 ) -> Download:
-    """Download a model's files into a folder, which is made, and note in `manifest.json` what they are.
+    """Download a model's files into a folder, which is made, and note in `_manifest.json` what they are.
 
     What is there already and right is left as it is. `begin` is told how many bytes there are in all, and returns
     what is told of each. Raises DownloadError if a file cannot be had; the others are kept.
     """
     listing = source.files(model)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".download.lock")
+    lock = FileLock(folder / _LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -150,6 +152,7 @@ def download(
         _put_manifest(folder, listing, files)
     finally:
         stop.set()
+        (folder / _LOCK).unlink(missing_ok=True)
         lock.release()
     return Download(listing, files)
 

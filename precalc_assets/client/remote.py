@@ -32,7 +32,7 @@ _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 _FIRST_TRIES = 3
 """Repetitions of the requests with which everything begins: whoever mistypes a URL is not to wait for minutes."""
 
-_TOLD_AFTER = 3
+_TOLD_AFTER = 4
 
 _TOO_LARGE = 413
 _FORBIDDEN = (401, 403)

@@ -109,7 +109,7 @@ def test_several_models_fill_a_folder_with_a_file_each_and_what_is_there_is_kept
         ["CCO", *answer("CCO")]
     ]
     assert (served.root / "lost" / f"{MODEL}.csv").read_text() == "smiles\nCCCCCCCCCCCCCCCCCO\n"
-    manifest = json.loads((served.root / "out" / "manifest.json").read_text())["files"][f"{MODEL}.csv"]
+    manifest = json.loads((served.root / "out" / "_manifest.json").read_text())["files"][f"{MODEL}.csv"]
     assert manifest["releases"] == ["v1.0.0"]
     assert manifest["library_digest"] == read_manifest(served.store).digest
     assert (manifest["found"], manifest["missing"], manifest["unreadable"]) == (1, 1, 1)

@@ -74,7 +74,7 @@ def load(
             n_shards=N_SHARDS,
             release=release,
             shard_digest=sha256("".join(keys).encode()).hexdigest(),
-            built_from=f"{release} {sorted(rows.items())!r}",
+            built_from=sha256(f"{release} {sorted(rows.items())!r}".encode()).hexdigest(),
             file_bytes=len(files[shard]) if files else 0,
             file_sha256=sha256(files[shard]).hexdigest() if files else "",
         )

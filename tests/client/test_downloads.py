@@ -52,8 +52,8 @@ def files_source(request: pytest.FixtureRequest, tables: KeyValueStore, store_ur
 
 
 def assert_whole(folder: Path, files: dict[str, bytes] = FILES) -> None:
-    there = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".download.lock"}
-    manifest = json.loads(there.pop("manifest.json"))
+    there = {path.name: path.read_bytes() for path in folder.iterdir()}
+    manifest = json.loads(there.pop("_manifest.json"))
     assert there == {f"shard={shard}.parquet": content for shard, content in files.items()}
     assert {entry["path"]: entry["sha256"] for entry in manifest["files"]} == {
         name: sha256(content).hexdigest() for name, content in there.items()
@@ -152,7 +152,7 @@ def test_what_goes_on_going_wrong_is_told_and_the_rest_is_kept(tables, store_url
         download(source, MODEL, tmp_path / "out")
     source.close()
     assert (tmp_path / "out" / "shard=00.parquet").read_bytes() == FILES["00"]
-    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert not (tmp_path / "out" / "_manifest.json").exists()
 
 
 def test_a_file_that_is_not_what_the_table_was_loaded_from_is_refused(files_source: Source, tmp_path: Path) -> None:
