@@ -64,6 +64,10 @@ def _parse(smiles: str, errors: list[str]) -> "Chem.Mol | str":
         return "text after the SMILES"
     if len(smiles) > _LONGEST:
         return f"longer than {_LONGEST:,} characters: InChI takes no molecule of that size"
+    # RDKit drops such characters at either end, and takes the rest for the molecule that was meant.
+    if not smiles.isascii():
+        odd = next(character for character in smiles if not character.isascii())
+        return f"not a SMILES: it has the character {odd!r} (U+{ord(odd):04X})"
     errors.clear()
     try:
         mol = Chem.MolFromSmiles(smiles)
