@@ -21,7 +21,7 @@ def read_body(event: BaseProxyEvent, question: type[Question]) -> Question:
 
     Raises Problem that names the first place where the body is not what it has to be.
     """
-    if not (event.headers.get("content-type") or _JSON).strip().lower().startswith(_JSON):
+    if (event.headers.get("content-type") or _JSON).partition(";")[0].strip().lower() != _JSON:
         message = "the body has to be JSON, and the header content-type: application/json"
         raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
     try:
