@@ -19,7 +19,7 @@ Fact = str | int | float
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A promise about a shard's data, kept or broken. A broken one keeps the shard from being published."""
+    """A promise about a shard's data, kept or broken. Broken ones keep the shard from landing, but for warnings."""
 
     name: str
     passed: bool

@@ -10,8 +10,7 @@ from precalc_assets.cards import PLOTTED_COLUMNS, Distribution, ModelCard, find_
 from precalc_assets.columns import Column
 from precalc_assets.errors import TableError
 from precalc_assets.inference import ModelMetadata, find_report, list_models, open_model
-from precalc_assets.predictions import find_manifest
-from precalc_assets.predictions.distributions import describe_predictions
+from precalc_assets.predictions import describe_predictions, find_manifest
 from precalc_assets.settings import Settings
 from precalc_assets.tables import KeyValueStore, TableReader
 

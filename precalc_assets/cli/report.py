@@ -27,6 +27,7 @@ class Tally:
         self.landed: list[str] = []
         self.unfinished: list[str] = []
         self.failures: dict[str, list[str]] = {}
+        self.warnings: dict[str, list[str]] = {}
         self.sums: dict[str, float] = {}
 
     def watch(self, outcomes: Iterable[ShardOutcome]) -> Iterator[ShardOutcome]:
@@ -34,6 +35,9 @@ class Tally:
         for outcome in outcomes:
             if outcome.landed:
                 self.landed.append(outcome.shard)
+                for check in outcome.checks:
+                    if not check.passed:
+                        self.warnings.setdefault(check.description, []).append(outcome.shard)
                 for name, fact in outcome.facts.items():
                     if isinstance(fact, int | float):
                         self.sums[name] = self.sums.get(name, 0) + fact
@@ -42,6 +46,11 @@ class Tally:
             else:
                 self.failures.setdefault(outcome.failure, []).append(outcome.shard)
             yield outcome
+
+    def warn(self, what: str) -> None:
+        """Print what looks wrong with shards that landed."""
+        for found, shards in self.warnings.items():
+            print(f"warning: {what}, shards {name_shards(shards)}: {found}", file=sys.stderr)
 
     def finish(self, what: str, hint: str = "") -> None:
         """Print what landed. Raises ShardsFailedError if anything failed."""

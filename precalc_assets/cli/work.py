@@ -12,7 +12,7 @@ import obstore
 from precalc_assets.cli.durations import parse_duration
 from precalc_assets.cli.progress import progress, row_progress
 from precalc_assets.cli.report import Tally, name_shards
-from precalc_assets.inference import find_model, open_model, open_runner, predict_shards
+from precalc_assets.inference import find_model, find_report, open_model, open_runner, predict_shards
 from precalc_assets.library import (
     LibraryManifest,
     build_library,
@@ -117,10 +117,17 @@ def serve(model: str, shards: str | None) -> None:
     validated, loaded = Tally(), Tally()
     loaded.failures = validated.failures
     with progress(f"validate {model}", len(chosen), "shards") as on_progress:
-        for _ in validated.watch(
-            validate_shards(store, _library(), model, chosen, max_failure_rate=settings.max_failure_rate)
-        ):
+        outcomes = validate_shards(
+            store,
+            _library(),
+            model,
+            chosen,
+            max_failure_rate=settings.max_failure_rate,
+            canary=find_report(store, model),
+        )
+        for _ in validated.watch(outcomes):
             on_progress(1, 0)
+    validated.warn(f"serve {model}")
     with progress(f"load {model}", len(validated.landed), "shards") as on_progress:
         for _ in loaded.watch(load_shards(store, tables, model, validated.landed)):
             on_progress(1, 0)

@@ -5,6 +5,7 @@ before, all keys with one data version, and nothing at all if one shard failed. 
 themselves, and keep Dagster from doing it again.
 """
 
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,12 +95,20 @@ class ShardEvents:
     """The events of shards of one asset, whoever records them: a run as they land, or a sensor of those that did.
 
     `source` is the asset before this one, of the same partitions, of the shards alone, or of none. `keys` are the
-    partitions that events may be of.
+    partitions that events may be of. Of the asset's checks, `warnings` hold nothing back when they are broken.
     """
 
     def __init__(
-        self, instance: dg.DagsterInstance, platform: Platform, asset: dg.AssetKey, source: str, keys: Sequence[str]
+        self,
+        instance: dg.DagsterInstance,
+        platform: Platform,
+        asset: dg.AssetKey,
+        source: str,
+        keys: Sequence[str],
+        *,
+        warnings: Container[str] = (),
     ) -> None:
+        self._warnings = warnings
         self._platform = platform
         self._asset = asset
         self._source = source
@@ -112,13 +121,15 @@ class ShardEvents:
     def evaluations(self, outcome: ShardOutcome, key: str) -> Iterator[dg.AssetCheckEvaluation]:
         """Yield what the shard's checks have found."""
         for check in outcome.checks:
+            warns = check.name in self._warnings
             yield dg.AssetCheckEvaluation(
                 asset_key=self._asset,
                 check_name=check.name,
                 passed=check.passed,
                 metadata={EVALUATED_VERSION: outcome.digest} if outcome.digest else {},
+                severity=dg.AssetCheckSeverity.WARN if warns else dg.AssetCheckSeverity.ERROR,
                 description=check.description,
-                blocking=True,
+                blocking=not warns,
                 partition=key,
             )
 
@@ -154,14 +165,24 @@ class ShardEvents:
 class Recorder:
     """Records the shards of one step, each with what it was made from, and at the step's end says which failed.
 
-    `source` is as for `ShardEvents`.
+    `source` and `warnings` are as for `ShardEvents`.
     """
 
     def __init__(
-        self, context: dg.AssetExecutionContext, platform: Platform, source: str, *, checks: Mapping[str, str]
+        self,
+        context: dg.AssetExecutionContext,
+        platform: Platform,
+        source: str,
+        *,
+        checks: Mapping[str, str],
+        warnings: Container[str] = (),
     ) -> None:
         self._checks = tuple(checks)
-        self._events = ShardEvents(context.instance, platform, context.asset_key, source, context.partition_keys)
+        self._warnings = warnings
+        self._warned: Counter[str] = Counter()
+        self._events = ShardEvents(
+            context.instance, platform, context.asset_key, source, context.partition_keys, warnings=warnings
+        )
         self._failures: list[str] = []
         self._landed = 0
 
@@ -177,6 +198,7 @@ class Recorder:
             yield from self._events.evaluations(outcome, key)
             if outcome.landed:
                 self._landed += 1
+                self._warned.update(check.name for check in outcome.checks if not check.passed)
                 yield self._events.materialization(outcome, key, beside(outcome))
             else:
                 self._failures.append(f"{key}: {outcome.failure}")
@@ -190,12 +212,19 @@ class Recorder:
                 metadata={"failed": len(self._failures), "landed": self._landed},
                 allow_retries=False,
             )
-        everything = f"kept by all {self._landed} shards of this run"
         yield dg.MaterializeResult(
-            metadata=_RECORDED_ALREADY,
-            check_results=[
-                dg.AssetCheckResult(check_name=name, passed=True, description=everything) for name in self._checks
-            ],
+            metadata=_RECORDED_ALREADY, check_results=[self._concluded(name) for name in self._checks]
+        )
+
+    def _concluded(self, check: str) -> dg.AssetCheckResult:
+        """Return what Dagster wants of each check from a step that ends well: of all its shards together."""
+        broken = self._warned[check]
+        found = f"broken by {broken} of {self._landed}" if broken else f"kept by all {self._landed}"
+        return dg.AssetCheckResult(
+            check_name=check,
+            passed=not broken,
+            severity=dg.AssetCheckSeverity.WARN if check in self._warnings else dg.AssetCheckSeverity.ERROR,
+            description=f"{found} shards of this run",
         )
 
 

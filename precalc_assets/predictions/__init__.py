@@ -8,6 +8,7 @@ from precalc_assets.predictions.cells import (
     split_first_cells,
     split_records,
 )
+from precalc_assets.predictions.distributions import describe_predictions
 from precalc_assets.predictions.manifest import (
     PartInfo,
     RawManifest,
@@ -20,6 +21,7 @@ from precalc_assets.predictions.serve import LIBRARY_SHARD_CHECKS, TABLE_CHECKS,
 from precalc_assets.predictions.validate import validate_shards
 from precalc_assets.predictions.validation import (
     PREDICTION_CHECKS,
+    PREDICTION_WARNINGS,
     broken_check,
     check_failure_rate,
     predictions_schema,
@@ -28,6 +30,7 @@ from precalc_assets.predictions.validation import (
 __all__ = [
     "LIBRARY_SHARD_CHECKS",
     "PREDICTION_CHECKS",
+    "PREDICTION_WARNINGS",
     "TABLE_CHECKS",
     "PartInfo",
     "PredictionsWriter",
@@ -35,6 +38,7 @@ __all__ = [
     "RawManifest",
     "broken_check",
     "check_failure_rate",
+    "describe_predictions",
     "find_manifest",
     "format_header",
     "format_record",

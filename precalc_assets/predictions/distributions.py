@@ -7,7 +7,6 @@ column by column, so that a median is exact and memory holds one column of all m
 import io
 import math
 import zlib
-from base64 import b64decode
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,17 +21,15 @@ import obstore
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import zstandard
 from numpy.typing import NDArray
 from obstore.store import ObjectStore
-from pydantic import ValidationError
 
 from precalc_assets import storage
 from precalc_assets.cards import Distribution
 from precalc_assets.columns import Column
 from precalc_assets.errors import ShardError
 from precalc_assets.outcomes import reason
-from precalc_assets.predictions.parquet import Provenance
+from precalc_assets.predictions.parquet import open_parquet
 
 BINS = 24
 """Bars of a histogram at most; if there are no more whole numbers between the least and the most, each has one."""
@@ -87,19 +84,14 @@ def describe_predictions(
 @contextmanager
 def _open(store: ObjectStore, name: str, raw_digest: str, columns: Sequence[Column]) -> Iterator[pq.ParquetFile | None]:
     """Open a file without copying it; None if it is not the one that is served, or has other columns."""
-    parquet = None
     try:
-        # Buffered ahead: what is wanted of neighbouring columns is read at once.
-        parquet = pq.ParquetFile(_Ranges(store, name), pre_buffer=True, page_checksum_verification=True)
-        provenance = _provenance(parquet)
+        content = _Ranges(store, name)
     except FileNotFoundError:
         yield None
         return
-    except (pa.ArrowException, ValidationError, LookupError, ValueError, zstandard.ZstdError) as error:
-        raise ShardError(f"{name} is damaged or not one of ours ({type(error).__name__}); delete it") from None
-    kinds = {column.name: column.type for column in provenance.columns}
-    fits = all(kinds.get(column.name) == column.type for column in columns)
-    with parquet:
+    with open_parquet(content, name) as (parquet, provenance):
+        kinds = {column.name: column.type for column in provenance.columns}
+        fits = all(kinds.get(column.name) == column.type for column in columns)
         yield parquet if fits and provenance.raw_digest == raw_digest else None
 
 
@@ -132,11 +124,6 @@ class _Ranges(io.RawIOBase):
         content = bytes(obstore.get_range(self._store, self._name, start=self._at, end=end))
         self._at += len(content)
         return content
-
-
-def _provenance(parquet: pq.ParquetFile) -> Provenance:
-    packed = b64decode((parquet.metadata.metadata or {})[b"precalc"])
-    return Provenance.model_validate_json(zstandard.decompress(packed))
 
 
 def _batches(parquet: pq.ParquetFile | None, name: str, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:

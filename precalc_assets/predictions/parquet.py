@@ -4,6 +4,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
+from io import RawIOBase
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -105,12 +106,20 @@ def copy_predictions(store: ObjectStore, name: str) -> Iterator[Copy]:
 @contextmanager
 def open_copy(copy: Copy) -> Iterator[tuple[pq.ParquetFile, Provenance]]:
     """Open such a copy. Raises ShardError if it is damaged or not ours."""
+    with open_parquet(copy.path, copy.name) as opened:
+        yield opened
+
+
+@contextmanager
+def open_parquet(source: Path | RawIOBase, name: str) -> Iterator[tuple[pq.ParquetFile, Provenance]]:
+    """Open what holds the object of this name. Raises ShardError if it is damaged or not ours."""
     try:
-        parquet = pq.ParquetFile(copy.path, page_checksum_verification=True)
-        packed = b64decode(parquet.metadata.metadata[_METADATA_KEY])
+        # Buffered ahead: what is wanted of neighbouring columns is read at once.
+        parquet = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
+        packed = b64decode((parquet.metadata.metadata or {})[_METADATA_KEY])
         provenance = Provenance.model_validate_json(zstandard.decompress(packed))
-    except (pa.ArrowInvalid, ValidationError, KeyError, TypeError, ValueError, zstandard.ZstdError) as error:
-        raise ShardError(f"{copy.name} is damaged or not one of ours ({type(error).__name__}); delete it") from None
+    except (pa.ArrowException, ValidationError, LookupError, ValueError, zstandard.ZstdError) as error:
+        raise ShardError(f"{name} is damaged or not one of ours ({type(error).__name__}); delete it") from None
     with parquet:
         yield parquet, provenance
 

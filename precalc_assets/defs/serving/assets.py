@@ -11,10 +11,15 @@ from precalc_assets.defs.recording import Event, Recorder, check_specs, clear_fa
 from precalc_assets.defs.resources import TABLES_KIND, Platform
 from precalc_assets.defs.serving.automation import follow_upstream, follow_upstream_in_part
 from precalc_assets.defs.serving.cards import card_metadata
-from precalc_assets.defs.serving.checks import CARD_CHECKS, WarningRecorder, card_results
+from precalc_assets.defs.serving.checks import CARD_CHECKS, card_results
 from precalc_assets.inference import find_report
-from precalc_assets.predictions import PREDICTION_CHECKS, TABLE_CHECKS, load_shards, validate_shards
-from precalc_assets.predictions.validation import PREDICTION_WARNINGS
+from precalc_assets.predictions import (
+    PREDICTION_CHECKS,
+    PREDICTION_WARNINGS,
+    TABLE_CHECKS,
+    load_shards,
+    validate_shards,
+)
 from precalc_assets.publishing import make_card
 
 
@@ -34,7 +39,7 @@ def predictions(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Pl
     with clear_failures():
         settings = platform.settings
         library = platform.library()
-        recorder = WarningRecorder(
+        recorder = Recorder(
             context, platform, "raw_predictions", checks=PREDICTION_CHECKS, warnings=PREDICTION_WARNINGS
         )
         for model, shards in shards_by_model(context.partition_keys).items():
