@@ -18,8 +18,8 @@ from precalc_assets.cli.report import failure_lines, name_shards
 from precalc_assets.errors import PrecalcError, UsageError
 from precalc_assets.executions import Intent, Run, claim, claim_own, read_intent, report_shard
 from precalc_assets.executions.records import SAMPLE, find_report
+from precalc_assets.inference import CANARY_SIZE, open_model
 from precalc_assets.inference import find_report as find_canary_report
-from precalc_assets.inference import open_model
 from precalc_assets.library import LibraryManifest, read_manifest, require_shards
 from precalc_assets.model_ids import check_model_id
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
@@ -33,9 +33,6 @@ MOST_JOBS = 256
 
 SERVE_JOBS = 10
 """Jobs that load one table at the same time; the workflow gives each a tenth of what a new table takes a second."""
-
-CANARY_SIZE = 100
-"""Molecules that a release is asked for before it is run over all, as in Dagster."""
 
 
 class ShardsLeftError(PrecalcError):
@@ -199,10 +196,11 @@ def _this_run() -> Run:
 
 
 def _has_passed(platform: _Platform, model: str) -> bool:
-    """Return whether the release that is to be run has passed its canary."""
+    """Return whether the release that is to be run has passed a canary as large as the usual one."""
     found = find_canary_report(platform.store, model)
     folder = open_model(model, platform.settings)
-    return found is not None and not found.broken and found.is_of(folder.metadata.release, folder.columns)
+    needed = min(CANARY_SIZE, platform.library.molecules)
+    return found is not None and found.lets_run(folder.metadata.release, folder.columns, needed)
 
 
 def _has_landed(platform: _Platform, model: str, shard: str) -> bool:

@@ -10,7 +10,7 @@ from rich.table import Table
 from precalc_assets.cards import ModelCard, find_card, name_variation
 from precalc_assets.cli.report import name_shards
 from precalc_assets.errors import ModelError, PrecalcError, TableError
-from precalc_assets.inference import CanaryReport, find_model, find_report, list_models
+from precalc_assets.inference import CANARY_SIZE, CanaryReport, find_model, find_report, list_models
 from precalc_assets.library import read_manifest, require_shards
 from precalc_assets.model_ids import check_model_id
 from precalc_assets.outcomes import reason
@@ -123,7 +123,7 @@ def _of_other_releases(raw: Mapping[str, RawManifest], release: str | None) -> d
 def _canary_line(model: str, report: CanaryReport | None) -> str:
     """Say what the canary found out; or how to run it."""
     if report is None:
-        return f"canary: not run; run `precalc predict {model} --sample 100`"
+        return f"canary: not run; run `precalc predict {model} --sample {CANARY_SIZE}`"
     if report.broken:
         said = "; ".join(f"{check.name} failed: {check.description}" for check in report.broken)
     elif report.deterministic is False:

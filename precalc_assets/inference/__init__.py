@@ -1,6 +1,6 @@
 """Running models robustly: model folders, runners, batches that survive, parts that resume, and the canary."""
 
-from precalc_assets.inference.canary import run_canary
+from precalc_assets.inference.canary import CANARY_SIZE, run_canary
 from precalc_assets.inference.canary_report import (
     CANARY_CHECKS,
     CANARY_WARNINGS,
@@ -16,6 +16,7 @@ from precalc_assets.inference.runner import BatchError, ModelRunner
 
 __all__ = [
     "CANARY_CHECKS",
+    "CANARY_SIZE",
     "CANARY_WARNINGS",
     "BatchError",
     "CanaryReport",

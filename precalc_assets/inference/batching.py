@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from precalc_assets.errors import ModelError
-from precalc_assets.inference.runner import BatchError, ModelRunner, ServedModelRunner
+from precalc_assets.inference.runner import BatchError, ModelRunner, ServedModelRunner, TimeIsUpError
 from precalc_assets.predictions import read_records
 
 PATIENCE = 10
@@ -35,10 +35,6 @@ class Answer:
 
 class GaveUpError(Exception):
     """A batch cannot be had: the model has stopped answering, or answers nothing of it. The message has a reason."""
-
-
-class TimeIsUpError(Exception):
-    """There is no time for the next call."""
 
 
 class PatientCaller:
@@ -77,8 +73,8 @@ class PatientCaller:
     def answer(self, batches: Sequence[Sequence[str]]) -> list[Answer | GaveUpError]:
         """Return an answer for each batch of SMILES; all are sent in one call, as long as that goes well.
 
-        Raises ModelError when the model has answered nothing at all and lost our patience, TimeIsUpError when there
-        is no time left (of `time.monotonic`) for all the calls that it takes.
+        Raises ModelError when the model has answered nothing at all and lost our patience, TimeIsUpError when the
+        deadline comes before the last of the calls that it takes has ended.
         """
         if len(batches) == 1:
             if self._answered:
@@ -170,7 +166,7 @@ class PatientCaller:
         """Call the model once. A row without any value, or with a cell that is not of its type, is a failure."""
         if time.monotonic() >= self._deadline:
             raise TimeIsUpError
-        records = self._runner.predict(smiles)
+        records = self._runner.predict(smiles, self._deadline)
         failures: dict[int, str] = {}
         step = 1 + _CHECKED_BYTES * len(records) // max(1, sum(map(len, records)))
         for start in range(0, len(records), step):

@@ -4,6 +4,7 @@ What it says of the model is in `findings`, how it is scaled to the whole librar
 they are a `CanaryReport` in the end.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -51,6 +52,9 @@ from precalc_assets.tables.estimate import TableEstimate, estimate_table
 
 SAMPLE = "sample"
 """Stands where a shard's key does: a sample marks no shard as done."""
+
+CANARY_SIZE = 100
+"""Molecules that a release is asked for, unless somebody says otherwise, before it is run over all."""
 
 _CALLS = (4, 1)
 """Calls that a batch is cut into, run by run. The whole of it comes last: what is slow once only is over by then."""
@@ -286,10 +290,10 @@ class _Listener:
     ) -> None:
         """Leave the runner as it is."""
 
-    def predict(self, smiles: Sequence[str]) -> list[bytes]:
+    def predict(self, smiles: Sequence[str], deadline: float = math.inf) -> list[bytes]:
         """See `ModelRunner.predict`."""
         started = time.perf_counter()
-        records = self._runner.predict(smiles)
+        records = self._runner.predict(smiles, deadline)
         self.calls.append(Call(len(smiles), time.perf_counter() - started))
         self.printed |= zip(smiles, records, strict=True)
         return records

@@ -1,6 +1,7 @@
 """The framework runner: the hub's own contract for a model folder, `bash run.sh <framework dir> <in.csv> <out.csv>`."""
 
 import csv
+import math
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,6 @@ from precalc_assets.inference.model_folder import ModelFolder
 from precalc_assets.inference.output import read_output
 from precalc_assets.inference.processes import last_line, require_space, run_guarded
 from precalc_assets.inference.runner import BatchError, call_timeout, no_answer
-from precalc_assets.settings import Settings
 
 
 class FrameworkRunner:
@@ -28,16 +28,6 @@ class FrameworkRunner:
         self._batch_size = batch_size
         self._batch_timeout = batch_timeout
         self._variables: dict[str, str] = {}
-
-    @classmethod
-    def from_settings(cls, folder: ModelFolder, settings: Settings) -> Self:
-        """Return a runner of this model with the batches, time-outs and cache of the settings."""
-        return cls(
-            folder,
-            cache_dir=settings.cache_dir,
-            batch_size=settings.batch_size,
-            batch_timeout=settings.batch_timeout,
-        )
 
     def __enter__(self) -> Self:
         if not self._script.is_file():
@@ -54,25 +44,25 @@ class FrameworkRunner:
     def _script(self) -> Path:
         return self._folder.framework / "run.sh"
 
-    def predict(self, smiles: Sequence[str]) -> list[bytes]:
+    def predict(self, smiles: Sequence[str], deadline: float = math.inf) -> list[bytes]:
         """See `ModelRunner.predict`."""
+        timeout = call_timeout(len(smiles), deadline, batch_size=self._batch_size, batch_timeout=self._batch_timeout)
         with TemporaryDirectory(prefix=f"{self._folder.model}-", ignore_cleanup_errors=True) as scratch:
             given, printed = Path(scratch) / "input.csv", Path(scratch) / "output.csv"
             with given.open("w", encoding="utf-8", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerows([("smiles",), *((text,) for text in smiles)])
-            timeout = call_timeout(len(smiles), batch_size=self._batch_size, batch_timeout=self._batch_timeout)
             try:
                 self._run_script(given, printed, Path(scratch), timeout)
                 return read_output(self._folder.model, printed, self.columns, smiles)
             except subprocess.TimeoutExpired:
-                raise no_answer(timeout) from None
+                raise no_answer(timeout, deadline) from None
             except FileNotFoundError:
                 raise BatchError("run.sh exited 0 but wrote no output file") from None
 
     def _run_script(self, given: Path, printed: Path, scratch: Path, timeout: float) -> None:
         log = scratch / "log.txt"
         command = ["bash", str(self._script), str(self._folder.framework), str(given), str(printed)]
-        code = run_guarded(command, env=self._variables, cwd=scratch, log=log, timeout=timeout)
+        code = run_guarded(command, env=self._variables, cwd=scratch, log=log, scratch=scratch, timeout=timeout)
         if code:
             require_space(scratch.parent)
             raise BatchError(f"run.sh exited {code}: {last_line(log).replace(str(scratch), '…')}")

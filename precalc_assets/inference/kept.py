@@ -2,7 +2,7 @@
 
 import gzip
 import zlib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -45,9 +45,18 @@ class KeptRows:
 
         self._read = read
 
-    def add(self, name: str, rows: Iterable[Row], *, with_failures: bool) -> None:
-        """Take note of the rows of an object; of those that are quarantined only `with_failures`."""
-        self._places |= {row.smiles: (name, i) for i, row in enumerate(rows) if with_failures or not row.reason}
+    def add(self, name: str, rows: Iterable[Row], wanted: Container[str], *, with_failures: bool) -> None:
+        """Take note of the rows of an object, as far as their molecules are wanted.
+
+        Rows that are quarantined count only `with_failures`, and never against an answer.
+        """
+        for i, row in enumerate(rows):
+            if row.smiles not in wanted:
+                continue
+            if not row.reason:
+                self._places[row.smiles] = (name, i)
+            elif with_failures:
+                self._places.setdefault(row.smiles, (name, i))
 
     def __contains__(self, smiles: str) -> bool:
         return smiles in self._places

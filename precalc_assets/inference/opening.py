@@ -1,5 +1,8 @@
 """From a model's id and the settings to its folder and the runner that runs it."""
 
+from pathlib import Path
+from typing import TypedDict
+
 from precalc_assets.inference.ersilia import ErsiliaRunner, fetch_from_hub
 from precalc_assets.inference.framework import FrameworkRunner
 from precalc_assets.inference.model_folder import ModelFolder, find_model, list_models
@@ -9,6 +12,14 @@ from precalc_assets.settings import Settings
 
 _OURS = "eos0"
 """How the ids of built-in and test models start: the hub has none of them."""
+
+
+class _Options(TypedDict):
+    """What every runner is told of the settings."""
+
+    cache_dir: Path
+    batch_size: int
+    batch_timeout: float
 
 
 def open_model(model: str, settings: Settings) -> ModelFolder:
@@ -26,5 +37,11 @@ def open_model(model: str, settings: Settings) -> ModelFolder:
 
 def open_runner(folder: ModelFolder, settings: Settings) -> ModelRunner:
     """Return the runner that the settings choose for a model."""
-    kind = ErsiliaRunner if settings.runner == "ersilia" else FrameworkRunner
-    return kind.from_settings(folder, settings)
+    options: _Options = {
+        "cache_dir": settings.cache_dir,
+        "batch_size": settings.batch_size,
+        "batch_timeout": settings.batch_timeout,
+    }
+    if settings.runner == "ersilia":
+        return ErsiliaRunner(folder, restart_batches=settings.restart_batches, **options)
+    return FrameworkRunner(folder, **options)

@@ -4,7 +4,7 @@ import csv
 import gzip
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,10 +14,11 @@ import polars as pl
 from obstore.store import ObjectStore
 
 from precalc_assets import storage
-from precalc_assets.columns import Column
+from precalc_assets.columns import Column, columns_digest
 from precalc_assets.errors import ShardError
 from precalc_assets.inference.batching import Answer
 from precalc_assets.inference.kept import KeptRows, Row, parse_part
+from precalc_assets.inference.part_names import PartName
 from precalc_assets.outcomes import ShardOutcome
 from precalc_assets.predictions import (
     PartInfo,
@@ -36,8 +37,6 @@ _GZIP_LEVEL = 4
 class Part:
     """A batch of a shard's molecules, and the name of the object that holds what the model printed for it.
 
-    The name carries digests of the maker (release and columns) and of the molecules: an object of that name was made
-    from them and from nothing else, so that a killed run goes on behind it and another release's part is never taken.
     `unknown` are the rows of the molecules that no earlier run has asked the model for.
     """
 
@@ -56,29 +55,26 @@ class Part:
 class ShardWork:
     """One shard: its parts, what is known of those that are there, and what they list as failed by part.
 
-    `kept` are rows of other parts that an earlier run has left: of another version of the library, mostly. `listed` are
-    all the objects that it has left, and `witness` is a molecule that it has an answer for.
+    `kept` are rows of other parts that earlier runs have left: of another version of the library, mostly. `own` are
+    the parts there that are about molecules of this shard and of no other: those that are not named in the manifest
+    may go. `witness` is a molecule that an earlier run has an answer for.
     """
 
     model: str
     release: str
     columns: tuple[Column, ...]
     shard: str
+    n_shards: int
     shard_digest: str
     kept: KeptRows
     parts: list[Part] = field(default_factory=list)
-    listed: frozenset[str] = frozenset()
+    own: frozenset[str] = frozenset()
     witness: str | None = None
     there: dict[str, PartInfo] = field(default_factory=dict)
     failures: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     manifest: RawManifest | None = None
     failure: str = ""
     seconds: float = 0.0
-
-    def is_made_by(self, manifest: RawManifest) -> bool:
-        """Whether a manifest is of this release, these columns and this version of the shard."""
-        made = (manifest.release, manifest.columns, manifest.shard_digest)
-        return made == (self.release, self.columns, self.shard_digest)
 
     @property
     def missing(self) -> list[Part]:
@@ -101,23 +97,36 @@ class ShardWork:
         return self.manifest.quarantined if self.manifest else sum(part.quarantined for part in self.there.values())
 
 
-def plan_parts(store: ObjectStore, work: ShardWork, molecules: pl.DataFrame, size: int, *, with_failures: bool) -> None:
+def plan_parts(
+    store: ObjectStore,
+    work: ShardWork,
+    molecules: pl.DataFrame,
+    size: int,
+    others: Iterable[PartName],
+    *,
+    with_failures: bool,
+) -> None:
     """Cut a shard's molecules (`inchikey`, `smiles`) into parts of `size`, the last one smaller.
 
     A whole part that an earlier run has left is there. What such a run has computed of the other parts' molecules is
-    kept, in whichever part it is; molecules that failed are kept only `with_failures`.
+    kept, in whichever part it is, also where it is in one of the `others`, of another number of shards; molecules that
+    failed are kept only `with_failures`.
     """
-    prefix = storage.raw_prefix(work.model, work.shard)
-    maker = _digest([work.release, *(f"{column.name} {column.type}" for column in work.columns)])[:8]
+    prefix, index = storage.raw_prefix(work.model, work.shard), int(work.shard)
+    maker = columns_digest(work.release, work.columns)[:8]
     batches: dict[str, pl.DataFrame] = {}
-    for index, start in enumerate(range(0, molecules.height, size)):
+    for number, start in enumerate(range(0, molecules.height, size)):
         batch = molecules.slice(start, size)
         digest = _digest([*batch["inchikey"], *batch["smiles"]])[:12]
-        batches[f"{prefix}/part-{index:04d}-{maker}-{digest}.csv.gz"] = batch
-    work.listed = frozenset(storage.list_sizes(store, prefix))
-    for name in sorted(work.listed):
-        if f"-{maker}-" not in name:
+        batches[str(PartName(prefix, number, index, work.n_shards, maker, digest))] = batch
+    ours = [part for part in map(PartName.parse, sorted(storage.list_sizes(store, prefix))) if part]
+    work.own = frozenset(str(part) for part in ours if part.n_shards == work.n_shards)
+    earlier = [*others, *(part for part in ours if part.n_shards == work.n_shards)]
+    wanted = set(molecules["smiles"])
+    for part in earlier:
+        if part.maker != maker or not part.may_concern(index, work.n_shards):
             continue
+        name = str(part)
         try:
             content = bytes(obstore.get(store, name).bytes())
             rows = parse_part(content)
@@ -128,7 +137,7 @@ def plan_parts(store: ObjectStore, work: ShardWork, molecules: pl.DataFrame, siz
         if whole and (with_failures or not any(row.reason for row in rows)):
             _note(work, name, content, rows)
         else:
-            work.kept.add(name, rows, with_failures=with_failures)
+            work.kept.add(name, rows, wanted, with_failures=with_failures)
     for name, batch in batches.items():
         smiles = batch["smiles"].to_list()
         unknown = [row for row, text in enumerate(smiles) if text not in work.kept]
@@ -165,7 +174,9 @@ def put_part(store: ObjectStore, work: ShardWork, part: Part, answer: Answer) ->
 
 
 def finish(store: ObjectStore, work: ShardWork) -> RawManifest:
-    """Write the quarantine list and then the manifest; only then remove what was there and is not named in it.
+    """Write the quarantine list and then the manifest; only then remove parts of the shard that it does not name.
+
+    Parts in the same folder that were made for another number of shards stay: other shards' molecules are in them.
 
     Raises ShardError if a part has gone meanwhile: another run has finished the shard and took it for a leftover.
     """
@@ -191,7 +202,7 @@ def finish(store: ObjectStore, work: ShardWork) -> RawManifest:
         raise _disturbed(work.model, work.shard)
     name = manifest_name(work.model, work.shard)
     obstore.put(store, name, manifest.model_dump_json().encode())
-    for leftover in sorted(work.listed - {name, *(part.name for part in parts)}):
+    for leftover in sorted(work.own - {part.name for part in parts}):
         with suppress(FileNotFoundError):
             obstore.delete(store, leftover)
     return manifest

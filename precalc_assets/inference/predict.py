@@ -1,11 +1,13 @@
 """Running a model over shards of the library: resumable, part by part, several small shards in one call."""
 
+import logging
 import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from types import TracebackType
 from typing import Self
 
@@ -13,14 +15,17 @@ import polars as pl
 from obstore.store import ObjectStore
 
 from precalc_assets.errors import ModelError, ShardError
-from precalc_assets.inference.batching import Answer, GaveUpError, PatientCaller, TimeIsUpError
+from precalc_assets.inference.batching import Answer, GaveUpError, PatientCaller
 from precalc_assets.inference.kept import KeptRows
+from precalc_assets.inference.part_names import PartName, other_parts
 from precalc_assets.inference.parts import Part, ShardWork, finish, has_parts, outcome, plan_parts, put_part
-from precalc_assets.inference.runner import ModelRunner
+from precalc_assets.inference.runner import ModelRunner, TimeIsUpError
 from precalc_assets.library import LibraryManifest, read_shard
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
-from precalc_assets.predictions import check_failure_rate, find_manifest
+from precalc_assets.predictions import RawManifest, check_failure_rate, find_manifest
 from precalc_assets.progress import OnProgress, ignore_progress
+
+logger = logging.getLogger(__name__)
 
 _CALL_SECONDS = 30.0
 """Calls to a fast model grow to about this length, so that starting a process is little of it."""
@@ -30,7 +35,7 @@ _MOST_BYTES = 16 << 20
 """Bounds of a call to a fast model: of what is lost when it is killed, and of the memory that its output takes."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Task:
     """What `predict_shards` was asked for."""
 
@@ -42,6 +47,23 @@ class _Task:
     max_failure_rate: float
     deadline: float
     on_progress: OnProgress
+
+    @cached_property
+    def others(self) -> tuple[PartName, ...]:
+        """Parts of another number of shards, which are taken from and never touched."""
+        n_shards = self.library.n_shards
+        found = other_parts(self.store, self.model, n_shards)
+        if found:
+            logger.warning(
+                "%d parts of the raw predictions of %s were made for another number of shards than %d, %s for one: "
+                "what they hold of this release is used again, and they stay; when all shards have landed, nothing "
+                "needs them any more",
+                len(found),
+                self.model,
+                n_shards,
+                found[0],
+            )
+        return found
 
 
 def predict_shards(
@@ -59,10 +81,11 @@ def predict_shards(
     """Compute the raw predictions of these shards, and yield each shard as it lands or fails.
 
     A shard with a manifest of this release and this version of the shard is there already; of the others, what an
-    earlier run has computed is kept, also for another version of the library. A shard that fails stops no other; a
-    model that fails ends all that are left with its reason. No batch is begun that would not end before the
-    `deadline` (of `time.monotonic`), as far as those before it tell; the shards that are left come out as unfinished.
-    The runner is entered when there is something to compute. Memory is bounded by a call.
+    earlier run has computed is kept, also for another version of the library or another number of shards. A shard that
+    fails stops no other; a model that fails ends all that are left with its reason. No batch is begun that would not
+    end before the `deadline` (of `time.monotonic`), as far as those before it tell, and a call that has not ended by
+    then is ended; the shards that are left come out as unfinished. The runner is entered when there is something to
+    compute. Memory is bounded by a call.
     """
     task = _Task(store, library, model, runner, batch_size, max_failure_rate, deadline, on_progress)
     left = dict.fromkeys(shards)
@@ -107,28 +130,34 @@ def _plan(task: _Task, shard: str) -> ShardWork:
     work = _begin(task, shard)
     manifest = find_manifest(task.store, task.model, shard)
     failed = manifest is not None and not check_failure_rate(manifest, task.max_failure_rate).passed
-    if manifest and not failed and work.is_made_by(manifest) and has_parts(task.store, manifest):
+    if manifest and not failed and _stands(task, work, manifest):
         work.manifest = manifest
         return work
     molecules = pl.DataFrame(pl.from_arrow(read_shard(task.store, task.library, shard)))
-    plan_parts(task.store, work, molecules, task.batch_size, with_failures=not failed)
+    plan_parts(task.store, work, molecules, task.batch_size, task.others, with_failures=not failed)
     return work
 
 
 def _begin(task: _Task, shard: str) -> ShardWork:
-    runner = task.runner
-    digest = task.library.shards[shard].digest
-    return ShardWork(task.model, runner.release, runner.columns, shard, digest, KeptRows(task.store))
+    runner, library = task.runner, task.library
+    digest = library.shards[shard].digest
+    return ShardWork(task.model, runner.release, runner.columns, shard, library.n_shards, digest, KeptRows(task.store))
+
+
+def _stands(task: _Task, work: ShardWork, manifest: RawManifest) -> bool:
+    """Return whether what a manifest says holds: of this release, these columns and this shard, with all its parts."""
+    made = (manifest.release, manifest.columns, manifest.shard_digest)
+    return made == (work.release, work.columns, work.shard_digest) and has_parts(task.store, manifest)
 
 
 def _found(task: _Task, shard: str) -> ShardOutcome | None:
     """Return what came of a shard that an earlier run has finished; None for one of which something is left to do."""
     try:
         manifest = find_manifest(task.store, task.model, shard)
-        is_there = manifest and _begin(task, shard).is_made_by(manifest) and has_parts(task.store, manifest)
+        stands = manifest is not None and _stands(task, _begin(task, shard), manifest)
     except FAILURES:
         return None
-    return outcome(manifest, task.max_failure_rate) if manifest and is_there else None
+    return outcome(manifest, task.max_failure_rate) if manifest and stands else None
 
 
 def _land(task: _Task, unfinished: list[ShardWork]) -> Iterator[ShardOutcome]:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, NotRequired, TypedDict, Unpack, cast
 
 from filelock import FileLock
 
@@ -39,6 +39,20 @@ _LOG_TAIL = 64 * 1024
 """Bytes of a log that are looked at for its last line, however much was printed."""
 
 
+class Surroundings(TypedDict):
+    """What a command has around it: its variables, its folder, and the file that what it prints goes to.
+
+    `lock` is a file that is locked meanwhile, also beyond a kill of ours: the next to use it waits until all of this
+    has ended. `scratch` is a folder of ours that nobody needs when we are killed meanwhile: it then goes, too.
+    """
+
+    env: Mapping[str, str]
+    cwd: Path
+    log: Path
+    lock: NotRequired[Path]
+    scratch: NotRequired[Path]
+
+
 def find_home() -> Path | None:
     """Return our own HOME; None for a user without one, such as the number that a container may run as."""
     try:
@@ -58,21 +72,12 @@ def clean_variables(home: Path) -> dict[str, str]:
     return {"PATH": os.defpath, **passed_on, "HOME": str(home)}
 
 
-def run_guarded(
-    command: Sequence[str],
-    *,
-    env: Mapping[str, str],
-    cwd: Path,
-    log: Path,
-    timeout: float,
-    lock: Path | None = None,
-) -> int:
+def run_guarded(command: Sequence[str], *, timeout: float, **surroundings: Unpack[Surroundings]) -> int:
     """Run a command and return its exit code (127: it could not be started), after ending all that it left.
 
-    What it prints goes to `log`. `lock` is a file that is locked meanwhile, also beyond a kill of ours: the next to use
-    it waits until all of this has ended. Raises subprocess.TimeoutExpired when all has ended after so many seconds.
+    Raises subprocess.TimeoutExpired when all has ended after so many seconds; `scratch` is gone then.
     """
-    process = _start_guard(command, (), env=env, cwd=cwd, log=log, lock=lock)
+    process = _start_guard(command, (), **surroundings)
     try:
         return process.wait(timeout)
     except subprocess.TimeoutExpired:
@@ -99,21 +104,14 @@ class HeldServer:
 
 
 def hold(
-    command: Sequence[str],
-    *,
-    close: Sequence[str],
-    env: Mapping[str, str],
-    cwd: Path,
-    log: Path,
-    timeout: float,
-    lock: Path | None = None,
+    command: Sequence[str], *, close: Sequence[str], timeout: float, **surroundings: Unpack[Surroundings]
 ) -> HeldServer:
     """Run a command that exits 0 and leaves a server, and hold that; `close` is the command that closes it.
 
     Raises subprocess.CalledProcessError when the command fails, subprocess.TimeoutExpired when it takes so many
     seconds; all has ended then.
     """
-    process = _start_guard(command, close, env=env, cwd=cwd, log=log, lock=lock)
+    process = _start_guard(command, close, **surroundings)
     try:
         held = _says_held(process, timeout)
         if held is None:
@@ -147,20 +145,15 @@ def printable(text: str) -> str:
 
 
 def _start_guard(
-    command: Sequence[str],
-    close: Sequence[str],
-    *,
-    env: Mapping[str, str],
-    cwd: Path,
-    log: Path,
-    lock: Path | None,
+    command: Sequence[str], close: Sequence[str], **surroundings: Unpack[Surroundings]
 ) -> subprocess.Popen[bytes]:
-    settings = [str(lock or ""), str(_CLOSE_SECONDS), str(len(close))]
-    with log.open("wb") as output:
+    places = [str(surroundings.get(name, "")) for name in ("lock", "scratch")]
+    settings = [*places, str(_CLOSE_SECONDS), str(len(close))]
+    with surroundings["log"].open("wb") as output:
         return subprocess.Popen(
             [sys.executable, "-I", "-S", str(_GUARD), *settings, *close, *command],
-            env=dict(env),
-            cwd=cwd,
+            env=dict(surroundings["env"]),
+            cwd=surroundings["cwd"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE if close else subprocess.DEVNULL,
             stderr=output,

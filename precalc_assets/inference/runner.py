@@ -1,5 +1,7 @@
 """What every way of running a model has in common. How one of them starts programs is its own module's business."""
 
+import math
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
@@ -12,6 +14,10 @@ _SHORTEST_CALL = 300.0
 
 class BatchError(Exception):
     """A model did not answer a batch; the message is the model's own. A part of the batch may well be answered."""
+
+
+class TimeIsUpError(Exception):
+    """There is no time for the next call, or was not enough for the last one: no molecule is to blame for that."""
 
 
 class ModelRunner(Protocol):
@@ -33,12 +39,12 @@ class ModelRunner(Protocol):
         """Stop what was started."""
         ...
 
-    def predict(self, smiles: Sequence[str]) -> list[bytes]:
+    def predict(self, smiles: Sequence[str], deadline: float = math.inf) -> list[bytes]:
         """Return what the model prints for these molecules: one CSV record each, in order, without its line end.
 
         A record has the outputs in the order of `columns`, each as the model printed it; an empty cell without quotes
         is "no value". Raises BatchError if the model does not answer all of the molecules, ModelError if it can answer
-        no batch at all.
+        no batch at all, TimeIsUpError if it has not answered by the `deadline` (of `time.monotonic`).
         """
         ...
 
@@ -56,15 +62,21 @@ class ServedModelRunner(ModelRunner, Protocol):
         ...
 
 
-def call_timeout(molecules: int, *, batch_size: int, batch_timeout: float) -> float:
+def call_timeout(molecules: int, deadline: float, *, batch_size: int, batch_timeout: float) -> float:
     """Return the seconds that a call may take: a small one gets less than a batch, several batches no more than one.
 
-    Several are sent together only to a model that needs seconds for them.
+    Several are sent together only to a model that needs seconds for them. None goes on beyond the `deadline`; raises
+    TimeIsUpError where it is over.
     """
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeIsUpError
     share = batch_timeout * min(1.0, molecules / batch_size)
-    return max(share, min(batch_timeout, _SHORTEST_CALL))
+    return min(left, max(share, min(batch_timeout, _SHORTEST_CALL)))
 
 
-def no_answer(timeout: float) -> BatchError:
-    """Return the error for a call that took too long."""
+def no_answer(timeout: float, deadline: float) -> BatchError | TimeIsUpError:
+    """Return the error for a call that took too long: the deadline's fault, where that has cut it short."""
+    if time.monotonic() >= deadline:
+        return TimeIsUpError()
     return BatchError(f"no answer within {timeout:g} s (PRECALC_BATCH_TIMEOUT)")

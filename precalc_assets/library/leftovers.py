@@ -1,7 +1,8 @@
 """What a library with another number of shards has left in the store: predictions that no command reads any more.
 
 They are named and not deleted. Who has changed the number by mistake has them back with the old one; and what is read
-as one table, outside of our commands, is not ours to take away.
+as one table, outside of our commands, is not ours to take away. Raw predictions are no leftovers: `precalc predict`
+finds in them what was computed for any number of shards, and takes away none that were made for another than its own.
 """
 
 import logging
@@ -34,8 +35,9 @@ def warn_of_leftovers(store: ObjectStore, n_shards: int, before: int | None) -> 
     left = [name for name in names if changed or PurePosixPath(name).stem not in ours]
     if left:
         folders = f"{storage.PREDICTIONS}/ and {storage.QUARANTINE}/"
-        back = f", or build the library with {before} shards again before `precalc predict`" if changed else ""
+        back = f", or build the library with {before} shards again" if changed else ""
         logger.warning(
             f"{len(left)} files in {folders} are of another number of shards than {n_shards}, {left[0]} for one: "
-            f"who reads all files as one table finds molecules twice; delete them{back}"
+            f"who reads all files as one table finds molecules twice; delete them{back}. Raw predictions stay, and "
+            "`precalc predict` computes nothing again that is in them"
         )

@@ -94,6 +94,20 @@ def test_a_canary_of_a_few_molecules_lets_no_run_begin_without_another(world, ho
     assert recorded(home, "sample_predictions") == [MODEL]
 
 
+def test_a_canary_of_a_few_molecules_lets_no_execution_begin_without_another(
+    world, home, monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in (("RUN_ID", "7"), ("SERVER_URL", "https://github.example"), ("REPOSITORY", "a/b")):
+        monkeypatch.setenv(f"GITHUB_{name}", value)
+    world.write_model()
+    assert world.precalc("predict", MODEL, "--sample", "1").returncode == 0
+    planned = world.precalc("jobs", "plan", MODEL).stdout.splitlines()
+    (key,) = [line.removeprefix("key=") for line in planned if line.startswith("key=")]
+
+    assert "canary of" in world.precalc("jobs", "canary", key).stdout
+    assert "passed before" in world.precalc("jobs", "canary", key).stderr
+
+
 def test_that_a_run_makes_an_environment_is_said_once_and_is_in_its_log(world, home, tmp_path: Path):
     world.write_model()
     said = f"making the environment of {MODEL} (once)"

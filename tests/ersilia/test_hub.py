@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from precalc_assets.errors import ModelError
-from precalc_assets.inference.ersilia import fetch_from_hub, slot
+from precalc_assets.inference.ersilia import ErsiliaRunner, fetch_from_hub, slot
 
 MODEL = "eos3b5e"
 A_DAY = 24 * 3600
@@ -110,3 +110,18 @@ def test_a_fetch_that_fails_says_why_in_the_first_words_of_the_cli(hub: Hub) -> 
     hub.goes_down()
     with pytest.raises(ModelError, match="ersilia fetch eos3b5e exited 1: the image was not found"):
         hub.release()
+
+
+def test_a_hub_that_changes_between_opening_a_model_and_running_it_is_found_out(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fetch_from_hub(MODEL, hub.cache_dir)
+    served = []
+    monkeypatch.setattr(slot.Slot, "serve", lambda self, folder: served.append(self) or "http://127.0.0.1:9")
+    with slot.taken_slot(MODEL, hub.cache_dir):  # another worker has the copy that was opened
+        hub.has("v1.1.0")
+        runner = ErsiliaRunner(folder, cache_dir=hub.cache_dir, batch_size=1, batch_timeout=1.0, restart_batches=1)
+        with pytest.raises(ModelError, match=r"from the release v1\.0\.0 to v1\.1\.0; run the same command again"):
+            runner.__enter__()
+        assert served == []
+        assert hub.release() == "v1.1.0"

@@ -1,10 +1,12 @@
 """What every runner promises, of each of them on the same model."""
 
+import time
 from pathlib import Path
 
 import pytest
 
 from precalc_assets.inference import BatchError, ModelRunner
+from precalc_assets.inference.runner import TimeIsUpError
 from precalc_assets.predictions import read_records
 
 
@@ -37,6 +39,11 @@ def test_a_runner_keeps_its_promises(runner: ModelRunner, machine) -> None:
         with pytest.raises(BatchError, match=r"no answer within 3 s \(PRECALC_BATCH_TIMEOUT\)"):
             runner.predict(["HANG"])
         assert runner.predict(["CC"]) == [b"0.6666666666666666,2"]
+        # What a deadline ends is nobody's failure, and a call that it leaves no time for is not begun.
+        for seconds in (0.5, 0.0):
+            with pytest.raises(TimeIsUpError):
+                runner.predict(["HANG"], time.monotonic() + seconds)
+        assert runner.predict(["CC"], time.monotonic() + 100) == [b"0.6666666666666666,2"]
     assert machine.left() == []
     # It can be made ready again.
     with runner:

@@ -1,5 +1,6 @@
 """The canary: what it says of models that are good, random, silent, wrong, wide, or too slow for the whole library."""
 
+import math
 import time
 
 import polars as pl
@@ -313,7 +314,7 @@ class SlowToStart:
     def __exit__(self, *_):
         return None
 
-    def predict(self, smiles):
+    def predict(self, smiles, deadline=math.inf):
         return [b"%d" % len(text) for text in smiles]
 
 
@@ -323,12 +324,12 @@ class Served(SlowToStart):
     calls = restarts = 0
     up = True
 
-    def predict(self, smiles):
+    def predict(self, smiles, deadline=math.inf):
         self.calls += 1
         self.up = self.up and self.calls % 3 != 0
         if not self.up:
             raise BatchError("connection refused")
-        return super().predict(smiles)
+        return super().predict(smiles, deadline)
 
     def is_well(self):
         return self.up
@@ -365,10 +366,10 @@ def test_a_server_that_dies_under_the_canary_is_started_afresh_and_no_molecule_i
 
 def test_a_model_that_stops_for_good_after_it_had_answered_is_an_error(world):
     class Dying(SlowToStart):
-        def predict(self, smiles):
+        def predict(self, smiles, deadline=math.inf):
             if len(smiles) == SIZE:
                 raise ModelError("it does not come up again")
-            return super().predict(smiles)
+            return super().predict(smiles, deadline)
 
     world.write_model()
     with pytest.raises(ModelError, match="does not come up again"):
@@ -378,10 +379,10 @@ def test_a_model_that_stops_for_good_after_it_had_answered_is_an_error(world):
 
 def test_columns_that_change_between_calls_fail_the_schema(world):
     class Changing(SlowToStart):
-        def predict(self, smiles):
+        def predict(self, smiles, deadline=math.inf):
             if len(smiles) == SIZE:
                 raise ColumnsError("has the column 'new'")
-            return super().predict(smiles)
+            return super().predict(smiles, deadline)
 
     world.write_model()
     assert [check.name for check in run_with(world, Changing(0.0)).broken] == ["schema"]

@@ -1,5 +1,6 @@
 """Calling a model: what a bad molecule costs, and when patience ends. The models here are Python, not processes."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from precalc_assets.columns import Column
 from precalc_assets.errors import ModelError
 from precalc_assets.inference import BatchError
-from precalc_assets.inference.batching import PATIENCE, Answer, GaveUpError, PatientCaller, TimeIsUpError
+from precalc_assets.inference.batching import PATIENCE, Answer, GaveUpError, PatientCaller
+from precalc_assets.inference.runner import TimeIsUpError
 
 COLUMNS = (Column("length", "integer", "", ""), Column("echo", "string", "", ""))
 
@@ -37,7 +39,7 @@ class Model:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
 
-    def predict(self, smiles: Sequence[str]) -> list[bytes]:
+    def predict(self, smiles: Sequence[str], deadline: float = math.inf) -> list[bytes]:
         self.calls.append(list(smiles))
         bad = [text for text in smiles if self.refuses(text)]
         if bad:
@@ -181,10 +183,10 @@ def test_new_molecules_are_blamed_alone_where_the_model_still_answers_what_it_di
 
 def test_a_model_that_breaks_on_the_way_is_not_asked_for_the_rest_of_the_batch() -> None:
     class Breaking(Model):
-        def predict(self, smiles: Sequence[str]) -> list[bytes]:
+        def predict(self, smiles: Sequence[str], deadline: float = math.inf) -> list[bytes]:
             if len(self.calls) >= 3:
                 raise BatchError("no GPU here")
-            return super().predict(smiles)
+            return super().predict(smiles, deadline)
 
     caller = PatientCaller("eos9abc", Breaking())
     for text in "abc":
@@ -201,6 +203,27 @@ def test_no_call_is_begun_when_time_is_up() -> None:
     assert model.calls == []
 
 
+@pytest.mark.parametrize("n_batches", [1, 3])
+@pytest.mark.parametrize("begun", [False, True], ids=["the first call", "a later call"])
+def test_a_call_that_the_deadline_cuts_blames_no_molecule_and_no_model(begun: bool, n_batches: int) -> None:
+    class Hanging(Model):
+        def predict(self, smiles: Sequence[str], deadline: float = math.inf) -> list[bytes]:
+            if smiles == ["good"]:
+                return super().predict(smiles, deadline)
+            self.calls.append(list(smiles))
+            time.sleep(max(0.0, deadline - time.monotonic()))
+            raise TimeIsUpError
+
+    model = Hanging()
+    caller = PatientCaller("eos9abc", model, deadline=time.monotonic() + 0.2)
+    if begun:
+        caller.answer([["good"]])
+    calls = len(model.calls)
+    with pytest.raises(TimeIsUpError):
+        caller.answer([[f"m{batch}", "hangs"] for batch in range(n_batches)])
+    assert len(model.calls) == calls + 1
+
+
 def test_failures_with_an_answer_between_them_do_not_add_up() -> None:
     batch = [f"{'bad' if i % 2 else 'good'}{i}" for i in range(10 * PATIENCE)]
     (answer,) = answers([batch], Model(lambda text: text.startswith("bad")))
@@ -209,7 +232,7 @@ def test_failures_with_an_answer_between_them_do_not_add_up() -> None:
 
 def test_a_model_error_ends_the_call_at_once() -> None:
     class Broken(Model):
-        def predict(self, smiles: Sequence[str]) -> list[bytes]:
+        def predict(self, smiles: Sequence[str], deadline: float = math.inf) -> list[bytes]:
             self.calls.append(list(smiles))
             raise ModelError("the output of eos9abc lacks a column")
 
@@ -236,11 +259,11 @@ class Served(Model):
     def ill(self) -> bool:
         return self.since_start > self.after
 
-    def predict(self, smiles: Sequence[str]) -> list[bytes]:
+    def predict(self, smiles: Sequence[str], deadline: float = math.inf) -> list[bytes]:
         self.since_start += len(smiles)
         if self.ill and self.illness != "silent":
             raise BatchError("connection refused" if self.illness == "dead" else "500")
-        records = super().predict(smiles)
+        records = super().predict(smiles, deadline)
         return [b"," for _ in records] if self.ill else records
 
     def is_well(self) -> bool:
@@ -274,10 +297,10 @@ def test_a_server_that_is_well_is_not_restarted_for_a_bad_molecule() -> None:
 
 def test_a_molecule_that_kills_the_server_is_found_and_quarantined_alone() -> None:
     class Killed(Served):
-        def predict(self, smiles: Sequence[str]) -> list[bytes]:
+        def predict(self, smiles: Sequence[str], deadline: float = math.inf) -> list[bytes]:
             if "killer" in smiles:
                 self.since_start = self.after + 1
-            return super().predict(smiles)
+            return super().predict(smiles, deadline)
 
     model = Killed("dead", after=10**6)
     batch = [*(f"m{i}" for i in range(20)), "killer", *(f"n{i}" for i in range(43))]
@@ -305,9 +328,9 @@ def test_a_server_that_does_not_come_up_again_ends_the_run() -> None:
 
 def test_a_record_with_open_quotes_or_of_other_width_is_a_batch_that_was_not_answered() -> None:
     class Odd(Model):
-        def predict(self, smiles: Sequence[str]) -> list[bytes]:
+        def predict(self, smiles: Sequence[str], deadline: float = math.inf) -> list[bytes]:
             odd = {"open": b'1,"open', "wide": b"1,2,3"}
-            return [odd.get(text, found) for text, found in zip(smiles, super().predict(smiles), strict=True)]
+            return [odd.get(text, found) for text, found in zip(smiles, super().predict(smiles, deadline), strict=True)]
 
     (answer,) = answers([["a", "open", "b", "wide", "c"]], Odd())
     assert set(answer.failures) == {1, 3}

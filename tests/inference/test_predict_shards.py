@@ -5,9 +5,11 @@ import gzip
 import io
 import json
 import math
+import subprocess
 import time
 import uuid
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import obstore
@@ -17,10 +19,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from precalc_assets.inference import FrameworkRunner, predict_shards
-from precalc_assets.library import inchikey, read_manifest, read_shard
+from precalc_assets.inference.part_names import PartName
+from precalc_assets.library import LibraryManifest, build_library, inchikey, read_manifest, read_shard
 from precalc_assets.outcomes import ShardOutcome
 from precalc_assets.predictions import RawManifest, read_text_csv, require_manifest
-from precalc_assets.sharding import shard_keys, shard_of
+from precalc_assets.sharding import shard_index, shard_keys, shard_of
 
 MODEL = "eos9abc"
 SHARDS = shard_keys(4)
@@ -206,6 +209,135 @@ def test_a_run_without_any_time_asks_for_nothing_and_takes_what_is_there(predict
     )
     assert len(predicted.calls()) == calls
     assert sorted(outcome.unfinished for outcome in outcomes) == [False, False, False, True]
+
+
+def test_a_call_that_hangs_ends_at_the_deadline_and_its_molecules_are_left_to_the_next_run(world) -> None:
+    world.write_model(script="time.sleep(30)\n" + WRITE)
+    world.build_library()
+    arguments = {"batch_size": BATCH_SIZE, "max_failure_rate": 0.1}
+    library = read_manifest(world.store)
+    started = time.monotonic()
+    runner = world.runner(batch_timeout=60.0)
+    first = list(predict_shards(world.store, library, MODEL, runner, SHARDS, deadline=started + 2, **arguments))
+    assert time.monotonic() - started < 10
+    assert [(outcome.failure, outcome.unfinished) for outcome in first] == [("", True)] * len(SHARDS)
+    assert not world.objects("raw")
+    assert not world.objects("quarantine")
+    world.write_model()
+    second = list(predict_shards(world.store, library, MODEL, world.runner(), SHARDS, **arguments))
+    assert all(outcome.landed and not outcome.facts["quarantined"] for outcome in second)
+
+
+def test_a_killed_run_leaves_no_scratch_folder(world, tmp_path) -> None:
+    world.write_model(script="time.sleep(30)\n" + WRITE)
+    world.build_library()
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    environment = {**world.environment, "TMPDIR": str(scratch)}
+    with subprocess.Popen(world.command("predict", MODEL), env=environment, cwd=world.root) as process:
+        deadline = time.monotonic() + 60
+        while not world.calls() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert list(scratch.iterdir())
+        process.kill()
+    while list(scratch.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not list(scratch.iterdir())
+
+
+def test_a_timeout_of_its_own_still_blames_the_molecule_that_hangs(world) -> None:
+    world.build_library()
+    hanging = molecules(world, "00")["smiles"][0]
+    world.write_model(answer=f"if smiles == {hanging!r}: time.sleep(30)\n{ANSWERED}")
+    arguments = {"batch_size": BATCH_SIZE, "max_failure_rate": 0.5, "deadline": time.monotonic() + 60}
+    runner = world.runner(batch_timeout=1.0)
+    library = read_manifest(world.store)
+    (landed,) = predict_shards(world.store, library, MODEL, runner, ["00"], **arguments)
+    assert (landed.landed, landed.facts["quarantined"]) == (True, 1)
+
+
+def cut(world, n_shards: int) -> LibraryManifest:
+    """Build the library of these tests with another number of shards."""
+    source = world.root / "library.smi"
+    source.write_text("\n".join(MOLECULES) + "\n")
+    return build_library(world.store, source, n_shards=n_shards, processes=1)
+
+
+def predict_cut(world, shards: Sequence[str], max_failure_rate: float = 0.5) -> list[ShardOutcome]:
+    arguments = {"batch_size": BATCH_SIZE, "max_failure_rate": max_failure_rate}
+    library = read_manifest(world.store)
+    return list(predict_shards(world.store, library, MODEL, world.runner(), shards, **arguments))
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(1, 12), min_size=2, max_size=4), st.data())
+def test_whatever_number_of_shards_follows_which_no_molecule_is_asked_for_twice(
+    new_world, numbers: list[int], data: st.DataObject
+) -> None:
+    world = new_world(f"world-{uuid.uuid4()}")
+    world.write_model()
+    for n_shards in numbers:
+        cut(world, n_shards)
+        shards = data.draw(st.lists(st.sampled_from(shard_keys(n_shards)), unique=True, min_size=1))
+        assert all(outcome.landed for outcome in predict_cut(world, shards))
+        assert set(asked(world).values()) <= {1}
+        for shard in shards:
+            given = molecules(world, shard)["smiles"]
+            assert _column(world, shard, "input") == given
+            assert _column(world, shard, "label") == given
+
+
+def test_parts_of_another_number_of_shards_stay_as_they_were_and_are_named(
+    predicted, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = {name: tag for name, tag in predicted.objects("raw").items() if "/part-" in name}
+    cut(predicted, 3)
+    caplog.clear()
+    assert all(outcome.landed for outcome in predict_cut(predicted, shard_keys(3)))
+    (said,) = caplog.messages
+    assert f"{len(theirs)} parts of the raw predictions of {MODEL}" in said
+    assert min(theirs) in said
+    cut(predicted, len(SHARDS))
+    objects = predicted.objects("raw")
+    assert theirs.items() <= objects.items()
+    assert all(outcome.landed for outcome in predicted.predict())
+    assert set(asked(predicted).values()) == {1}
+    assert theirs.items() <= predicted.objects("raw").items()
+
+
+def test_what_another_release_left_in_another_number_of_shards_is_neither_taken_nor_removed(predicted) -> None:
+    theirs = {name: tag for name, tag in predicted.objects("raw").items() if "/part-" in name}
+    cut(predicted, 3)
+    predicted.write_model(release="v2.0.0", answer="return f'0.5,{len(smiles)},new'")
+    assert all(outcome.landed for outcome in predict_cut(predicted, shard_keys(3)))
+    assert set(raw_text(predicted, "00")["label"]) == {"new"}
+    assert theirs.items() <= predicted.objects("raw").items()
+
+
+def test_a_molecule_that_failed_in_another_number_of_shards_is_asked_again_when_too_many_have(world) -> None:
+    world.build_library()
+    world.write_model(answer=f"if smiles.endswith('Cl'): sys.exit('no')\n{ANSWERED}")
+    world.predict(max_failure_rate=0.5)
+    cut(world, 3)
+    assert not any(outcome.landed for outcome in predict_cut(world, shard_keys(3), 0.1))
+    calls = len(world.calls())
+    world.write_model()
+    assert all(outcome.landed for outcome in predict_cut(world, shard_keys(3), 0.1))
+    assert all(smiles.endswith("Cl") for call in world.calls()[calls:] for smiles in call)
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(1, 10_000), st.integers(1, 10_000))
+def test_the_parts_of_a_molecule_may_concern_its_shard_whatever_the_numbers(h: int, before: int, after: int) -> None:
+    part = PartName("raw/model=eos9abc/shard=07", 0, shard_index(h, before), before, "0" * 8, "0" * 12)
+    assert part.may_concern(shard_index(h, after), after)
+    concerned = [shard for shard in range(after) if part.may_concern(shard, after)]
+    assert len(concerned) <= after // before + 2
+
+
+@given(st.integers(0, 20_000), st.integers(0, 10_000), st.integers(1, 10_000))
+def test_a_part_s_name_says_what_it_was_made_of(index: int, shard: int, n_shards: int) -> None:
+    part = PartName(f"raw/model=eos9abc/shard={shard:02d}", index, shard, n_shards, "0a" * 4, "b1" * 6)
+    assert PartName.parse(str(part)) == part
 
 
 BROMIDES = ["C" * n + "Br" for n in range(1, 16)]

@@ -11,7 +11,7 @@ from precalc_assets.defs.library.assets import library_shards
 from precalc_assets.defs.partitions import model_shards, models, shards_by_model
 from precalc_assets.defs.recording import Event, Recorder, check_specs, clear_failures
 from precalc_assets.defs.resources import Platform
-from precalc_assets.inference import CANARY_CHECKS, CANARY_WARNINGS
+from precalc_assets.inference import CANARY_CHECKS, CANARY_SIZE, CANARY_WARNINGS
 
 RAW_CHECKS = {"failure_rate": "few enough molecules are quarantined"}
 
@@ -25,7 +25,7 @@ class RawConfig(dg.Config):
 class SampleConfig(dg.Config):
     """How many molecules the canary is given, and where it runs; PRECALC_COMPUTE says so for runs that do not."""
 
-    size: int = Field(default=100, ge=1)
+    size: int = Field(default=CANARY_SIZE, ge=1)
     compute: Compute | None = None
 
 

@@ -16,7 +16,6 @@ from precalc_assets.inference.ersilia.slot import Slot, is_fetched, taken_slot
 from precalc_assets.inference.model_folder import ModelFolder, find_model
 from precalc_assets.inference.processes import require_space
 from precalc_assets.inference.runner import BatchError, call_timeout, no_answer
-from precalc_assets.settings import Settings
 
 _HEALTHY_SECONDS = 120.0
 """The CLI returns when its server says that it is running, which is a little before it answers."""
@@ -44,21 +43,12 @@ class ErsiliaRunner:
         self._url = ""
         self._stack = ExitStack()
 
-    @classmethod
-    def from_settings(cls, folder: ModelFolder, settings: Settings) -> Self:
-        """Return a runner of this model with the batches, time-outs and cache of the settings."""
-        return cls(
-            folder,
-            cache_dir=settings.cache_dir,
-            batch_size=settings.batch_size,
-            batch_timeout=settings.batch_timeout,
-            restart_batches=settings.restart_batches,
-        )
-
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self._slot = stack.enter_context(taken_slot(self._model, self._cache_dir))
-            self._slot.fetch(self._source)
+            fetched = self._slot.fetch(self._source)
+            if self._source is None:
+                self._require_release(_read_copy(fetched, self._model).metadata.release)
             self.restart()
             self._stack = stack.pop_all()
         return self
@@ -68,6 +58,18 @@ class ErsiliaRunner:
     ) -> None:
         """Close the server, and leave the fetched model to the next run."""
         self._stack.close()
+
+    def _require_release(self, fetched: str) -> None:
+        """Raise ModelError if the copy of this slot is of another release than the one that was opened.
+
+        Another worker may hold the slot that was read then, and the hub have changed before this one was filled.
+        """
+        if fetched != self.release:
+            self._slot.forget()
+            raise ModelError(
+                f"the hub's copy of {self._model} has changed meanwhile, from the release {self.release} to {fetched}; "
+                "run the same command again"
+            )
 
     def is_well(self) -> bool:
         """See `ServedModelRunner.is_well`."""
@@ -85,26 +87,30 @@ class ErsiliaRunner:
                 )
             time.sleep(0.1)
 
-    def predict(self, smiles: Sequence[str]) -> list[bytes]:
+    def predict(self, smiles: Sequence[str], deadline: float = math.inf) -> list[bytes]:
         """See `ModelRunner.predict`."""
         if self._asked >= self._lifetime:
             self.restart()
         self._asked += len(smiles)
-        timeout = call_timeout(len(smiles), batch_size=self._batch_size, batch_timeout=self._batch_timeout)
         try:
             try:
-                return ask(self._url, self._model, self.columns, smiles, timeout)
+                return self._ask(smiles, deadline)
             except BreakerOpenError:
                 self.restart()
-                return ask(self._url, self._model, self.columns, smiles, timeout)
+                return self._ask(smiles, deadline)
         except BreakerOpenError:
             raise BatchError("the server answers nothing, also after a restart") from None
         except BatchError:
             require_space(self._slot.path)
             raise
+
+    def _ask(self, smiles: Sequence[str], deadline: float) -> list[bytes]:
+        timeout = call_timeout(len(smiles), deadline, batch_size=self._batch_size, batch_timeout=self._batch_timeout)
+        try:
+            return ask(self._url, self._model, self.columns, smiles, timeout)
         except TimeoutError:
             self._asked = self._lifetime  # what hangs in it goes on: it is started afresh before it is asked again
-            raise no_answer(timeout) from None
+            raise no_answer(timeout, deadline) from None
 
 
 def fetch_from_hub(model: str, cache_dir: Path) -> ModelFolder:
@@ -115,12 +121,7 @@ def fetch_from_hub(model: str, cache_dir: Path) -> ModelFolder:
     """
     identifier, _, version = model.partition("-v")
     with taken_slot(model, cache_dir) as slot:
-        fetched = slot.fetch(None, max_age=math.inf if version else _FRESH_SECONDS)
-        if not any((fetched / name).exists() for name in ("metadata.yml", "metadata.json")):
-            with suppress(OSError, ValueError, KeyError):  # an image's copy has it as a card in a file of the server's
-                card = json.loads((fetched / "information.json").read_bytes(), parse_float=str)["card"]
-                (fetched / "metadata.json").write_text(json.dumps(card), encoding="utf-8")
-        folder = replace(find_model(fetched.name, [fetched.parent]), model=model)
+        folder = _read_copy(slot.fetch(None, max_age=math.inf if version else _FRESH_SECONDS), model)
         release = folder.metadata.release
         if version and release.removeprefix("v").partition(".")[0] != version:
             slot.forget()
@@ -129,3 +130,12 @@ def fetch_from_hub(model: str, cache_dir: Path) -> ModelFolder:
                 f"or put a folder {model} of that version into one of those that PRECALC_MODELS_DIR names"
             )
     return folder
+
+
+def _read_copy(fetched: Path, model: str) -> ModelFolder:
+    """Return what the CLI's own copy of a model says of it. Raises ModelError for a copy that cannot be used."""
+    if not any((fetched / name).exists() for name in ("metadata.yml", "metadata.json")):
+        with suppress(OSError, ValueError, KeyError):  # an image's copy has it as a card in a file of the server's
+            card = json.loads((fetched / "information.json").read_bytes(), parse_float=str)["card"]
+            (fetched / "metadata.json").write_text(json.dumps(card), encoding="utf-8")
+    return replace(find_model(fetched.name, [fetched.parent]), model=model)
