@@ -38,9 +38,9 @@ class GitHubStack(Stack):
             deployer_statements(),
         )
         outputs = {
-            "RoleArn": (runner.role_arn, "AWS_ROLE_ARN, a variable in GitHub"),
-            "DeployRoleArn": (deployer.role_arn, "AWS_DEPLOY_ROLE_ARN, a variable in GitHub if it is to deploy"),
-            "Region": (Aws.REGION, "AWS_REGION, a variable in GitHub"),
+            "RoleArn": (runner.role_arn, "AWS_ROLE_ARN, a variable of the repository in GitHub"),
+            "DeployRoleArn": (deployer.role_arn, "AWS_DEPLOY_ROLE_ARN, a variable of the repository in GitHub if it is to deploy"),
+            "Region": (Aws.REGION, "AWS_REGION, a variable of the repository in GitHub"),
         }
         for output, (value, explanation) in outputs.items():
             CfnOutput(self, output, value=value, description=explanation)

@@ -22,8 +22,8 @@ class StorageStack(Stack):
         self._make_registry(parameters)
         policy = self._make_policy(parameters)
         outputs = {
-            "StoreUrl": (parameters.store_url, "PRECALC_STORE_URL in .env, and a variable in GitHub"),
-            "TablesUrl": (parameters.tables_url, "PRECALC_TABLES_URL in .env, and a variable in GitHub"),
+            "StoreUrl": (parameters.store_url, "PRECALC_STORE_URL in .env, and a variable of the repository in GitHub"),
+            "TablesUrl": (parameters.tables_url, "PRECALC_TABLES_URL in .env, and a variable of the repository in GitHub"),
             "LogsBucket": (parameters.bucket, "PRECALC_LOGS_BUCKET on the machine with Dagster"),
             "PipelinePolicy": (policy.managed_policy_arn, "to attach to the role of the machine with Dagster"),
         }

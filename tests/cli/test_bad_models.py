@@ -105,6 +105,7 @@ def test_a_broken_model_is_an_error_and_leaves_nothing(world, model: dict[str, s
     assert_nothing_written(world)
 
 
+@pytest.mark.slow
 def test_a_model_that_hangs_is_stopped_by_the_timeout_and_leaves_no_process(world) -> None:
     marker = world.root / "processes"
     world.write_model(script=f"open({str(marker)!r}, 'a').write(str(os.getpid()) + chr(10))\n{HANG}")
@@ -163,6 +164,7 @@ def assert_only_quarantined(world, reason: str) -> None:
     assert listed[0]["reason"].startswith(reason)
 
 
+@pytest.mark.slow
 def test_a_failed_shard_holds_no_other_back_and_the_same_command_tries_it_again(world) -> None:
     world.build_library()
     refused = read_shard(world.store, read_manifest(world.store), "02")["smiles"].to_pylist()

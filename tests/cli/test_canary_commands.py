@@ -76,6 +76,7 @@ def test_a_sample_that_breaks_a_check_is_printed_and_then_an_error(world, home, 
     assert recorded(home, "sample_predictions") == []
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_the_canary_where_the_release_has_passed_none(world, home):
     world.write_model()
     assert world.precalc("predict", MODEL, "--sample", "24").returncode == 0
@@ -87,6 +88,7 @@ def test_a_run_begins_with_the_canary_where_the_release_has_passed_none(world, h
     assert recorded(home, "sample_predictions") == [MODEL]
 
 
+@pytest.mark.slow
 def test_a_canary_of_a_few_molecules_lets_no_run_begin_without_another(world, home):
     world.write_model()
     assert world.precalc("predict", MODEL, "--sample", "1").returncode == 0
@@ -116,6 +118,7 @@ def test_that_a_run_makes_an_environment_is_said_once_and_is_in_its_log(world, h
     assert logged(home).count(said) == 1
 
 
+@pytest.mark.slow
 def test_a_run_of_a_model_that_fails_its_canary_stops_before_the_raw_predictions(world, home):
     world.write_model(answer="return 'high,1,x'")
 
@@ -131,6 +134,7 @@ def test_a_run_of_a_model_that_fails_its_canary_stops_before_the_raw_predictions
     assert len(recorded(home, "raw_predictions")) == 4
 
 
+@pytest.mark.slow
 def test_readers_are_told_that_predictions_vary_also_where_the_model_s_folder_is_not(world, home):
     world.write_model(answer=RANDOM)
     assert world.precalc("run", MODEL).returncode == 0
@@ -145,6 +149,7 @@ def test_readers_are_told_that_predictions_vary_also_where_the_model_s_folder_is
     assert lines(world.precalc("models", columns="200").stdout)[MODEL] == "A model for tests 3 v1.0.0 4/4 24 no"
 
 
+@pytest.mark.slow
 def test_readers_are_told_of_a_model_that_answers_other_molecules_every_time(world, home):
     tired = "if smiles == 'CCO' and len(given) < 24: sys.exit('tired')\n"
     world.write_model(answer=tired + "return f'{len(smiles)},1,x'")
@@ -157,6 +162,7 @@ def test_readers_are_told_of_a_model_that_answers_other_molecules_every_time(wor
     assert world.precalc("get", MODEL, "CCN").stderr == f"warning: predictions of {MODEL} {told}\n"
 
 
+@pytest.mark.slow
 def test_readers_are_told_nothing_of_a_model_that_predicts_the_same_and_of_one_without_a_canary(world, home):
     world.write_model()
     for command in ("predict", "serve"):

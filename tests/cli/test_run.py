@@ -44,6 +44,7 @@ def test_a_run_does_everything_and_records_it(world, home):
     assert "4/4" in world.precalc("models").stdout
 
 
+@pytest.mark.slow
 def test_a_run_after_the_library_changed_records_the_new_one(world, home):
     world.write_model()
     source = world.root / "molecules.smi"
@@ -56,6 +57,7 @@ def test_a_run_after_the_library_changed_records_the_new_one(world, home):
     assert world.precalc("get", MODEL, "CCCl").stdout.splitlines()[1].startswith("HRYZWHHZPQKTII-UHFFFAOYSA-N,CCCl,")
 
 
+@pytest.mark.slow
 def test_a_failed_shard_is_named_and_the_others_are_served(world, home):
     world.write_model()
     source = world.root / "molecules.smi"

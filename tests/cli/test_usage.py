@@ -282,6 +282,7 @@ def test_models_lists_those_that_can_be_run_and_why_others_cannot(world) -> None
     assert "eos0bbb" in listed
 
 
+@pytest.mark.slow
 def test_status_and_models_tell_of_what_an_older_release_left(served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     assert "of an earlier release" not in served.precalc("status", MODEL).stdout

@@ -348,6 +348,7 @@ Source Code: javascript:alert(1)
 """
 
 
+@pytest.mark.slow
 def test_sample_and_card_show_what_the_model_says_of_itself(graph: Graph):
     (graph.world.models_dir / MODEL / "metadata.yml").write_text(METADATA)
     assert run_canary(graph).success
@@ -368,6 +369,7 @@ def test_sample_and_card_show_what_the_model_says_of_itself(graph: Graph):
         assert name in canary.metadata
 
 
+@pytest.mark.slow
 def test_a_card_says_whether_predictions_vary_and_outlives_the_model_s_folder(graph: Graph):
     graph.world.write_model(answer=RANDOM)
     assert run_canary(graph).success
@@ -380,6 +382,7 @@ def test_a_card_says_whether_predictions_vary_and_outlives_the_model_s_folder(gr
     assert (card.title, card.deterministic, card.varying) == ("A model for tests", False, ("score",))
 
 
+@pytest.mark.slow
 def test_a_card_knows_nothing_of_the_canary_of_a_release_that_is_not_served(graph: Graph):
     graph.run_range("raw_predictions", "predictions", "prediction_table")
     graph.world.write_model(release="v2.0.0")

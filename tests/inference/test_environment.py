@@ -30,6 +30,7 @@ def test_an_environment_whose_python_was_uninstalled_is_made_again(world, tmp_pa
     assert python_of(model_environment(folder, tmp_path)).exists()
 
 
+@pytest.mark.slow
 def test_an_installation_that_hangs_is_ended_and_not_taken_for_whole(
     world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

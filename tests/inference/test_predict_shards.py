@@ -314,6 +314,7 @@ def test_what_another_release_left_in_another_number_of_shards_is_neither_taken_
     assert theirs.items() <= predicted.objects("raw").items()
 
 
+@pytest.mark.slow
 def test_a_molecule_that_failed_in_another_number_of_shards_is_asked_again_when_too_many_have(world) -> None:
     world.build_library()
     world.write_model(answer=f"if smiles.endswith('Cl'): sys.exit('no')\n{ANSWERED}")
@@ -652,6 +653,7 @@ def _column(world, shard: str, name: str) -> list[str]:
     return raw_text(world, shard)[name].to_list() if manifest.parts else []
 
 
+@pytest.mark.slow
 def test_a_shard_with_too_many_failures_asks_again_for_the_molecules_that_failed(world):
     world.build_library()
     world.write_model(answer="if smiles.endswith('Cl'): raise ValueError('no')\n" + ANSWERED)

@@ -103,6 +103,7 @@ def test_a_job_that_github_runs_again_after_its_execution_was_settled_computes_n
     assert not world.calls()
 
 
+@pytest.mark.slow
 def test_shards_for_which_there_was_no_time_are_told(world, library: LibraryManifest):
     world.write_model(answer="time.sleep(0.2)\nreturn '1.0,1,x'")
     key = outputs(jobs(world, "plan", MODEL))["key"]
@@ -132,6 +133,7 @@ def test_a_model_that_cannot_be_opened_is_the_reason_of_every_shard_of_the_job(w
     assert "shards 02-03: its job did not say" in jobs(world, "report", key).stdout
 
 
+@pytest.mark.slow
 def test_a_release_that_has_passed_its_canary_is_not_tried_again(world, library: LibraryManifest):
     key = outputs(jobs(world, "plan", MODEL))["key"]
     assert jobs(world, "canary", key).returncode == 0
