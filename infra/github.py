@@ -39,7 +39,10 @@ class GitHubStack(Stack):
         )
         outputs = {
             "RoleArn": (runner.role_arn, "AWS_ROLE_ARN, a variable of the repository in GitHub"),
-            "DeployRoleArn": (deployer.role_arn, "AWS_DEPLOY_ROLE_ARN, a variable of the repository in GitHub if it is to deploy"),
+            "DeployRoleArn": (
+                deployer.role_arn,
+                "AWS_DEPLOY_ROLE_ARN, a variable of the repository in GitHub if it is to deploy",
+            ),
             "Region": (Aws.REGION, "AWS_REGION, a variable of the repository in GitHub"),
         }
         for output, (value, explanation) in outputs.items():

@@ -23,7 +23,10 @@ class StorageStack(Stack):
         policy = self._make_policy(parameters)
         outputs = {
             "StoreUrl": (parameters.store_url, "PRECALC_STORE_URL in .env, and a variable of the repository in GitHub"),
-            "TablesUrl": (parameters.tables_url, "PRECALC_TABLES_URL in .env, and a variable of the repository in GitHub"),
+            "TablesUrl": (
+                parameters.tables_url,
+                "PRECALC_TABLES_URL in .env, and a variable of the repository in GitHub",
+            ),
             "LogsBucket": (parameters.bucket, "PRECALC_LOGS_BUCKET on the machine with Dagster"),
             "PipelinePolicy": (policy.managed_policy_arn, "to attach to the role of the machine with Dagster"),
         }
