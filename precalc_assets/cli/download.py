@@ -42,10 +42,3 @@ def download(model: str, folder: Path, api: str | None) -> None:
         f"library {found.listing.library_digest or 'incomplete'}",
         file=sys.stderr,
     )
-    unchecked = [file.path.name for file in found.files if not file.checked]
-    if unchecked:
-        print(
-            f"{len(unchecked):,} of them have no checksum to be compared with: they were loaded before checksums were "
-            f"kept; `precalc serve {model}` notes them",
-            file=sys.stderr,
-        )

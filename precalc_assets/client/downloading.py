@@ -43,21 +43,16 @@ OnBytes = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class ServedFile:
-    """A file that a shard's predictions were loaded from; `bytes` and `sha256` are None if nobody has noted them."""
+    """A file that a shard's predictions were loaded from; `sha256` is that of its content, in hexadecimal."""
 
     model: str
     shard: str
     name: str
     url: str
-    bytes: int | None
-    sha256: str | None
+    bytes: int
+    sha256: str
     rows: int
     release: str
-
-    @property
-    def content(self) -> str:
-        """A word for what is in it."""
-        return self.sha256[:16] if self.sha256 else "unchecked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +68,7 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class DownloadedFile:
-    """A file in the folder. `sha256` is that of what is there; `checked` is whether it was promised."""
+    """A file in the folder, which is the one that was promised."""
 
     shard: str
     path: Path
@@ -81,7 +76,6 @@ class DownloadedFile:
     sha256: str
     rows: int
     release: str
-    checked: bool
 
 
 class Download(NamedTuple):
@@ -122,7 +116,7 @@ class FileSource(Protocol):
 
 def checked_file(file: ServedFile) -> ServedFile:
     """Return a file as it was listed. Raises DownloadError for a name or a checksum that could not be one of ours."""
-    if not _NAME.fullmatch(file.name) or not (file.sha256 is None or _SHA256.fullmatch(file.sha256)):
+    if not _NAME.fullmatch(file.name) or not _SHA256.fullmatch(file.sha256):
         raise DownloadError(
             f"a file is listed as {file.name[:60]!r} with the checksum {str(file.sha256)[:70]!r}; stopped"
         )
@@ -146,7 +140,7 @@ def download(
         raise DownloadError(f"{folder} is being downloaded to by another command; wait for it") from None
     stop = threading.Event()
     try:
-        on_bytes = begin(sum(file.bytes or 0 for file in listing.files))
+        on_bytes = begin(sum(file.bytes for file in listing.files))
         one = _Downloader(source, listing, folder, on_bytes, stop)
         files = [file for _, file in in_order(listing.files, one.download, _AT_ONCE)]
         _put_manifest(folder, listing, files)
@@ -206,9 +200,9 @@ class _Downloader:
             return file, str(error)
         except _OtherContentError as error:
             self._partial(file).unlink()
-            if file.content in self._other:
+            if file.sha256 in self._other:
                 raise DownloadError(f"{file.name} of {file.model}: {error}") from None
-            self._other.add(file.content)
+            self._other.add(file.sha256)
             _log.info("%s of %s is not what was promised; starting anew", file.name, file.model)
             return self._listed_again(file), str(error)
 
@@ -219,10 +213,8 @@ class _Downloader:
 
     def _append(self, file: ServedFile) -> None:
         start = self._size(file)
-        if file.bytes is not None and start >= file.bytes:
+        if start >= file.bytes:
             return  # whole, or too long, which its checksum tells
-        if file.sha256 is None:
-            start = 0
         with (
             self._source.open_file(file, start) as stream,
             self._partial(file).open("ab") as target,
@@ -235,32 +227,28 @@ class _Downloader:
                 if self._stop.is_set():
                     raise DownloadError(f"{file.name}: stopped")
             size = target.tell()
-        if file.bytes is not None and size < file.bytes:
+        if size < file.bytes:
             raise CutOffError(f"it ended after {size:,} of {file.bytes:,} bytes")
 
     def _finish(self, file: ServedFile) -> DownloadedFile:
         partial, path = self._partial(file), self._folder / file.name
         digest = _sha256(partial)
-        if file.sha256 not in (None, digest):
+        if digest != file.sha256:
             raise _OtherContentError(
                 f"its content is not what the table was loaded from (SHA-256 {digest[:16]}…, not {file.sha256[:16]}…); "
                 "ask those who serve it to load it again"
             )
-        size = partial.stat().st_size
         partial.replace(path)
-        return DownloadedFile(file.shard, path, size, digest, file.rows, file.release, checked=file.sha256 is not None)
+        return _downloaded(file, path)
 
     def _find(self, file: ServedFile) -> DownloadedFile | None:
         """Return the file if it is in the folder, and is the one that was promised."""
         path = self._folder / file.name
-        if file.sha256 is None or not path.is_file() or path.stat().st_size != file.bytes:
-            return None
-        if _sha256(path) != file.sha256:
-            return None
-        return DownloadedFile(file.shard, path, file.bytes, file.sha256, file.rows, file.release, checked=True)
+        is_it = path.is_file() and path.stat().st_size == file.bytes and _sha256(path) == file.sha256
+        return _downloaded(file, path) if is_it else None
 
     def _partial(self, file: ServedFile) -> Path:
-        return self._folder / f".{file.name}.{file.content}.partial"
+        return self._folder / f".{file.name}.{file.sha256[:16]}.partial"
 
     def _listed_again(self, file: ServedFile) -> ServedFile:
         listing = self._source.files(file.model)
@@ -279,6 +267,10 @@ class _Downloader:
 
 class _OtherContentError(Exception):
     """The file is whole, and not the one that was promised."""
+
+
+def _downloaded(file: ServedFile, path: Path) -> DownloadedFile:
+    return DownloadedFile(file.shard, path, file.bytes, file.sha256, file.rows, file.release)
 
 
 def _sha256(path: Path) -> str:

@@ -79,8 +79,8 @@ class LocalSource:
                     shard=shard,
                     name=f"shard={shard}.parquet",
                     url="",
-                    bytes=directory.file_bytes if directory.file_sha256 else None,
-                    sha256=directory.file_sha256 or None,
+                    bytes=directory.file_bytes,
+                    sha256=directory.file_sha256,
                     rows=directory.rows,
                     release=directory.release,
                 )

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast, get_args
 from urllib.parse import urljoin
 
 import httpx
@@ -16,9 +16,8 @@ from precalc_assets.client.downloading import CutOffError, LinkExpiredError, Lis
 from precalc_assets.client.errors import ApiError, ChangedError, DownloadError
 from precalc_assets.client.keys import KEY_VARIABLE, check_key, find_key, normal_url
 from precalc_assets.client.source import Answer, ModelInfo, ModelSummary, changed
-from precalc_assets.columns import Column
+from precalc_assets.columns import Column, ColumnType
 from precalc_assets.model_ids import check_model_id
-from precalc_assets.tables.reader import Row
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +32,12 @@ _FIRST_TRIES = 3
 """Repetitions of the requests with which everything begins: whoever mistypes a URL is not to wait for minutes."""
 
 _TOLD_AFTER = 4
+
+_SHOWN = 100
+"""Characters of where a redirection leads."""
+
+_PASSING = (429, 502, 503, 504)
+"""What a throttled, restarting or slow API answers, and API Gateway in front of it."""
 
 _TOO_LARGE = 413
 _FORBIDDEN = (401, 403)
@@ -60,7 +65,7 @@ def retries() -> Retry:
     return _Patience(
         total=10,
         allowed_methods=("GET", "POST"),
-        status_forcelist=(429, 502, 503, 504),
+        status_forcelist=_PASSING,
         retry_on_exceptions=(
             httpx.TimeoutException,
             httpx.NetworkError,
@@ -106,33 +111,31 @@ class RemoteSource:
 
     def models(self) -> list[ModelSummary]:
         """See `Source.models`."""
-        listed = _list(self.get("/models"), "models")
-        return [
-            ModelSummary(
-                model=str(entry["model"]),
-                title=entry.get("title"),
-                n_columns=entry.get("n_columns"),
-                molecules=entry.get("molecules"),
-                shards=entry.get("shards"),
-                n_shards=entry.get("n_shards"),
-                releases=None if entry.get("releases") is None else tuple(entry["releases"]),
-                deterministic=entry.get("deterministic"),
-                updated=entry.get("updated"),
-            )
-            for entry in listed
-        ]
+        found = self.get("/models")
+        with self.expecting("a list of models"):
+            return [
+                ModelSummary(
+                    model=str(entry["model"]),
+                    title=entry["title"],
+                    n_columns=entry["n_columns"],
+                    molecules=entry["molecules"],
+                    shards=entry["shards"],
+                    n_shards=entry["n_shards"],
+                    releases=None if entry["releases"] is None else tuple(entry["releases"]),
+                    deterministic=entry["deterministic"],
+                    updated=entry["updated"],
+                )
+                for entry in found["models"]
+            ]
 
     def open(self, model: str) -> "RemoteModel":
         """See `Source.open`."""
         found = self.get(f"/models/{check_model_id(model)}")
-        try:
+        with self.expecting(f"a description of {model}"):
             info = ModelInfo(
                 source=self.name,
                 model=model,
-                columns=tuple(
-                    Column(c["name"], c["type"], c.get("direction", ""), c.get("description", ""))
-                    for c in found["columns"]
-                ),
+                columns=tuple(map(_column, found["columns"])),
                 releases=tuple(found["releases"]),
                 library_digest=found["library_digest"],
                 deterministic=found["deterministic"],
@@ -140,15 +143,13 @@ class RemoteSource:
                 updated=found["updated"],
                 molecules=found["molecules"],
             )
-        except (KeyError, TypeError) as error:
-            raise self.strange(f"no {error} in its description of {model}") from None
         return RemoteModel(info, self)
 
     def files(self, model: str) -> Listing:
         """See `FileSource.files`."""
         path = f"/models/{check_model_id(model)}/files"
         found = self.get(path)
-        try:
+        with self.expecting(f"a list of the files of {model}"):
             return Listing(
                 source=self.name,
                 model=model,
@@ -161,17 +162,15 @@ class RemoteSource:
                             shard=str(entry["shard"]),
                             name=str(entry["name"]),
                             url=urljoin(self.name + path, str(entry["url"])),
-                            bytes=entry["bytes"],
-                            sha256=entry["sha256"],
-                            rows=entry["rows"],
+                            bytes=int(entry["bytes"]),
+                            sha256=str(entry["sha256"]),
+                            rows=int(entry["rows"]),
                             release=str(entry["release"]),
                         )
                     )
                     for entry in found["files"]
                 ),
             )
-        except (KeyError, TypeError) as error:
-            raise self.strange(f"no {error} in its list of files") from None
 
     @contextmanager
     def open_file(self, file: ServedFile, start: int) -> Iterator[Stream]:
@@ -224,11 +223,27 @@ class RemoteSource:
             )
             return ApiError(f"{self.name} refuses: {message or status}; {way}", status=status, code=code)
         said = message or f"{status} {response.reason_phrase}"
-        return ApiError(f"{self.name}: {said}", status=status, code=code)
+        if response.has_redirect_location:
+            # Not followed: the key would go to whoever the answer names.
+            to = response.headers["location"][:_SHOWN]
+            return ApiError(
+                f"{self.name} answers with {said} to {to!r}; is it the URL of a precalc API?", status=status
+            )
+        way = "; wait, then run the same command again: it goes on" if status in _PASSING else ""
+        return ApiError(f"{self.name}: {said}{way}", status=status, code=code)
 
     def strange(self, what: str) -> ApiError:
         """Return the error for an answer that no API of ours gives."""
         return ApiError(f"{self.name} answers with {what}; is it the URL of a precalc API?")
+
+    @contextmanager
+    def expecting(self, what: str) -> Iterator[None]:
+        """Raise ApiError where an answer is of another form: that of something else, or of another version."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            form = f"without {error}" if isinstance(error, KeyError) else "in a form that this version does not know"
+            raise self.strange(f"{what} {form}") from None
 
 
 def _start(response: httpx.Response, file: ServedFile, wanted: int) -> int:
@@ -270,8 +285,13 @@ class RemoteModel:
             if error.status != _TOO_LARGE or len(inchikeys) == 1:
                 raise
             return self._read_halves(inchikeys, smiles=smiles)
-        rows = self._rows(found, len(inchikeys))
-        return Answer(rows, self._list(found, "smiles", len(inchikeys)) if smiles else None)
+        n = len(inchikeys)
+        with self._api.expecting("predictions"):
+            self._check(found)
+            rows = [None if row is None else tuple(row) for row in self._list(found, "predictions", n)]
+            if any(row is not None and len(row) != len(self.info.columns) for row in rows):
+                raise self._api.strange("a row with more or fewer values than columns")
+            return Answer(rows, self._list(found, "smiles", n) if smiles else None)
 
     def smiles(self, inchikeys: Sequence[str]) -> list[str | None]:
         """See `OpenModel.smiles`."""
@@ -284,26 +304,28 @@ class RemoteModel:
         both = [*(first.smiles or []), *(second.smiles or [])] if smiles else None
         return Answer([*first.rows, *second.rows], both)
 
-    def _rows(self, found: dict[str, Any], n: int) -> list[Row | None]:
-        """Return the rows of an answer, if it is one about the model that was opened."""
+    def _check(self, found: dict[str, Any]) -> None:
+        """Raise ChangedError unless an answer is about the model that was opened."""
         info = self.info
-        releases, digest = found.get("releases", []), found.get("library_digest")
-        columns = [(c.get("name"), c.get("type")) for c in _list(found, "columns")]
-        same_columns = columns == [(c.name, c.type) for c in info.columns]
+        releases, digest = found["releases"], found["library_digest"]
+        same_columns = [(c["name"], c["type"]) for c in found["columns"]] == [(c.name, c.type) for c in info.columns]
         if not set(releases) <= set(info.releases) or digest != info.library_digest or not same_columns:
             what = "" if same_columns else ", with other columns"
             now = f"{' and '.join(releases) or 'no release'}, library {digest or 'incomplete'}{what}"
             raise ChangedError(changed(info, now))
-        rows = self._list(found, "predictions", n)
-        if any(row is not None and len(row) != len(info.columns) for row in rows):
-            raise self._api.strange("a row with more or fewer values than columns")
-        return [None if row is None else tuple(row) for row in rows]
 
     def _list(self, found: dict[str, Any], name: str, n: int) -> list[Any]:
-        value = _list(found, name)
-        if len(value) != n:
-            raise self._api.strange(f"{len(value):,} {name} for {n:,} molecules")
-        return value
+        values: list[Any] = found[name]
+        if len(values) != n:
+            raise self._api.strange(f"{len(values):,} {name} for {n:,} molecules")
+        return values
+
+
+def _column(described: dict[str, str]) -> Column:
+    kind = described["type"]
+    if kind not in get_args(ColumnType):
+        raise ValueError(kind)
+    return Column(described["name"], cast(ColumnType, kind), described["direction"], described["description"])
 
 
 def _problem(response: httpx.Response) -> tuple[str, str]:
@@ -316,8 +338,3 @@ def _problem(response: httpx.Response) -> tuple[str, str]:
     if isinstance(error, dict):
         return str(error.get("code", "")), " ".join(str(error.get("message", "")).split())
     return "", " ".join(str(found.get("message", "")).split()) if isinstance(found, dict) else ""
-
-
-def _list(found: dict[str, Any], name: str) -> list[Any]:
-    value = found.get(name)
-    return value if isinstance(value, list) else []

@@ -73,7 +73,7 @@ def test_all_files_arrive_whole_with_a_manifest_to_cite(files_source: Source, tm
     assert_whole(tmp_path / "out")
     assert sum(counted) == sum(map(len, FILES.values()))
     assert found.listing.releases == ("v1.0.1",)
-    assert all(file.checked for file in found.files)
+    assert [file.sha256 for file in found.files] == [sha256(content).hexdigest() for content in FILES.values()]
 
 
 def test_what_is_there_is_kept_and_what_is_damaged_or_partial_is_mended(files_source: Source, tmp_path: Path) -> None:
@@ -197,13 +197,6 @@ def test_a_server_cannot_choose_where_files_are_written(changes: dict[str, str])
         checked_file(ServedFile(**{**told, **changes}, rows=1, release="v1"))
 
 
-def test_files_loaded_before_checksums_were_kept_come_unchecked(tables, tmp_path: Path) -> None:
-    url = put(tmp_path, FILES)
-    found = download(LocalSource(tables, "x", url), MODEL, tmp_path / "out")
-    assert not any(file.checked for file in found.files)
-    assert_whole(tmp_path / "out")
-
-
 def test_the_key_is_not_sent_to_where_links_lead(tables, store_url: str) -> None:
     seen: list[httpx.Request] = []
 
@@ -213,10 +206,10 @@ def test_the_key_is_not_sent_to_where_links_lead(tables, store_url: str) -> None
 
     source = remote(tables, [elsewhere, elsewhere], store_url=store_url)
     source._client.headers["x-api-key"] = "s3cret"
-    file = ServedFile(MODEL, "01", "shard=01.parquet", "https://bucket.example/x", 1, None, 1, "v1")
+    file = ServedFile(MODEL, "01", "shard=01.parquet", "https://bucket.example/x", 1, "0" * 64, 1, "v1")
     with source.open_file(file, 0):
         pass
-    with source.open_file(ServedFile(MODEL, "01", "x", f"{source.name}/x", 1, None, 1, "v1"), 0):
+    with source.open_file(ServedFile(MODEL, "01", "x", f"{source.name}/x", 1, "0" * 64, 1, "v1"), 0):
         pass
     assert ["x-api-key" in request.headers for request in seen] == [False, True]
     source.close()

@@ -52,7 +52,7 @@ def test_what_does_not_pass_ends_after_some_tries_with_a_line_that_names_the_api
     assert len(source.transport.requests) == 4
     source = remote(tables, [None, *[refused(503)] * 50])
     model = source.open(MODEL)
-    with pytest.raises(ApiError, match="503"):
+    with pytest.raises(ApiError, match="503 Service Unavailable; wait, then run the same command again"):
         model.read(KEYS)
     assert len(source.transport.requests) == 1 + 11
 
@@ -79,14 +79,29 @@ ANSWERS = {
     "nothing": b"",
     "another object": b'{"hello": 1}',
     "columns of another form": b'{"columns": 3, "releases": [], "library_digest": null}',
+    "models of another form": b'{"models": ["eos3b5e"], "files": 7}',
+    "a column of a type to come": json.dumps(
+        {"columns": [{"name": "x", "type": "complex"}], "releases": [], "library_digest": None}
+        | {"deterministic": None, "varying": None, "updated": None, "molecules": 0}
+    ).encode(),
 }
 
 
 @pytest.mark.parametrize("content", ANSWERS.values(), ids=ANSWERS)
 def test_a_server_that_is_no_api_of_ours_is_found_out(content: bytes) -> None:
     source = RemoteSource(URL, transport=httpx.MockTransport(lambda _: httpx.Response(200, content=content)))
-    with pytest.raises(ApiError, match="is it the URL of a precalc API"):
-        source.open(MODEL)
+    for ask in (lambda: source.open(MODEL), source.models, lambda: source.files(MODEL)):
+        with pytest.raises(ApiError, match="is it the URL of a precalc API") as error:
+            ask()
+        assert "\n" not in str(error.value)
+
+
+def test_an_answer_that_is_packed_wrongly_is_told_and_names_the_api() -> None:
+    def packed(_request):
+        return httpx.Response(200, headers={"content-encoding": "gzip"}, stream=httpx.ByteStream(b"no gzip"))
+
+    with pytest.raises(ApiError, match=f"^{URL} does not answer: .*; see that the URL is right"):
+        RemoteSource(URL, transport=httpx.MockTransport(packed), retry=impatient()).open(MODEL)
 
 
 @pytest.mark.parametrize("broken", [{"predictions": [[1.0, 2]]}, {"predictions": []}, {"predictions": None}], ids=str)
@@ -118,7 +133,7 @@ def test_the_key_goes_to_the_api_and_is_in_no_message(tables) -> None:
 
 def test_a_redirect_is_not_followed_with_the_key() -> None:
     seen = Faulty(httpx.MockTransport(lambda _: httpx.Response(307, headers={"location": "https://elsewhere.example"})))
-    with pytest.raises(ApiError, match="307"):
+    with pytest.raises(ApiError, match=r"307 Temporary Redirect to 'https://elsewhere\.example'; is it the URL"):
         RemoteSource(URL, "s3cret", transport=seen, retry=impatient()).open(MODEL)
     assert [request.url.host for request in seen.requests] == ["127.0.0.1"]
 
