@@ -53,13 +53,13 @@ class FileLinks(Protocol):
 
 
 class FileAnswer(BaseModel):
-    """One file. `bytes` and `sha256` are null for a shard that was loaded before they were kept."""
+    """One file, with its size and the SHA-256 of its content, in hexadecimal."""
 
     shard: str
     name: str
     url: str
-    bytes: int | None
-    sha256: str | None
+    bytes: int
+    sha256: str
     rows: int
     release: str
 
@@ -139,8 +139,8 @@ def _answer(served: ServedModel, links: FileLinks) -> FilesAnswer:
                 shard=shard,
                 name=file_name(shard),
                 url=url,
-                bytes=directory.file_bytes if directory.file_sha256 else None,
-                sha256=directory.file_sha256 or None,
+                bytes=directory.file_bytes,
+                sha256=directory.file_sha256,
                 rows=directory.rows,
                 release=directory.release,
             )

@@ -53,8 +53,8 @@ class Directory:
     `generation` is a digest of what the shard was built from. `dtypes` has one entry per column, see `pages`.
     `columns` is the digest of the `TableColumns` that the rows are laid out by. `release`, `shard_digest` and
     `built_from` are recorded as they were given, `loaded_at` is ISO 8601 in UTC. `page_bytes` sums the page items.
-    `file_bytes` and `file_sha256` (hexadecimal) are of the file that the rows were read from, 0 and empty when none was
-    named; the same rows may come from another file, so they are no part of the generation.
+    `file_bytes` and `file_sha256` (hexadecimal) are of the file that the rows were read from, 0 and empty for the
+    library's, which is not linked to; the same rows may come from another file, so they are no part of the generation.
     """
 
     generation: str
@@ -69,8 +69,8 @@ class Directory:
     shard_digest: str
     built_from: str
     loaded_at: str
-    file_bytes: int = 0
-    file_sha256: str = ""
+    file_bytes: int
+    file_sha256: str
 
     @property
     def pages(self) -> PageSet:
