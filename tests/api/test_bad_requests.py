@@ -6,7 +6,8 @@ import pytest
 from serving import COLUMNS, KEYS, MODEL, UNKNOWN, Api, event, predictions, serve
 
 from precalc_assets.api import handler as handler_module
-from precalc_assets.api.handler import MAX_ANSWER_BYTES, handler
+from precalc_assets.api.events import MAX_ANSWER_BYTES
+from precalc_assets.api.handler import handler
 from precalc_assets.columns import Column
 from precalc_assets.errors import TableError
 from precalc_assets.sharding import shard_of

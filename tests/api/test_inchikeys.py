@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from serving import Answer, event
 
+from precalc_assets.api.events import answer
 from precalc_assets.api.inchikeys import MAX_CHARACTERS, MAX_SMILES, add_inchikey_routes
 from precalc_assets.api.problems import add_problems
 from precalc_assets.api.rdkit_processes import BusyError, RDKitProcesses
@@ -47,7 +48,7 @@ def ask(processes):
     def ask(body: object, **headers: str) -> Answer:
         text = body if isinstance(body, str) else json.dumps(body)
         asked = event("POST", "/inchikeys", text, {"content_type": "application/json"} | headers)
-        return Answer(app.resolve(asked, None))
+        return Answer(answer(app, asked, None))
 
     return ask
 
@@ -86,9 +87,9 @@ def test_what_has_no_key_is_null_with_its_place_and_a_reason(ask):
 
 def test_a_thousand_molecules_are_answered_and_not_one_more(ask):
     assert ask({"smiles": ["C"] * MAX_SMILES}).json["inchikeys"] == [inchikey("C")] * MAX_SMILES
-    answer = ask({"smiles": ["C"] * (MAX_SMILES + 1)})
-    assert answer.error == (413, "too_many_smiles")
-    assert "up to 1,000" in answer.message
+    refused = ask({"smiles": ["C"] * (MAX_SMILES + 1)})
+    assert refused.error == (413, "too_many_smiles")
+    assert "up to 1,000" in refused.message
 
 
 @pytest.mark.parametrize(

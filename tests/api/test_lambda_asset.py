@@ -1,5 +1,7 @@
 """The Lambdas' folders: small, the same each time, checked against the lock, and enough to answer with."""
 
+import base64
+import gzip
 import io
 import json
 import re
@@ -110,6 +112,22 @@ def test_a_process_with_nothing_but_the_asset_of_rdkit_answers(tmp_path):
     assert body["inchikeys"] == ["BSYNRYMUTXBXSQ-UHFFFAOYSA-N", None, None]
     assert [error["index"] for error in body["errors"]] == [1, 2]
     assert not {"boto3", "numpy", "pyarrow", "rdkit", "sqlite3", "zstandard"} & set(answer["modules"])
+    assert answer["response"]["multiValueHeaders"]["X-Content-Type-Options"] == ["nosniff"]
+
+    many = json.dumps({"smiles": ["CCO"] * 1_000})
+    zipped = ask(asset, INCHIKEYS.handler, event("POST", "/inchikeys", many, {"accept_encoding": "gzip"}))["response"]
+    assert zipped["multiValueHeaders"]["Content-Encoding"] == ["gzip"]
+    found = json.loads(gzip.decompress(base64.b64decode(zipped["body"])))
+    assert found["inchikeys"] == ["LFQSCWFLJHTTHZ-UHFFFAOYSA-N"] * 1_000
+
+    for method, path, status, code in (
+        ("GET", "/inchikeys", 405, "method_not_allowed"),
+        ("POST", "/predictions", 404, "unknown_route"),
+    ):
+        refused = ask(asset, INCHIKEYS.handler, event(method, path, None, {}))["response"]
+        assert (refused["statusCode"], json.loads(refused["body"])["error"]["code"]) == (status, code)
+    head = ask(asset, INCHIKEYS.handler, event("HEAD", "/inchikeys", None, {}))["response"]
+    assert (head["statusCode"], head["body"]) == (405, "")
 
 
 def make_lambda(aws, asset: Asset, folder: Path, **environment: str):
