@@ -6,6 +6,7 @@ store on disk, is sent by Starlette, which knows ranges.
 
 import base64
 import logging
+import re
 import socket
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
@@ -20,8 +21,9 @@ from anyio.to_thread import run_sync
 from starlette.responses import FileResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from precalc_assets.api.events import answer
 from precalc_assets.api.files import FolderLinks, open_links
-from precalc_assets.api.handler import answer, make_app
+from precalc_assets.api.handler import make_app
 from precalc_assets.api.inchikeys import add_inchikey_routes
 from precalc_assets.api.problems import Problem, internal_error
 from precalc_assets.api.resolver import Resolver
@@ -29,6 +31,10 @@ from precalc_assets.errors import UsageError
 from precalc_assets.tables import KeyValueStore
 
 LOOPBACK = "127.0.0.1"
+
+_HOST = re.compile(rb"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]*)?", re.IGNORECASE)
+"""What a browser may call this machine. Any other name that leads here is one that the owner of some web page made lead
+here, so that the page may read what this server answers (DNS rebinding)."""
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
 """What API Gateway takes ("Amazon API Gateway quotas", payload size)."""
@@ -63,6 +69,10 @@ class LocalApi:
             await self._answer(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not _is_for_us(scope):
+            message = f"this server is for this machine alone; ask it by the name localhost or {LOOPBACK}"
+            await _send(scope, send, Problem(HTTPStatus.MISDIRECTED_REQUEST, "unknown_host", message).event())
+            return
         file = self._files and scope["method"] in {"GET", "HEAD"} and self._files.find(scope["path"])
         if file:
             await _send_file(file, scope, receive, send)
@@ -129,6 +139,12 @@ async def _live(receive: Receive, send: Send) -> None:
     while (await receive())["type"] != "lifespan.shutdown":
         await send({"type": "lifespan.startup.complete"})
     await send({"type": "lifespan.shutdown.complete"})
+
+
+def _is_for_us(scope: Scope) -> bool:
+    """Return whether a request names this machine as its host, and no other one."""
+    hosts = [value for name, value in scope["headers"] if name == b"host"]
+    return bool(hosts) and all(map(_HOST.fullmatch, hosts))
 
 
 async def _read(scope: Scope, receive: Receive) -> bytes | None:

@@ -68,10 +68,41 @@ async def test_a_body_that_is_too_large_is_refused_before_all_of_it_is_read(tabl
             yield b" " * 2**20
 
     transport = httpx.ASGITransport(LocalApi(tables))
-    async with httpx.AsyncClient(transport=transport, base_url="http://local") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         answer = await client.post("/predictions", content=body(), headers=headers)
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
     assert taken <= most
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("hosts", "ours"),
+    [
+        (["localhost"], True),
+        (["127.0.0.1:8000"], True),
+        (["[::1]:8000"], True),
+        (["LocalHost:80"], True),
+        (["evil.example:8000"], False),
+        (["localhost.evil.example"], False),
+        (["127.0.0.1.evil.example:8000"], False),
+        (["evil.example@localhost"], False),
+        (["localhost:80\n"], False),
+        (["localhost", "evil.example"], False),
+        (["0.0.0.0:8000"], False),
+        ([""], False),
+    ],
+)
+async def test_a_web_page_whose_name_leads_here_reads_nothing(tables, tmp_path, hosts, ours):
+    file = tmp_path / storage.predictions(MODEL, "00")
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"PAR1")
+    api = LocalApi(tables, f"file://{tmp_path}")
+    transport = httpx.ASGITransport(api)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        for path, answered in (("/models", b"{"), (f"/models/{MODEL}/files/shard=00.parquet", b"PAR1")):
+            answer = await client.get(path, headers=[("host", host) for host in hosts])
+            assert answer.status_code == (200 if ours else 421)
+            assert answer.content.startswith(answered if ours else b'{"error": {"code": "unknown_host"')
 
 
 @contextmanager
