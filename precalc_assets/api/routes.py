@@ -27,7 +27,7 @@ from precalc_assets.api.answers import (
 from precalc_assets.api.bodies import read_body
 from precalc_assets.api.problems import Problem, shortened, unavailable, unknown_model
 from precalc_assets.api.questions import check_inchikeys, includes_smiles, named_models, read_query
-from precalc_assets.api.served import Predictions, ServedModel, ServedModels
+from precalc_assets.api.served import MANY_SECONDS, Predictions, ServedModel, ServedModels
 from precalc_assets.errors import TableError
 from precalc_assets.sharding import shard_of
 
@@ -121,7 +121,8 @@ def add_routes(app: ApiGatewayResolver, models: ServedModels) -> None:
         "/molecules/<inchikey>",
         summary="One molecule of many models",
         description="All models, or those that are named. Predictions are null of a model that does not have the"
-        f" molecule. The columns of these models may be {MAX_COLUMNS:,} in all.",
+        f" molecule. The columns of these models may be {MAX_COLUMNS:,} in all. Predictions and releases may be a"
+        " minute old, what else is said of a model ten.",
         tags=["predictions"],
     )
     def predict_by_all(inchikey: str) -> Response[str]:
@@ -172,13 +173,13 @@ def _read_all(
 
     def find(name: str) -> ServedModel | None:
         try:
-            return models.find(name)
+            return models.find(name, within=MANY_SECONDS)
         except TableError as error:
             raise unavailable(error, name) from error
 
     def read(served: ServedModel) -> Predictions | None:
         try:
-            return models.read(served.model, [inchikey])
+            return models.read(served.model, [inchikey], within=MANY_SECONDS)
         except TableError as error:
             raise unavailable(error, served.model) from error
 

@@ -1,13 +1,15 @@
 """The models that are served, kept open between requests.
 
-A model is opened anew after `CACHE_SECONDS`, and what is not there is looked for every time, so a new model is found
-at once, and new columns, cards and coverage after a minute at the latest.
+A model is opened anew after `CACHE_SECONDS`, or when a shard turns out to have been loaded since, so new columns, cards
+and coverage are seen after a minute at the latest. What is not there is looked for every time, so a new model is found
+at once.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -22,6 +24,10 @@ from precalc_assets.tables.reader import CACHE_SECONDS, Reading, Row
 
 LISTING_SECONDS = 10.0
 """How long the list of models is used before it is read again."""
+
+MANY_SECONDS = 600.0
+"""How long a model is used where many are asked at a time. To open one takes a read of each shard's directory, 12,000
+for 240 models of 50 shards; to read a molecule of one that is open takes two."""
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +69,11 @@ class ServedModel:
     def updated(self) -> str | None:
         """When a shard was last loaded, None if none is."""
         return max((directory.loaded_at for directory in self.directories.values()), default=None)
+
+    def is_older_than(self, read: Mapping[str, Directory]) -> bool:
+        """Return whether a shard was loaded since this was opened, by the directories that rows were read from."""
+        known = self.directories
+        return any(shard not in known or known[shard].generation != d.generation for shard, d in read.items())
 
     def library_digest_with(self, newer: Mapping[str, Directory]) -> str | None:
         """Return the library's digest with these directories in place of what they were when this was opened."""
@@ -116,25 +127,31 @@ class ServedModels:
         self._lock = threading.Lock()
         self._listing: tuple[float, dict[str, ModelCard | None]] | None = None
 
-    def find(self, model: str) -> ServedModel | None:
-        """Return a model, None if nothing of it is served. Raises TableError if the store cannot tell."""
+    def find(self, model: str, *, within: float = CACHE_SECONDS) -> ServedModel | None:
+        """Return a model that was opened within so many seconds, None if nothing of it is served.
+
+        Raises TableError if the store cannot tell.
+        """
         known = self._models.get(model)
-        if known and self._clock() - known.opened_at < CACHE_SECONDS:
+        if known and self._clock() - known.opened_at < within:
             return known
         return self._open(model)
 
-    def read(self, model: str, inchikeys: Sequence[str], *, smiles: bool = False) -> Predictions | None:
-        """Return a model's predictions of molecules, with their SMILES if wanted; None if nothing of it is served.
+    def read(
+        self, model: str, inchikeys: Sequence[str], *, smiles: bool = False, within: float = CACHE_SECONDS
+    ) -> Predictions | None:
+        """Return predictions of molecules by the model that `find` finds, with their SMILES if wanted.
 
         Raises UsageError for a malformed InChIKey, TableError if the store cannot tell.
         """
-        served = self.find(model)
+        served = self.find(model, within=within)
         if served is None:
             return None
-        try:
+        reading = None
+        # The table may have been dropped or made anew since it was opened.
+        with suppress(TableError):
             reading = served.reader.read(inchikeys)
-        except TableError:
-            # The table may have been dropped or made anew since it was opened.
+        if reading is None or served.is_older_than(reading.directories):
             served = self._open(model)
             if served is None:
                 return None
@@ -169,7 +186,7 @@ class ServedModels:
         now = self._clock()
         with self._lock:
             # Whatever is too old goes, so that memory holds no more than what was asked for lately.
-            self._models = {m: s for m, s in self._models.items() if m != model and now - s.opened_at < CACHE_SECONDS}
+            self._models = {m: s for m, s in self._models.items() if m != model and now - s.opened_at < MANY_SECONDS}
             if served:
                 self._models[model] = served
         return served
@@ -177,7 +194,7 @@ class ServedModels:
     def _opened(self, model: str) -> ServedModel | None:
         now = self._clock()
         try:
-            reader = TableReader(self._tables, model)
+            reader = TableReader(self._tables, model, clock=self._clock)
             directories = reader.directories()
         except MissingTableError:
             return None

@@ -3,7 +3,7 @@
 import pytest
 from serving import KEYS, MODEL, predictions, serve
 
-from precalc_assets.api.served import LISTING_SECONDS, ServedModels
+from precalc_assets.api.served import LISTING_SECONDS, MANY_SECONDS, ServedModels
 from precalc_assets.columns import Column
 from precalc_assets.errors import TableError
 from precalc_assets.tables import Item
@@ -80,6 +80,48 @@ def test_the_list_of_models_is_read_again_after_some_seconds(tables, models, clo
     assert models.cards() == {}
     clock.now = LISTING_SECONDS
     assert models.cards() == {MODEL: None}
+
+
+class CountingStore:
+    """Counts the items that are asked for."""
+
+    def __init__(self, tables):
+        self._tables = tables
+        self.asked = 0
+
+    def get_many(self, table, keys, **options):
+        self.asked += len(keys)
+        return self._tables.get_many(table, keys, **options)
+
+    def __getattr__(self, name):
+        return getattr(self._tables, name)
+
+
+def test_a_molecule_of_a_model_among_many_is_read_by_two_items_for_ten_minutes(tables, clock):
+    serve(tables, ROWS)
+    counted = CountingStore(tables)
+    models = ServedModels(counted, clock=clock)
+    key = KEYS[0]
+    models.read(MODEL, [key], within=MANY_SECONDS)
+    clock.now, counted.asked = MANY_SECONDS - 1, 0
+    assert models.read(MODEL, [key], within=MANY_SECONDS).rows == [ROWS[key]]
+    assert counted.asked == 2
+    clock.now, counted.asked = MANY_SECONDS, 0
+    models.read(MODEL, [key], within=MANY_SECONDS)
+    assert counted.asked > 2
+
+
+def test_what_is_said_of_rows_that_were_loaded_since_is_read_with_them(tables, models, clock):
+    serve(tables, ROWS)
+    before = models.read(MODEL, KEYS, within=MANY_SECONDS)
+    rows = {key: (at,) for at, key in enumerate(KEYS[1:])}
+    serve(tables, rows, columns=[Column("new", "integer", "", "")], release="v2.0.0")
+    clock.now = CACHE_SECONDS
+    answered = models.read(MODEL, KEYS, within=MANY_SECONDS)
+    assert [column.name for column in answered.served.reader.columns] == ["new"]
+    assert answered.rows == [None, *rows.values()]
+    assert answered.served.releases == dict.fromkeys(("00", "01", "02", "03"), "v2.0.0")
+    assert answered.library_digest != before.library_digest
 
 
 def test_a_store_that_cannot_be_read_is_not_a_model_that_is_unknown(tables, models):
