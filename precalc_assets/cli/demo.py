@@ -27,6 +27,7 @@ What to look at next
   make ui                                      the asset graph, partitions, checks and runs of this demo
   .venv/bin/precalc get eos0aaa 'CN1CCCC1c1cccnc1' RYYVLZVUVIJVGH-UHFFFAOYSA-N
                                                read predictions by SMILES or InChIKey: nicotine, caffeine
+  .venv/bin/precalc api                        the same in a browser and over HTTP, at http://127.0.0.1:8000
   .venv/bin/precalc library build FILE.csv     use molecules of your own
   .venv/bin/precalc run eos0aaa                run a model over them; shards without changes are kept
 """
