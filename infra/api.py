@@ -47,7 +47,10 @@ _REFUSALS = {
     apigateway.ResponseType.INVALID_API_KEY: ("invalid_api_key", "send a key that is valid in the header x-api-key"),
     apigateway.ResponseType.THROTTLED: ("too_many_requests", "too many requests at a time; wait a second, try again"),
     apigateway.ResponseType.QUOTA_EXCEEDED: ("quota_exceeded", "the key has used up its requests of this month"),
-    apigateway.ResponseType.REQUEST_TOO_LARGE: ("too_large", "the request is too large; ask for fewer at a time"),
+    apigateway.ResponseType.REQUEST_TOO_LARGE: (
+        "body_too_large",
+        "the body is larger than 10 MB; ask for fewer at a time",
+    ),
     apigateway.ResponseType.DEFAULT_4_XX: ("bad_request", "there is no such route, or the request is malformed"),
     apigateway.ResponseType.DEFAULT_5_XX: ("unavailable", "the predictions cannot be read now; try again later"),
 }

@@ -1,10 +1,11 @@
 """`POST /inchikeys`: SMILES become the InChIKeys that predictions are asked for by."""
 
 from http import HTTPStatus
+from typing import Annotated
 
 from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.event_handler.api_gateway import ApiGatewayResolver
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from precalc_assets.api.bodies import read_body
 from precalc_assets.api.problems import Problem
@@ -33,7 +34,7 @@ class SmilesQuestion(BaseModel):
         json_schema_extra={"example": {"smiles": ["CC(=O)Oc1ccccc1C(=O)O", "C1CC"]}},
     )
 
-    smiles: list[str]
+    smiles: Annotated[list[str], Field(json_schema_extra={"maxItems": MAX_SMILES})]
 
 
 class SmilesError(BaseModel):

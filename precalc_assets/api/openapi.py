@@ -108,11 +108,15 @@ _BODIES = (
         "unsupported_media_type",
         "the body has to be JSON, and the header content-type: application/json",
     ),
+    _problem(_TOO_LARGE, "body_too_large", "the body is larger than 10 MB; ask for less at a time"),
 )
 _TOO_MANY = _problem(
     _TOO_LARGE,
     "too_many_inchikeys",
     "1,001 InChIKeys are too many for one request; eos3b5e has 1 columns and answers up to 1,000 at a time",
+)
+_TOO_MANY_SMILES = _problem(
+    _TOO_LARGE, "too_many_smiles", "1,001 SMILES are too many for one request; up to 1,000 are answered at a time"
 )
 _ANSWER_TOO_LARGE = _problem(
     _TOO_LARGE, "answer_too_large", "the answer is too large; ask for fewer at a time, or accept gzip"
@@ -120,6 +124,7 @@ _ANSWER_TOO_LARGE = _problem(
 _EVERYWHERE = (
     _problem(HTTPStatus.FORBIDDEN, "invalid_api_key", "send a key that is valid in the header x-api-key"),
     _problem(HTTPStatus.TOO_MANY_REQUESTS, "too_many_requests", "too many requests at a time; try again in a second"),
+    _problem(HTTPStatus.TOO_MANY_REQUESTS, "quota_exceeded", "the key has used up its requests of this month"),
     _problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "something went wrong here; it is in our log"),
 )
 _UNAVAILABLE = _problem(
@@ -195,7 +200,7 @@ _OPERATIONS = {
         ("model",),
         validated=False,
     ),
-    ("POST", "/inchikeys"): _Operation(InChIKeysAnswer, _BODIES, question=SmilesQuestion),
+    ("POST", "/inchikeys"): _Operation(InChIKeysAnswer, (*_BODIES, _TOO_MANY_SMILES), question=SmilesQuestion),
 }
 
 _PARAMETERS: dict[str, dict[str, Any]] = {

@@ -80,7 +80,7 @@ class LocalApi:
         body = await _read(scope, receive)
         if body is None:
             limit = MAX_BODY_BYTES // 1024**2
-            message = f"the body is larger than {limit} MB; ask for fewer at a time"
+            message = f"the body is larger than {limit} MB; ask for less at a time"
             problem = Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", message)
             await _send(scope, send, problem.event())
             return
