@@ -1,6 +1,15 @@
 """Executions on GitHub's runners: their records, the client, launching each once, and following it to the end."""
 
-from precalc_assets.executions.following import ATTEMPTS, cancel, follow, follow_sample, shards_to_try_again, try_again
+from precalc_assets.executions.following import (
+    ATTEMPTS,
+    Facts,
+    cancel,
+    facts_of,
+    follow,
+    follow_sample,
+    shards_to_try_again,
+    try_again,
+)
 from precalc_assets.executions.github import GitHub, GitHubError, open_github
 from precalc_assets.executions.launch import Waiting
 from precalc_assets.executions.records import (
@@ -28,6 +37,7 @@ from precalc_assets.executions.settling import Runners, Underway, find_landed, s
 __all__ = [
     "ATTEMPTS",
     "SAMPLE",
+    "Facts",
     "GitHub",
     "GitHubError",
     "Intent",
@@ -41,6 +51,7 @@ __all__ = [
     "check_key",
     "claim",
     "claim_own",
+    "facts_of",
     "find_follower",
     "find_landed",
     "find_settled",

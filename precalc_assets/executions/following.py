@@ -13,7 +13,7 @@ from obstore.store import ObjectStore
 
 from precalc_assets.errors import ExecutionError, ShardError
 from precalc_assets.executions import records
-from precalc_assets.executions.github import GitHubError
+from precalc_assets.executions.github import GitHubError, NotNowError
 from precalc_assets.executions.launch import LOOK, Waiting
 from precalc_assets.executions.records import CANCELLED, NOT_LAUNCHED, SAMPLE, Follower, Intent, Settled
 from precalc_assets.executions.settling import Runners, Underway, find_landed, step
@@ -30,10 +30,10 @@ _SLOW_AFTER = timedelta(minutes=10)
 _CANCEL_WAIT = timedelta(seconds=60)
 """How long a run is given to end by itself after it was cancelled, and then after it was forced."""
 
-_CANCEL_LOOK = 3.0
+_CANCEL_LOOK = timedelta(seconds=3)
 
 
-_Facts = dict[str, dict[str, Fact]]
+Facts = dict[str, dict[str, Fact]]
 """By shard, what is to be recorded with it beside what its manifest says."""
 
 
@@ -139,7 +139,7 @@ class _Following:
         self._left: dict[str, tuple[str, ...]] = {}
         self._active: dict[str, Intent] = {}
         self._look_at: dict[str, datetime] = {}
-        self._facts: dict[str, _Facts] = {}
+        self._facts: dict[str, Facts] = {}
         self._tell = _tell_changes(runners.say)
 
     def outcomes(self, shards: Sequence[str]) -> Iterator[ShardOutcome]:
@@ -147,6 +147,8 @@ class _Following:
         self._left = dict.fromkeys(shards, ())
         # Before anything is yielded: who follows an execution is the one that records its shards.
         self._reattach()
+        for intent in list(self._active.values()):
+            yield from self._land(intent.shards, self._facts[intent.key])
         yield from self._land(shards, {})
         while self._left:
             self._cover()
@@ -169,13 +171,14 @@ class _Following:
         state = step(self._runners, self._library, intent) if self._runners.now() >= self._look_at[key] else None
         if state:
             self._look_at[key] = _next_look(state, self._runners.now())
-            self._facts[key] = _facts(intent, state) or self._facts[key]
+            if not isinstance(state, Waiting):
+                self._facts[key] = facts_of(intent, state)
             self._tell(intent, state)
         yield from self._land(intent.shards, self._facts[key])
         if isinstance(state, Settled):
             yield from self._end(intent, state)
 
-    def _land(self, shards: Sequence[str], facts: _Facts) -> Iterator[ShardOutcome]:
+    def _land(self, shards: Sequence[str], facts: Facts) -> Iterator[ShardOutcome]:
         """Yield those of the shards that have landed, or cannot."""
         for shard in shards:
             if shard not in self._left:
@@ -218,7 +221,8 @@ class _Following:
         records.put_follower(self._runners.store, intent.key, self._follower)
         self._active[intent.key] = intent
         self._look_at[intent.key] = self._runners.now()
-        self._facts[intent.key] = {}
+        run = records.find_run(self._runners.store, intent.key)
+        self._facts[intent.key] = _facts(intent, run.url) if run else {}
 
     def _end(self, intent: Intent, settled: Settled) -> Iterator[ShardOutcome]:
         """Yield the shards that a settled execution has failed for good, and keep the others for the next one."""
@@ -256,24 +260,35 @@ def _ends(runners: Runners, run_id: int, *, force: bool) -> bool:
         # Of a run that has ended it says 409; of any other, that it does not end shows below.
         runners.say(str(error))
     deadline = runners.now() + _CANCEL_WAIT
-    while runners.now() < deadline:
-        with suppress(GitHubError):
+    while (now := runners.now()) < deadline:
+        pause = _CANCEL_LOOK
+        try:
             if runners.github.get_run(run_id).completed:
                 return True
-        runners.sleep(_CANCEL_LOOK)
+        except NotNowError as error:
+            pause = min(error.wait, deadline - now)
+        except GitHubError as error:
+            runners.say(str(error))
+        runners.sleep(pause.total_seconds())
     return False
 
 
-def _facts(intent: Intent, state: Settled | Underway | Waiting) -> _Facts:
-    if isinstance(state, Waiting):
-        return {}
-    url = state.url if isinstance(state, Settled) else state.run.html_url
-    facts: _Facts = {shard: {"run": url, "attempt": intent.attempt(shard)} for shard in intent.shards}
+def facts_of(intent: Intent, state: Settled | Underway) -> Facts:
+    """Return what an execution knows of its shards: run and attempt, and their jobs with their seconds.
+
+    Seconds at the runner are those of a job that has ended, also where it has computed several shards.
+    """
+    facts = _facts(intent, state.url if isinstance(state, Settled) else state.run.html_url)
     for job in state.jobs:
         for shard in job.shards:
             if shard in facts:
                 facts[shard] |= {"job": job.url, "queue_seconds": job.queue_seconds}
+                facts[shard] |= {"runner_seconds": job.runner_seconds} if job.runner_seconds else {}
     return facts
+
+
+def _facts(intent: Intent, url: str) -> Facts:
+    return {shard: {"run": url, "attempt": intent.attempt(shard)} for shard in intent.shards}
 
 
 def _describe(intent: Intent, state: Settled | Underway | Waiting) -> str:

@@ -67,6 +67,10 @@ class NotNowError(GitHubError):
         self.wait = wait
 
 
+class LimitError(NotNowError):
+    """A rate limit, which is on all that an installation or a user asks for."""
+
+
 class UnansweredError(GitHubError):
     """It was asked for, and nobody knows whether it was done: a server's error, no answer, or one that says nothing."""
 
@@ -290,9 +294,9 @@ def _explain(error: GitHubException, what: str) -> GitHubError:
         status = error.response.status_code
         message = _words(error, what if asked else f"{error.request.method} {error.request.url.path}")
         if isinstance(error, RateLimitExceeded):
-            return NotNowError(message, max(error.retry_after, timedelta(seconds=1)))
+            return LimitError(message, max(error.retry_after, timedelta(seconds=1)))
         if status == httpx.codes.TOO_MANY_REQUESTS or (status == httpx.codes.FORBIDDEN and _is_limit(message)):
-            return NotNowError(message, _LIMIT_WAIT)
+            return LimitError(message, _LIMIT_WAIT)
         if status < httpx.codes.INTERNAL_SERVER_ERROR:
             return RefusedError(message, status)
         return UnansweredError(message) if asked else NotNowError(message, _REACH_WAIT)

@@ -19,8 +19,15 @@ from datetime import datetime, timedelta
 from obstore.store import ObjectStore
 
 from precalc_assets.executions import records
-from precalc_assets.executions.github import GitHub, GitHubError, NotNowError, RefusedError, WorkflowRun
-from precalc_assets.executions.records import Dispatch, Intent, Limit, Run
+from precalc_assets.executions.github import (
+    GitHub,
+    GitHubError,
+    LimitError,
+    NotNowError,
+    RefusedError,
+    WorkflowRun,
+)
+from precalc_assets.executions.records import Answer, Dispatch, Intent, Limit, Run
 from precalc_assets.settings import Settings
 from precalc_assets.sharding import contiguous_ranges
 
@@ -107,8 +114,7 @@ def advance(
             found = look_up(github, intent)
         except GitHubError as error:
             # Not knowing is not knowing that there is none: no POST, however long this lasts.
-            wait = error.wait if isinstance(error, NotNowError) else LOOK
-            return Waiting(now + wait, f"the runs cannot be looked through: {error}")
+            return Waiting(not_before(store, error, now), f"the runs cannot be looked through: {error}")
         if found:
             records.put_run(store, key, Run(run_id=found.id, url=found.html_url))
             return Launched(found.id)
@@ -116,8 +122,19 @@ def advance(
         if now < grace:
             return Waiting(min(now + LOOK, grace), f"GitHub did not say whether there is a run; looking for [{key}]")
         if len(unanswered) >= MOST_DISPATCHES:
-            return _give_up(store, key, f"GitHub was asked for a run {len(unanswered)} times, and none appeared")
+            answer = records.find_answer(store, key, unanswered[-1].number)
+            said = f"; the last time: {answer.message}" if answer else ""
+            return _give_up(store, key, f"GitHub was asked for a run {len(unanswered)} times, and none appeared{said}")
     return _post(store, github, key, inputs, last.number + 1, now)
+
+
+def not_before(store: ObjectStore, error: GitHubError, now: datetime) -> datetime:
+    """Return when to ask GitHub again after an error; a rate limit is kept for all who ask, with GitHub's words."""
+    if not isinstance(error, NotNowError):
+        return now + LOOK
+    if isinstance(error, LimitError):
+        records.put_limit_on_all(store, Limit(not_before=now + error.wait, message=str(error)))
+    return now + error.wait
 
 
 def look_up(github: GitHub, intent: Intent) -> WorkflowRun | None:
@@ -138,10 +155,11 @@ def _post(
     except RefusedError as error:
         return _give_up(store, key, str(error))
     except NotNowError as error:
-        limit = Limit(not_before=now + error.wait, message=str(error))
-        records.put_limit(store, key, number, limit)
-        return Waiting(limit.not_before, limit.message)
+        # First of all that there is no run: who dies before that has it looked for in vain.
+        records.put_limit(store, key, number, Limit(not_before=now + error.wait, message=str(error)))
+        return Waiting(not_before(store, error, now), str(error))
     except GitHubError as error:
+        records.put_answer(store, key, number, Answer(message=str(error)))
         return Waiting(now + LOOK, str(error))
     if run is None:
         return Waiting(now + LOOK, f"GitHub does not say which run it has started; looking for [{key}]")

@@ -6,11 +6,13 @@ When the records are written is in `launch`, `following` and, on the runner, in 
     executions/eos3b5e-0007/intent.json        what is to be computed                     launcher, once
                             dispatch-00.json   GitHub is about to be asked for a run      launcher, once each
                             limit-00.json      GitHub said: not before …                  launcher
+                            answer-00.json     what GitHub said that says nothing         launcher
                             run.json           the run that was found                     launcher
                             claim.json         the one run that may compute               runner, once
                             shards/07.json     what came of a shard without predictions   runner
                             follower.json      the Dagster run that follows               follower
                             settled.json       what came of it all                        follower, once
+    executions/limit.json                      GitHub said of all requests: not before …  whoever asked
     requests/<id>.json                         a model that somebody asked for            anybody, once
     requests/met/<id>.json                     the same, met                              sensor
 """
@@ -33,6 +35,8 @@ from precalc_assets.outcomes import ShardOutcome
 
 NOBODY = 0
 """The run id of a claim that keeps every run from computing: GitHub's own begin at 1."""
+
+_LIMIT_ON_ALL = f"{storage.EXECUTIONS}/limit.json"
 
 _KEY = re.compile(r"(?P<model>.+)-(?P<number>[0-9]{4,})")
 
@@ -71,9 +75,15 @@ class Dispatch(_Record):
 
 
 class Limit(_Record):
-    """GitHub refused a dispatch for now, and with what words; it started no run."""
+    """GitHub refused a request for now, and with what words; it did nothing."""
 
     not_before: datetime
+    message: str
+
+
+class Answer(_Record):
+    """What came back for a dispatch after which there may be a run, or none."""
+
     message: str
 
 
@@ -249,6 +259,26 @@ def put_limit(store: ObjectStore, key: str, number: int, limit: Limit) -> None:
 def find_limit(store: ObjectStore, key: str, number: int) -> Limit | None:
     """Return until when GitHub wanted no further dispatch after the one of this number, if it said so."""
     return _read(store, _name(key, f"limit-{number:02d}"), Limit)
+
+
+def put_answer(store: ObjectStore, key: str, number: int, answer: Answer) -> None:
+    """Keep what came back for a dispatch, for people to read if no run appears."""
+    _put(store, _name(key, f"answer-{number:02d}"), answer)
+
+
+def find_answer(store: ObjectStore, key: str, number: int) -> Answer | None:
+    """Return what came back for the dispatch of this number, unless who asked has died."""
+    return _read(store, _name(key, f"answer-{number:02d}"), Answer)
+
+
+def put_limit_on_all(store: ObjectStore, limit: Limit) -> None:
+    """Keep until when GitHub wants no request of anybody's, in place of what was said before."""
+    _put(store, _LIMIT_ON_ALL, limit)
+
+
+def find_limit_on_all(store: ObjectStore) -> Limit | None:
+    """Return until when GitHub last wanted no request of anybody's."""
+    return _read(store, _LIMIT_ON_ALL, Limit)
 
 
 def put_run(store: ObjectStore, key: str, run: Run) -> None:

@@ -18,7 +18,7 @@ from precalc_assets.errors import ShardError
 from precalc_assets.executions import records
 from precalc_assets.executions.github import GitHub, Job, NotNowError, RefusedError, UnansweredError, WorkflowRun
 from precalc_assets.executions.jobs import computed_shards, queue_seconds, runner_seconds, summarise
-from precalc_assets.executions.launch import CLOCKS, GRACE, LOOK, Failed, Waiting, advance, workflow_inputs
+from precalc_assets.executions.launch import CLOCKS, GRACE, LOOK, Failed, Waiting, advance, not_before, workflow_inputs
 from precalc_assets.executions.records import NOT_LAUNCHED, SAMPLE, VANISHED, Intent, JobSummary, Settled
 from precalc_assets.inference import find_report
 from precalc_assets.inference.parts import has_parts, outcome
@@ -54,13 +54,17 @@ class Underway:
 def step(runners: Runners, library: LibraryManifest, intent: Intent) -> Settled | Underway | Waiting:
     """Bring an execution one step further: launch it, look at its run, or settle it when the run has ended.
 
-    Any number may do this at the same time, and each does no more than one POST. Raises RefusedError if GitHub does
+    Any number may do this at the same time, and each does no more than one POST. Nobody asks GitHub for anything before
+    a rate limit is over, whoever met it. Raises RefusedError if GitHub does
     not show the run, as after a token has expired.
     """
     store, github, now = runners.store, runners.github, runners.now()
     settled = records.find_settled(store, intent.key)
     if settled:
         return settled
+    limit = records.find_limit_on_all(store)
+    if limit and now < limit.not_before:
+        return Waiting(limit.not_before, limit.message)
     state = advance(store, github, intent, workflow_inputs(intent, runners.settings), now)
     if isinstance(state, Waiting):
         return state
@@ -74,10 +78,8 @@ def step(runners: Runners, library: LibraryManifest, intent: Intent) -> Settled 
         if run is None and now < _launched_at(store, intent) + GRACE:
             return Waiting(now + LOOK, f"GitHub does not show run {state.run_id} yet")
         jobs = tuple(github.list_jobs(run.id)) if run else ()
-    except NotNowError as error:
-        return Waiting(now + error.wait, str(error))
-    except UnansweredError as error:
-        return Waiting(now + LOOK, str(error))
+    except (NotNowError, UnansweredError) as error:
+        return Waiting(not_before(store, error, now), str(error))
     if run and not run.completed:
         counts = Counter(job.status for job in jobs)
         return Underway(run, summarise(runners.settings.n_shards, jobs), counts)

@@ -310,6 +310,10 @@ def test_what_a_person_has_started_is_settled_and_reported_once_with_the_marks_o
             assert recorded(graph) == keys()
 
         reported = {event.partition: event.tags for event in graph.materializations("raw_predictions")}
+        for event in graph.materializations("raw_predictions"):
+            assert event.metadata["attempt"].value == 1
+            for link in ("run", "job"):
+                assert isinstance(event.metadata[link], dg.UrlMetadataValue)
 
         assert graph.stale("raw_predictions", keys()) == []
         assert graph.run_range("raw_predictions").success

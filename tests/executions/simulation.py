@@ -40,7 +40,7 @@ from precalc_assets.executions.following import follow
 from precalc_assets.executions.github import (
     GitHubError,
     Job,
-    NotNowError,
+    LimitError,
     RefusedError,
     UnansweredError,
     WorkflowRun,
@@ -61,7 +61,7 @@ _FAULTS: dict[type[GitHubError], dict[str, Fault]] = {
         "dropped": DROPPED,
         "dropped, done": DROPPED_DONE,
     },
-    NotNowError: {
+    LimitError: {
         "429": TOO_MANY,
         "403, used up": USED_UP,
         "403, secondary limit": SECONDARY,
@@ -287,8 +287,8 @@ class DirectGitHub:
 
 def _meaning(fault: Fault) -> GitHubError:
     kind = next((kind for known, kind in MEANINGS.values() if known == fault), RefusedError)
-    if kind is NotNowError:
-        return NotNowError(fault.message, timedelta(seconds=int(fault.headers.get("retry-after", 60))))
+    if kind is LimitError:
+        return LimitError(fault.message, timedelta(seconds=int(fault.headers.get("retry-after", 60))))
     return RefusedError(fault.message, fault.status or 0) if kind is RefusedError else UnansweredError(fault.message)
 
 

@@ -12,8 +12,9 @@ from precalc_assets.errors import ExecutionError
 from precalc_assets.executions import records
 from precalc_assets.executions.following import follow_sample, shards_to_try_again
 from precalc_assets.executions.github import RefusedError
+from precalc_assets.executions.launch import Waiting
 from precalc_assets.executions.records import Follower, find_settled, read_intent
-from precalc_assets.executions.settling import step
+from precalc_assets.executions.settling import Underway, step
 from precalc_assets.outcomes import ShardOutcome
 from precalc_assets.predictions import manifest_name
 
@@ -35,7 +36,7 @@ def test_all_shards_land_with_links_and_times(simulation: Simulation) -> None:
     facts = outcomes[0].facts
     assert str(facts["run"]).endswith("/1001")
     assert "/jobs/" in str(facts["job"])
-    assert facts["attempt"] == 1
+    assert (facts["attempt"], facts["queue_seconds"], facts["runner_seconds"]) == (1, 0.0, 60.0)
     settled = _settled(simulation)
     assert (settled.conclusion, settled.landed) == ("success", SHARDS)
     assert (settled.queue_seconds, settled.runner_seconds) == (5.0, 240.0)
@@ -207,7 +208,7 @@ def test_who_finds_everything_landed_follows_what_is_not_settled_before_telling_
     simulation.end_all_runs()
 
     following = simulation.following(dagster_run="next")
-    next(following)
+    assert next(following).facts["run"] == "https://github.com/runs/1001"
     assert records.find_follower(simulation.store, f"{MODEL}-0001") == Follower(dagster_run="next")
     assert len(list(following)) == len(SHARDS) - 1
     assert _settled(simulation).landed == SHARDS
@@ -227,6 +228,39 @@ def test_two_who_ask_at_the_same_time_never_get_the_same_shard(simulation: Simul
     assert second is not None
     assert (first.shards, second.shards) == (("00", "01"), ("02",))
     assert records.open_execution(simulation.store, MODEL, "library", ["00", "02"]) is None
+
+
+def test_a_limit_that_one_has_met_is_waited_for_by_all(simulation: Simulation) -> None:
+    runners, library = simulation.runners(), simulation.library
+    first, second = (records.open_execution(simulation.store, MODEL, library.digest, [s]) for s in ("00", "01"))
+    assert first is not None
+    assert second is not None
+    simulation.fake.faults["get_run"].append(TOO_MANY)
+    met = Waiting(simulation.time + timedelta(seconds=30), TOO_MANY.message)
+    assert step(runners, library, first) == met
+    simulation.fake.asked.clear()
+    simulation.time += timedelta(seconds=29)
+    assert step(runners, library, first) == step(runners, library, second) == met
+    assert simulation.fake.asked == []
+    simulation.time += timedelta(seconds=1)
+    assert isinstance(step(runners, library, second), Underway)
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_a_limit_is_waited_for_while_a_run_is_cancelled(simulation: Simulation, *, stubborn: bool) -> None:
+    simulation.fake.stubborn = stubborn
+    simulation.seconds_to_compute = 3600
+
+    def interrupt() -> None:
+        simulation.fake.asked.clear()
+        simulation.fake.faults["get_run"].extend([TOO_MANY] * 3)
+        raise KeyboardInterrupt
+
+    simulation.at(30, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        simulation.follow()
+    assert simulation.fake.asked.count("get_run") < 6
+    assert _settled(simulation).conclusion == "cancelled"
 
 
 @pytest.mark.parametrize("endpoint", ["get_run", "list_jobs"])

@@ -1,5 +1,6 @@
 """The client over HTTP: what it makes of each fault, what it asks for again, and how it shows who it is."""
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -78,6 +79,17 @@ def test_a_used_up_limit_is_waited_for_until_it_is_reset(client: GitHubClient, f
     with pytest.raises(NotNowError) as error:
         client.dispatch(INPUTS)
     assert timedelta(minutes=19) < error.value.wait <= timedelta(minutes=20)
+
+
+def test_an_answer_that_does_not_come_in_time_leaves_open_what_was_done(
+    open_client: Callable[..., GitHubClient], fake: FakeGitHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("precalc_assets.executions.github._TIMEOUT", 0.2)
+    client = open_client()
+    fake.before_answer = lambda *_: time.sleep(0.6)
+    with pytest.raises(UnansweredError, match="no answer to POST"):
+        client.dispatch(INPUTS)
+    assert len(fake.runs) == 1
 
 
 def test_a_github_that_is_not_reached_has_started_nothing() -> None:

@@ -5,6 +5,7 @@ twice, and nothing that a dead run or a failed tick has left out is missed.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from uuid import uuid4
 
 import dagster as dg
@@ -21,7 +22,7 @@ from precalc_assets.defs.partitions import partition_key
 from precalc_assets.defs.recording import EVALUATED_VERSION, Input, ShardEvents
 from precalc_assets.defs.resources import Platform
 from precalc_assets.errors import ShardError
-from precalc_assets.executions import Runners, find_landed
+from precalc_assets.executions import Facts, Runners, find_landed
 from precalc_assets.inference import find_report
 from precalc_assets.library import LibraryManifest
 from precalc_assets.outcomes import ShardOutcome
@@ -88,10 +89,12 @@ def shard_events(
     library: LibraryManifest,
     model: str,
     shards: Sequence[str],
+    facts: Facts,
 ) -> Iterator[AssetEvent]:
     """Yield the events of those of a model's shards that are there, if Dagster has no record of them.
 
-    They are marked as a run marks them. What the canary is has to be recorded before.
+    They are marked as a run marks them, with the `facts` of the execution that brought them. What the canary is has to
+    be recorded before.
     """
     keys = {shard: partition_key(model, shard) for shard in shards}
     recorded = instance.event_log_storage.get_latest_tags_by_partition(
@@ -99,9 +102,10 @@ def shard_events(
     )
     events = ShardEvents(instance, platform, _RAW, _LIBRARY.to_user_string(), list(keys.values()))
     for shard, key in keys.items():
-        outcome = _find(runners, library, model, shard)
-        if outcome is None:
+        found = _find(runners, library, model, shard)
+        if found is None:
             continue
+        outcome = replace(found, facts={**found.facts, **facts.get(shard, {})})
         if outcome.landed and recorded.get(key, {}).get(DATA_VERSION_TAG) != outcome.digest:
             release = str(outcome.facts["release"])
             canary = canary_input(instance, platform, model, release, outcome.columns)

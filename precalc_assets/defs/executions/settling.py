@@ -23,6 +23,7 @@ from precalc_assets.executions import (
     GitHubError,
     Intent,
     Settled,
+    facts_of,
     find_follower,
     find_landed,
     find_settled,
@@ -115,8 +116,9 @@ def settle_unfollowed(tick: Tick, position: Position) -> tuple[int, Position]:
         last = key
         try:
             intent = read_intent(store, key)
-            if _bring_on(tick, intent):
-                told += _report(tick, intent)
+            settled = _bring_on(tick, intent)
+            if settled:
+                told += _report(tick, intent, settled)
                 reported.add(key)
         except FAILURES as error:
             tick.runners.say(f"{key}: {reason(error)}")
@@ -157,20 +159,20 @@ def _from(names: Sequence[str], last: str) -> list[str]:
     return sorted(names, key=lambda name: (name <= last, name))
 
 
-def _bring_on(tick: Tick, intent: Intent) -> bool:
-    """Bring an execution a step further unless a Dagster run follows it; return whether it has ended."""
+def _bring_on(tick: Tick, intent: Intent) -> Settled | None:
+    """Bring an execution a step further unless a Dagster run follows it; return what came of it if it has ended."""
     run = tick.follower(intent.key)
     if run and not run.is_finished:
-        return False
+        return None
     if run and run.status is dg.DagsterRunStatus.CANCELED and not find_settled(tick.platform.store, intent.key):
         _cancel(tick, intent, run)
     settled = step(tick.runners, tick.library, intent)
     if not isinstance(settled, Settled):
-        return False
+        return None
     came = f"{len(settled.landed)} landed, {len(settled.failures)} failed, {len(settled.unfinished)} unfinished"
     took = f"queued {settled.queue_seconds:,.0f} s, {settled.runner_seconds:,.0f} runner-seconds"
     tick.runners.say(f"{intent.key}: {settled.conclusion}: {came}; {took}; {settled.url}")
-    return True
+    return settled
 
 
 def _cancel(tick: Tick, intent: Intent, run: dg.DagsterRun) -> None:
@@ -187,11 +189,12 @@ def _cancel(tick: Tick, intent: Intent, run: dg.DagsterRun) -> None:
         tick.runners.github.cancel(run_id, force=force)
 
 
-def _report(tick: Tick, intent: Intent) -> int:
+def _report(tick: Tick, intent: Intent, settled: Settled) -> int:
     """Tell Dagster of an execution's canary, and then of its shards, whose events name that of the canary."""
+    facts = {shard: facts for shard, facts in facts_of(intent, settled).items() if shard in settled.landed}
     tick.instance.add_dynamic_partitions(MODELS, [intent.model])
     told = tell_dagster(tick.instance, intent.key, canary_events(tick.instance, tick.platform, intent.model))
-    shards = shard_events(tick.instance, tick.platform, tick.runners, tick.library, intent.model, intent.shards)
+    shards = shard_events(tick.instance, tick.platform, tick.runners, tick.library, intent.model, intent.shards, facts)
     return told + tell_dagster(tick.instance, intent.key, shards)
 
 
