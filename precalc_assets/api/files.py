@@ -77,6 +77,7 @@ class FilesAnswer(BaseModel):
                 "model": "eos3b5e",
                 "releases": ["v1.0.0"],
                 "library_digest": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+                "deterministic": True,
                 "expires_at": "2026-11-01T13:00:00+00:00",
                 "files": [
                     {
@@ -96,6 +97,7 @@ class FilesAnswer(BaseModel):
     model: str
     releases: list[str]
     library_digest: str | None
+    deterministic: bool | None
     expires_at: str | None
     files: list[FileAnswer]
 
@@ -133,6 +135,7 @@ def _answer(served: ServedModel, links: FileLinks) -> FilesAnswer:
         model=served.model,
         releases=sorted({directory.release for directory in directories.values()}),
         library_digest=served.library_digest_with(directories),
+        deterministic=served.deterministic,
         expires_at=made.expires_at and made.expires_at.isoformat(),
         files=[
             FileAnswer(

@@ -43,6 +43,7 @@ def test_the_files_of_a_model_are_those_of_its_shards_with_size_checksum_and_row
     assert answer.headers["Cache-Control"] == "no-store"
     said = answer.json
     assert (said["model"], said["releases"], said["expires_at"]) == (MODEL, ["v1.0.0"], None)
+    assert said["deterministic"] is None
     assert [file["shard"] for file in said["files"]] == list(SHARDS)
     assert sum(file["rows"] for file in said["files"]) == len(
         [row for row in Api(tables).predictions(KEYS).json["predictions"] if row]
