@@ -73,7 +73,7 @@ def test_a_shard_of_another_release_lands_with_a_warning_and_the_card_names_the_
     assert results(graph, "predictions", "distribution")[key][2] == "the canary is of release v1.0.0"
 
     assert graph.materialize("model_card", first=MODEL, last=MODEL).success
-    assert results(graph, "model_card", "one_release")[None] == (False, "WARN", "releases: v1.0.0, v2.0.0")
+    assert results(graph, "model_card", "one_release")[MODEL] == (False, "WARN", "releases: v1.0.0, v2.0.0")
 
 
 def test_distributions_are_read_again_only_when_a_shard_has_changed(graph: Graph):

@@ -11,7 +11,7 @@ from precalc_assets.defs.recording import Event, Recorder, check_specs, clear_fa
 from precalc_assets.defs.resources import TABLES_KIND, Platform
 from precalc_assets.defs.serving.automation import follow_upstream, follow_upstream_in_part
 from precalc_assets.defs.serving.cards import card_metadata
-from precalc_assets.defs.serving.checks import CARD_CHECKS, card_results
+from precalc_assets.defs.serving.checks import CARD_CHECKS, card_evaluations, card_results
 from precalc_assets.inference import find_report
 from precalc_assets.predictions import (
     PREDICTION_CHECKS,
@@ -83,13 +83,12 @@ def prediction_table(context: dg.AssetExecutionContext, platform: dg.ResourcePar
     description="What readers see of a model: columns, coverage, releases, failures, plots. "
     "Publishes it in the registry.",
     automation_condition=follow_upstream_in_part(),
-    check_specs=[
-        dg.AssetCheckSpec(name, asset="model_card", description=promise) for name, promise in CARD_CHECKS.items()
-    ],
+    check_specs=check_specs("model_card", CARD_CHECKS, models, warnings=CARD_CHECKS),
 )
 def model_card(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> Iterator[Event]:
     """Gather and publish a model's card."""
     with clear_failures():
         card = make_card(platform.store, platform.tables, context.partition_key, platform.settings)
         publish_card(platform.tables, card)
+        yield from card_evaluations(card, context.asset_key)
         yield dg.MaterializeResult(metadata=card_metadata(card), check_results=card_results(card))
