@@ -149,9 +149,11 @@ def test_whoever_comes_sees_the_pages_and_asks_nothing_without_a_key(materialise
         "/predictions": {"modelId": MODEL, "inputKeyArray": [molecule]},
         "/nothing": None,
     }
+    keys = materialised.emulator.client("apigateway")
+    without_plan = keys.create_api_key(name="of another API", enabled=True)["value"]
     for path, body in rest.items():
         assert materialised.send(path, body).status == (404 if path == "/nothing" else 200), path
-        for key in ("", "wrong"):
+        for key in ("", "wrong", without_plan):
             assert materialised.send(path, body, key=key).error == (403, "invalid_api_key"), path
 
 
