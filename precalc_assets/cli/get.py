@@ -9,17 +9,25 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from precalc_assets.cards import name_variation
 from precalc_assets.client.asked import IdentifiedMolecules, MoleculeFile, MoleculeList, Molecules, keep_stream
 from precalc_assets.client.downloading import MANIFEST
+from precalc_assets.client.errors import ApiError, ChangedError
 from precalc_assets.client.formats import find_format
 from precalc_assets.client.getting import Counts, OnRows, Question, get_to_file, get_to_stream, ignore_rows
 from precalc_assets.client.opening import open_source
 from precalc_assets.client.source import ModelInfo, OpenModel, Source
-from precalc_assets.errors import UsageError
+from precalc_assets.errors import ModelError, PrecalcError, TableError, UsageError
 from precalc_assets.model_ids import check_model_id, is_model_id
 from precalc_assets.settings import load_settings
+
+if TYPE_CHECKING:
+    from precalc_assets.client.computing import Computation
+
+_NAMED = 5
+"""Models that a message names."""
 
 _WORTH_A_BAR = 1_000
 """Molecules: fewer are answered before a person has read what the bar says."""
@@ -85,7 +93,9 @@ def login(url: str, *, forget: bool) -> None:
         return
     import typer
 
-    key = check_key(url, typer.prompt(f"key of {url}", hide_input=True, err=True).strip())
+    # From a pipe, as password managers write it, nothing is asked for.
+    said = typer.prompt(f"key of {url}", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
+    key = check_key(url, said.strip())
     source = RemoteSource(url, key)
     try:
         n_models = len(source.models())
@@ -128,15 +138,22 @@ def _check(options: Options, *, many: bool) -> None:
         raise UsageError("Parquet goes into a file; name one with -o")
 
 
+def _spare_input(options: Options, path: Path | None) -> None:
+    """Raise UsageError if the file that the molecules are in would be written over."""
+    asked = options.input_file
+    if asked and path and asked.exists() and path.exists() and asked.samefile(path):
+        raise UsageError(f"{path} is the file that the molecules are read from; write into another one")
+
+
 def _open_molecules(named: Sequence[str], path: Path | None, scratch: Path) -> Molecules:
     if named and path:
         raise UsageError("name molecules, or a file of them with -i; one of the two")
     processes = load_settings().processes
     if named:
         molecules = MoleculeList(named, processes=processes)
-        reasons = [reason for batch in molecules.batches(_LISTED) for reason in batch.reasons]
-        if reasons:
-            raise UsageError(f"{reasons[0]}; give a SMILES or an InChIKey")
+        for batch in molecules.batches(_LISTED):
+            if batch.reasons:
+                raise UsageError(f"{batch.reasons[0]}; {_way_out(batch.texts[batch.inchikeys.index(None)])}")
         return molecules
     if path is None or str(path) == "-":
         if path is None and sys.stdin.isatty():
@@ -145,45 +162,99 @@ def _open_molecules(named: Sequence[str], path: Path | None, scratch: Path) -> M
     return MoleculeFile(path, processes=processes)
 
 
+def _way_out(word: str) -> str:
+    """Return what a person has probably meant by a word that is no molecule."""
+    if is_model_id(word):
+        return "models are named before molecules"
+    if Path(word).is_file():
+        return f"to read the molecules of that file: -i {word}"
+    return "give a SMILES or an InChIKey"
+
+
 def _get_one(model: OpenModel, molecules: Molecules, options: Options, scratch: Path) -> None:
+    for path in (options.output, options.missing):
+        _spare_input(options, path)
     question = Question(model, molecules, find_format(options.format, options.output), smiles=options.include_smiles)
     if options.output:
-        counts = _get_file(question, options.output, options.missing, options)
-        print(f"{options.output}: {_counted(counts.rows)}, {model.info.citation}", file=sys.stderr)
+        counts, _ = _get_file(question, options.output, options.missing, options)
     elif options.missing or options.compute_missing:
-        _get_file(question, scratch / "answers", options.missing, options)
+        counts, _ = _get_file(question, scratch / "answers", options.missing, options)
         with (scratch / "answers").open("rb") as file:
             shutil.copyfileobj(file, sys.stdout.buffer)
         sys.stdout.buffer.flush()
     else:
         _warn(model.info)
-        _report(get_to_stream(question, sys.stdout.buffer), None)
+        counts = get_to_stream(question, sys.stdout.buffer)
+        _report(counts, None)
+    _explain(counts.unreadable, counts.reasons)
+    _advise(counts.missing, options)
+    if options.output or sys.stderr.isatty():
+        where = f"{options.output}: " if options.output else ""
+        print(f"{where}{_counted(counts.rows)}, {model.info.citation}", file=sys.stderr)
 
 
 def _get_many(source: Source, models: Sequence[str], molecules: Molecules, options: Options, scratch: Path) -> None:
-    """Write a file for each model into a folder, and a manifest of what each holds; goes on behind those there."""
+    """Write a file for each model into a folder, and a manifest of what each holds; goes on behind those there.
+
+    Raises PrecalcError in the end for models that cannot be read: they keep nobody from the others.
+    """
     output, missing = options.output, options.missing
     if output is None:
         return
     for folder in filter(None, (output, missing)):
         folder.mkdir(parents=True, exist_ok=True)
-    molecules = IdentifiedMolecules(molecules, scratch / "molecules.jsonl")
     manifest = _Manifest(output / MANIFEST)
-    written = find_format(options.format, None)
+    identified = IdentifiedMolecules(molecules, scratch / "molecules.jsonl")
+    failed: list[str] = []
+    written: list[Counts] = []
     for name in dict.fromkeys(models):
-        path = output / f"{name}.{options.format or 'csv'}"
-        lost = missing / f"{name}.csv" if missing else None
-        question = Question(source.open(name), molecules, written, smiles=options.include_smiles)
-        info = question.model.info
-        choices = {"smiles": options.include_smiles, "compute_missing": options.compute_missing}
-        asked = {"source": info.source, **info.provenance, "input_sha256": molecules.digest, **choices}
-        if manifest.has(path.name, asked) and path.exists() and (lost is None or lost.exists()):
-            print(f"{path} is there already", file=sys.stderr)
-            continue
-        counts = _get_file(question, path, lost, options)
-        found = {"found": counts.found, "missing": counts.missing, "unreadable": counts.unreadable}
-        manifest.add(path.name, asked | found)
-        print(f"{path}: {_counted(counts.rows)}, {info.citation}", file=sys.stderr)
+        try:
+            counts = _get_into_folder(source.open(name), identified, options, output, manifest)
+        except PrecalcError as error:
+            if not _concerns_one_model(error):
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            failed.append(name)
+        else:
+            written += [counts] if counts else []
+    if written:
+        # What is no molecule is none for any model.
+        _explain(written[0].unreadable, written[0].reasons)
+        _advise(max(counts.missing for counts in written), options)
+    if failed:
+        named = ", ".join(failed[:_NAMED]) + (f" and {len(failed) - _NAMED:,} more" if len(failed) > _NAMED else "")
+        raise PrecalcError(f"not read: {named}; the others are in {output}, and the same command tries those again")
+
+
+def _get_into_folder(
+    model: OpenModel, molecules: Molecules, options: Options, output: Path, manifest: "_Manifest"
+) -> Counts | None:
+    """Write a model's file, and note it in the manifest; return None if it is there already."""
+    info = model.info
+    path = output / f"{info.model}.{options.format or 'csv'}"
+    lost = options.missing / f"{info.model}.csv" if options.missing else None
+    for each in (path, lost):
+        _spare_input(options, each)
+    choices = {"smiles": options.include_smiles, "compute_missing": options.compute_missing}
+    asked = {"source": info.source, **info.provenance, "input_sha256": molecules.digest, **choices}
+    if manifest.has(path.name, asked) and path.exists() and (lost is None or lost.exists()):
+        print(f"{path} is there already", file=sys.stderr)
+        return None
+    question = Question(model, molecules, find_format(options.format, None), smiles=options.include_smiles)
+    counts, computation = _get_file(question, path, lost, options)
+    found: dict[str, object] = {name: getattr(counts, name) for name in ("found", "missing", "unreadable")}
+    if computation and computation.release:
+        found |= {"computed": computation.computed, "failed": computation.failed}
+        found |= {"computed_by_release": computation.release}
+    manifest.add(path.name, asked | found)
+    print(f"{path}: {_counted(counts.rows)}, {info.citation}", file=sys.stderr)
+    return counts
+
+
+def _concerns_one_model(error: PrecalcError) -> bool:
+    """Return whether other models may be read in spite of it: an API that has named a code is not down itself."""
+    is_answer = isinstance(error, ApiError) and bool(error.code)
+    return is_answer or isinstance(error, TableError | ModelError | ChangedError)
 
 
 class _Manifest:
@@ -209,7 +280,9 @@ class _Manifest:
         partial.replace(self._path)
 
 
-def _get_file(question: Question, path: Path, missing: Path | None, options: Options) -> Counts:
+def _get_file(
+    question: Question, path: Path, missing: Path | None, options: Options
+) -> "tuple[Counts, Computation | None]":
     model = question.model.info.model
     _warn(question.model.info)
     if options.compute_missing:
@@ -217,10 +290,10 @@ def _get_file(question: Question, path: Path, missing: Path | None, options: Opt
     with _bar(f"get {model}", question.molecules.total) as on_rows:
         counts = get_to_file(question, path, missing, on_rows=on_rows)
     _report(counts, missing)
-    return counts
+    return counts, None
 
 
-def _compute(question: Question, path: Path) -> Counts:
+def _compute(question: Question, path: Path) -> "tuple[Counts, Computation]":
     from precalc_assets.client.computing import Computer, get_and_compute
     from precalc_assets.inference import ModelRunner, open_model, open_runner
 
@@ -250,8 +323,7 @@ def _compute(question: Question, path: Path) -> Counts:
     said += [f"{counts.unreadable:,} neither InChIKey nor SMILES"] * bool(counts.unreadable)
     print(", ".join(said), file=sys.stderr)
     _explain(outcome.failed, outcome.reasons)
-    _explain(counts.unreadable, counts.reasons)
-    return counts
+    return counts, outcome
 
 
 def _warn(info: ModelInfo) -> None:
@@ -272,16 +344,22 @@ def _report(counts: Counts, missing: Path | None) -> None:
     said = [f"{counts.found:,} found"]
     said += [f"{counts.missing:,} not precalculated"] * bool(counts.missing)
     said += [f"{counts.unreadable:,} neither InChIKey nor SMILES"] * bool(counts.unreadable)
-    where = "with --missing FILE those are listed, with --compute-missing the model is run on them"
-    if missing:
-        where = f"{missing} lists {counts.missing - counts.unnamed:,}"
-    print(", ".join(said) + (f"; {where}" if counts.missing else ""), file=sys.stderr)
+    listed = f"; {missing} lists {counts.missing - counts.unnamed:,}" if missing and counts.missing else ""
+    print(", ".join(said) + listed, file=sys.stderr)
     if missing and counts.unnamed:
         print(
             f"{counts.unnamed:,} asked for by InChIKey cannot be listed, nor run: their SMILES are not in the library",
             file=sys.stderr,
         )
-    _explain(counts.unreadable, counts.reasons)
+
+
+def _advise(missing: int, options: Options) -> None:
+    """Tell what can be done about molecules that are not precalculated, unless it was done."""
+    if missing and not options.missing and not options.compute_missing:
+        print(
+            "what is not precalculated is listed with --missing FILE, and computed here with --compute-missing",
+            file=sys.stderr,
+        )
 
 
 def _counted(molecules: int) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Protocol, TextIO
+from typing import BinaryIO, NamedTuple, Protocol, TextIO
 
 from precalc_assets.errors import LibraryError, UsageError
 from precalc_assets.sharding import INCHIKEY
@@ -148,7 +148,7 @@ def _survey(path: Path) -> tuple[str, int]:
 
 def _lines_before(path: Path) -> int:
     """Return how many lines there are before the first molecule."""
-    if _key_column(path) is not None:
+    if _find_keys(path):
         return 1
     from precalc_assets.library import read_rows
 
@@ -156,35 +156,44 @@ def _lines_before(path: Path) -> int:
 
 
 def _texts(path: Path) -> Iterator[str]:
-    column = _key_column(path)
-    if column is not None:
-        return _cells(path, column)
+    keys = _find_keys(path)
+    if keys:
+        return _cells(path, keys)
     from precalc_assets.library import read_rows
 
     return (text for _, text in read_rows(path))
 
 
-def _key_column(path: Path) -> int | None:
+class _KeyColumn(NamedTuple):
+    """Where the InChIKeys of a CSV file are, and what is between its cells."""
+
+    at: int
+    delimiter: str
+
+
+def _find_keys(path: Path) -> _KeyColumn | None:
     """Return which column of a CSV file is one of InChIKeys by name, if none is one of SMILES."""
     if path.name.lower().endswith(".smi"):
         return None
     with _open_text(path) as file:
         try:
-            header = next(csv.reader(file), [])
-        except (csv.Error, UnicodeDecodeError):
+            header = next((line for line in file if line.strip()), "")
+        except UnicodeDecodeError:
             return None  # `read_rows` says what is wrong with it, and where
-    names = [name.strip().lower() for name in header]
+    # A spreadsheet writes semicolons where a comma is in numbers.
+    delimiter = "\t" if "\t" in header else ";" if ";" in header and "," not in header else ","
+    names = [name.strip().lower() for name in next(csv.reader([header], delimiter=delimiter), [])]
     if set(_SMILES_HEADERS) & set(names):
         return None
-    return next((names.index(name) for name in _KEY_HEADERS if name in names), None)
+    return next((_KeyColumn(names.index(name), delimiter) for name in _KEY_HEADERS if name in names), None)
 
 
-def _cells(path: Path, column: int) -> Iterator[str]:
+def _cells(path: Path, keys: _KeyColumn) -> Iterator[str]:
     with _open_text(path) as file:
         try:
-            for row in islice(csv.reader(file, strict=True), 1, None):
-                if any(row):
-                    yield row[column].strip() if column < len(row) else ""
+            rows = (row for row in csv.reader(file, delimiter=keys.delimiter, strict=True) if any(map(str.strip, row)))
+            for row in islice(rows, 1, None):
+                yield row[keys.at].strip() if keys.at < len(row) else ""
         except (csv.Error, UnicodeDecodeError) as error:
             raise LibraryError(f"{path.name}: {error}; save it as CSV in UTF-8") from None
 

@@ -15,6 +15,7 @@ from typing import Self
 
 from precalc_assets.client.formats import COMPUTED, FAILED, Block, Layout, ParquetFormat, read_blocks
 from precalc_assets.client.getting import (
+    REASONS,
     Counts,
     Missing,
     MissingFormat,
@@ -35,7 +36,6 @@ from precalc_assets.tables.reader import Row
 
 _log = logging.getLogger(__name__)
 
-_REASONS = 3
 _NO_SMILES = "it was asked for by InChIKey, and its SMILES is not in the reference library"
 
 
@@ -181,7 +181,7 @@ class _Rest:
             if molecule.reason:
                 sources[at] = FAILED
                 self.outcome.failed += 1
-                if len(self.outcome.reasons) < _REASONS:
+                if len(self.outcome.reasons) < REASONS:
                     self.outcome.reasons.append(f"{block.texts[at][:60]!r}: {molecule.reason}")
             else:
                 sources[at] = COMPUTED

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from precalc_assets.client.source import Source
+from precalc_assets.errors import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,13 +76,14 @@ class Precalc:
         info = self._source.open(model).info
         return pd.DataFrame([asdict(column) for column in info.columns]).set_index("name")
 
-    def get(self, model: str, molecules: Iterable[str], *, smiles: bool = False) -> "pd.DataFrame":
+    def get(self, model: str, molecules: Iterable[str | None], *, smiles: bool = False) -> "pd.DataFrame":
         """Return the predictions of molecules, InChIKeys and SMILES mixed, in the order asked, a row for each.
 
         The frame has `key` (the InChIKey, missing for what is no molecule), `input`, with `smiles` the reference
         library's SMILES, then the model's columns: float64 (NaN for no value), Int64 or string. `attrs` holds `model`,
         `releases`, `library_digest`, `deterministic`, `updated`, how many molecules are `found`, and `missing`: the
         positions, in the frame, of molecules that are not precalculated; `unreadable` has those of what is no molecule.
+        An empty cell of pandas (None, NaN) is none.
 
         Raises PrecalcError if nothing is served of the model, or if it is loaded anew meanwhile.
         """
@@ -92,7 +94,7 @@ class Precalc:
 
         if isinstance(molecules, str):
             molecules = [molecules]
-        asked = MoleculeList(list(molecules), processes=load_settings().processes)
+        asked = MoleculeList([_text(molecule) for molecule in molecules], processes=load_settings().processes)
         opened = self._source.open(model)
         info = opened.info
         keys: list[str | None] = []
@@ -135,6 +137,17 @@ class Precalc:
         from precalc_assets.client.downloading import download
 
         return download(self._source, model, Path(folder)).files
+
+
+def _text(molecule: object) -> str:
+    """Return what is asked for as text; an empty cell of pandas is no text."""
+    import pandas as pd
+
+    if isinstance(molecule, str):
+        return molecule
+    if molecule is None or molecule is pd.NA or molecule != molecule:  # NaN of any type
+        return ""
+    raise UsageError(f"{molecule!r} is of {type(molecule)}; molecules are texts: SMILES or InChIKeys")
 
 
 def _frame(leading: dict[str, Any], columns: dict[str, tuple[str, Sequence[Any]]]) -> "pd.DataFrame":

@@ -17,7 +17,7 @@ from precalc_assets.tables.reader import Row
 
 _log = logging.getLogger(__name__)
 
-_REASONS = 3
+REASONS = 3
 """Molecules that a summary names with what is wrong with them."""
 
 Missing = tuple[str, str | None]
@@ -124,7 +124,7 @@ def count(counts: Counts, asked: Asked, block: Block, missing: list[Missing]) ->
     counts.silent += sum(
         row is not None and row[0] is None and not any(v is not None for v in row) for row in block.rows
     )
-    counts.reasons += asked.reasons[: _REASONS - len(counts.reasons)]
+    counts.reasons += asked.reasons[: REASONS - len(counts.reasons)]
 
 
 def get_to_stream(question: Question, stream: BinaryIO) -> Counts:

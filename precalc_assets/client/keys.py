@@ -3,10 +3,13 @@
 A key on a command line is in the shell's history, and in the list of processes for everybody to see.
 """
 
+import logging
 import os
 from urllib.parse import urlsplit
 
 from precalc_assets.errors import UsageError
+
+_log = logging.getLogger(__name__)
 
 KEY_VARIABLE = "PRECALC_API_KEY"
 _SERVICE = "precalc"
@@ -30,6 +33,8 @@ def normal_url(url: str) -> str:
 
 def check_key(url: str, key: str) -> str:
     """Return a key that may be sent. Raises UsageError for one that is no key, or would cross a network in clear."""
+    if not key:
+        raise UsageError(f"no key was given for {url}; copy it from whoever runs that API")
     if not key.isascii() or not key.isprintable() or " " in key:
         raise UsageError("the API's key has characters that no key has; copy it again")
     parts = urlsplit(url)
@@ -45,14 +50,17 @@ def find_key(url: str) -> str | None:
 
 
 def store_key(url: str, key: str) -> None:
-    """Keep a key in the machine's keyring. Raises UsageError where there is none."""
+    """Keep a key in the machine's keyring. Raises UsageError where there is none, or one that keeps nothing."""
     import keyring
     from keyring.errors import KeyringError
 
     try:
         keyring.set_password(_SERVICE, url, check_key(url, key))
+        kept = keyring.get_password(_SERVICE, url)
     except (KeyringError, OSError) as error:
         raise UsageError(_no_keyring(error)) from None
+    if kept != key:
+        raise UsageError(_no_keyring("it is switched off"))
 
 
 def forget_key(url: str) -> bool:
@@ -70,16 +78,19 @@ def forget_key(url: str) -> bool:
 
 
 def _stored_key(url: str) -> str | None:
-    """Return what the keyring has, None where it has nothing, is locked, or is not there."""
+    """Return what the keyring has; None where it has nothing, is not there, or, which is told, cannot be opened."""
     import keyring
-    from keyring.errors import KeyringError
+    from keyring.errors import NoKeyringError
 
     try:
         return keyring.get_password(_SERVICE, url)
-    except (KeyringError, OSError):
+    except NoKeyringError:
+        return None
+    except Exception as error:  # noqa: BLE001 - a backend raises what its desktop does, and many an API wants no key
+        _log.warning("warning: %s", _no_keyring(error))
         return None
 
 
-def _no_keyring(error: Exception) -> str:
+def _no_keyring(error: Exception | str) -> str:
     reason = str(error).partition(".")[0] or type(error).__name__
     return f"this machine's keyring cannot be used ({reason}); set {KEY_VARIABLE} in the environment instead"

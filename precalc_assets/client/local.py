@@ -47,8 +47,7 @@ class LocalSource:
 
     def open(self, model: str) -> "LocalModel":
         """See `Source.open`."""
-        reader = TableReader(self._tables, check_model_id(model))
-        directories = reader.directories()
+        reader, directories = self._read(model)
         card = self._card(model)
         info = ModelInfo(
             source=self.name,
@@ -64,10 +63,19 @@ class LocalSource:
         generations = {shard: directory.generation for shard, directory in directories.items()}
         return LocalModel(info, reader, generations, self._tables)
 
+    def _read(self, model: str) -> tuple[TableReader, dict[str, Directory]]:
+        try:
+            reader = TableReader(self._tables, check_model_id(model))
+            return reader, reader.directories()
+        except MissingTableError:
+            raise MissingTableError(
+                f"no predictions of {model!r} are in {self.name}; name an API that has them, "
+                f"or run `precalc serve {model}` first"
+            ) from None
+
     def files(self, model: str) -> Listing:
         """See `FileSource.files`."""
-        reader = TableReader(self._tables, check_model_id(model))
-        directories = reader.directories()
+        reader, directories = self._read(model)
         return Listing(
             source=self._store_url,
             model=model,

@@ -229,7 +229,7 @@ class RemoteSource:
             return ApiError(
                 f"{self.name} answers with {said} to {to!r}; is it the URL of a precalc API?", status=status
             )
-        way = "; wait, then run the same command again: it goes on" if status in _PASSING else ""
+        way = "; wait, then run the same command again: it goes on" if status in _PASSING and not code else ""
         return ApiError(f"{self.name}: {said}{way}", status=status, code=code)
 
     def strange(self, what: str) -> ApiError:

@@ -5,7 +5,9 @@ import io
 import json
 import os
 import pty
+import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -117,10 +119,42 @@ def test_several_models_fill_a_folder_with_a_file_each_and_what_is_there_is_kept
     assert again.stderr == f"out/{MODEL}.csv is there already\n"
 
 
+@pytest.mark.slow
+def test_a_model_that_cannot_be_read_keeps_nobody_from_the_others(served) -> None:
+    served.write_model(model="eos9abb")
+    for verb in ("predict", "serve"):
+        done = served.precalc(verb, "eos9abb")
+        assert done.returncode == 0, done.stderr
+    with closing(sqlite3.connect(served.root / "tables.db")) as tables, tables:
+        tables.execute("""UPDATE "table:eos9abb" SET value = substr(value, 1, 9) WHERE key LIKE '%/%/%'""")
+    done = served.precalc("get", "eos9zzz", "eos9abb", MODEL, "CCO", "none", "-o", "out")
+    assert done.returncode == 2
+    (served.root / "asked.csv").write_text("smiles\nCCO\nnone\n")
+    done = served.precalc("get", "eos9zzz", "eos9abb", MODEL, "-i", "asked.csv", "-o", "out")
+    assert done.returncode == 1
+    assert done.stderr.count("'none': SMILES Parse Error") == 1
+    assert done.stderr.splitlines()[-1] == (
+        "error: not read: eos9zzz, eos9abb; the others are in out, and the same command tries those again"
+    )
+    assert rows((served.root / "out" / f"{MODEL}.csv").read_text())[1][1:] == ["CCO", *answer("CCO")]
+
+
+def test_the_file_of_molecules_is_not_written_over(served) -> None:
+    asked = served.root / "asked.csv"
+    asked.write_text("smiles\nCCO\n")
+    for options in (["-o", "./asked.csv"], ["--missing", str(asked)]):
+        done = served.precalc("get", MODEL, "-i", "asked.csv", *options)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert "is the file that the molecules are read from" in done.stderr
+    assert asked.read_text() == "smiles\nCCO\n"
+
+
 @pytest.mark.usefixtures("fresh_settings")
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
+        (([MODEL, "CCO", "eos9abd"], Options()), "models are named before molecules"),
+        (([MODEL, str(Path(__file__))], Options()), f"-i {Path(__file__)}"),
         (([MODEL, "eos9abd", "CCO"], Options()), "folder"),
         (([MODEL, "CCO"], Options(all_models=True)), "--all-models"),
         (([MODEL, "CCO"], Options(missing=Path("a.csv"), compute_missing=True)), "--compute-missing"),

@@ -40,6 +40,13 @@ def test_a_frame_tells_where_it_is_from_and_what_is_missing(precalc: Precalc) ->
     assert list(frame.iloc[told["missing"]]["input"]) == [UNKNOWN] * 2
 
 
+def test_empty_cells_of_pandas_are_rows_that_are_no_molecule_and_other_things_are_an_error(precalc: Precalc) -> None:
+    frame = precalc.get(MODEL, pd.Series([KEYS[3], float("nan"), None, pd.NA, KEYS[4]]))
+    assert (frame.attrs["found"], frame.attrs["unreadable"]) == (2, [1, 2, 3])
+    with pytest.raises(PrecalcError, match="molecules are texts"):
+        precalc.get(MODEL, [KEYS[3], 7])
+
+
 def test_no_molecules_and_one_make_frames_of_the_same_form(precalc: Precalc) -> None:
     none, one = precalc.get(MODEL, []), precalc.get(MODEL, KEYS[0])
     assert (len(none), len(one)) == (0, 1)

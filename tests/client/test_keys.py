@@ -1,9 +1,10 @@
 """The key of an API: from the environment, else the keyring, never over a network in clear."""
 
 import keyring
+import keyring.backends.null
 import pytest
 from keyring.backend import KeyringBackend
-from keyring.errors import NoKeyringError, PasswordDeleteError
+from keyring.errors import KeyringLocked, NoKeyringError, PasswordDeleteError
 
 from precalc_assets.client.keys import check_key, find_key, forget_key, normal_url, store_key
 from precalc_assets.errors import UsageError
@@ -71,11 +72,33 @@ def test_a_machine_without_a_keyring_has_no_key_and_says_so_when_one_is_to_be_st
     assert not forget_key(URL)
 
 
+@pytest.mark.parametrize(
+    "problem", [KeyringLocked("Failed to unlock the collection!"), RuntimeError("no bus")], ids=str
+)
+def test_a_keyring_that_cannot_be_opened_is_told_and_stops_nobody(use, caplog, monkeypatch, problem) -> None:
+    def fail(*_):
+        raise problem
+
+    backend = _Memory()
+    monkeypatch.setattr(backend, "get_password", fail)
+    use(backend)
+    assert find_key(URL) is None
+    assert f"keyring cannot be used ({problem}); set PRECALC_API_KEY" in caplog.text
+
+
+def test_a_keyring_that_is_switched_off_is_not_said_to_have_the_key(use) -> None:
+    use(keyring.backends.null.Keyring())
+    with pytest.raises(UsageError, match="switched off"):
+        store_key(URL, "s3cret")
+
+
 def test_a_key_is_sent_in_clear_to_this_machine_alone() -> None:
     for url in (URL, "http://127.0.0.1:8000", "http://localhost", "http://[::1]:8000"):
         assert check_key(url, "k") == "k"
     with pytest.raises(UsageError, match="in clear"):
         check_key("http://api.example", "k")
+    with pytest.raises(UsageError, match="no key was given"):
+        check_key(URL, "")
     for key in ("two words", "line\nfeed", "naïve"):
         with pytest.raises(UsageError, match="copy it again"):
             check_key(URL, key)
