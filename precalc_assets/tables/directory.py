@@ -11,6 +11,7 @@ bytes. Standard library and zstandard only: the Lambda imports it.
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from itertools import groupby
@@ -19,6 +20,7 @@ from typing import Any
 import zstandard
 
 from precalc_assets.columns import Column
+from precalc_assets.errors import TableError
 from precalc_assets.tables.pages import decompress
 from precalc_assets.tables.store import Item
 
@@ -138,19 +140,19 @@ class ShardRecord:
 
         Raises TableError when the item is damaged.
         """
-        fields = _from_item(item)
-        current = fields["current"]
-        if current:
-            dtypes = tuple(dtype for dtype, count in current["dtypes"] for _ in range(count))
-            current = Directory(**{**current, "dtypes": dtypes})
-        return cls(
-            loads=fields["loads"],
-            current=current,
-            previous=_page_set(fields["previous"]),
-            pending=_page_set(fields["pending"]),
-            garbage=tuple(PageSet(**pages) for pages in fields["garbage"]),
-            publish=fields["publish"],
-        )
+        with _fields(item) as fields:
+            current = fields["current"]
+            if current:
+                dtypes = tuple(dtype for dtype, count in current["dtypes"] for _ in range(count))
+                current = Directory(**{**current, "dtypes": dtypes})
+            return cls(
+                loads=fields["loads"],
+                current=current,
+                previous=_page_set(fields["previous"]),
+                pending=_page_set(fields["pending"]),
+                garbage=tuple(PageSet(**pages) for pages in fields["garbage"]),
+                publish=fields["publish"],
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +179,9 @@ class TableColumns:
 
         Raises TableError when the item is damaged.
         """
-        fields = _from_item(item)
-        columns = tuple(Column(*column) for column in fields["columns"])
-        return cls(fields["model"], fields["n_shards"], columns)
+        with _fields(item) as fields:
+            columns = tuple(Column(*column) for column in fields["columns"])
+            return cls(fields["model"], fields["n_shards"], columns)
 
 
 def columns_key(digest: str) -> str:
@@ -197,6 +199,14 @@ def _to_item(key: str, fields: dict[str, Any]) -> Item:
     return Item(key, zstandard.ZstdCompressor(write_checksum=True).compress(text), sha256(text).hexdigest()[:16])
 
 
-def _from_item(item: Item) -> dict[str, Any]:
-    fields: dict[str, Any] = json.loads(decompress(item.value))
-    return fields
+@contextmanager
+def _fields(item: Item) -> Iterator[dict[str, Any]]:
+    """Give what an item says. Raises TableError when it is damaged, and when the block misses something in it."""
+    text = decompress(item.value)
+    try:
+        yield json.loads(text)
+    except (KeyError, TypeError, ValueError) as error:
+        raise TableError(
+            f"item {item.key!r} of the table is not as this version of precalc writes it; run `precalc drop` for the"
+            " model, then serve it again"
+        ) from error

@@ -1,6 +1,7 @@
 """What is kept between requests, and for how long."""
 
 import pytest
+import zstandard
 from serving import KEYS, MODEL, predictions, serve
 
 from precalc_assets.api.served import LISTING_SECONDS, MANY_SECONDS, ServedModels
@@ -127,6 +128,7 @@ def test_what_is_said_of_rows_that_were_loaded_since_is_read_with_them(tables, m
 def test_a_store_that_cannot_be_read_is_not_a_model_that_is_unknown(tables, models):
     tables.create_table(MODEL)
     assert models.find(MODEL) is None
-    tables.put_many(MODEL, [Item(COLUMNS_KEY, b"damaged")])
-    with pytest.raises(TableError):
-        models.find(MODEL)
+    for value in (b"damaged", zstandard.compress(b"{}"), zstandard.compress(b"nothing")):
+        tables.put_many(MODEL, [Item(COLUMNS_KEY, value)])
+        with pytest.raises(TableError):
+            models.find(MODEL)
