@@ -26,7 +26,7 @@ from precalc_assets.client.getting import (
     ignore_rows,
     plan,
 )
-from precalc_assets.client.partial import PartialFiles
+from precalc_assets.client.partial import PartialFiles, write_all
 from precalc_assets.client.source import ModelInfo
 from precalc_assets.columns import Column, columns_digest
 from precalc_assets.errors import ModelError
@@ -95,10 +95,10 @@ def get_and_compute(
             computed_by = {"computed_by_release": rest.outcome.release} if rest else {}
             written = question.format(layout, {**info.provenance, **computed_by})
             partial = path.with_name(f".{path.name}.partial")
-            with partial.open("wb") as file:
-                file.write(written.start())
+            with partial.open("wb", buffering=0) as file:
+                write_all(file, written.start())
                 for block in read_blocks(files.partials[0], layout):
-                    file.write(written.encode(rest.complete(block) if rest else block))
+                    write_all(file, written.encode(rest.complete(block) if rest else block))
             written.finish(partial, path)
             if rest:
                 rest.remove()

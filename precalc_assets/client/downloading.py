@@ -18,6 +18,7 @@ from typing import NamedTuple, Protocol
 from filelock import FileLock, Timeout
 
 from precalc_assets.client.errors import DownloadError
+from precalc_assets.client.partial import write_all
 from precalc_assets.client.under_way import in_order
 
 _log = logging.getLogger(__name__)
@@ -217,12 +218,12 @@ class _Downloader:
             return  # whole, or too long, which its checksum tells
         with (
             self._source.open_file(file, start) as stream,
-            self._partial(file).open("ab") as target,
+            self._partial(file).open("ab", buffering=0) as target,
         ):
             target.truncate(stream.start)
             self._count(file, stream.start)
             for chunk in stream.chunks:
-                target.write(chunk)
+                write_all(target, chunk)
                 self._count(file, target.tell())
                 if self._stop.is_set():
                     raise DownloadError(f"{file.name}: stopped")

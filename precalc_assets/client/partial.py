@@ -8,9 +8,10 @@ stands behind the last such place is cut off.
 import json
 import os
 from collections.abc import Mapping, Sequence
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
@@ -39,7 +40,7 @@ class PartialFiles:
         self._lock = FileLock(_beside(path, "lock"))
         self.state: dict[str, Any] = {}
         self.other: list[str] = []
-        self._files: list[IO[bytes]] = []
+        self._files: list[FileIO] = []
 
     def __enter__(self) -> Self:
         """Go on with what is there of the same plan, or begin."""
@@ -50,7 +51,8 @@ class PartialFiles:
         try:
             sizes = self._resume()
             for partial, size in zip(self.partials, sizes, strict=True):
-                file = partial.open("r+b" if size else "wb")
+                # Without a buffer, which would be written when the file is closed: too late to say that it cannot be.
+                file = partial.open("r+b" if size else "wb", buffering=0)
                 self._files.append(file)
                 file.truncate(size)
                 file.seek(size)
@@ -58,9 +60,11 @@ class PartialFiles:
             if self.state:
                 kept += json.dumps({"sizes": sizes, "state": self.state}) + "\n"
             _put(self._journal_path, kept)
-            self._journal = self._journal_path.open("a", encoding="utf-8")
+            self._journal = self._journal_path.open("ab", buffering=0)
         except BaseException:
             self._close()
+            if not self.state:
+                self.remove()
             self._lock.release()
             raise
         return self
@@ -75,13 +79,12 @@ class PartialFiles:
         self._lock.release()
 
     def append(self, contents: Sequence[bytes], state: Mapping[str, Any]) -> None:
-        """Append to each of the files, and take note of it."""
+        """Append to each of the files, and take note of it. Raises PrecalcError on a full disk."""
         for file, content in zip(self._files, contents, strict=True):
-            file.write(content)
-            file.flush()
+            write_all(file, content)
+        entry = {"sizes": [file.tell() for file in self._files], "state": dict(state)}
+        write_all(self._journal, f"{json.dumps(entry)}\n".encode())
         self.state = dict(state)
-        self._journal.write(json.dumps({"sizes": [file.tell() for file in self._files], "state": self.state}) + "\n")
-        self._journal.flush()
 
     def close(self) -> None:
         """Close the partial files, so that they can be finished."""
@@ -100,7 +103,7 @@ class PartialFiles:
         for file in self._files:
             file.close()
         self._files.clear()
-        journal: IO[str] | None = getattr(self, "_journal", None)
+        journal: FileIO | None = getattr(self, "_journal", None)
         if journal:
             journal.close()
 
@@ -125,6 +128,18 @@ class PartialFiles:
         return nothing
 
 
+def write_all(file: FileIO, content: bytes) -> None:
+    """Write bytes to an unbuffered file. Raises PrecalcError where that cannot be done, as on a full disk."""
+    rest = memoryview(content)
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError as error:
+        raise PrecalcError(
+            f"{file.name} cannot be written: {error.strerror}; make room, then the same command goes on"
+        ) from None
+
+
 def _beside(path: Path, kind: str) -> Path:
     return path.with_name(f".{path.name}.{kind}")
 
@@ -140,8 +155,10 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 def _put(path: Path, text: str) -> None:
     new = path.with_name(f"{path.name}.new")
-    with new.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    try:
+        with new.open("wb", buffering=0) as file:
+            write_all(file, text.encode())
+            os.fsync(file.fileno())
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)

@@ -1,6 +1,8 @@
 """Tables with a model in them, and both ways of reading it."""
 
-from collections.abc import Iterator
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,3 +36,19 @@ def source(request: pytest.FixtureRequest, tables: KeyValueStore) -> Iterator[So
     yield source
     if request.param == "API":
         source.close()
+
+
+@pytest.fixture
+def no_room() -> Callable[[int], AbstractContextManager[None]]:
+    """While it lasts, no file can be written behind so many bytes: it fails there as on a full disk."""
+
+    @contextmanager
+    def limited(size: int) -> Iterator[None]:
+        before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+
+    return limited

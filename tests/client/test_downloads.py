@@ -15,6 +15,7 @@ from precalc_assets.client.downloading import ServedFile, checked_file, download
 from precalc_assets.client.errors import DownloadError
 from precalc_assets.client.local import LocalSource
 from precalc_assets.client.source import Source
+from precalc_assets.errors import PrecalcError
 from precalc_assets.sharding import shard_keys
 from precalc_assets.storage import predictions
 from precalc_assets.tables import KeyValueStore
@@ -160,6 +161,16 @@ def test_a_file_that_is_not_what_the_table_was_loaded_from_is_refused(files_sour
     with pytest.raises(DownloadError, match=r"shard=01\.parquet of eos3b5e: .*SHA-256"):
         download(files_source, MODEL, tmp_path / "out")
     assert not (tmp_path / "out" / "shard=01.parquet").exists()
+
+
+def test_a_full_disk_is_told_at_once_and_what_fitted_is_gone_on_with(
+    files_source: Source, tmp_path: Path, no_room
+) -> None:
+    with no_room(150_000), pytest.raises(PrecalcError, match=r"partial cannot be written: .*; make room"):
+        download(files_source, MODEL, tmp_path / "out")
+    assert max(path.stat().st_size for path in (tmp_path / "out").glob(".shard=*.partial")) == 150_000
+    download(files_source, MODEL, tmp_path / "out")
+    assert_whole(tmp_path / "out")
 
 
 def test_a_file_that_is_gone_is_told(files_source: Source, tmp_path: Path) -> None:

@@ -51,6 +51,23 @@ def test_nothing_is_left_where_nothing_was_finished_or_all_was_removed(tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_full_disk_is_told_and_what_fitted_is_gone_on_with(tmp_path: Path, no_room) -> None:
+    blocks = [bytes([i]) * 1_000 for i in range(6)]
+    with no_room(3_500), pytest.raises(PrecalcError, match=r"out\.csv\.partial cannot be written: .*; make room"):
+        write(tmp_path, blocks=blocks)
+    done: list[int] = []
+    with PartialFiles(tmp_path / "out.csv", [tmp_path / "lost.csv"], PLAN) as files:
+        done.append(files.state["rows"])
+    assert done == [3]
+    assert write(tmp_path, blocks=blocks).partials[0].read_bytes() == b"".join(blocks)
+
+
+def test_nothing_is_left_where_not_even_the_beginning_fitted(tmp_path: Path, no_room) -> None:
+    with no_room(3), pytest.raises(PrecalcError, match="cannot be written"):
+        write(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_two_commands_do_not_write_the_same_file(tmp_path: Path) -> None:
     with (
         PartialFiles(tmp_path / "out.csv", [], PLAN) as files,
