@@ -58,6 +58,7 @@ query($sensor: SensorSelector!) {
   sensorOrError(sensorSelector: $sensor) { ... on Sensor { sensorState { id } } }
 }"""
 _START = "mutation($sensor: SensorSelector!) { startSensor(sensorSelector: $sensor) { __typename } }"
+_TERMINATE = "mutation($run: String!) { terminateRun(runId: $run) { __typename } }"
 _STOP = "mutation($id: String!) { stopSensor(id: $id) { __typename } }"
 
 
@@ -113,6 +114,11 @@ class DagsterDev:
     def materializations(self, asset: str) -> list[dict]:
         """Return an asset's materialisations, newest first, each with its partition, run, time and metadata."""
         return self.ask(_EVENTS, asset={"path": [asset]})["assetOrError"]["assetMaterializations"]
+
+    def terminate(self, run: str) -> None:
+        """Terminate a run."""
+        terminated = self.ask(_TERMINATE, run=run)["terminateRun"]
+        assert terminated["__typename"] == "TerminateRunSuccess", terminated
 
     def switch_on(self, sensor: str) -> None:
         """Switch a sensor on."""

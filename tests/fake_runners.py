@@ -21,8 +21,8 @@ class FakeRunners:
     """What runs of the workflow do, each in a thread, for a stand-in of GitHub.
 
     `fails` has by shard how often it is still to fail. While `go_on` is not set, runs wait before they compute; with
-    `half` set by model, once more when they have computed half of their shards. `computed` has by model and shard the
-    runs that computed it. Without `canary`, only a sample has one.
+    `half` set by model, once more when they have computed half of their shards, and then compute no more if they were
+    cancelled. `computed` has by model and shard the runs that computed it. Without `canary`, only a sample has one.
     """
 
     def __init__(
@@ -70,6 +70,8 @@ class FakeRunners:
         self._predict(key, run_id, good[:middle])
         if wait:
             wait.wait(120)
+            if self._fake.runs[run_id].status == "completed":
+                return True
             self._predict(key, run_id, good[middle:])
         for shard in intent.shards:
             self._fake.end_job(run_id, f"Predict {shard}", "success" if shard in good else "failure")

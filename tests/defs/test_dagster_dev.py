@@ -1,38 +1,36 @@
-"""`dagster dev` as `make ui` starts it: a model is added or asked for, is one run, and the rest follows by itself."""
-
-from collections.abc import Iterator
+"""`dagster dev` as `make ui` starts it: models that are added or asked for are one run each, and the rest follows."""
 
 import pytest
-from dagster_dev import SHARDS, DagsterDev, build_fifty_shards, dagster_dev, wait_until
+from dagster_dev import SHARDS, build_fifty_shards, dagster_dev, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-MODEL = "eos9abc"
+ADDED, ASKED_FOR = "eos9abc", "eos9abd"
+KEYS = {model: [f"{model}|{shard}" for shard in SHARDS] for model in (ADDED, ASKED_FOR)}
 
 
-@pytest.fixture
-def dev(world) -> Iterator[DagsterDev]:
-    """Dagster with a library of fifty shards, which it has on record."""
+def test_a_backfill_and_a_request_are_one_run_each_the_rest_follows_and_nothing_of_ours_is_warned_of(world):
     build_fifty_shards(world)
+    world.write_model(model=ASKED_FOR)
     with dagster_dev(world) as dev:
         dev.backfill("library_shards", SHARDS)
         dev.wait_for("library_shards", 50)
-        yield dev
+        dev.add_model(ADDED)
+        dev.backfill("raw_predictions", KEYS[ADDED])
+        assert world.precalc("request", ASKED_FOR).returncode == 0
 
+        dev.wait_for("prediction_table", 100)
+        dev.wait_for("model_card", 2)
+        wait_until(lambda: world.objects("requests/met"))
 
-def test_a_backfill_from_the_ui_is_one_run_and_the_rest_follows(world, dev: DagsterDev):
-    dev.add_model(MODEL)
-    dev.backfill("raw_predictions", [f"{MODEL}|{shard}" for shard in SHARDS])
-
-    dev.wait_for("prediction_table", 50)
-    dev.wait_for("model_card", 1)
-    assert list(dev.runs_of("raw_predictions").values()) == ["SUCCESS"]
-    assert world.precalc("get", MODEL, "CCO").stdout.splitlines()[1].startswith("LFQSCWFLJHTTHZ-UHFFFAOYSA-N,CCO,1.0,3")
-
-
-def test_a_model_that_is_asked_for_is_tried_run_and_served_by_the_daemon(world, dev: DagsterDev):
-    assert world.precalc("request", MODEL).returncode == 0
-
-    dev.wait_for("sample_predictions", 1)
-    dev.wait_for("prediction_table", 50)
-    wait_until(lambda: world.objects("requests/met"))
+        recorded = dev.materializations("raw_predictions")
+        for keys in KEYS.values():
+            mine = [event for event in recorded if event["partition"] in keys]
+            assert sorted(event["partition"] for event in mine) == keys
+            assert len({event["runId"] for event in mine}) == 1
+        assert [event["partition"] for event in dev.materializations("sample_predictions")] == [ASKED_FOR]
+    for model in KEYS:
+        read = world.precalc("get", model, "CCO").stdout.splitlines()[1]
+        assert read.startswith("LFQSCWFLJHTTHZ-UHFFFAOYSA-N,CCO,1.0,3")
+    warned = [line for line in (world.root / "dagster.log").read_text().splitlines() if "Warning:" in line]
+    assert [line for line in warned if "is superseded" not in line] == []

@@ -1,4 +1,4 @@
-"""Runs of Dagster that are killed while GitHub's runners compute for them: started again, or left to the sensor."""
+"""Runs of Dagster that end while GitHub's runners compute for them: killed and started again or left, or terminated."""
 
 import os
 import signal
@@ -23,6 +23,7 @@ SHARDS = shard_keys(4)
 POSTED, WAITING, SETTLING = "after its POST, before its run is on record", "while it waits", "while it settles"
 AGAIN = {"eos9ab0": POSTED, "eos9ab1": WAITING, "eos9ab2": SETTLING}
 LEFT = {"eos9ab3": POSTED, "eos9ab4": WAITING, "eos9ab5": SETTLING}
+TERMINATED = "eos9ab6"
 
 
 class Killer:
@@ -49,7 +50,7 @@ class Killer:
             SETTLING: lambda: path.endswith("/jobs") and run.status == "completed",
         }
         with self._lock:
-            if model not in self.killed and there[self._at[model]]():
+            if model in self._at and model not in self.killed and there[self._at[model]]():
                 self.killed[model] = kill(port)
 
 
@@ -70,9 +71,9 @@ def recorded(dev: DagsterDev, model: str) -> list[tuple[str, str]]:
 
 @contextmanager
 def platform(world) -> Iterator[tuple[DagsterDev, Killer, FakeRunners]]:
-    """Dagster with runners, for six models, and with what kills its runs; the sensors are off."""
+    """Dagster with runners, for seven models, and with what kills its runs; the sensors are off."""
     world.build_library()
-    for model in (*AGAIN, *LEFT):
+    for model in (*AGAIN, *LEFT, TERMINATED):
         world.write_model(model=model)
 
     settings = {"compute": "github", "github_repository": REPOSITORY, "github_token": TOKEN}
@@ -89,9 +90,12 @@ def launch(dev: DagsterDev, model: str) -> str:
     return dev.launch("raw_predictions", f"{model}|{SHARDS[0]}", f"{model}|{SHARDS[-1]}")
 
 
-def test_runs_that_are_killed_reattach_or_are_settled_by_the_sensor_and_no_shard_is_computed_twice(world):
+def test_runs_that_are_killed_reattach_or_are_settled_by_the_sensor_and_one_that_is_terminated_cancels_its_run(world):
     with platform(world) as (dev, killer, runners):
         store = world.store
+        dev.add_model(TERMINATED)
+        runners.half[TERMINATED] = threading.Event()
+        terminated = launch(dev, TERMINATED)
         for model, at in {**AGAIN, **LEFT}.items():
             dev.add_model(model)
             if at is not SETTLING:
@@ -99,6 +103,8 @@ def test_runs_that_are_killed_reattach_or_are_settled_by_the_sensor_and_no_shard
         killed = {model: launch(dev, model) for model in (*AGAIN, *LEFT)}
         wait_until(lambda: killer.killed.keys() == killed.keys())
         wait_until(lambda: dead(dev, killed.values()))
+        wait_until(lambda: len(recorded(dev, TERMINATED)) == 2)
+        dev.terminate(terminated)
         for model, at in {**AGAIN, **LEFT}.items():
             assert len(recorded(dev, model)) == (2 if at is WAITING else 0)
             assert (find_run(store, f"{model}-0001") is None) is (at is POSTED)
@@ -112,10 +118,13 @@ def test_runs_that_are_killed_reattach_or_are_settled_by_the_sensor_and_no_shard
         dev.switch_on("github_executions")
         wait_until(lambda: [dev.runs_of("raw_predictions")[run] for run in again.values()] == ["SUCCESS"] * 3)
         wait_until(lambda: all(len(recorded(dev, model)) >= 4 for model in LEFT))
+        wait_until(lambda: dev.runs_of("raw_predictions")[terminated] == "CANCELED")
         wait_until(lambda: not unsettled(store))
 
-        assert list_executions(store) == [f"{model}-0001" for model in killed]
-        assert len(runners.computed) == 24
+        assert list_executions(store) == [f"{model}-0001" for model in (*killed, TERMINATED)]
+        cancelled = find_settled(store, f"{TERMINATED}-0001")
+        assert (cancelled.conclusion, len(cancelled.landed)) == ("cancelled", 2)
+        assert len(runners.computed) == 26
         assert all(len(runs) == 1 for runs in runners.computed.values())
         for model in AGAIN:
             assert [shard for shard, run in recorded(dev, model) if run == again[model]] == SHARDS
