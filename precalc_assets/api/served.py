@@ -9,7 +9,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -28,6 +27,10 @@ LISTING_SECONDS = 10.0
 MANY_SECONDS = 600.0
 """How long a model is used where many are asked at a time. To open one takes a read of each shard's directory, 12,000
 for 240 models of 50 shards; to read a molecule of one that is open takes two."""
+
+_PATIENCE_SECONDS = 5.0
+"""A store that takes longer to fail has tried again and again already, DynamoDB's for some 15 s. Asked once more, the
+answer would come after the 29 s that API Gateway waits."""
 
 _log = logging.getLogger(__name__)
 
@@ -147,10 +150,13 @@ class ServedModels:
         served = self.find(model, within=within)
         if served is None:
             return None
-        reading = None
-        # The table may have been dropped or made anew since it was opened.
-        with suppress(TableError):
+        reading, started = None, self._clock()
+        try:
             reading = served.reader.read(inchikeys)
+        except TableError:
+            # The table may have been dropped or made anew since it was opened.
+            if self._took_long(started):
+                raise
         if reading is None or served.is_older_than(reading.directories):
             served = self._open(model)
             if served is None:
@@ -206,10 +212,15 @@ class ServedModels:
             try:
                 return known[1].read(inchikeys)
             except TableError:
-                pass  # As with a model, the table may be another one by now.
+                # As with a model, the table may be another one by now.
+                if self._took_long(now):
+                    raise
         reader = TableReader(self._tables, LIBRARY)
         self._library = now, reader
         return reader.read(inchikeys)
+
+    def _took_long(self, started: float) -> bool:
+        return self._clock() - started > _PATIENCE_SECONDS
 
     def _find_card(self, model: str) -> ModelCard | None:
         try:

@@ -7,7 +7,7 @@ from serving import KEYS, MODEL, predictions, serve
 from precalc_assets.api.served import LISTING_SECONDS, MANY_SECONDS, ServedModels
 from precalc_assets.columns import Column
 from precalc_assets.errors import TableError
-from precalc_assets.tables import Item
+from precalc_assets.tables import LIBRARY, Item
 from precalc_assets.tables.directory import COLUMNS_KEY
 from precalc_assets.tables.reader import CACHE_SECONDS
 
@@ -123,6 +123,25 @@ def test_what_is_said_of_rows_that_were_loaded_since_is_read_with_them(tables, m
     assert answered.rows == [None, *rows.values()]
     assert answered.served.releases == dict.fromkeys(("00", "01", "02", "03"), "v2.0.0")
     assert answered.library_digest != before.library_digest
+
+
+def test_a_store_that_took_long_to_fail_is_not_asked_again(tables, clock):
+    serve(tables, ROWS)
+    serve(tables, dict.fromkeys(KEYS, ("C",)), model=LIBRARY, columns=[Column("smiles", "string", "", "")])
+    counted = CountingStore(tables)
+    models = ServedModels(counted, clock=clock)
+    models.read(MODEL, KEYS[:1], smiles=True)
+
+    def fail_late(*_arguments, **_options):
+        clock.now += 15
+        raise TableError("throttled")
+
+    counted.get_many = fail_late
+    for ask in (lambda: models.read(MODEL, KEYS[1:2]), lambda: models.smiles(KEYS[1:2])):
+        started = clock.now
+        with pytest.raises(TableError):
+            ask()
+        assert clock.now == started + 15
 
 
 def test_a_store_that_cannot_be_read_is_not_a_model_that_is_unknown(tables, models):
