@@ -315,6 +315,12 @@ def test_what_a_person_has_started_is_settled_and_reported_once_with_the_marks_o
             for link in ("run", "job"):
                 assert isinstance(event.metadata[link], dg.UrlMetadataValue)
 
+        told = graph.instance.get_run_records(dg.RunsFilter(tags={"dagster/sensor_name": "github_executions"}))
+        assert [(run.dagster_run.tags["precalc/reported"], run.dagster_run.is_success) for run in told] == [
+            (key, True)
+        ] * 2
+        assert all(run.start_time and run.end_time for run in told)
+
         assert graph.stale("raw_predictions", keys()) == []
         assert graph.run_range("raw_predictions").success
         assert len(graph.fake.runs) == 1

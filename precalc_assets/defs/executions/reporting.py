@@ -16,6 +16,7 @@ from dagster._core.definitions.data_version import (
 )
 from dagster._core.event_api import PartitionKeyFilter
 from dagster._core.events import DagsterEvent, DagsterEventType, StepMaterializationData
+from dagster._core.storage.tags import SENSOR_NAME_TAG
 
 from precalc_assets.defs.inference.checks import FINISHED_AT, canary_evaluations, canary_input, canary_metadata
 from precalc_assets.defs.partitions import partition_key
@@ -39,18 +40,23 @@ _SAMPLE = dg.AssetKey("sample_predictions")
 _LIBRARY = dg.AssetKey("library_shards")
 
 
-def tell_dagster(instance: dg.DagsterInstance, source: str, events: Iterable[AssetEvent]) -> int:
+def tell_dagster(instance: dg.DagsterInstance, source: str, events: Iterable[AssetEvent], *, sensor: str = "") -> int:
     """Tell Dagster of events, as those of a run that stands for their source, an execution or model; return how many.
 
     Not as events without a run: of these, Dagster 1.13 takes one evaluation of a check and partition, and raises
-    IntegrityError at the next. A check is taken for that of the materialisation which has the same run. The run is
-    recorded as ended, since one that is not would take a place in the queue if this dies.
+    IntegrityError at the next. A check is taken for that of the materialisation which has the same run. The run has
+    ended before anything is told, since one that has not would take a place in the queue if this dies. It shows as one
+    of the `sensor`, if that tells.
     """
     told = 0
-    run = dg.DagsterRun(_JOB, run_id=str(uuid4()), status=dg.DagsterRunStatus.SUCCESS, tags={_SOURCE_TAG: source})
+    tags = {_SOURCE_TAG: source, **({SENSOR_NAME_TAG: sensor} if sensor else {})}
+    run = dg.DagsterRun(_JOB, run_id=str(uuid4()), status=dg.DagsterRunStatus.SUCCESS, tags=tags)
     for event in events:
         if not told:
             instance.add_run(run)
+            # Its times, without which the UI has it starting for ever.
+            for kind in (DagsterEventType.RUN_START, DagsterEventType.RUN_SUCCESS):
+                instance.report_dagster_event(DagsterEvent(kind.value, _JOB), run.run_id)
         recorded = (
             DagsterEvent(
                 DagsterEventType.ASSET_MATERIALIZATION.value, _JOB, event_specific_data=StepMaterializationData(event)

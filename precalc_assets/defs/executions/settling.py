@@ -39,6 +39,9 @@ _TICK_SECONDS = 15.0
 """After which nothing more is begun: an execution takes two of GitHub's answers, of 12 seconds each at most, and its
 events a few seconds. Dagster gives a tick 60 seconds."""
 
+_SENSOR = "github_executions"
+"""The sensor that tells."""
+
 _FORCE_AFTER = timedelta(seconds=60)
 """How long after its Dagster run a cancelled run may still end by itself."""
 
@@ -193,9 +196,10 @@ def _report(tick: Tick, intent: Intent, settled: Settled) -> int:
     """Tell Dagster of an execution's canary, and then of its shards, whose events name that of the canary."""
     facts = {shard: facts for shard, facts in facts_of(intent, settled).items() if shard in settled.landed}
     tick.instance.add_dynamic_partitions(MODELS, [intent.model])
-    told = tell_dagster(tick.instance, intent.key, canary_events(tick.instance, tick.platform, intent.model))
+    canary = canary_events(tick.instance, tick.platform, intent.model)
+    told = tell_dagster(tick.instance, intent.key, canary, sensor=_SENSOR)
     shards = shard_events(tick.instance, tick.platform, tick.runners, tick.library, intent.model, intent.shards, facts)
-    return told + tell_dagster(tick.instance, intent.key, shards)
+    return told + tell_dagster(tick.instance, intent.key, shards, sensor=_SENSOR)
 
 
 def _worth_another(tick: Tick, model: str, keys: Sequence[str]) -> dict[str, tuple[str, ...]]:
