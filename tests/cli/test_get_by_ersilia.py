@@ -1,0 +1,87 @@
+"""`precalc get` beside the real ersilia CLI: it computes what is missing, and takes the list of it."""
+
+import csv
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from precalc_assets.inference.environment import ersilia_program
+from precalc_assets.library import inchikey
+
+ERSILIA = Path(__file__).parents[1] / "ersilia"
+MODEL = "eos9obe"
+NEW = ["CCCCCCCCCCCCCCCCCO", "CCCCCCCCCCCCCCCCCCO", "CCCCCCCCCCCCCCCCCO"]
+
+pytestmark = pytest.mark.slow
+
+
+class _Connected(BaseHTTPRequestHandler):
+    """Says yes to whoever asks whether there is a network."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What the CLI looks for on a machine: programs on the PATH, and the network."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Connected) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        monkeypatch.setenv("PATH", f"{ERSILIA / 'bin'}{os.pathsep}{os.environ['PATH']}")
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("no_proxy", "127.0.0.1,0.0.0.0,localhost")
+        yield
+        server.shutdown()
+
+
+@pytest.mark.usefixtures("online")
+def test_the_ersilia_cli_computes_what_is_missing_and_takes_the_list_of_it(world) -> None:
+    shutil.copytree(ERSILIA / "models" / MODEL, world.models_dir / MODEL)
+    world.build_library()
+    (world.root / "asked.csv").write_text("\n".join(["smiles", "CCO", *NEW, "no molecule"]) + "\n")
+    for command in (
+        ["predict", MODEL],
+        ["serve", MODEL],
+        ["get", MODEL, "-i", "asked.csv", "-o", "out.csv", "--compute-missing"],
+        ["get", MODEL, "-i", "asked.csv", "-o", "found.csv", "--missing", "missing.csv"],
+    ):
+        done = world.precalc(*command, runner="ersilia")
+        assert done.returncode == 0, done.stderr
+
+    computed = [[inchikey(text), text, "computed", repr(len(text) / 3), str(len(text))] for text in NEW]
+    with (world.root / "out.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [
+            ["key", "input", "source", "score", "atoms"],
+            [inchikey("CCO"), "CCO", "precalculated", "1.0", "3"],
+            *computed,
+            ["", "no molecule", "", "", ""],
+        ]
+    assert _run_ersilia(world, "missing.csv") == [[text, float(score)] for _, text, _, score, _ in computed]
+
+
+def _run_ersilia(world, name: str) -> list[list[object]]:
+    """Return the input and the score of each row that `ersilia run -i` prints."""
+    home = world.cache_dir / "ersilia" / f"{MODEL}-0" / "home"
+    for arguments in (["serve", MODEL], ["run", "-i", name, "-o", "ersilia.csv"], ["close"]):
+        done = subprocess.run(
+            [ersilia_program(world.cache_dir), *arguments],
+            cwd=world.root,
+            env={**os.environ, "HOME": str(home), "ERSILIA_SESSION": "by_hand"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    with (world.root / "ersilia.csv").open(newline="") as file:
+        return [[row["input"], float(row["score"])] for row in csv.DictReader(file)]
