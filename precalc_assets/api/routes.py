@@ -183,7 +183,7 @@ def _read_all(
         except TableError as error:
             raise unavailable(error, served.model) from error
 
-    names = list(models.cards()) if named is None else named
+    names = models.names() if named is None else named
     found = dict(zip(names, pool.map(find, names), strict=True))
     unknown = [name for name in names if found[name] is None]
     if unknown and named is not None:

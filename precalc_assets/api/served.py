@@ -22,7 +22,7 @@ from precalc_assets.tables import LIBRARY, REGISTRY, Directory, KeyValueStore, T
 from precalc_assets.tables.reader import CACHE_SECONDS, Reading, Row
 
 LISTING_SECONDS = 10.0
-"""How long the list of models is used before it is read again."""
+"""How long a list of models is used before it is read again."""
 
 MANY_SECONDS = 600.0
 """How long a model is used where many are asked at a time. To open one takes a read of each shard's directory, 12,000
@@ -129,6 +129,7 @@ class ServedModels:
         self._library: tuple[float, TableReader] | None = None
         self._lock = threading.Lock()
         self._listing: tuple[float, dict[str, ModelCard | None]] | None = None
+        self._names: tuple[float, list[str]] | None = None
 
     def find(self, model: str, *, within: float = CACHE_SECONDS) -> ServedModel | None:
         """Return a model that was opened within so many seconds, None if nothing of it is served.
@@ -176,6 +177,16 @@ class ServedModels:
             # A library that was never built, or before tables had it: predictions are served all the same.
             return [None] * len(inchikeys)
         return [None if row is None or row[0] is None else str(row[0]) for row in reading.rows]
+
+    def names(self) -> list[str]:
+        """Return all models that have a table, without their cards: those of wide models are hundreds of KB.
+
+        Raises TableError if the store cannot tell.
+        """
+        now = self._clock()
+        if self._names is None or now - self._names[0] >= LISTING_SECONDS:
+            self._names = now, list(filter(is_model_id, self._tables.list_tables()))
+        return self._names[1]
 
     def cards(self) -> dict[str, ModelCard | None]:
         """Return the cards of all models that have a table, by model; None for those without one.

@@ -2,9 +2,10 @@
 
 import pytest
 import zstandard
-from serving import KEYS, MODEL, predictions, serve
+from serving import KEYS, MODEL, card, predictions, serve
 
 from precalc_assets.api.served import LISTING_SECONDS, MANY_SECONDS, ServedModels
+from precalc_assets.cards import publish_card
 from precalc_assets.columns import Column
 from precalc_assets.errors import TableError
 from precalc_assets.tables import LIBRARY, Item
@@ -123,6 +124,18 @@ def test_what_is_said_of_rows_that_were_loaded_since_is_read_with_them(tables, m
     assert answered.rows == [None, *rows.values()]
     assert answered.served.releases == dict.fromkeys(("00", "01", "02", "03"), "v2.0.0")
     assert answered.library_digest != before.library_digest
+
+
+def test_the_names_of_models_are_told_without_their_cards(tables, clock):
+    serve(tables, ROWS)
+    publish_card(tables, card())
+    counted = CountingStore(tables)
+    models = ServedModels(counted, clock=clock)
+    assert models.names() == [MODEL]
+    assert counted.asked == 0
+    tables.drop_table(MODEL)
+    clock.now = LISTING_SECONDS
+    assert models.names() == []
 
 
 def test_a_store_that_took_long_to_fail_is_not_asked_again(tables, clock):
