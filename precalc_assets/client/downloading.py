@@ -223,10 +223,12 @@ class _Downloader:
             target.truncate(stream.start)
             self._count(file, stream.start)
             for chunk in stream.chunks:
+                if self._stop.is_set():  # before anything is written: the next call may have the file by now
+                    raise DownloadError(f"{file.name}: stopped")
                 write_all(target, chunk)
                 self._count(file, target.tell())
-                if self._stop.is_set():
-                    raise DownloadError(f"{file.name}: stopped")
+                if target.tell() > file.bytes:
+                    break  # it may have no end; its checksum tells that it is another file
             size = target.tell()
         if size < file.bytes:
             raise CutOffError(f"it ended after {size:,} of {file.bytes:,} bytes")

@@ -236,6 +236,15 @@ def test_the_rest_is_computed_once_and_delivered_in_the_order_asked(choosy) -> N
 
 
 @pytest.mark.slow
+def test_the_manifest_of_a_folder_says_what_was_computed_by_what(choosy) -> None:
+    done = choosy.precalc("get", "--all-models", "-i", "asked.csv", "-o", "out", "--compute-missing")
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((choosy.root / "out" / "_manifest.json").read_text())["files"][f"{MODEL}.csv"]
+    words = ("found", "computed", "failed", "unreadable", "computed_by_release")
+    assert [manifest[word] for word in words] == [2, 3, 2, 1, "v1.0.0"]
+
+
+@pytest.mark.slow
 def test_another_release_than_the_tables_computes_with_a_loud_warning(choosy) -> None:
     choosy.write_model(release="v2.0.0", columns=[("atoms", "integer"), ("new", "string")], answer="return '7,x'")
     done = choosy.precalc("get", MODEL, NEW, "CCO", "--compute-missing")
