@@ -17,7 +17,10 @@ if (search) {
       const answer = await fetch(url, {signal: running.signal});
       if (!answer.ok) throw new Error("the server answers " + answer.status);
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-      $("models").replaceWith(page.getElementById("models"));
+      const old = $("models"), found = page.getElementById("models"), at = document.activeElement, inside = old.contains(at);
+      old.replaceWith(found);
+      // Who has gone on to the table by keyboard meanwhile stays where they are.
+      if (inside) ([...found.querySelectorAll("a")].find((link) => link.href === at.href) || found).focus();
       $("count").textContent = page.getElementById("count").textContent;
       history.replaceState(null, "", url);
     } catch (error) {
