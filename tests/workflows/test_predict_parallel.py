@@ -81,11 +81,12 @@ def test_a_failed_shard_holds_none_back_is_told_with_its_reason_and_ends_well_wh
     assert {smiles for call in workshop.world.calls()[asked:] for smiles in call} == set(smiles_of(workshop, "04"))
 
 
-def test_fifty_shards_are_computed_by_fifty_jobs_for_somebody_who_gives_a_model_alone(new_workshop):
-    workshop = new_workshop(50, MANY)
-    shards = shard_keys(50)
-    workshop.world.write_model(answer=refuse(smiles_of(workshop, "31")))
-    good = [shard for shard in shards if shard != "31"]
+def test_all_shards_are_computed_by_a_job_each_for_somebody_who_gives_a_model_alone(new_workshop):
+    workshop = new_workshop(5, FEW[:40])
+    shards = shard_keys(5)
+    refused = smiles_of(workshop, "02")
+    workshop.world.write_model(answer=refuse(refused))
+    good = [shard for shard in shards if shard != "02"]
 
     done = workshop.run(model_id=MODEL)
 
@@ -93,10 +94,10 @@ def test_fifty_shards_are_computed_by_fifty_jobs_for_somebody_who_gives_a_model_
     assert workshop.landed() == shards
     assert_served(workshop, good)
     rows = sum(require_manifest(workshop.world.store, MODEL, shard).rows for shard in good)
-    assert rows == workshop.library.molecules - len(smiles_of(workshop, "31"))
-    assert done.stdout.count("Set up job\n") >= 1 + 1 + 50 + 10 + 1
-    assert "49 of 50 shards" in done.stdout
-    assert "9 of 9 molecules quarantined" in done.stdout
+    assert rows == workshop.library.molecules - len(refused)
+    assert done.stdout.count("Set up job\n") >= 1 + 1 + 5 + 5 + 1
+    assert "4 of 5 shards" in done.stdout
+    assert f"{len(refused)} of {len(refused)} molecules quarantined" in done.stdout
 
 
 def test_on_s3_and_dynamodb_shards_land_and_are_claimed_as_on_disk(new_workshop, aws):

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -55,18 +56,14 @@ class PatientClock(Clock):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("place", ["disk", "aws"])
-def test_a_model_goes_from_a_run_of_dagster_over_the_workflow_to_its_table(new_workshop, place: str, request):
+def test_a_model_goes_from_a_run_of_dagster_over_the_workflow_to_its_table_on_aws(new_workshop, aws):
     workshop = new_workshop(5, FEW)
     shards = shard_keys(5)
     keys = [f"{MODEL}|{shard}" for shard in shards]
     workshop.world.write_model(answer=refuse(smiles_of(workshop, "04")))
-    urls = {}
-    if place == "aws":
-        bucket = request.getfixturevalue("aws").make_bucket()
-        urls = {"store_url": f"s3://{bucket}/platform", "tables_url": tables_url()}
-        workshop.variables |= {f"PRECALC_{name.upper()}": url for name, url in urls.items()}
-        build_library(open_store(urls["store_url"]), workshop.world.root / "library.smi", n_shards=5, processes=1)
+    urls = {"store_url": f"s3://{aws.make_bucket()}/platform", "tables_url": tables_url()}
+    workshop.variables |= {f"PRECALC_{name.upper()}": url for name, url in urls.items()}
+    build_library(open_store(urls["store_url"]), workshop.world.root / "library.smi", n_shards=5, processes=1)
     actions = Actions(workshop)
     with dg.DagsterInstance.local_temp() as instance, actions.serving() as github:
         graph = Graph(workshop.world, instance, QuickPlatform, n_shards=5, **github, **urls)
@@ -164,4 +161,6 @@ def test_fifty_shards_go_from_a_click_in_the_ui_over_the_workflow_to_the_table_a
         with capsys.disabled():
             print(f"\n{stages(clicked, published, actions, dev)}")  # noqa: T201 - the figures that the notes give
     assert [run.inputs["shards"] for run in actions.fake.runs.values()] == ["00-49", "31"]
+    jobs = Counter(name.partition(" ")[0] for name in actions.fake.runs[1001].jobs)
+    assert jobs == {"Plan": 1, "Canary": 1, "Predict": 50, "Serve": 10, "Report": 1}
     assert_served(workshop, shard_keys(50))
