@@ -6,7 +6,7 @@ When the records are written is in `launch`, `following` and, on the runner, in 
     executions/eos3b5e-0007/intent.json        what is to be computed                     launcher, once
                             dispatch-00.json   GitHub is about to be asked for a run      launcher, once each
                             limit-00.json      GitHub said: not before …                  launcher
-                            answer-00.json     what GitHub said that says nothing         launcher
+                            answer-00.json     what came back where there may be a run    launcher
                             run.json           the run that was found                     launcher
                             claim.json         the one run that may compute               runner, once
                             shards/07.json     what came of a shard without predictions   runner
