@@ -54,9 +54,9 @@ class Underway:
 def step(runners: Runners, library: LibraryManifest, intent: Intent) -> Settled | Underway | Waiting:
     """Bring an execution one step further: launch it, look at its run, or settle it when the run has ended.
 
-    Any number may do this at the same time, and each does no more than one POST. Nobody asks GitHub for anything before
-    a rate limit is over, whoever met it. Raises RefusedError if GitHub does
-    not show the run, as after a token has expired.
+    Any number may do this at the same time, and each does no more than one POST. None asks GitHub for anything before a
+    rate limit is over, whoever met it. Raises RefusedError if GitHub does not show the run, as after a token has
+    expired.
     """
     store, github, now = runners.store, runners.github, runners.now()
     settled = records.find_settled(store, intent.key)
