@@ -201,6 +201,8 @@ def _get_many(source: Source, models: Sequence[str], molecules: Molecules, optio
     output, missing = options.output, options.missing
     if output is None:
         return
+    if not models:
+        raise PrecalcError(f"no model is served by {source.name} yet; nothing was written")
     for folder in filter(None, (output, missing)):
         folder.mkdir(parents=True, exist_ok=True)
     manifest = _Manifest(output / MANIFEST)

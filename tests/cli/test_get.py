@@ -15,7 +15,7 @@ import pytest
 
 from precalc_assets.cli.get import Options
 from precalc_assets.cli.get import answer as answered
-from precalc_assets.errors import UsageError
+from precalc_assets.errors import PrecalcError, UsageError
 from precalc_assets.library import inchikey, read_manifest
 from precalc_assets.predictions import load_library_shards
 
@@ -147,6 +147,15 @@ def test_the_file_of_molecules_is_not_written_over(served) -> None:
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
         assert "is the file that the molecules are read from" in done.stderr
     assert asked.read_text() == "smiles\nCCO\n"
+
+
+@pytest.mark.usefixtures("fresh_settings")
+def test_all_of_no_models_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PRECALC_TABLES_URL", f"sqlite:///{tmp_path / 'tables.db'}")
+    with pytest.raises(PrecalcError, match="no model is served by sqlite"):
+        answered(["CCO"], Options(output=Path("out"), all_models=True))
+    assert not Path("out").exists()
 
 
 @pytest.mark.usefixtures("fresh_settings")
