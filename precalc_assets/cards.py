@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
+import zstandard
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from precalc_assets.columns import Column, name_columns
 from precalc_assets.errors import TableError
 from precalc_assets.tables import REGISTRY, Item, KeyValueStore
+from precalc_assets.tables.pages import decompress
 
 PLOTTED_COLUMNS = 8
 """The first columns of a model, whose distributions are on its card; more would not be looked at."""
@@ -41,7 +43,7 @@ class Distribution(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """One model in the registry table, as JSON under its id.
+    """One model in the registry table, as JSON in a zstd frame under its id.
 
     `deterministic` says whether the canary of a release that is served predicted the same twice, None if there was no
     such canary; `varying` names the columns that it found to differ. There may be none of a model that is not: it
@@ -84,17 +86,22 @@ def name_variation(varying: Sequence[str]) -> str:
 
 def publish_card(tables: KeyValueStore, card: ModelCard) -> None:
     """Put the card into the registry, in place of the one before."""
+    # The words of 3,000 columns are half a megabyte, and an item of DynamoDB takes 400 KB.
+    frame = zstandard.ZstdCompressor(write_checksum=True).compress(card.model_dump_json().encode())
     tables.create_table(REGISTRY)
-    tables.put_many(REGISTRY, [Item(card.model, card.model_dump_json().encode())])
+    tables.put_many(REGISTRY, [Item(card.model, frame)])
 
 
 def find_card(tables: KeyValueStore, model: str) -> ModelCard | None:
     """Return a model's card, or None if it is not published. Raises TableError if the card is damaged."""
     item = tables.get_many(REGISTRY, [model]).get(model) if tables.has_table(REGISTRY) else None
-    if item is None:
-        return None
+    return read_card(item) if item else None
+
+
+def read_card(item: Item) -> ModelCard:
+    """Return the card that an item of the registry holds. Raises TableError if it is damaged."""
     try:
-        return ModelCard.model_validate_json(item.value)
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise TableError(f"the card of {model} is damaged ({reason}); run `precalc run {model}` again") from None
+        return ModelCard.model_validate_json(decompress(item.value))
+    except (TableError, ValidationError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "it cannot be unpacked"
+        raise TableError(f"the card of {item.key} is damaged ({reason}); run `precalc run {item.key}` again") from None

@@ -12,13 +12,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 
-from pydantic import ValidationError
-
-from precalc_assets.cards import ModelCard, find_card
+from precalc_assets.cards import ModelCard, find_card, read_card
 from precalc_assets.errors import MissingTableError, TableError
 from precalc_assets.model_ids import is_model_id
 from precalc_assets.sharding import shard_of
-from precalc_assets.tables import LIBRARY, REGISTRY, Directory, KeyValueStore, TableReader
+from precalc_assets.tables import LIBRARY, REGISTRY, Directory, Item, KeyValueStore, TableReader
 from precalc_assets.tables.reader import CACHE_SECONDS, Reading, Row
 
 LISTING_SECONDS = 10.0
@@ -179,7 +177,7 @@ class ServedModels:
         return [None if row is None or row[0] is None else str(row[0]) for row in reading.rows]
 
     def names(self) -> list[str]:
-        """Return all models that have a table, without their cards: those of wide models are hundreds of KB.
+        """Return all models that have a table, without their cards: those of wide models are large.
 
         Raises TableError if the store cannot tell.
         """
@@ -244,14 +242,14 @@ class ServedModels:
         names = self._tables.list_tables()
         models = list(filter(is_model_id, names))
         items = self._tables.get_many(REGISTRY, models) if REGISTRY in names else {}
-        return {model: _parse(model, items[model].value) if model in items else None for model in models}
+        return {model: _read_card(items.get(model)) for model in models}
 
 
-def _parse(model: str, value: bytes) -> ModelCard | None:
+def _read_card(item: Item | None) -> ModelCard | None:
     try:
-        return ModelCard.model_validate_json(value)
-    except ValidationError as error:
-        _log.warning("the card of %s is damaged (%s); publish it again", model, error.errors()[0]["msg"])
+        return read_card(item) if item else None
+    except TableError as error:
+        _log.warning("%s", error)
         return None
 
 

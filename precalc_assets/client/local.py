@@ -7,16 +7,14 @@ from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
-from precalc_assets.cards import ModelCard, find_card
+from precalc_assets.cards import ModelCard, find_card, read_card
 from precalc_assets.client.downloading import CutOffError, Listing, ServedFile, Stream
 from precalc_assets.client.errors import ChangedError, DownloadError
 from precalc_assets.client.source import Answer, ModelInfo, ModelSummary, changed
 from precalc_assets.errors import MissingTableError, TableError
 from precalc_assets.model_ids import check_model_id, is_model_id
 from precalc_assets.outcomes import reason
-from precalc_assets.tables import LIBRARY, REGISTRY, Directory, KeyValueStore, TableReader
+from precalc_assets.tables import LIBRARY, REGISTRY, Directory, Item, KeyValueStore, TableReader
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -43,7 +41,7 @@ class LocalSource:
         names = self._tables.list_tables()
         models = list(filter(is_model_id, names))
         items = self._tables.get_many(REGISTRY, models) if REGISTRY in names else {}
-        return [_summary(model, items[model].value if model in items else None) for model in models]
+        return [_summary(model, items.get(model)) for model in models]
 
     def open(self, model: str) -> "LocalModel":
         """See `Source.open`."""
@@ -168,10 +166,10 @@ class LocalModel:
             return None
 
 
-def _summary(model: str, value: bytes | None) -> ModelSummary:
+def _summary(model: str, item: Item | None) -> ModelSummary:
     try:
-        card = ModelCard.model_validate_json(value) if value else None
-    except ValidationError:
+        card = read_card(item) if item else None
+    except TableError:
         card = None
     if card is None:
         return ModelSummary(model)

@@ -1,6 +1,5 @@
 """Loading a shard: all or nothing, once, whatever interrupts it and whoever else does the same."""
 
-import json
 import os
 import signal
 import subprocess
@@ -9,13 +8,11 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from random import Random
 
 import pytest
-import zstandard
 from aws_emulator import tables_url
 from table_doubles import (
     COLUMNS,
@@ -41,8 +38,8 @@ from precalc_assets.columns import Column
 from precalc_assets.errors import TableError
 from precalc_assets.tables import TableReader, open_tables
 from precalc_assets.tables.loader import load_shard
-from precalc_assets.tables.pages import Page, decompress, page_layout
-from precalc_assets.tables.store import MAX_ITEM_BYTES, Item, item_bytes, write_units
+from precalc_assets.tables.pages import Page, page_layout
+from precalc_assets.tables.store import MAX_ITEM_BYTES, item_bytes, write_units
 
 KEYS = shard_molecules(600)
 
@@ -109,18 +106,6 @@ def test_the_same_rows_in_another_file_cost_one_write_and_readers_are_told_of_th
         assert (again.generation, again.written, again.consumed.write_units) == (first.generation, False, units)
         assert record(store).current.file_sha256 == file_sha256
     assert page_keys(store) == pages
-
-
-def test_a_record_from_before_files_were_recorded_is_read_and_completed(store):
-    load(store, KEYS)
-    item = store.tables[MODEL][SHARD]
-    fields = json.loads(decompress(item.value))
-    del fields["current"]["file_bytes"], fields["current"]["file_sha256"]
-    text = json.dumps(fields).encode()
-    store.tables[MODEL][SHARD] = Item(SHARD, zstandard.compress(text), sha256(text).hexdigest()[:16])
-    assert TableReader(store, MODEL).directories()[SHARD].file_sha256 == ""
-    assert load(store, KEYS, file_bytes=7, file_sha256="aa").consumed.write_units == 1
-    assert TableReader(store, MODEL).directories()[SHARD].file_sha256 == "aa"
 
 
 def test_the_generation_before_last_is_deleted(store):
