@@ -38,7 +38,7 @@ def suffix_of(path: Path) -> str:
     for suffix in SUFFIXES:
         if name.endswith(suffix):
             return suffix
-    raise LibraryError(f"{path.name}: a library is read from {', '.join(SUFFIXES)}; convert or rename the file")
+    raise LibraryError(f"{path.name}: molecules are read from {', '.join(SUFFIXES)}; convert or rename the file")
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, str]]:
@@ -150,7 +150,7 @@ def _lines(path: Path) -> Iterator[str]:
                 yield text if offset else text.removeprefix("\ufeff")
                 offset += len(line)
     except FileNotFoundError:
-        raise LibraryError(f"{path}: there is no such file; name the one that holds the library") from None
+        raise LibraryError(f"{path}: there is no such file; name the one that holds the molecules") from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise LibraryError(f"{path.name}: damaged or cut short: {error}; make or fetch it again") from error
     except OSError as error:

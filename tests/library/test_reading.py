@@ -54,7 +54,7 @@ UNREADABLE = {
     "no gzip": ("a.csv.gz", b"smiles\nCCO\n", "damaged or cut short"),
     "old mac line ends": ("a.csv", b"smiles\rCCO\rCCN\r", "bare carriage return"),
     "no line breaks": ("a.smi", b"C" * (1 << 20) + b"CC\n", "over 1 MiB"),
-    "another suffix": ("a.xlsx", PNG, "a.xlsx: a library is read from .csv, .csv.gz, .smi"),
+    "another suffix": ("a.xlsx", PNG, "a.xlsx: molecules are read from .csv, .csv.gz, .smi"),
 }
 
 Write = Callable[[str, bytes], Path]
