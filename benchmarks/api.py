@@ -41,7 +41,8 @@ import boto3
 
 from benchmarks.invented import MODEL, REGION, Shape, floats, load_all, put_plainly
 from infra.lambda_asset import LAMBDA, READER, THIS_PYTHON, build_asset
-from precalc_assets.api.handler import answer, make_app
+from precalc_assets.api.events import answer
+from precalc_assets.api.handler import make_app
 from precalc_assets.sharding import key_hash, shard_of
 from precalc_assets.tables import KeyValueStore, TableReader, open_tables
 from precalc_assets.tables.directory import COLUMNS_KEY
