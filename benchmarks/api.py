@@ -47,8 +47,8 @@ from precalc_assets.sharding import key_hash, shard_of
 from precalc_assets.tables import KeyValueStore, TableReader, open_tables
 from precalc_assets.tables.directory import COLUMNS_KEY
 from precalc_assets.tables.pages import page_index
-from tests.api.serving import event
 from tests.aws_emulator import Emulator, run_ministack
+from tests.gateway_events import event
 
 WIDE = "eos0yyy"
 N_SHARDS = 50

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from serving import KEYS, Api, predictions, serve
+from made_up import serve
+from serving import KEYS, Api, predictions
 
 from precalc_assets.tables import KeyValueStore, open_tables
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from serving import KEYS, MODEL, predictions, serve
+from made_up import MODEL, serve
+from serving import KEYS, predictions
 
 from precalc_assets.columns import Column
 from precalc_assets.tables import LIBRARY, open_tables

@@ -5,7 +5,8 @@ import io
 import json
 
 import pytest
-from serving import COLUMNS, KEYS, MODEL, UNKNOWN, Api, card, predictions, serve
+from made_up import COLUMNS, MODEL, serve
+from serving import KEYS, UNKNOWN, Api, card, predictions
 
 from precalc_assets.cards import publish_card
 from precalc_assets.columns import Column

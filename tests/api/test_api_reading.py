@@ -7,7 +7,9 @@ from hashlib import sha256
 
 import pyarrow.parquet as pq
 import pytest
-from serving import COLUMNS, KEYS, MODEL, UNKNOWN, Api, card, event, predictions, serve
+from gateway_events import event
+from made_up import COLUMNS, MODEL, serve
+from serving import KEYS, UNKNOWN, Api, card, predictions
 
 from precalc_assets import storage
 from precalc_assets.api.answers import best_type

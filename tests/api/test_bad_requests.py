@@ -3,7 +3,9 @@
 import json
 
 import pytest
-from serving import COLUMNS, KEYS, MODEL, UNKNOWN, Api, event, predictions, serve
+from gateway_events import event
+from made_up import COLUMNS, MODEL, serve
+from serving import KEYS, UNKNOWN, Api, predictions
 
 from precalc_assets.api import handler as handler_module
 from precalc_assets.api.events import MAX_ANSWER_BYTES

@@ -14,9 +14,11 @@ from urllib.parse import urlsplit
 
 import pyarrow.parquet as pq
 import pytest
+from gateway_events import event
+from made_up import serve
 from playwright.sync_api import Browser, Locator, Page, Route, sync_playwright
 from rdkit import RDConfig
-from serving import KEYS, Api, card, event, serve
+from serving import KEYS, Api, card
 
 from precalc_assets.api.inchikeys import add_inchikey_routes
 from precalc_assets.cards import publish_card

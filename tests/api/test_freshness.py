@@ -2,7 +2,8 @@
 
 import pytest
 import zstandard
-from serving import KEYS, MODEL, card, predictions, serve
+from made_up import MODEL, serve
+from serving import KEYS, card, predictions
 
 from precalc_assets.api.served import LISTING_SECONDS, MANY_SECONDS, ServedModels
 from precalc_assets.cards import publish_card

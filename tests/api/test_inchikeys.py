@@ -5,7 +5,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from serving import Answer, event
+from gateway_events import event
+from serving import Answer
 
 from precalc_assets.api.events import answer
 from precalc_assets.api.inchikeys import MAX_CHARACTERS, MAX_SMILES, add_inchikey_routes

@@ -13,7 +13,9 @@ from uuid import uuid4
 
 import pytest
 from aws_emulator import tables_url
-from serving import KEYS, MODEL, event, predictions, serve
+from gateway_events import event
+from made_up import MODEL, serve
+from serving import KEYS, predictions
 
 from infra import lambda_asset
 from infra.lambda_asset import ASSETS, INCHIKEYS, LAMBDA, READER, THIS_PYTHON, Asset, build_asset

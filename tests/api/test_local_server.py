@@ -15,7 +15,8 @@ from pathlib import Path
 import httpx
 import pyarrow.parquet as pq
 import pytest
-from serving import KEYS, MODEL, Api, predictions, serve
+from made_up import MODEL, serve
+from serving import KEYS, Api, predictions
 
 from precalc_assets import storage
 from precalc_assets.api.files import open_links

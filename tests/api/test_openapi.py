@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from gateway_events import event
 from jsonschema import Draft202012Validator
-from serving import KEYS, MODEL, UNKNOWN, Api, event, predictions, serve
+from made_up import MODEL, serve
+from serving import KEYS, UNKNOWN, Api, predictions
 
 from precalc_assets.api.openapi import make_document
 

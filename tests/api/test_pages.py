@@ -10,7 +10,9 @@ from itertools import pairwise
 from urllib.parse import quote
 
 import pytest
-from serving import KEYS, MODEL, Api, card, event, predictions, serve
+from gateway_events import event
+from made_up import MODEL, serve
+from serving import KEYS, Api, card, predictions
 
 from precalc_assets.api import inchikeys, pages
 from precalc_assets.api.plots import draw

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from http import HTTPStatus
 
 import pytest
+from made_up import MODEL
 from schema_server import PARQUET, WIDE, Server, run_server
-from serving import KEYS, MODEL
+from serving import KEYS
 
 pytestmark = pytest.mark.slow
 

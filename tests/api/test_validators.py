@@ -1,7 +1,8 @@
 """What a reader may keep, how it asks whether that is still right, and what is on every answer."""
 
 import pytest
-from serving import KEYS, MODEL, UNKNOWN, Api, card, predictions, serve
+from made_up import MODEL, serve
+from serving import KEYS, UNKNOWN, Api, card, predictions
 
 from precalc_assets.cards import publish_card
 

@@ -6,7 +6,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-from served_model import load, remote
+from made_up import serve
+from served_model import ROWS, remote
 
 from precalc_assets.client.local import LocalSource
 from precalc_assets.client.source import Source
@@ -25,7 +26,7 @@ def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 def tables(tmp_path: Path) -> KeyValueStore:
     """Tables in which a model is served."""
     tables = open_tables(f"sqlite:///{tmp_path / 'tables.db'}")
-    load(tables)
+    serve(tables, ROWS)
     return tables
 
 

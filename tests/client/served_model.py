@@ -1,88 +1,31 @@
-"""A model of made-up predictions in tables, and the API for them: in this process, with faults between if one likes."""
+"""A model of made-up predictions, and the API for them: in this process, with faults between if one likes."""
 
 import asyncio
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from hashlib import sha256
-from itertools import count, islice
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import NoReturn
 
 import httpx
-import pyarrow as pa
 from httpx_retries import Retry
+from made_up import inchikeys, rows_of, serve
 
 from precalc_assets.api.server import LocalApi
 from precalc_assets.client.remote import RemoteSource, retries
 from precalc_assets.columns import Column
-from precalc_assets.sharding import key_hash, shard_key, shard_of
 from precalc_assets.tables import LIBRARY, KeyValueStore
-from precalc_assets.tables.loader import load_shard
 
-MODEL = "eos3b5e"
-N_SHARDS = 4
-COLUMNS = (
-    Column("score", "float", "high", "A score"),
-    Column("count", "integer", "", "A count"),
-    Column("label", "string", "", "A label"),
-)
 SMILES = (Column("smiles", "string", "", "The molecule"),)
-ARROW = {"float": pa.float64(), "integer": pa.int64(), "string": pa.string()}
 URL = "http://127.0.0.1:8000"
-
-
-def inchikeys() -> Iterator[str]:
-    """Yield made-up InChIKeys, the same ones each time."""
-    for i in count():
-        letters = "".join(chr(ord("A") + byte % 26) for byte in sha256(str(i).encode()).digest()[:25])
-        yield f"{letters[:14]}-{letters[14:24]}-{letters[24]}"
-
 
 KEYS = tuple(islice(inchikeys(), 60))
 UNKNOWN = next(islice(inchikeys(), 1_000, None))
-FLOATS = (2.0, 1 / 3, -0.0, 5e-324, -1.7976931348623157e308, None)
-INTEGERS = (2, 2**63 - 1, -(2**63), 0, None)
-TEXTS = ("CCO", "", "naïve ☃", 'a "quoted", text', "two\nlines", "=1+1", "'=1", None)
-ROWS = {
-    key: (FLOATS[i % len(FLOATS)], INTEGERS[i % len(INTEGERS)], TEXTS[i % len(TEXTS)]) for i, key in enumerate(KEYS)
-}
-
-
-def load(
-    tables: KeyValueStore,
-    rows: dict[str, tuple] = ROWS,
-    *,
-    model: str = MODEL,
-    columns: Sequence[Column] = COLUMNS,
-    release: str = "v1.0.0",
-    files: Mapping[str, bytes] | None = None,
-) -> None:
-    """Load these rows, all shards of them, as if they were read from these files."""
-    by_shard: dict[str, list[str]] = defaultdict(list)
-    for key in sorted(rows, key=key_hash):
-        by_shard[shard_of(key, N_SHARDS)].append(key)
-    for shard in (shard_key(index, N_SHARDS) for index in range(N_SHARDS)):
-        keys = by_shard[shard]
-        arrays = [pa.array([rows[key][at] for key in keys], ARROW[c.type]) for at, c in enumerate(columns)]
-        batch = pa.record_batch([pa.array(keys, pa.string()), *arrays], names=["inchikey", *(c.name for c in columns)])
-        load_shard(
-            tables,
-            model,
-            shard,
-            lambda batch=batch: iter([batch]),
-            columns=columns,
-            n_shards=N_SHARDS,
-            release=release,
-            shard_digest=sha256("".join(keys).encode()).hexdigest(),
-            built_from=sha256(f"{release} {sorted(rows.items())!r}".encode()).hexdigest(),
-            file_bytes=len(files[shard]) if files else 0,
-            file_sha256=sha256(files[shard]).hexdigest() if files else "",
-        )
+ROWS = rows_of(KEYS, ["CCO", "", "naïve ☃", 'a "quoted", text', "two\nlines", "=1+1", "'=1", None])
 
 
 def load_smiles(tables: KeyValueStore, smiles: dict[str, str]) -> None:
     """Load the library's own table."""
-    load(tables, {key: (text,) for key, text in smiles.items()}, model=LIBRARY, columns=SMILES, release="")
+    serve(tables, {key: (text,) for key, text in smiles.items()}, model=LIBRARY, columns=SMILES, release="")
 
 
 class InProcess(httpx.BaseTransport):

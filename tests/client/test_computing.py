@@ -5,7 +5,8 @@ import math
 from collections.abc import Sequence
 
 import pytest
-from served_model import COLUMNS, KEYS, MODEL, ROWS, load
+from made_up import COLUMNS, MODEL, serve
+from served_model import KEYS, ROWS
 
 from precalc_assets.client.asked import MoleculeList
 from precalc_assets.client.computing import Computer, get_and_compute
@@ -128,7 +129,7 @@ def test_columns_that_the_other_release_has_not_stay_empty(source, tables, tmp_p
 
 def test_a_table_column_named_source_keeps_its_name(source, tables, tmp_path) -> None:
     columns = (COLUMNS[0], *(type(COLUMNS[0])("source", "string", "", "") for _ in range(1)))
-    load(tables, {KEYS[0]: (1.0, "x")}, model="eos9src", columns=columns)
+    serve(tables, {KEYS[0]: (1.0, "x")}, model="eos9src", columns=columns)
     question = Question(source.open("eos9src"), MoleculeList([KEYS[0]], processes=1), JsonLinesFormat)
     get_and_compute(question, tmp_path / "out.jsonl", Computer(Model, 2))
     [row] = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())

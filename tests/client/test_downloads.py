@@ -9,7 +9,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from served_model import MODEL, N_SHARDS, Fault, cut, dropped, load, refused, remote
+from made_up import MODEL, N_SHARDS, serve
+from served_model import ROWS, Fault, cut, dropped, refused, remote
 
 from precalc_assets.client import downloading
 from precalc_assets.client.downloading import ServedFile, checked_file, download
@@ -41,7 +42,7 @@ def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def store_url(tables: KeyValueStore, tmp_path: Path) -> str:
-    load(tables, release="v1.0.1", files=FILES)
+    serve(tables, ROWS, release="v1.0.1", files=FILES)
     return put(tmp_path, FILES)
 
 
@@ -198,7 +199,7 @@ def test_a_model_that_is_loaded_anew_meanwhile_is_not_downloaded_half_and_half(
     newer = {shard: content[::-1] for shard, content in FILES.items()}
 
     def load_it(request, answer):
-        load(tables, release="v2.0.0", files=newer)
+        serve(tables, ROWS, release="v2.0.0", files=newer)
         put(tmp_path, newer)
         return answer()
 

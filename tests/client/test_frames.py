@@ -4,7 +4,8 @@ import doctest
 
 import pandas as pd
 import pytest
-from served_model import COLUMNS, KEYS, MODEL, ROWS, UNKNOWN, load, load_smiles
+from made_up import COLUMNS, MODEL, serve
+from served_model import KEYS, ROWS, UNKNOWN, load_smiles
 
 from precalc_assets.client import Precalc, formats, frames
 from precalc_assets.client.source import Source
@@ -74,7 +75,7 @@ def test_a_model_of_which_nothing_is_served_is_an_error_of_ours(precalc: Precalc
 @pytest.mark.parametrize("module", [formats, frames])
 def test_examples_run(module, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"sqlite:///{tmp_path / 'ethanol.db'}"
-    load(open_tables(url), {"LFQSCWFLJHTTHZ-UHFFFAOYSA-N": (0.5, 1, "a")})
+    serve(open_tables(url), {"LFQSCWFLJHTTHZ-UHFFFAOYSA-N": (0.5, 1, "a")})
     monkeypatch.setenv("PRECALC_TABLES_URL", url)
     ran = doctest.testmod(module)
     assert (ran.failed, ran.attempted > 0) == (0, True)

@@ -19,7 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from served_model import inchikeys, load
+from made_up import inchikeys, serve
 
 from precalc_assets.columns import Column
 from precalc_assets.storage import predictions
@@ -43,7 +43,7 @@ def large(world):
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table({"x": pa.array(chance.randbytes(8) for _ in range(400_000))}), path)
         files[shard] = path.read_bytes()
-    load(world.tables, rows, columns=COLUMNS, files=files)
+    serve(world.tables, rows, columns=COLUMNS, files=files)
     (world.root / "asked.csv").write_text("inchikey\n" + "\n".join(chance.sample(keys, N)) + "\n")
     return world
 

@@ -7,7 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
-from served_model import KEYS, MODEL, ROWS, URL, Faulty, cut, dropped, impatient, refused, remote
+from made_up import MODEL
+from served_model import KEYS, ROWS, URL, Faulty, cut, dropped, impatient, refused, remote
 
 from precalc_assets.client.asked import MoleculeList
 from precalc_assets.client.errors import ApiError

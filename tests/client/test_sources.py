@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from served_model import COLUMNS, KEYS, MODEL, ROWS, UNKNOWN, load, load_smiles, refused, remote
+from made_up import COLUMNS, MODEL, serve
+from served_model import KEYS, ROWS, UNKNOWN, load_smiles, refused, remote
 
 from precalc_assets.client.asked import MoleculeList
 from precalc_assets.client.errors import ApiError, ChangedError
@@ -55,7 +56,7 @@ def test_a_model_of_which_nothing_is_served_and_what_is_no_model_id_are_errors_w
 
 def test_rows_of_another_release_than_the_one_that_was_opened_are_refused(source: Source, tables) -> None:
     model = source.open(MODEL)
-    load(tables, release="v2.0.0")
+    serve(tables, ROWS, release="v2.0.0")
     # Readers see a load after a minute at the latest; a new source at once.
     with pytest.raises(ChangedError, match=r"v1\.0\.0.* now is .*v2\.0\.0.*start again"):
         _anew(source, tables, model).read(list(KEYS))
