@@ -5,6 +5,7 @@ A model here uses the standard library alone, so that a call of it takes some 50
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,10 @@ from precalc_assets.settings import load_settings
 from precalc_assets.sharding import shard_keys
 from precalc_assets.storage import open_store
 from precalc_assets.tables import KeyValueStore, open_tables
+
+# A shell has what it starts in the background ignore Ctrl-C, and so would all that is started here and ended by it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MODEL = "eos9abc"
 N_SHARDS = 4
