@@ -200,8 +200,13 @@ class World:
 
 @pytest.fixture(scope="session")
 def models_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the environments of models are, for all tests of a process."""
-    return tmp_path_factory.mktemp("models-cache")
+    """Where the environments of models are, for all tests of a process; it has that of these models from the start."""
+    cache = tmp_path_factory.mktemp("models-cache")
+    first = World(tmp_path_factory.mktemp("first") / "world", cache)
+    first.write_model()
+    with first.runner():
+        pass
+    return cache
 
 
 @pytest.fixture

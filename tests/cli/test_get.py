@@ -23,16 +23,6 @@ MODEL = "eos9abc"
 HEADER = ["key", "input", "score", "atoms", "label"]
 
 
-@pytest.fixture
-def served(world):
-    """A world in which a model's predictions are in the table."""
-    world.write_model()
-    world.build_library()
-    for outcome in [*world.predict(), *world.validate(), *world.load()]:
-        assert not outcome.failure
-    return world
-
-
 def answer(smiles: str) -> list[str]:
     return [repr(len(smiles) / 3), str(len(smiles)), smiles]
 

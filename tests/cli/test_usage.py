@@ -32,16 +32,6 @@ def assert_one_line_error(done: subprocess.CompletedProcess[str], *words: str, c
     assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
-@pytest.fixture
-def served(world):
-    """A world in which a model's predictions are in the table."""
-    world.write_model()
-    world.build_library()
-    for outcome in [*world.predict(), *world.validate(), *world.load()]:
-        assert not outcome.failure
-    return world
-
-
 LIBRARIES = {
     "empty": (b"", "empty"),
     "only a header": (b"smiles\n", "no rows"),
