@@ -25,9 +25,8 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from precalc_assets.inference import find_model
-from precalc_assets.inference.environment import ersilia_program
 from precalc_assets.inference.ersilia.slot import Slot, taken_slot
+from precalc_assets.models import ersilia_program, find_model
 from precalc_assets.settings import BUILT_IN_MODELS, load_settings
 
 ROOT = Path(__file__).parents[1]

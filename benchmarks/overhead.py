@@ -16,9 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from precalc_assets.inference import find_model
-from precalc_assets.inference.environment import model_environment
 from precalc_assets.library import LibraryManifest, read_manifest, read_sample
+from precalc_assets.models import find_model, model_environment
 from precalc_assets.settings import BUILT_IN_MODELS, load_settings
 from precalc_assets.storage import open_store
 

@@ -9,7 +9,8 @@ from obstore.store import ObjectStore
 from precalc_assets.cards import PLOTTED_COLUMNS, Distribution, ModelCard, find_card
 from precalc_assets.columns import Column
 from precalc_assets.errors import TableError
-from precalc_assets.inference import ModelMetadata, find_report, list_models, open_model
+from precalc_assets.inference import find_report, open_model
+from precalc_assets.models import ModelMetadata, list_models
 from precalc_assets.predictions import describe_predictions, find_manifest
 from precalc_assets.settings import Settings
 from precalc_assets.tables import KeyValueStore, TableReader

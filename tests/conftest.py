@@ -16,8 +16,9 @@ import pytest
 from aws_emulator import aws, ministack, strict_ministack  # noqa: F401
 from obstore.store import ObjectStore
 
-from precalc_assets.inference import FrameworkRunner, find_model, predict_shards
+from precalc_assets.inference import FrameworkRunner, predict_shards
 from precalc_assets.library import LibraryManifest, build_library, read_manifest
+from precalc_assets.models import find_model
 from precalc_assets.outcomes import ShardOutcome
 from precalc_assets.predictions import load_shards, validate_shards
 from precalc_assets.settings import load_settings

@@ -21,8 +21,9 @@ from precalc_assets.defs.inference.assets import SampleConfig
 from precalc_assets.defs.partitions import MODELS, partition_key
 from precalc_assets.defs.resources import Platform
 from precalc_assets.errors import PrecalcError, UsageError
-from precalc_assets.inference import ModelFolder, find_report, open_model
+from precalc_assets.inference import find_report, open_model
 from precalc_assets.library import find_library, require_shards
+from precalc_assets.models import ModelFolder
 from precalc_assets.progress import OnProgress, ignore_progress
 from precalc_assets.sharding import contiguous_ranges, parse_shards
 

@@ -10,9 +10,10 @@ from rich.table import Table
 from precalc_assets.cards import ModelCard, find_card, name_variation
 from precalc_assets.cli.report import name_shards
 from precalc_assets.errors import ModelError, PrecalcError, TableError
-from precalc_assets.inference import CANARY_SIZE, CanaryReport, find_model, find_report, list_models
+from precalc_assets.inference import CANARY_SIZE, CanaryReport, find_report
 from precalc_assets.library import read_manifest, require_shards
 from precalc_assets.model_ids import check_model_id
+from precalc_assets.models import find_model, list_models
 from precalc_assets.outcomes import reason
 from precalc_assets.predictions import RawManifest, find_manifest
 from precalc_assets.settings import Settings, load_settings

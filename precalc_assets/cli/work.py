@@ -12,7 +12,7 @@ import obstore
 from precalc_assets.cli.durations import parse_duration
 from precalc_assets.cli.progress import progress, row_progress
 from precalc_assets.cli.report import Tally, name_shards
-from precalc_assets.inference import find_model, find_report, open_model, open_runner, predict_shards
+from precalc_assets.inference import find_report, open_model, open_runner, predict_shards
 from precalc_assets.library import (
     LibraryManifest,
     build_library,
@@ -23,6 +23,7 @@ from precalc_assets.library import (
     require_shards,
 )
 from precalc_assets.model_ids import check_model_id
+from precalc_assets.models import find_model
 from precalc_assets.outcomes import ShardOutcome
 from precalc_assets.predictions import load_library_shards, load_shards, validate_shards
 from precalc_assets.settings import load_settings

@@ -9,7 +9,6 @@ from precalc_assets.inference.canary_report import (
 )
 from precalc_assets.inference.ersilia import ErsiliaRunner
 from precalc_assets.inference.framework import FrameworkRunner
-from precalc_assets.inference.model_folder import ModelFolder, ModelMetadata, find_model, list_models
 from precalc_assets.inference.opening import open_model, open_runner
 from precalc_assets.inference.predict import predict_shards
 from precalc_assets.inference.runner import BatchError, ModelRunner
@@ -22,12 +21,8 @@ __all__ = [
     "CanaryReport",
     "ErsiliaRunner",
     "FrameworkRunner",
-    "ModelFolder",
-    "ModelMetadata",
     "ModelRunner",
-    "find_model",
     "find_report",
-    "list_models",
     "open_model",
     "open_runner",
     "predict_shards",

@@ -40,10 +40,10 @@ from precalc_assets.inference.findings import (
     check_estimate,
     describe_columns,
 )
-from precalc_assets.inference.model_folder import ModelFolder
 from precalc_assets.inference.opening import open_model, open_runner
 from precalc_assets.inference.runner import ModelRunner, ServedModelRunner
 from precalc_assets.library import LibraryManifest, read_sample
+from precalc_assets.models import ModelFolder
 from precalc_assets.outcomes import Check, reason
 from precalc_assets.predictions import PredictionsWriter, Provenance, read_records
 from precalc_assets.progress import OnProgress, ignore_progress

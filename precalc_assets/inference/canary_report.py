@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from precalc_assets import storage
 from precalc_assets.columns import Column, ColumnType, columns_digest
-from precalc_assets.inference.model_folder import ModelMetadata
+from precalc_assets.models import ModelMetadata
 from precalc_assets.outcomes import Check
 from precalc_assets.tables.estimate import TableEstimate
 

@@ -10,11 +10,10 @@ from types import TracebackType
 from typing import Self
 
 from precalc_assets.errors import ModelError
-from precalc_assets.inference.environment import model_environment
-from precalc_assets.inference.model_folder import ModelFolder
 from precalc_assets.inference.output import read_output
-from precalc_assets.inference.processes import last_line, require_space, run_guarded
 from precalc_assets.inference.runner import BatchError, call_timeout, no_answer
+from precalc_assets.models import ModelFolder, model_environment
+from precalc_assets.processes import last_line, require_space, run_guarded
 
 
 class FrameworkRunner:

@@ -5,9 +5,9 @@ from typing import TypedDict
 
 from precalc_assets.inference.ersilia import ErsiliaRunner, fetch_from_hub
 from precalc_assets.inference.framework import FrameworkRunner
-from precalc_assets.inference.model_folder import ModelFolder, find_model, list_models
 from precalc_assets.inference.runner import ModelRunner
 from precalc_assets.model_ids import check_model_id
+from precalc_assets.models import ModelFolder, find_model, list_models
 from precalc_assets.settings import Settings
 
 _OURS = "eos0"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from precalc_assets.inference.environment import ersilia_program
 from precalc_assets.library import inchikey
+from precalc_assets.models import ersilia_program
 
 ERSILIA = Path(__file__).parents[1] / "ersilia"
 MODEL = "eos9obe"

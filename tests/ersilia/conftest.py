@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from precalc_assets.inference import ModelRunner, open_model, open_runner
-from precalc_assets.inference.environment import ersilia_program
+from precalc_assets.models import ersilia_program
 from precalc_assets.settings import Settings
 
 STAND_INS = Path(__file__).parent / "bin"

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from fake_github import FakeGitHub
 
-from precalc_assets.inference import find_model
-from precalc_assets.inference.environment import model_environment
 from precalc_assets.library import LibraryManifest, build_library
+from precalc_assets.models import find_model, model_environment
 
 PROJECT = Path(__file__).parents[2]
 TOOLS = Path(sys.executable).parent

@@ -13,9 +13,9 @@ from typing import Self
 from precalc_assets.errors import ModelError
 from precalc_assets.inference.ersilia.server import BreakerOpenError, ask, is_up
 from precalc_assets.inference.ersilia.slot import Slot, is_fetched, taken_slot
-from precalc_assets.inference.model_folder import ModelFolder, find_model
-from precalc_assets.inference.processes import require_space
 from precalc_assets.inference.runner import BatchError, call_timeout, no_answer
+from precalc_assets.models import ModelFolder, find_model
+from precalc_assets.processes import require_space
 
 _HEALTHY_SECONDS = 120.0
 """The CLI returns when its server says that it is running, which is a little before it answers."""

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 from precalc_assets.columns import Column
 from precalc_assets.inference.output import INPUT_COLUMNS, check_columns
-from precalc_assets.inference.processes import printable
 from precalc_assets.inference.runner import BatchError
 from precalc_assets.predictions import format_record
+from precalc_assets.processes import printable
 
 _HEALTH_SECONDS = 10.0
 

@@ -19,9 +19,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from precalc_assets.errors import ModelError
-from precalc_assets.inference.environment import ERSILIA_VERSION, ersilia_program, model_environment
-from precalc_assets.inference.model_folder import ModelFolder
-from precalc_assets.inference.processes import (
+from precalc_assets.models import ERSILIA_VERSION, ModelFolder, ersilia_program, model_environment
+from precalc_assets.processes import (
     HeldServer,
     clean_variables,
     hold,

@@ -1,6 +1,6 @@
 """Runs a command of somebody else's so that nothing of it outlives us, whatever becomes of us.
 
-A script, started by `processes.py` in a session of its own as
+A script, started by `guarded.py` in a session of its own as
 `python -I -S guard.py LOCK SCRATCH SECONDS N CLOSE… COMMAND…`.
 Only what has to go on after our process was killed belongs here. It imports the standard library alone, and little of
 that: a model that is called a thousand times starts this a thousand times, in some 25 ms.

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from uv import find_uv_bin
 
 from precalc_assets.errors import ModelError, UsageError
-from precalc_assets.inference.model_folder import ModelFolder, read_fields
-from precalc_assets.inference.processes import clean_variables, find_home, printable, run_guarded, wait_until_ended
+from precalc_assets.models.folder import ModelFolder, read_fields
+from precalc_assets.processes import clean_variables, find_home, printable, run_guarded, wait_until_ended
 
 logger = logging.getLogger(__name__)
 

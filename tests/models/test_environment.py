@@ -12,8 +12,8 @@ from typing import IO
 import pytest
 
 from precalc_assets.errors import ModelError, UsageError
-from precalc_assets.inference import environment, find_model
-from precalc_assets.inference.environment import model_environment
+from precalc_assets.models import environment, find_model
+from precalc_assets.models.environment import model_environment
 from precalc_assets.settings import load_settings
 
 

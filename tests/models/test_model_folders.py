@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from precalc_assets.columns import RESERVED_NAMES, Column, read_columns
 from precalc_assets.errors import ModelError, UsageError
-from precalc_assets.inference import find_model, list_models
-from precalc_assets.inference.environment import read_install_plan
-from precalc_assets.inference.model_folder import parse_metadata
 from precalc_assets.model_ids import check_model_id
+from precalc_assets.models import find_model, list_models
+from precalc_assets.models.environment import read_install_plan
+from precalc_assets.models.folder import parse_metadata
 from precalc_assets.settings import BUILT_IN_MODELS
 
 HEADER = "name,type,direction,description\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from precalc_assets.inference.processes import clean_variables, hold, last_line, run_guarded
+from precalc_assets.processes import clean_variables, hold, last_line, run_guarded
 
 STUBBORN = "trap '' TERM INT HUP; while :; do sleep 0.1; done"
 DAEMON = f"(setsid sh -c '(setsid sh -c \"{STUBBORN}\" daemon-$0 &)' $0 &)"
@@ -112,7 +112,7 @@ def test_a_server_that_does_not_come_up_leaves_nothing(place: Place) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from precalc_assets.inference.processes import clean_variables, hold, run_guarded
+from precalc_assets.processes import clean_variables, hold, run_guarded
 kind, folder, script, close = sys.argv[1:]
 folder = Path(folder)
 options = {"env": clean_variables(folder), "cwd": folder, "log": folder / "log.txt", "lock": folder / "lock"}

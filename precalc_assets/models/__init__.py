@@ -1,0 +1,14 @@
+"""What a model is: its folder, what its files say of it, and the environment that it runs in."""
+
+from precalc_assets.models.environment import ERSILIA_VERSION, ersilia_program, model_environment
+from precalc_assets.models.folder import ModelFolder, ModelMetadata, find_model, list_models
+
+__all__ = [
+    "ERSILIA_VERSION",
+    "ModelFolder",
+    "ModelMetadata",
+    "ersilia_program",
+    "find_model",
+    "list_models",
+    "model_environment",
+]
