@@ -3,18 +3,27 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from precalc_assets.columns import Column, read_columns
 from precalc_assets.errors import ModelError, UsageError
 from precalc_assets.model_ids import check_model_id
 
-_EMPTY = (None, "", "~", "null", "Null", "NULL")
-"""JSON's null, and YAML's as they are written (YAML 1.1, "Null Language-Independent Type")."""
+_EMPTY = (None, "", "~", "null", "Null", "NULL", "None")
+"""JSON's null, YAML's as they are written (YAML 1.1, "Null Language-Independent Type"), and the hub's."""
 
 
 def _as_tuple(value: object) -> object:
@@ -23,6 +32,14 @@ def _as_tuple(value: object) -> object:
 
 Strings = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 """A list of the hub's metadata, some of which write a list of one as a string."""
+
+
+def _or_none(value: object, parse: ValidatorFunctionWrapHandler) -> object:
+    """Take a field for missing that cannot be read: nothing of a model's predictions rests on it."""
+    try:
+        return parse(value)
+    except ValidationError:
+        return None
 
 
 class ModelMetadata(BaseModel):
@@ -39,6 +56,14 @@ class ModelMetadata(BaseModel):
     license: str = Field(default="", alias="License")
     publication: str = Field(default="", alias="Publication")
     source_code: str = Field(default="", alias="Source Code")
+    status: str = Field(default="", alias="Status")
+    source: str = Field(default="", alias="Source")
+    inputs: Strings = Field(default=(), alias="Input")
+    output_consistency: str = Field(default="", alias="Output Consistency")
+    architectures: Strings = Field(default=(), alias="Docker Architecture")
+    packaged_on: Annotated[date | None, WrapValidator(_or_none)] = Field(default=None, alias="Last Packaging Date")
+    environment_megabytes: Annotated[float | None, WrapValidator(_or_none)] = Field(None, alias="Environment Size")
+    image_megabytes: Annotated[float | None, WrapValidator(_or_none)] = Field(default=None, alias="Image Size")
 
 
 @dataclass(frozen=True, slots=True)
