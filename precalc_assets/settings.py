@@ -43,6 +43,9 @@ class Settings(BaseSettings):
     models_dir: Annotated[tuple[Path, ...], NoDecode] = ()
     """Folders of model folders, separated like PATH, looked at before the built-in ones."""
 
+    allow_online: bool = False
+    """Whether models may be run that send each molecule to somebody else's server."""
+
     runner: Literal["framework", "ersilia"] = "framework"
     """How models are run: by their own `run.sh`, or served by the ersilia CLI, which also fetches them from the hub."""
 

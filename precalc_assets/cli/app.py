@@ -17,6 +17,8 @@ app = typer.Typer(
 )
 library_app = typer.Typer(no_args_is_help=True, help="The reference library: the molecules that models are run over.")
 app.add_typer(library_app, name="library")
+models_app = typer.Typer(help="The models: which there are, and whether they can be run.")
+app.add_typer(models_app, name="models")
 github_app = typer.Typer(no_args_is_help=True, help="GitHub, on whose runners models can be run.")
 app.add_typer(github_app, name="github")
 jobs_app = typer.Typer(no_args_is_help=True, help="What the jobs of a GitHub workflow run call; not for people.")
@@ -222,12 +224,25 @@ def drop(
     work(model)
 
 
-@app.command()
-def models() -> None:
+@models_app.callback(invoke_without_command=True)
+def models(context: typer.Context) -> None:
     """List the models that can be run, and what is precalculated of them."""
-    from precalc_assets.cli.overview import models as work
+    if context.invoked_subcommand is None:
+        from precalc_assets.cli.overview import models as work
 
-    work()
+        work()
+
+
+@models_app.command("check")
+def models_check(
+    model: Annotated[str, typer.Argument(help="A model id, or the path of a model's folder.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Show how a model would be run, and why it cannot be (exit code 1); installs and runs nothing."""
+    from precalc_assets.cli.check import check as work
+
+    if not work(model, as_json=as_json):
+        raise typer.Exit(1)
 
 
 @app.command()

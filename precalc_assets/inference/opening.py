@@ -7,7 +7,7 @@ from precalc_assets.inference.ersilia import ErsiliaRunner, fetch_from_hub
 from precalc_assets.inference.framework import FrameworkRunner
 from precalc_assets.inference.runner import ModelRunner
 from precalc_assets.model_ids import check_model_id
-from precalc_assets.models import ModelFolder, find_model, list_models
+from precalc_assets.models import ModelFolder, find_model, list_models, require_allowed
 from precalc_assets.settings import Settings
 
 _OURS = "eos0"
@@ -36,7 +36,8 @@ def open_model(model: str, settings: Settings) -> ModelFolder:
 
 
 def open_runner(folder: ModelFolder, settings: Settings) -> ModelRunner:
-    """Return the runner that the settings choose for a model."""
+    """Return the runner that the settings choose for a model. Raises ModelError for one that may not be run."""
+    require_allowed(folder, settings)
     options: _Options = {
         "cache_dir": settings.cache_dir,
         "batch_size": settings.batch_size,

@@ -90,7 +90,7 @@ def find_model(model: str, folders: Sequence[Path]) -> ModelFolder:
     known = ", ".join(list_models(folders)) or "none"
     for folder in folders:
         if (folder / model).is_dir():
-            return _read_model(folder / model)
+            return read_folder(folder / model)
     raise UsageError(
         f"there is no model {model!r} (known: {known}); put its folder into one of those that PRECALC_MODELS_DIR names"
     )
@@ -106,7 +106,8 @@ def list_models(folders: Sequence[Path]) -> list[str]:
     return sorted(found)
 
 
-def _read_model(path: Path) -> ModelFolder:
+def read_folder(path: Path) -> ModelFolder:
+    """Read a model's folder, which has the model's name. Raises ModelError if it cannot be used."""
     metadata = _read_metadata(path)
     if metadata.identifier != path.name.partition("-v")[0]:
         raise ModelError(f"the folder {path} holds the model {metadata.identifier!r}; name both alike")

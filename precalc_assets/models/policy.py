@@ -1,0 +1,129 @@
+"""Whether a model may be run, and what a maintainer should know before it costs anything.
+
+All of it is read from the model's files; nothing is installed and nothing is run.
+"""
+
+import platform
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from precalc_assets.errors import ModelError, UsageError
+from precalc_assets.models.folder import ModelFolder, read_folder
+from precalc_assets.models.recipe import Recipe, read_recipe
+from precalc_assets.settings import Settings
+from precalc_assets.tables.prices import DOLLARS_PER_WRITE_UNIT
+from precalc_assets.tables.store import WRITE_UNIT_BYTES
+
+WIDE = 1000
+"""Columns from which on a table's price is worth a line: one model in ten of the hub has as many."""
+
+_FLOAT_BYTES = 8
+_ARCHITECTURES = {"x86_64": "AMD64", "amd64": "AMD64", "aarch64": "ARM64", "arm64": "ARM64"}
+"""What `platform.machine` calls them, and what the hub does."""
+
+_NON_COMMERCIAL = re.compile(r"non-?commercial|\bNC\b", re.IGNORECASE)
+
+
+class ModelCheck(BaseModel):
+    """What is known of a model without running it. It can be run if there are no `refusals`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    folder: Path
+    title: str = ""
+    release: str = ""
+    recipe: Recipe | None = None
+    columns: int = 0
+    checkpoints: int = 0
+    checkpoint_bytes: int = 0
+    warnings: tuple[str, ...] = ()
+    refusals: tuple[str, ...] = ()
+
+
+def check_folder(path: Path, settings: Settings) -> ModelCheck:
+    """Read a model's folder, and return a plan of how it would be run, or the reasons why it cannot be."""
+    refusals: list[str] = []
+    recipe: Recipe | None = None
+    folder: ModelFolder | None = None
+    try:
+        recipe = read_recipe(path)
+    except ModelError as error:
+        refusals.append(str(error))
+    try:
+        folder = read_folder(path)
+    except (ModelError, UsageError) as error:
+        refusals.append(str(error))
+    if not (path / "model" / "framework" / "run.sh").is_file():
+        refusals.append(f"{path / 'model' / 'framework' / 'run.sh'} is missing: a model's folder needs it to be run")
+    files = [file for file in (path / "model" / "checkpoints").rglob("*") if file.is_file()]
+    found = ModelCheck(
+        model=path.name,
+        folder=path,
+        recipe=recipe,
+        checkpoints=len(files),
+        checkpoint_bytes=sum(file.stat().st_size for file in files),
+        warnings=recipe.warnings if recipe else (),
+        refusals=tuple(refusals),
+    )
+    if folder is None:
+        return found
+    online = [_ONLINE.format(model=folder.model)] if _is_refused(folder, settings) else []
+    return found.model_copy(
+        update={
+            "title": folder.metadata.title,
+            "release": folder.metadata.release,
+            "columns": len(folder.columns),
+            "warnings": (*found.warnings, *_warnings(folder)),
+            "refusals": (*found.refusals, *online),
+        }
+    )
+
+
+def require_allowed(folder: ModelFolder, settings: Settings) -> None:
+    """Raise ModelError for a model that sends molecules to somebody else, unless the settings allow it."""
+    if _is_refused(folder, settings):
+        raise ModelError(_ONLINE.format(model=folder.model))
+
+
+_ONLINE = (
+    "{model} sends each molecule to somebody else's server (Source: Online), so it is not run over a library; "
+    "set PRECALC_ALLOW_ONLINE=true if they agree to that"
+)
+
+
+def licence_warning(license_: str) -> str:
+    """Return what to know of a licence before predictions are published; empty if there is nothing."""
+    if not license_:
+        return "the model names no licence; ask its authors before its predictions are published"
+    if _NON_COMMERCIAL.search(license_):
+        return f"the model's licence is {license_}: its predictions may not be for everybody who reads them"
+    return ""
+
+
+def _is_refused(folder: ModelFolder, settings: Settings) -> bool:
+    return folder.metadata.source.lower() == "online" and not settings.allow_online
+
+
+def _warnings(folder: ModelFolder) -> Iterator[str]:
+    metadata = folder.metadata
+    if metadata.status not in ("", "Ready"):
+        yield f"the hub's status of it is {metadata.status!r}, and not 'Ready'"
+    if metadata.packaged_on is None:
+        yield "no Last Packaging Date: its packages are those of the day on which they are installed"
+    if metadata.output_consistency == "Variable":
+        yield "it predicts something else each time (Output Consistency: Variable); one answer of it would be stored"
+    machine = _ARCHITECTURES.get(platform.machine().lower(), platform.machine())
+    if metadata.architectures and machine not in metadata.architectures:
+        yield f"the hub runs it on {' and '.join(metadata.architectures)}, and this machine is {machine}"
+    if len(folder.columns) >= WIDE:
+        dollars = 1_000_000 * len(folder.columns) * _FLOAT_BYTES / WRITE_UNIT_BYTES * DOLLARS_PER_WRITE_UNIT
+        yield (
+            f"{len(folder.columns):,} columns: to load a million molecules into DynamoDB takes at most "
+            f"${dollars:,.2f}; `precalc predict {folder.model} --sample 100` estimates it"
+        )
+    if warning := licence_warning(metadata.license):
+        yield warning
