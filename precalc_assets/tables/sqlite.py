@@ -7,6 +7,7 @@ Standard library only.
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -136,7 +137,7 @@ class SQLiteStore:
             self._connection = sqlite3.connect(
                 self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
-            self._connection.execute("PRAGMA journal_mode = WAL")
+            _switch_to_wal(self._connection)
             self._connection.execute("PRAGMA synchronous = NORMAL")
         except (sqlite3.Error, OSError) as error:
             foreign = isinstance(error, sqlite3.DatabaseError) and "not a database" in str(error)
@@ -167,6 +168,20 @@ class SQLiteStore:
             # IMMEDIATE waits its turn here; a transaction that begins by reading can be refused when it writes.
             db.execute("BEGIN IMMEDIATE")
             yield db
+
+
+def _switch_to_wal(db: sqlite3.Connection) -> None:
+    """Wait until no other process is switching the same new file: SQLite itself answers "locked" at once here."""
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _select(db: sqlite3.Connection, table: str, keys: list[str]) -> list[Item]:

@@ -242,6 +242,28 @@ def _race(path, winners):
             winners.put(i)
 
 
+def _open_each(folder, barrier, failures):
+    for number in range(60):
+        barrier.wait(60)
+        try:
+            store = SQLiteStore(folder / f"{number}.db")
+            store.create_table(TABLE)
+            store.put_many(TABLE, [Item(str(os.getpid()), b"")])
+        except TableError as error:
+            failures.put(str(error))
+
+
+def test_processes_open_a_new_file_at_the_same_instant(tmp_path):
+    context = multiprocessing.get_context("fork")
+    barrier, failures = context.Barrier(4), context.Queue()
+    processes = [context.Process(target=_open_each, args=(tmp_path, barrier, failures)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert failures.empty()
+
+
 def test_processes_share_a_file_that_none_of_them_had_made(tmp_path):
     context = multiprocessing.get_context("spawn")
     winners = context.Queue()
