@@ -43,14 +43,17 @@ class Settings(BaseSettings):
     models_dir: Annotated[tuple[Path, ...], NoDecode] = ()
     """Folders of model folders, separated like PATH, looked at before the built-in ones."""
 
+    hub_url: str = "https://github.com/ersilia-os"
+    """Where git finds the repositories of models that no local folder holds: a URL that each model's id is added to."""
+
     allow_online: bool = False
     """Whether models may be run that send each molecule to somebody else's server."""
 
     runner: Literal["framework", "ersilia"] = "framework"
-    """How models are run: by their own `run.sh`, or served by the ersilia CLI, which also fetches them from the hub."""
+    """How models are run: by their own `run.sh`, or served by the ersilia CLI, which takes images if Docker is here."""
 
     cache_dir: Path = Path("~/.cache/precalc")
-    """Where the models' environments are made, and the ersilia CLI's."""
+    """Where fetched models are kept, and where their environments and the ersilia CLI's are made."""
 
     processes: Annotated[int, Field(ge=1)] = os.cpu_count() or 1
     """Processes that parse molecules when the library is built."""

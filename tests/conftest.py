@@ -30,6 +30,9 @@ from precalc_assets.tables import KeyValueStore, open_tables
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+NO_HUB = "file:///nonexistent"
+os.environ.setdefault("PRECALC_HUB_URL", NO_HUB)  # no test asks the real one
+
 MODEL = "eos9abc"
 N_SHARDS = 4
 BATCH_SIZE = 5
@@ -90,6 +93,7 @@ class World:
             "PRECALC_TABLES_URL": f"sqlite:///{self.root / 'tables.db'}",
             "PRECALC_MODELS_DIR": str(self.models_dir),
             "PRECALC_CACHE_DIR": str(self.cache_dir),
+            "PRECALC_HUB_URL": NO_HUB,
             "PRECALC_N_SHARDS": str(N_SHARDS),
             "PRECALC_BATCH_SIZE": str(BATCH_SIZE),
             "PRECALC_PROCESSES": "1",

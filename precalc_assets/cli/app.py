@@ -233,6 +233,18 @@ def models(context: typer.Context) -> None:
         work()
 
 
+@models_app.command("fetch")
+def models_fetch(
+    model: Annotated[
+        str, typer.Argument(help="A model id, perhaps with a release: eos3b5e@v1.0.1.", show_default=False)
+    ],
+) -> None:
+    """Fetch a model from the hub, as is done for every model that is asked for and not here."""
+    from precalc_assets.cli.models import fetch as work
+
+    work(model)
+
+
 @models_app.command("check")
 def models_check(
     model: Annotated[str, typer.Argument(help="A model id, or the path of a model's folder.", show_default=False)],

@@ -10,10 +10,9 @@ from rich.table import Table
 from precalc_assets.cards import ModelCard, find_card, name_variation
 from precalc_assets.cli.report import name_shards
 from precalc_assets.errors import ModelError, PrecalcError, TableError
-from precalc_assets.inference import CANARY_SIZE, CanaryReport, find_report
+from precalc_assets.inference import CANARY_SIZE, CanaryReport, find_known, find_report, list_known
 from precalc_assets.library import read_manifest, require_shards
 from precalc_assets.model_ids import check_model_id
-from precalc_assets.models import find_model, list_models
 from precalc_assets.outcomes import reason
 from precalc_assets.predictions import RawManifest, find_manifest
 from precalc_assets.settings import Settings, load_settings
@@ -29,14 +28,14 @@ def models() -> None:
     table = Table(box=None, pad_edge=False)
     for name in ("model", "title", "columns", "release", "shards", "molecules", "deterministic"):
         table.add_column(name)
-    runnable = list_models(settings.model_folders)
+    runnable = list_known(settings)
     for name in sorted({*runnable, *tables.list_tables()} - {LIBRARY, REGISTRY}):
         served = _directories(tables, name).values()
         releases = ", ".join(sorted({shard.release for shard in served}))
         card = _find_card(tables, name)
         try:
             if name in runnable:
-                folder = find_model(name, settings.model_folders)
+                folder = find_known(name, settings)
                 release = folder.metadata.release
                 differs = f", served: {releases}" if releases not in ("", release) else ""
                 said = (folder.metadata.title, str(len(folder.columns)), release + differs)
@@ -81,8 +80,8 @@ def status(model: str) -> None:
     directories = _directories(tables, model)
     served = [shard for shard in shards if shard in directories]
     outdated = [shard for shard in served if shard in raw and raw[shard].digest != directories[shard].built_from]
-    if not raw and not served and model not in list_models(settings.model_folders):
-        find_model(model, settings.model_folders)
+    if not raw and not served and model not in list_known(settings):
+        find_known(model, settings)
     table = Table("stage", "shards", "missing", box=None, pad_edge=False)
     for stage, there in (("raw predictions", raw), ("predictions", parquet), ("prediction table", served)):
         table.add_row(stage, f"{len(there)}/{len(shards)}", name_shards(_without(shards, there)) or "–")
@@ -103,9 +102,9 @@ def status(model: str) -> None:
 
 def _release(model: str, settings: Settings, raw: Mapping[str, RawManifest], report: CanaryReport | None) -> str | None:
     """Return the release of a model: its folder's; of one that has none, the release that was run last."""
-    if model in list_models(settings.model_folders):
+    if model in list_known(settings):
         try:
-            return find_model(model, settings.model_folders).metadata.release
+            return find_known(model, settings).metadata.release
         except ModelError:
             return None
     runs: list[RawManifest | CanaryReport] = [*raw.values(), *filter(None, [report])]

@@ -12,7 +12,7 @@ import obstore
 from precalc_assets.cli.durations import parse_duration
 from precalc_assets.cli.progress import progress, row_progress
 from precalc_assets.cli.report import Tally, name_shards
-from precalc_assets.inference import find_report, open_model, open_runner, predict_shards
+from precalc_assets.inference import find_known, find_report, open_model, open_runner, predict_shards
 from precalc_assets.library import (
     LibraryManifest,
     build_library,
@@ -23,7 +23,6 @@ from precalc_assets.library import (
     require_shards,
 )
 from precalc_assets.model_ids import check_model_id
-from precalc_assets.models import find_model
 from precalc_assets.outcomes import ShardOutcome
 from precalc_assets.predictions import load_library_shards, load_shards, validate_shards
 from precalc_assets.settings import load_settings
@@ -114,7 +113,7 @@ def serve(model: str, shards: str | None) -> None:
     chosen = parse_shards(shards, settings.n_shards)
     store, tables = open_store(settings.store_url), open_tables(settings.tables_url)
     if next(iter(obstore.list(store, f"raw/model={model}")), None) is None:
-        find_model(model, settings.model_folders)
+        find_known(model, settings)
     validated, loaded = Tally(), Tally()
     loaded.failures = validated.failures
     with progress(f"validate {model}", len(chosen), "shards") as on_progress:

@@ -1,13 +1,25 @@
 """From a model's id and the settings to its folder and the runner that runs it."""
 
+import shutil
 from pathlib import Path
 from typing import TypedDict
 
+from precalc_assets.errors import UsageError
 from precalc_assets.inference.ersilia import ErsiliaRunner, fetch_from_hub
 from precalc_assets.inference.framework import FrameworkRunner
 from precalc_assets.inference.runner import ModelRunner
 from precalc_assets.model_ids import check_model_id
-from precalc_assets.models import ModelFolder, find_model, list_models, require_allowed
+from precalc_assets.models import (
+    Hub,
+    ModelFolder,
+    fetch_model,
+    find_fetched,
+    find_model,
+    list_fetched,
+    list_models,
+    require_allowed,
+    require_checkpoints,
+)
 from precalc_assets.settings import Settings
 
 _OURS = "eos0"
@@ -23,21 +35,54 @@ class _Options(TypedDict):
 
 
 def open_model(model: str, settings: Settings) -> ModelFolder:
-    """Return a model's folder: a local one, or with the ersilia runner else the hub's, fetched if need be.
+    """Return a model's folder: a local one, or else the hub's, fetched if need be.
 
-    Raises UsageError for what is no model id or names no model, ModelError for a folder that cannot be used and for a
-    model that cannot be fetched.
+    With the ersilia runner and Docker the ersilia CLI fetches it, as an image. Raises UsageError for what is no model
+    id or names no model, ModelError for a folder that cannot be used and for a model that cannot be fetched.
     """
     check_model_id(model)
-    is_elsewhere = model not in list_models(settings.model_folders) and not model.startswith(_OURS)
-    if settings.runner == "ersilia" and is_elsewhere:
-        return fetch_from_hub(model, settings.cache_dir)
-    return find_model(model, settings.model_folders)
+    if model in list_models(settings.model_folders) or model.startswith(_OURS):
+        return find_model(model, settings.model_folders)
+    try:
+        return fetch_from_hub(model, settings.cache_dir) if _takes_images(settings) else fetch(model, settings)
+    except UsageError as error:
+        known = ", ".join(list_known(settings)) or "none"
+        raise UsageError(
+            f"there is no model {model!r} here (known: {known}), and {error}; put its folder into one of those that "
+            "PRECALC_MODELS_DIR names"
+        ) from None
+
+
+def fetch(model: str, settings: Settings, release: str = "") -> ModelFolder:
+    """Return a model's folder of the hub, at this release or the newest, fetched unless the cache has it.
+
+    Raises UsageError if the hub has no such model or release, ModelError if it cannot be fetched.
+    """
+    if check_model_id(model).startswith(_OURS):
+        raise UsageError(f"{model} is not on the hub: ids that start with {_OURS} are those of built-in models")
+    return fetch_model(model, _hub(settings), release)
+
+
+def find_known(model: str, settings: Settings) -> ModelFolder:
+    """Return a model's folder as `open_model` does, without fetching anything. Raises UsageError, ModelError."""
+    is_elsewhere = model not in list_models(settings.model_folders) and not _takes_images(settings)
+    fetched = find_fetched(model, _hub(settings)) if is_elsewhere else None
+    return fetched or find_model(model, settings.model_folders)
+
+
+def list_known(settings: Settings) -> list[str]:
+    """Return the ids of the models that can be opened without fetching anything, sorted."""
+    fetched = [] if _takes_images(settings) else list_fetched(_hub(settings))
+    return sorted({*list_models(settings.model_folders), *fetched})
 
 
 def open_runner(folder: ModelFolder, settings: Settings) -> ModelRunner:
-    """Return the runner that the settings choose for a model. Raises ModelError for one that may not be run."""
+    """Return the runner that the settings choose for a model.
+
+    Raises ModelError for one that may not be run, and for one whose checkpoints are missing.
+    """
     require_allowed(folder, settings)
+    require_checkpoints(folder.model, folder.path)
     options: _Options = {
         "cache_dir": settings.cache_dir,
         "batch_size": settings.batch_size,
@@ -46,3 +91,12 @@ def open_runner(folder: ModelFolder, settings: Settings) -> ModelRunner:
     if settings.runner == "ersilia":
         return ErsiliaRunner(folder, restart_batches=settings.restart_batches, **options)
     return FrameworkRunner(folder, **options)
+
+
+def _takes_images(settings: Settings) -> bool:
+    """Return whether models of the hub are fetched as images, by the ersilia CLI."""
+    return settings.runner == "ersilia" and shutil.which("docker") is not None
+
+
+def _hub(settings: Settings) -> Hub:
+    return Hub(settings.hub_url, settings.cache_dir)

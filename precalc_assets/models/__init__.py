@@ -1,22 +1,31 @@
 """What a model is: its folder, what its files say of it, and the environment that it runs in."""
 
+from precalc_assets.models.checkpoints import require_checkpoints
 from precalc_assets.models.environment import ERSILIA_VERSION, ersilia_program, model_environment
-from precalc_assets.models.folder import ModelFolder, ModelMetadata, find_model, list_models
+from precalc_assets.models.fetching import Hub, fetch_model, find_fetched, list_fetched, list_releases
+from precalc_assets.models.folder import ModelFolder, ModelMetadata, digest_files, find_model, list_models
 from precalc_assets.models.policy import ModelCheck, check_folder, licence_warning, require_allowed
 from precalc_assets.models.recipe import Recipe, read_recipe
 
 __all__ = [
     "ERSILIA_VERSION",
+    "Hub",
     "ModelCheck",
     "ModelFolder",
     "ModelMetadata",
     "Recipe",
     "check_folder",
+    "digest_files",
     "ersilia_program",
+    "fetch_model",
+    "find_fetched",
     "find_model",
     "licence_warning",
+    "list_fetched",
     "list_models",
+    "list_releases",
     "model_environment",
     "read_recipe",
     "require_allowed",
+    "require_checkpoints",
 ]

@@ -59,16 +59,24 @@ def model_environment(folder: ModelFolder, cache_dir: Path) -> dict[str, str]:
 
 def ersilia_program(cache_dir: Path) -> Path:
     """Return the ersilia CLI, after making its environment where there is none. Raises errors as above."""
+    return tool_program("ersilia", ERSILIA_VERSION, cache_dir)
+
+
+def tool_program(name: str, version: str, cache_dir: Path) -> Path:
+    """Return a program of the package of that name, in an environment of its own, which is made where there is none.
+
+    Raises errors as above.
+    """
     digest = hashlib.sha256(sys.version.encode()).hexdigest()[:12]
-    environment = _environments(cache_dir) / f"ersilia-{ERSILIA_VERSION}-{digest}"
+    environment = _environments(cache_dir) / f"{name}-{version}-{digest}"
 
     def make(install: _Install) -> None:
         variables = _uv_variables(environment)
         install([find_uv_bin(), "venv", "--quiet", "--python", sys.executable, str(environment)], variables)
-        install(_uv_install(environment, f"ersilia=={ERSILIA_VERSION}"), variables)
+        install(_uv_install(environment, f"{name}=={version}"), variables)
 
-    _make_once("the ersilia CLI", environment, make)
-    return environment / "bin" / "ersilia"
+    _make_once(f"the {name} CLI", environment, make)
+    return environment / "bin" / name
 
 
 def read_install_plan(path: Path) -> InstallPlan:

@@ -1,9 +1,11 @@
 """Models on disk, in the hub's template layout: which there are, and what their files say of them."""
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +26,14 @@ from precalc_assets.model_ids import check_model_id
 
 _EMPTY = (None, "", "~", "null", "Null", "NULL", "None")
 """JSON's null, YAML's as they are written (YAML 1.1, "Null Language-Independent Type"), and the hub's."""
+
+FETCHED = "fetched.json"
+"""Beside a model's folder that was fetched: the release, the URL and the commit that it is."""
+
+_DECIDES = ("model", "install.yml", "Dockerfile")
+"""What predictions depend on, in a model's folder: its code and checkpoints, and the recipe of its environment."""
+
+_NOT_THE_MODEL = frozenset({".git", "__pycache__"})
 
 
 def _as_tuple(value: object) -> object:
@@ -51,7 +61,7 @@ class ModelMetadata(BaseModel):
     title: str = Field(alias="Title")
     description: str = Field(default="", alias="Description")
     interpretation: str = Field(default="", alias="Interpretation")
-    release: str = Field(default="unreleased", alias="Release")
+    release: str = Field(default="", alias="Release")
     tags: Strings = Field(default=(), alias="Tag")
     license: str = Field(default="", alias="License")
     publication: str = Field(default="", alias="Publication")
@@ -107,16 +117,48 @@ def list_models(folders: Sequence[Path]) -> list[str]:
 
 
 def read_folder(path: Path) -> ModelFolder:
-    """Read a model's folder, which has the model's name. Raises ModelError if it cannot be used."""
+    """Read a model's folder, which has the model's name. Raises ModelError if it cannot be used.
+
+    Its release is the tag that it was fetched at, since the hub writes the metadata's field after it sets a tag; else
+    that field; and without one a digest of the content, so that two different models never look alike.
+    """
     metadata = _read_metadata(path)
     if metadata.identifier != path.name.partition("-v")[0]:
         raise ModelError(f"the folder {path} holds the model {metadata.identifier!r}; name both alike")
+    columns = read_columns(path / "model" / "framework" / "columns" / "run_columns.csv")
+    release = _fetched_release(path) or metadata.release or f"content-{digest_files(path, _DECIDES)[:12]}"
     return ModelFolder(
-        model=path.name,
-        path=path,
-        metadata=metadata,
-        columns=read_columns(path / "model" / "framework" / "columns" / "run_columns.csv"),
+        model=path.name, path=path, metadata=metadata.model_copy(update={"release": release}), columns=columns
     )
+
+
+def _fetched_release(path: Path) -> str:
+    """Return the release that a folder was fetched at; nothing for one that was put there by hand."""
+    try:
+        return str(json.loads((path.parent / FETCHED).read_bytes())["release"])
+    except FileNotFoundError:
+        return ""
+
+
+def digest_files(folder: Path, names: Iterable[str] = ("",)) -> str:
+    """Return a digest of the files of a folder, by name and content; `names` limits it to these files and subfolders.
+
+    A file is read once per process and state (size and time of its last change).
+    """
+    digest = hashlib.sha256()
+    found = [folder / name for name in names]
+    for path in sorted(file for top in found for file in ([top] if top.is_file() else top.rglob("*"))):
+        name = path.relative_to(folder)
+        if path.is_file() and _NOT_THE_MODEL.isdisjoint(name.parts):
+            stat = path.stat()
+            digest.update(f"{name}\0{_digest_file(path, stat.st_size, stat.st_mtime_ns)}\0".encode())
+    return digest.hexdigest()
+
+
+@cache
+def _digest_file(path: Path, size: int, changed: int) -> str:  # noqa: ARG001 - they are what the cache goes by
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_metadata(path: Path) -> ModelMetadata:

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from precalc_assets.errors import ModelError, UsageError
+from precalc_assets.models.checkpoints import require_checkpoints
 from precalc_assets.models.folder import ModelFolder, read_folder
 from precalc_assets.models.recipe import Recipe, read_recipe
 from precalc_assets.settings import Settings
@@ -59,6 +60,10 @@ def check_folder(path: Path, settings: Settings) -> ModelCheck:
         refusals.append(str(error))
     if not (path / "model" / "framework" / "run.sh").is_file():
         refusals.append(f"{path / 'model' / 'framework' / 'run.sh'} is missing: a model's folder needs it to be run")
+    try:
+        require_checkpoints(path.name, path)
+    except ModelError as error:
+        refusals.append(str(error))
     files = [file for file in (path / "model" / "checkpoints").rglob("*") if file.is_file()]
     found = ModelCheck(
         model=path.name,

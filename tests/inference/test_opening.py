@@ -29,12 +29,30 @@ def test_a_local_model_is_run_by_the_runner_of_the_settings(world, settings, run
 
 
 @pytest.mark.parametrize(
-    ("model", "runner"),
-    [("eos3b5e", "framework"), ("eos0zzz", "ersilia"), ("../etc", "ersilia"), ("eos3b5", "ersilia")],
+    ("model", "runner", "words"),
+    [
+        (
+            "eos3b5e",
+            "framework",
+            r"no model 'eos3b5e' here \(known: .*eos0aaa.* there is no repository file:.*PRECALC_MODELS_DIR",
+        ),
+        ("eos0zzz", "ersilia", r"no model 'eos0zzz' \(known: .*PRECALC_MODELS_DIR"),
+        ("../etc", "ersilia", "is not a model id"),
+        ("eos3b5", "ersilia", "is not a model id"),
+    ],
 )
-def test_what_is_neither_here_nor_on_the_hub_is_an_error_of_usage(settings, model: str, runner: str) -> None:
-    with pytest.raises(UsageError):
+def test_what_is_neither_here_nor_on_the_hub_is_a_usage_error(settings, model: str, runner: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as error:
         open_model(model, settings(runner))
+    assert "\n" not in str(error.value)
+
+
+def test_missing_checkpoint_is_an_error_before_anything_is_installed(world, settings) -> None:
+    pointer = world.write_model() / "model" / "checkpoints" / "x.pt"
+    pointer.parent.mkdir()
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    with pytest.raises(ModelError, match=r"^model/checkpoints/x\.pt is a Git LFS pointer"):
+        open_runner(open_model("eos9abc", settings("framework")), settings("framework"))
 
 
 class FetchedSlot:

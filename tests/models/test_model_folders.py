@@ -1,5 +1,6 @@
 """Models on disk: ids, metadata, declared columns, and what is said of a folder that cannot be used."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -189,13 +190,13 @@ def test_a_field_that_is_left_empty_is_as_good_as_absent(write: Write, empty: st
 def test_a_field_that_is_null_in_json_is_as_good_as_absent(tmp_path: Path) -> None:
     path = tmp_path / "metadata.json"
     path.write_text('{"Identifier": "eos9abc", "Title": "x", "License": null, "Release": null}')
-    assert (parse_metadata(path).license, parse_metadata(path).release) == ("", "unreleased")
+    assert (parse_metadata(path).license, parse_metadata(path).release) == ("", "")
 
 
 def test_metadata_may_be_json_and_write_a_list_of_one_as_a_string(write: Write) -> None:
     metadata = parse_metadata(write('{"Identifier": "eos9abc", "Title": "x", "Tag": "ADMET"}'))
     assert metadata.tags == ("ADMET",)
-    assert metadata.release == "unreleased"
+    assert metadata.release == ""
 
 
 def test_a_folder_without_metadata_is_named(world) -> None:
@@ -231,3 +232,42 @@ def test_python_3_10_is_not_python_3_1(write: Write, version: str) -> None:
 def test_an_install_command_is_a_list_or_a_line(write: Write) -> None:
     plan = read_install_plan(write('python: "3.10"\ncommands:\n  - ["pip", "rdkit", "2025.3.1"]\n  - echo hello\n'))
     assert plan.commands == (("pip", "rdkit", "2025.3.1"), "echo hello")
+
+
+@pytest.fixture
+def unreleased(world) -> Callable[[], str]:
+    """A function that reads a folder whose metadata name no release, and returns how it is named."""
+    world.write_model(release="")
+    return lambda: find_model("eos9abc", [world.models_dir]).metadata.release
+
+
+@pytest.mark.parametrize(
+    "name", ["model/checkpoints/weights.bin", "model/framework/code/main.py", "model/framework/run.sh", "Dockerfile"]
+)
+def test_folder_without_a_release_is_named_by_its_content(world, unreleased: Callable[[], str], name: str) -> None:
+    named = unreleased()
+    assert re.fullmatch(r"content-[0-9a-f]{12}", named)
+    path = world.models_dir / "eos9abc" / name
+    path.parent.mkdir(exist_ok=True)
+    before = path.read_bytes() if path.exists() else None
+    path.write_bytes(b"# other content")
+    assert unreleased() != named
+    if before is None:
+        path.unlink()
+    else:
+        path.write_bytes(before)
+    assert unreleased() == named
+
+
+@pytest.mark.parametrize("name", ["README.md", ".git/HEAD", "model/framework/code/__pycache__/main.pyc"])
+def test_what_decides_no_prediction_is_not_in_the_name(world, unreleased: Callable[[], str], name: str) -> None:
+    named = unreleased()
+    path = world.models_dir / "eos9abc" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("Something")
+    assert unreleased() == named
+
+
+def test_release_of_the_metadata_is_the_name(world) -> None:
+    world.write_model(release="v1.2.3")
+    assert find_model("eos9abc", [world.models_dir]).metadata.release == "v1.2.3"

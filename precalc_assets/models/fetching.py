@@ -1,0 +1,357 @@
+"""Fetching models from the hub: git at a release's tag, Git LFS objects, and the checkpoints that eosvc keeps.
+
+A fetched release is a folder `models/MODEL/RELEASE/` of the cache: MODEL is the hub's id, RELEASE the tag, or
+`commit-…` where the repository has no tags. In it are the model's folder, named like the model, and `fetched.json`,
+which says where it is from. It is made in `models/MODEL/making/` and renamed when it is whole: a fetch that is killed
+leaves nothing that looks like a release, and the next one begins anew.
+"""
+
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from filelock import FileLock, Timeout
+
+from precalc_assets.errors import ModelError, UsageError
+from precalc_assets.model_ids import check_model_id
+from precalc_assets.models.checkpoints import find_pointers, keeps_checkpoints_in_eosvc
+from precalc_assets.models.environment import tool_program
+from precalc_assets.models.folder import FETCHED, ModelFolder, parse_metadata, read_folder
+from precalc_assets.processes import clean_variables, find_home, last_line, printable, run_guarded, wait_until_ended
+
+logger = logging.getLogger(__name__)
+
+EOSVC_VERSION = "1.3.0"
+"""The release whose command, variables and words are known here."""
+
+_FETCH_SECONDS = 4 * 3600.0
+"""For one command: checkpoints have gigabytes, and lines are slow."""
+
+_ASK_SECONDS = 120.0
+"""For the list of a repository's tags."""
+
+_FRESH_SECONDS = 24 * 3600.0
+"""The hub changes a model some times a year; who runs it day by day has the change the day after."""
+
+_MAKING = "making"
+"""Where a release is made, beside those that are whole."""
+
+_RELEASE = re.compile(r"v(\d+)\.(\d+)\.(\d+)")
+_REF = re.compile(r"^([0-9a-f]{40,64})\t(HEAD|refs/tags/(v\d+\.\d+\.\d+)(\^\{\})?)$", re.MULTILINE)
+
+_NO_REPOSITORY = re.compile(
+    r"not found|does not appear to be a git repository|does not exist|could not read Username|Authentication failed",
+    re.IGNORECASE,
+)
+"""What git says where there is no such repository, or none for us: GitHub asks for a password then."""
+
+_GITS = re.compile(r"GIT_(CONFIG|SSH|ASKPASS|SSL|HTTP|TRACE)\w*|SSH_AUTH_SOCK|XDG_CONFIG_HOME")
+"""Variables by which a user tells git how to reach a server; not those of a repository, which hooks have."""
+
+_EOSVCS = re.compile(r"AWS_\w+")
+"""eosvc reads by boto3: where its buckets are, and for private ones with which key."""
+
+_NO_FILTERS = ("-c", "filter.lfs.smudge=", "-c", "filter.lfs.process=", "-c", "filter.lfs.required=false")
+"""Leaves pointers where Git LFS is installed for the user, too: what they stand for comes afterwards, all at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """Where models are fetched from, and the cache that keeps them."""
+
+    url: str
+    cache_dir: Path
+
+    def repository(self, identifier: str) -> str:
+        """Return the URL of a model's repository. On a disk it may be a bare one with the suffix `.git`."""
+        url = f"{self.url.rstrip('/')}/{identifier}"
+        path = Path(unquote(urlsplit(url).path))
+        return f"{url}.git" if url.startswith("file:") and not path.exists() else url
+
+    @property
+    def folder(self) -> Path:
+        """The folder that keeps the models."""
+        return self.cache_dir / "models"
+
+
+def fetch_model(model: str, hub: Hub, release: str = "") -> ModelFolder:
+    """Return a model of the hub, fetched unless the cache has it.
+
+    `release` is a tag such as v1.0.1. Without it, it is the newest of the model, or of MAJOR 2 for `eos3b5e-v2`, as of
+    today; where the hub cannot be asked, the newest that the cache has. Raises UsageError if the hub has no such model
+    or release, ModelError if it cannot be fetched.
+    """
+    copies = _Copies(model, hub)
+    if release and not _of_version([release], copies.version):
+        raise UsageError(f"{release!r} is no release of {model}; a release reads v1.0.1")
+    with copies.locked():
+        if release and copies.holds(release):
+            return copies.read(release)
+        if not release and (of_today := copies.of_today()):
+            return copies.read(of_today)
+        try:
+            named = copies.ask(release)
+        except (UsageError, ModelError) as error:
+            named = "" if release else copies.newest()
+            if not named:
+                raise
+            logger.warning("%s; %s of the cache is used", error, named)
+        return copies.read(named)
+
+
+def find_fetched(model: str, hub: Hub) -> ModelFolder | None:
+    """Return the newest release of a model that the cache has, without asking the hub."""
+    copies = _Copies(model, hub)
+    named = copies.newest()
+    return copies.read(named) if named else None
+
+
+def list_fetched(hub: Hub) -> list[str]:
+    """Return the ids of the models of which the cache has a release, sorted."""
+    return sorted(path.name for path in hub.folder.glob("eos*") if find_newest(path))
+
+
+def find_newest(place: Path, version: str = "") -> str:
+    """Return the newest release in a model's folder of the cache, of this MAJOR version if one is named; or nothing."""
+    releases = [path.parent.name for path in place.glob(f"*/{FETCHED}") if path.parent.name != _MAKING]
+    tagged = _of_version(releases, version)
+    times = {name: (place / name).stat().st_mtime for name in releases}
+    return tagged[-1] if tagged else max(times, key=times.__getitem__, default="") if not version else ""
+
+
+def list_releases(model: str, hub: Hub) -> list[str]:
+    """Return the release tags of a model's repository, of its MAJOR version if it names one, oldest first.
+
+    Raises UsageError if there is no such repository, ModelError if it cannot be asked.
+    """
+    copies = _Copies(model, hub)
+    with copies.locked():
+        return _of_version(copies.list_refs(), copies.version)
+
+
+def _of_version(releases: list[str] | Mapping[str, str], version: str) -> list[str]:
+    """Return the tags among these releases, of this MAJOR version if one is named, oldest first."""
+    matches = filter(None, map(_RELEASE.fullmatch, releases))
+    numbers = sorted(tuple(map(int, match.groups())) for match in matches if version in ("", match[1]))
+    return [f"v{major}.{minor}.{patch}" for major, minor, patch in numbers]
+
+
+class _Copies:
+    """The releases of one model in the cache."""
+
+    def __init__(self, model: str, hub: Hub) -> None:
+        check_model_id(model)
+        self._model = model
+        self._identifier, _, self.version = model.partition("-v")
+        self.url = hub.repository(self._identifier)
+        self._cache_dir = hub.cache_dir
+        self._place = hub.folder / self._identifier
+        self._log = self._place / "log.txt"
+        self._guard_lock = self._place / "guard.lock"
+        self._today = self._place / f"today-{model}"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only one who fetches this model, and wait for what a killed process has left running."""
+        if not self._cache_dir.is_absolute():  # of a user without a home
+            raise UsageError("there is no home folder to keep fetched models in; set PRECALC_CACHE_DIR")
+        self._place.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._place / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.info("waiting for another process, which fetches %s", self._identifier)
+            lock.acquire()
+        try:
+            wait_until_ended(self._guard_lock)
+            yield
+        finally:
+            lock.release()
+
+    def holds(self, release: str) -> bool:
+        """Return whether the cache has a release, from this hub."""
+        try:
+            said = json.loads((self._place / release / FETCHED).read_bytes())
+        except FileNotFoundError:
+            return False
+        return bool(said["url"] == self.url)
+
+    def newest(self) -> str:
+        """Return the newest release that the cache has of what was asked for; or nothing."""
+        return find_newest(self._place, self.version)
+
+    def of_today(self) -> str:
+        """Return the newest release by what the hub said today; nothing if it was not asked or that is not here."""
+        try:
+            is_fresh = time.time() - self._today.stat().st_mtime < _FRESH_SECONDS
+            named = self._today.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return ""
+        return named if is_fresh and self.holds(named) else ""
+
+    def ask(self, release: str) -> str:
+        """Ask the hub for this release, or for the newest; return its name when the cache has it.
+
+        Raises UsageError if the hub does not have it, ModelError if it cannot be fetched.
+        """
+        if not shutil.which("git"):
+            raise ModelError(
+                f"git is not on the PATH, and {self._identifier} can only be fetched with it: install git, or put the "
+                "model's folder into one of those that PRECALC_MODELS_DIR names"
+            )
+        refs = self.list_refs()
+        tags = _of_version(refs, self.version)
+        if tags or release or self.version:
+            named = release or (tags[-1] if tags else f"v{self.version}")
+            if named not in tags:
+                there = ", ".join(_of_version(refs, "")) or "none"
+                raise UsageError(f"{self.url} has no release {named}; its releases: {there}")
+            commit = refs[named]
+        else:
+            commit = refs["HEAD"]
+            named = f"commit-{commit[:12]}"
+        if not self.holds(named):
+            self._make(named, commit)
+        if not release:
+            self._today.write_text(named, encoding="utf-8")
+        return named
+
+    def read(self, release: str) -> ModelFolder:
+        """Return the model's folder of a release, under the id that was asked for."""
+        return replace(read_folder(self._place / release / self._identifier), model=self._model)
+
+    def list_refs(self) -> dict[str, str]:
+        """Return the commits of the remote's release tags and of its HEAD. Raises UsageError, ModelError as above."""
+        try:
+            said = self._git("ls-remote", self.url, "HEAD", "refs/tags/v*", timeout=_ASK_SECONDS)
+        except ModelError as error:
+            if _NO_REPOSITORY.search(self._said()):
+                raise UsageError(f"there is no repository {self.url} (PRECALC_HUB_URL) that git can read") from None
+            raise ModelError(f"{error}; is this machine offline?") from None
+        # An annotated tag has two lines, the second of which names the commit.
+        refs = {match[3] or match[2]: match[1] for match in _REF.finditer(said)}
+        if not refs:
+            raise UsageError(f"the repository {self.url} is empty")
+        return refs
+
+    def _make(self, release: str, commit: str) -> None:
+        """Fetch a release into its place. Raises ModelError, and leaves nothing then."""
+        making = self._place / _MAKING
+        folder = making / self._identifier
+        shutil.rmtree(making, ignore_errors=True)  # of a killed process
+        folder.mkdir(parents=True)
+        logger.info("fetching %s %s from %s", self._identifier, release, self.url)
+        try:
+            self._check_out(folder, release, commit)
+            self._pull_pointers(folder)
+            shutil.rmtree(folder / ".git")
+            self._download_checkpoints(folder)
+            said = json.dumps({"release": release, "url": self.url, "commit": commit})
+            (making / FETCHED).write_text(said, encoding="utf-8")
+            shutil.rmtree(self._place / release, ignore_errors=True)  # of another hub
+            making.rename(self._place / release)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+
+    def _check_out(self, folder: Path, release: str, commit: str) -> None:
+        """Check out a commit, with the metadata that the hub has written for its release since.
+
+        The hub's CI packages a model and then writes the release, the date and the sizes to the default branch.
+        """
+        refs = (f"{commit}:refs/precalc/release", "HEAD:refs/precalc/newest")
+        self._git("init", "--quiet", folder)
+        self._git("-C", folder, "remote", "add", "origin", self.url)
+        self._git("-C", folder, "fetch", "--quiet", "--depth=1", "--no-tags", "origin", *refs)
+        self._git("-C", folder, *_NO_FILTERS, "checkout", "--quiet", "--detach", "refs/precalc/release")
+        for path in filter(Path.is_file, (folder / "metadata.yml", folder / "metadata.json")):
+            newest = folder / ".git" / path.name
+            try:
+                newest.write_text(self._git("-C", folder, "show", f"refs/precalc/newest:{path.name}"), encoding="utf-8")
+                is_of_release = parse_metadata(newest).release == release
+            except ModelError:
+                continue  # The default branch has no such file by now, or one that cannot be read.
+            if is_of_release:
+                newest.replace(path)
+
+    def _pull_pointers(self, folder: Path) -> None:
+        pointers = find_pointers(folder)
+        if not pointers:
+            return
+        size = sum(pointers.values())
+        logger.info("fetching %d Git LFS files of %s, %.1f MB", len(pointers), self._identifier, size / 1e6)
+        free = shutil.disk_usage(folder).free
+        if free < 2 * size:  # Git LFS copies each out of a cache of its own
+            raise ModelError(
+                f"{self._identifier} needs {2 * size / 1e6:,.0f} MB in {folder}, where {free / 1e6:,.0f} MB are free; "
+                "free some, or set PRECALC_CACHE_DIR"
+            )
+        try:
+            self._git("lfs", "version")
+        except ModelError:
+            raise ModelError(
+                f"git-lfs is not on the PATH, and {self._identifier} keeps {len(pointers)} files in Git LFS, such as "
+                f"{next(iter(pointers)).relative_to(folder)}: install git-lfs"
+            ) from None
+        self._git("-C", folder, "lfs", "install", "--local", "--skip-repo")
+        self._git("-C", folder, "lfs", "pull")
+
+    def _download_checkpoints(self, folder: Path) -> None:
+        if not keeps_checkpoints_in_eosvc(folder):
+            return
+        program = tool_program("eosvc", EOSVC_VERSION, self._cache_dir)
+        logger.info("asking eosvc for the checkpoints of %s", self._identifier)
+        variables = {**self._variables(_EOSVCS), "EVC_REPO_NAME": self._identifier, "COLUMNS": "1000"}
+        command = [str(program), "download", "--path", "model/checkpoints"]
+        code = self._run(command, variables, folder, _FETCH_SECONDS)
+        if code and "Nothing found at s3://" not in self._said():  # models that need no checkpoints say the same
+            raise ModelError(
+                f"eosvc could not download the checkpoints of {self._identifier}: {last_line(self._log)} (all of it: "
+                f"{self._log})"
+            )
+
+    def _git(self, *arguments: str | Path, timeout: float = _FETCH_SECONDS) -> str:
+        """Run git and return what it printed. Raises ModelError with its words."""
+        variables = {**self._variables(_GITS), "GIT_TERMINAL_PROMPT": "0"}
+        variables.setdefault("GIT_SSH_COMMAND", "ssh -o BatchMode=yes")
+        command = ["git", *map(str, arguments)]
+        code = self._run(command, variables, self._place, timeout)
+        if code:
+            verb = next(word for word in command[1:] if word.isalpha() or word == "ls-remote")
+            reason = next((line for line in self._said().splitlines() if line.startswith("fatal: ")), "")
+            raise ModelError(
+                f"{self._identifier} cannot be fetched from {self.url}: git {verb}: "
+                f"{printable(reason) or last_line(self._log)}"
+            )
+        return self._said()
+
+    def _run(self, command: list[str], variables: Mapping[str, str], cwd: Path, timeout: float) -> int:
+        try:
+            return run_guarded(
+                command,
+                env=variables,
+                cwd=cwd,
+                log=self._log,
+                lock=self._guard_lock,
+                timeout=timeout,
+            )
+        except subprocess.TimeoutExpired:
+            raise ModelError(
+                f"{self._identifier} cannot be fetched from {self.url}: {command[0]} had not ended after {timeout:g} s"
+            ) from None
+
+    def _said(self) -> str:
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+    def _variables(self, ours: re.Pattern[str]) -> dict[str, str]:
+        """Return the variables of a program that the user has set up at home, with these of ours."""
+        clean = clean_variables(find_home() or self._place / "home")
+        return {**clean, **{name: value for name, value in os.environ.items() if ours.fullmatch(name)}}
