@@ -9,9 +9,18 @@ import time
 from pathlib import Path
 
 import pytest
+from aws_emulator import Emulator
 
 from precalc_assets.errors import ModelError, UsageError
-from precalc_assets.models import Hub, ModelFolder, fetch_model, fetching, find_fetched, list_fetched
+from precalc_assets.models import (
+    Hub,
+    ModelFolder,
+    fetch_model,
+    fetching,
+    find_fetched,
+    list_fetched,
+    require_checkpoints,
+)
 
 MODEL = "eos3b5e"
 DAY = 24 * 3600.0
@@ -286,3 +295,24 @@ def test_git_in_a_hook_is_not_led_to_the_hooks_repository(
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "of-a-hook"))
     assert remote.release() == "v1.0.0"
     assert not (tmp_path / "of-a-hook").exists()
+
+
+@pytest.mark.slow
+def test_checkpoints_come_by_the_real_eosvc(remote: Remote, aws: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    s3 = aws.client("s3", region_name="us-east-1")
+    s3.create_bucket(Bucket="eosvc-models-public")
+    (remote.work / "access.json").write_text('{"checkpoints": "public", "fit": "public"}')
+    (remote.work / "model/framework/code/load.py").write_text("PATH = '../../checkpoints/weights.bin'")
+    remote.commit()
+    remote.tag("v1.0.0")
+    folder = remote.fetch()  # it keeps none, as eos3b5e does
+    require_checkpoints(MODEL, folder.path)
+    key = "model/checkpoints/deep/weights.bin"
+    s3.put_object(Bucket="eosvc-models-public", Key=f"{MODEL}/{key}", Body=b"weights")
+    remote.tag("v1.1.0")
+    assert (remote.fetch(release="v1.1.0").path / key).read_bytes() == b"weights"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    remote.tag("v1.2.0")
+    with pytest.raises(ModelError, match=rf"eosvc could not download the checkpoints of {MODEL}: .*S3 error"):
+        remote.fetch(release="v1.2.0")
+    assert not (remote.place / "v1.2.0").exists()
