@@ -44,7 +44,7 @@ def open_model(model: str, settings: Settings) -> ModelFolder:
     if model in list_models(settings.model_folders) or model.startswith(_OURS):
         return find_model(model, settings.model_folders)
     try:
-        return fetch_from_hub(model, settings.cache_dir) if _takes_images(settings) else fetch(model, settings)
+        return fetch_from_hub(model, _hub(settings)) if _takes_images(settings) else fetch(model, settings)
     except UsageError as error:
         known = ", ".join(list_known(settings)) or "none"
         raise UsageError(

@@ -2,7 +2,7 @@
 
 from precalc_assets.models.checkpoints import require_checkpoints
 from precalc_assets.models.environment import ERSILIA_VERSION, ersilia_program, model_environment
-from precalc_assets.models.fetching import Hub, fetch_model, find_fetched, list_fetched, list_releases
+from precalc_assets.models.fetching import Hub, describe_model, fetch_model, find_fetched, list_fetched
 from precalc_assets.models.folder import ModelFolder, ModelMetadata, digest_files, find_model, list_models
 from precalc_assets.models.policy import ModelCheck, check_folder, licence_warning, require_allowed
 from precalc_assets.models.recipe import Recipe, read_recipe
@@ -15,6 +15,7 @@ __all__ = [
     "ModelMetadata",
     "Recipe",
     "check_folder",
+    "describe_model",
     "digest_files",
     "ersilia_program",
     "fetch_model",
@@ -23,7 +24,6 @@ __all__ = [
     "licence_warning",
     "list_fetched",
     "list_models",
-    "list_releases",
     "model_environment",
     "read_recipe",
     "require_allowed",

@@ -25,7 +25,7 @@ from precalc_assets.errors import ModelError, UsageError
 from precalc_assets.model_ids import check_model_id
 from precalc_assets.models.checkpoints import find_pointers, keeps_checkpoints_in_eosvc
 from precalc_assets.models.environment import tool_program
-from precalc_assets.models.folder import FETCHED, ModelFolder, parse_metadata, read_folder
+from precalc_assets.models.folder import FETCHED, ModelFolder, ModelMetadata, parse_metadata, read_folder
 from precalc_assets.processes import clean_variables, find_home, last_line, printable, run_guarded, wait_until_ended
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,8 @@ _ASK_SECONDS = 120.0
 
 _FRESH_SECONDS = 24 * 3600.0
 """The hub changes a model some times a year; who runs it day by day has the change the day after."""
+
+_METADATA = ("metadata.yml", "metadata.json")
 
 _MAKING = "making"
 """Where a release is made, beside those that are whole."""
@@ -128,14 +130,14 @@ def find_newest(place: Path, version: str = "") -> str:
     return tagged[-1] if tagged else max(times, key=times.__getitem__, default="") if not version else ""
 
 
-def list_releases(model: str, hub: Hub) -> list[str]:
-    """Return the release tags of a model's repository, of its MAJOR version if it names one, oldest first.
+def describe_model(model: str, hub: Hub) -> tuple[str, ModelMetadata]:
+    """Return the newest release of a model, and what the hub says of it by now, without fetching its large files.
 
-    Raises UsageError if there is no such repository, ModelError if it cannot be asked.
+    Raises UsageError if the hub has no such model, ModelError if it cannot be asked.
     """
     copies = _Copies(model, hub)
     with copies.locked():
-        return _of_version(copies.list_refs(), copies.version)
+        return copies.choose("")[0], copies.look()
 
 
 def _of_version(releases: list[str] | Mapping[str, str], version: str) -> list[str]:
@@ -203,33 +205,46 @@ class _Copies:
 
         Raises UsageError if the hub does not have it, ModelError if it cannot be fetched.
         """
-        if not shutil.which("git"):
-            raise ModelError(
-                f"git is not on the PATH, and {self._identifier} can only be fetched with it: install git, or put the "
-                "model's folder into one of those that PRECALC_MODELS_DIR names"
-            )
-        refs = self.list_refs()
-        tags = _of_version(refs, self.version)
-        if tags or release or self.version:
-            named = release or (tags[-1] if tags else f"v{self.version}")
-            if named not in tags:
-                there = ", ".join(_of_version(refs, "")) or "none"
-                raise UsageError(f"{self.url} has no release {named}; its releases: {there}")
-            commit = refs[named]
-        else:
-            commit = refs["HEAD"]
-            named = f"commit-{commit[:12]}"
+        named, commit = self.choose(release)
         if not self.holds(named):
             self._make(named, commit)
         if not release:
             self._today.write_text(named, encoding="utf-8")
         return named
 
+    def choose(self, release: str) -> tuple[str, str]:
+        """Return this release of the hub, or the newest, and its commit. Raises UsageError, ModelError as above."""
+        if not shutil.which("git"):
+            raise ModelError(
+                f"git is not on the PATH, and {self._identifier} can only be fetched with it: install git, or put the "
+                "model's folder into one of those that PRECALC_MODELS_DIR names"
+            )
+        refs = self._list_refs()
+        tags = _of_version(refs, self.version)
+        if not tags and not release and not self.version:
+            return f"commit-{refs['HEAD'][:12]}", refs["HEAD"]
+        named = release or (tags[-1] if tags else f"v{self.version}")
+        if named not in tags:
+            there = ", ".join(_of_version(refs, "")) or "none"
+            raise UsageError(f"{self.url} has no release {named}; its releases: {there}")
+        return named, refs[named]
+
+    def look(self) -> ModelMetadata:
+        """Return the metadata on the hub's default branch. Raises ModelError."""
+        with self._making() as folder:
+            limited = ("--depth=1", "--filter=blob:limit=1m", "--no-checkout")
+            self._git("clone", "--quiet", *limited, self.url, folder)
+            found = [self._metadata_at("HEAD", folder, name) for name in _METADATA]
+        metadata = next(filter(None, found), None)
+        if metadata is None:
+            raise ModelError(f"{self.url} has no metadata that can be read")
+        return metadata
+
     def read(self, release: str) -> ModelFolder:
         """Return the model's folder of a release, under the id that was asked for."""
         return replace(read_folder(self._place / release / self._identifier), model=self._model)
 
-    def list_refs(self) -> dict[str, str]:
+    def _list_refs(self) -> dict[str, str]:
         """Return the commits of the remote's release tags and of its HEAD. Raises UsageError, ModelError as above."""
         try:
             said = self._git("ls-remote", self.url, "HEAD", "refs/tags/v*", timeout=_ASK_SECONDS)
@@ -245,20 +260,25 @@ class _Copies:
 
     def _make(self, release: str, commit: str) -> None:
         """Fetch a release into its place. Raises ModelError, and leaves nothing then."""
-        making = self._place / _MAKING
-        folder = making / self._identifier
-        shutil.rmtree(making, ignore_errors=True)  # of a killed process
-        folder.mkdir(parents=True)
         logger.info("fetching %s %s from %s", self._identifier, release, self.url)
-        try:
+        with self._making() as folder:
             self._check_out(folder, release, commit)
             self._pull_pointers(folder)
             shutil.rmtree(folder / ".git")
             self._download_checkpoints(folder)
             said = json.dumps({"release": release, "url": self.url, "commit": commit})
-            (making / FETCHED).write_text(said, encoding="utf-8")
+            (folder.parent / FETCHED).write_text(said, encoding="utf-8")
             shutil.rmtree(self._place / release, ignore_errors=True)  # of another hub
-            making.rename(self._place / release)
+            folder.parent.rename(self._place / release)
+
+    @contextmanager
+    def _making(self) -> Iterator[Path]:
+        """Make an empty folder for the model beside the releases, and remove it if it is still there in the end."""
+        making = self._place / _MAKING
+        shutil.rmtree(making, ignore_errors=True)  # of a killed process
+        (making / self._identifier).mkdir(parents=True)
+        try:
+            yield making / self._identifier
         finally:
             shutil.rmtree(making, ignore_errors=True)
 
@@ -272,15 +292,19 @@ class _Copies:
         self._git("-C", folder, "remote", "add", "origin", self.url)
         self._git("-C", folder, "fetch", "--quiet", "--depth=1", "--no-tags", "origin", *refs)
         self._git("-C", folder, *_NO_FILTERS, "checkout", "--quiet", "--detach", "refs/precalc/release")
-        for path in filter(Path.is_file, (folder / "metadata.yml", folder / "metadata.json")):
-            newest = folder / ".git" / path.name
-            try:
-                newest.write_text(self._git("-C", folder, "show", f"refs/precalc/newest:{path.name}"), encoding="utf-8")
-                is_of_release = parse_metadata(newest).release == release
-            except ModelError:
-                continue  # The default branch has no such file by now, or one that cannot be read.
-            if is_of_release:
-                newest.replace(path)
+        for name in _METADATA:
+            newest = self._metadata_at("refs/precalc/newest", folder, name)
+            if newest and newest.release == release and (folder / name).is_file():
+                (folder / ".git" / name).replace(folder / name)
+
+    def _metadata_at(self, ref: str, folder: Path, name: str) -> ModelMetadata | None:
+        """Read a metadata file of a commit, which is kept in `.git/`; None if it is not there or cannot be read."""
+        path = folder / ".git" / name
+        try:
+            path.write_text(self._git("-C", folder, "show", f"{ref}:{name}"), encoding="utf-8")
+            return parse_metadata(path)
+        except ModelError:
+            return None
 
     def _pull_pointers(self, folder: Path) -> None:
         pointers = find_pointers(folder)

@@ -5,19 +5,22 @@ The CLI is a script here, and the hub a folder that it copies from.
 
 import os
 import shutil
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from precalc_assets.errors import ModelError
-from precalc_assets.inference.ersilia import ErsiliaRunner, fetch_from_hub, slot
+from precalc_assets import models
+from precalc_assets.errors import ModelError, UsageError
+from precalc_assets.inference.ersilia import ErsiliaRunner, fetch_from_hub, runner, slot
+from precalc_assets.models import find_model
 
 MODEL = "eos3b5e"
 A_DAY = 24 * 3600
 
 CLI = """#!/bin/sh
-echo fetch >> {log}
+echo "$@, configured in $DOCKER_CONFIG" >> {log}
 if [ -e {down} ]; then
     echo "✖ the image was not found"
     echo "✖ something went wrong"
@@ -28,28 +31,40 @@ mkdir -p "$HOME/eos/dest" && cp -r {hub} "$HOME/eos/dest/"
 
 
 class Hub:
-    """A hub with one model, and the machine whose CLI fetches it."""
+    """A hub with an image of one model and its repository, and the machine whose CLI fetches it."""
 
     def __init__(self, world, root: Path) -> None:
         self._world = world
         self._log = root / "fetches.txt"
         self._down = root / "down"
         self.cache_dir = root / "cache"
+        self.hub = models.Hub(f"file://{world.models_dir}", self.cache_dir)
         self.program = root / "ersilia"
         self.program.write_text(CLI.format(log=self._log, down=self._down, hub=world.models_dir / MODEL))
         self.program.chmod(0o755)
 
-    def has(self, release: str) -> None:
-        self._world.write_model(model=MODEL, release=release)
+    def has(self, release: str, *, card: str = "", megabytes: float = 1.0) -> None:
+        """Release the model; its image's card may be of an earlier release."""
+        folder = self._world.write_model(model=MODEL, release=card or release)
+        with (folder / "metadata.yml").open("a") as file:
+            file.write(f"Image Size: {megabytes}\n")
+        user = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
+        commit = [*user, "commit", "--message=Change it", "--allow-empty"]
+        for words in (["init"], ["add", "metadata.yml"], commit, ["tag", release]):
+            subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True)
 
     def goes_down(self) -> None:
         self._down.touch()
 
+    def commands(self) -> list[str]:
+        """Return what the CLI was told to do."""
+        return self._log.read_text().splitlines() if self._log.exists() else []
+
     def fetches(self) -> int:
-        return len(self._log.read_text().splitlines())
+        return len(self.commands())
 
     def release(self, model: str = MODEL) -> str:
-        return fetch_from_hub(model, self.cache_dir).metadata.release
+        return fetch_from_hub(model, self.hub).metadata.release
 
     def days_pass(self, days: float) -> None:
         then = time.time() - days * A_DAY
@@ -74,11 +89,59 @@ def test_a_model_of_the_hub_is_fetched_once_a_day_and_then_has_the_release_of_th
     assert (hub.release(), hub.release(), hub.fetches()) == ("v1.1.0", "v1.1.0", 2)
 
 
-def test_a_version_that_was_asked_for_too_early_is_had_when_the_hub_has_it(hub: Hub) -> None:
-    with pytest.raises(ModelError, match=r"release v1\.0\.0 of eos3b5e, and eos3b5e-v2 .* PRECALC_MODELS_DIR"):
+def test_version_is_fetched_at_its_newest_tag_once_the_hub_has_it(hub: Hub) -> None:
+    with pytest.raises(UsageError, match=r"eos3b5e has no release v2; its releases: v1\.0\.0"):
         hub.release("eos3b5e-v2")
-    hub.has("v2.0.0")
-    assert hub.release("eos3b5e-v2") == "v2.0.0"
+    assert hub.commands() == []
+    for release in ("v2.0.0", "v2.1.0", "v3.0.0"):
+        hub.has(release, card="v1.0.0")
+    assert hub.release("eos3b5e-v2") == hub.release("eos3b5e-v2") == "v2.1.0"
+    assert [command.partition(",")[0] for command in hub.commands()] == ["fetch eos3b5e --version v2.1.0"]
+
+
+def test_image_that_the_disk_has_no_room_for_is_not_fetched(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.has("v1.1.0", megabytes=10_000_000_000)
+    monkeypatch.setattr(runner, "_DOCKER_ROOT", tmp_path)
+    with pytest.raises(ModelError, match=r"takes 10,000,000,000 MB, and the disk of .* `docker system prune"):
+        hub.release()
+    assert hub.commands() == []
+
+
+def test_unknown_size_of_an_image_is_told_and_the_image_fetched(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.rmtree(hub.hub.url.removeprefix("file://") + f"/{MODEL}/.git")
+    assert hub.release() == "v1.0.0"
+    assert "the size of eos3b5e's image is not known before it is fetched: there is no repository" in caplog.text
+
+
+@pytest.mark.parametrize(("variable", "where"), [("", "{home}/.docker"), ("/etc/docker-config", "/etc/docker-config")])
+def test_docker_is_configured_as_it_is_for_the_user(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, where: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("DOCKER_CONFIG", raising=False)
+    if variable:
+        monkeypatch.setenv("DOCKER_CONFIG", variable)
+    hub.release()
+    assert hub.commands() == [f"fetch {MODEL}, configured in {where.format(home=tmp_path)}"]
+
+
+@pytest.mark.parametrize(("programs", "words"), [([], "conda is not on the PATH"), (["conda"], "has no Dockerfile")])
+def test_what_the_cli_needs_to_fetch_a_folder_is_named(
+    hub: Hub, world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: list[str], words: str
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    for name in programs:
+        (tmp_path / name).touch(mode=0o755)
+    folder = find_model(MODEL, [world.models_dir])
+    with (
+        slot.taken_slot(MODEL, hub.cache_dir) as taken,
+        pytest.raises(ModelError, match=f"{words}.*PRECALC_RUNNER=framework"),
+    ):
+        taken.fetch(folder)
+    assert hub.commands() == []
 
 
 def test_a_version_that_was_asked_for_stays_when_the_hub_has_a_later_one(hub: Hub) -> None:
@@ -115,13 +178,13 @@ def test_a_fetch_that_fails_says_why_in_the_first_words_of_the_cli(hub: Hub) -> 
 def test_a_hub_that_changes_between_opening_a_model_and_running_it_is_found_out(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = fetch_from_hub(MODEL, hub.cache_dir)
+    folder = fetch_from_hub(MODEL, hub.hub)
     served = []
     monkeypatch.setattr(slot.Slot, "serve", lambda self, folder: served.append(self) or "http://127.0.0.1:9")
     with slot.taken_slot(MODEL, hub.cache_dir):  # another worker has the copy that was opened
         hub.has("v1.1.0")
-        runner = ErsiliaRunner(folder, cache_dir=hub.cache_dir, batch_size=1, batch_timeout=1.0, restart_batches=1)
+        opened = ErsiliaRunner(folder, cache_dir=hub.cache_dir, batch_size=1, batch_timeout=1.0, restart_batches=1)
         with pytest.raises(ModelError, match=r"from the release v1\.0\.0 to v1\.1\.0; run the same command again"):
-            runner.__enter__()
+            opened.__enter__()
         assert served == []
         assert hub.release() == "v1.1.0"

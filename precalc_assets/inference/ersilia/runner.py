@@ -1,7 +1,9 @@
 """The ersilia runner: a model that the CLI serves, and a server that is started afresh now and then."""
 
 import json
+import logging
 import math
+import shutil
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -10,18 +12,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from precalc_assets.errors import ModelError
+from precalc_assets.errors import ModelError, UsageError
 from precalc_assets.inference.ersilia.server import BreakerOpenError, ask, is_up
 from precalc_assets.inference.ersilia.slot import Slot, is_fetched, taken_slot
 from precalc_assets.inference.runner import BatchError, call_timeout, no_answer
-from precalc_assets.models import ModelFolder, find_model
+from precalc_assets.models import Hub, ModelFolder, describe_model, find_model
 from precalc_assets.processes import require_space
+
+logger = logging.getLogger(__name__)
 
 _HEALTHY_SECONDS = 120.0
 """The CLI returns when its server says that it is running, which is a little before it answers."""
 
 _FRESH_SECONDS = 24 * 3600.0
 """The hub changes a model some times a year; who runs it day by day has the change the day after."""
+
+
+_DOCKER_ROOT = Path("/var/lib/docker")
+"""Where Docker keeps images on Linux, by default (`dockerd --data-root`)."""
 
 
 class ErsiliaRunner:
@@ -46,9 +54,10 @@ class ErsiliaRunner:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self._slot = stack.enter_context(taken_slot(self._model, self._cache_dir))
-            fetched = self._slot.fetch(self._source)
+            version = self.release if "-v" in self._model else ""
+            fetched = self._slot.fetch(self._source, find_version=lambda: version)
             if self._source is None:
-                self._require_release(_read_copy(fetched, self._model).metadata.release)
+                self._require_release(_read_copy(fetched, self._model, self._slot.version).metadata.release)
             self.restart()
             self._stack = stack.pop_all()
         return self
@@ -113,29 +122,48 @@ class ErsiliaRunner:
             raise no_answer(timeout, deadline) from None
 
 
-def fetch_from_hub(model: str, cache_dir: Path) -> ModelFolder:
-    """Fetch a model from the Ersilia Model Hub, unless that was done today, and return what it says of itself.
+def fetch_from_hub(model: str, hub: Hub) -> ModelFolder:
+    """Fetch a model's image from the hub, unless that was done today, and return what it says of itself.
 
-    One that was asked for by its version stays as it is: the hub may have another version by now, and not that one.
-    Raises ModelError with the CLI's words, or if the hub has another version than was asked for.
+    A version that was asked for is fetched at the tag of its newest release, and stays as it is. Raises UsageError if
+    the hub does not have it, ModelError with the CLI's words or for an image that the disk has no room for.
     """
-    identifier, _, version = model.partition("-v")
-    with taken_slot(model, cache_dir) as slot:
-        folder = _read_copy(slot.fetch(None, max_age=math.inf if version else _FRESH_SECONDS), model)
-        release = folder.metadata.release
-        if version and release.removeprefix("v").partition(".")[0] != version:
-            slot.forget()
-            raise ModelError(
-                f"the hub has the release {release} of {identifier}, and {model} was asked for; ask for {identifier}, "
-                f"or put a folder {model} of that version into one of those that PRECALC_MODELS_DIR names"
-            )
-    return folder
+    has_version = "-v" in model
+
+    def find_version() -> str:
+        try:
+            release, metadata = describe_model(model, hub)
+        except (UsageError, ModelError) as error:
+            if has_version:
+                raise
+            logger.warning("the size of %s's image is not known before it is fetched: %s", model, error)
+            return ""
+        _require_room(model, metadata.image_megabytes or 0)
+        return release if has_version else ""
+
+    with taken_slot(model, hub.cache_dir) as slot:
+        max_age = math.inf if has_version else _FRESH_SECONDS
+        return _read_copy(slot.fetch(None, max_age=max_age, find_version=find_version), model, slot.version)
 
 
-def _read_copy(fetched: Path, model: str) -> ModelFolder:
-    """Return what the CLI's own copy of a model says of it. Raises ModelError for a copy that cannot be used."""
+def _require_room(model: str, megabytes: float) -> None:
+    free = shutil.disk_usage(_DOCKER_ROOT).free / 1e6 if _DOCKER_ROOT.exists() else math.inf
+    if free < megabytes:
+        raise ModelError(
+            f"the image of {model} takes {megabytes:,.0f} MB, and the disk of {_DOCKER_ROOT} has {free:,.0f} MB free: "
+            "remove images by `docker system prune --all`, or set PRECALC_RUNNER=framework"
+        )
+
+
+def _read_copy(fetched: Path, model: str, version: str) -> ModelFolder:
+    """Return what the CLI's own copy of a model says of it, and of which release it is if that was asked for.
+
+    Raises ModelError for a copy that cannot be used.
+    """
     if not any((fetched / name).exists() for name in ("metadata.yml", "metadata.json")):
         with suppress(OSError, ValueError, KeyError):  # an image's copy has it as a card in a file of the server's
             card = json.loads((fetched / "information.json").read_bytes(), parse_float=str)["card"]
             (fetched / "metadata.json").write_text(json.dumps(card), encoding="utf-8")
-    return replace(find_model(fetched.name, [fetched.parent]), model=model)
+    folder = find_model(fetched.name, [fetched.parent])
+    release = version or folder.metadata.release  # a card is written before its release is tagged
+    return replace(folder, model=model, metadata=folder.metadata.model_copy(update={"release": release}))

@@ -5,24 +5,25 @@ The CLI keeps models, sessions and settings under HOME, and nothing but a HOME o
 and what was fetched in a slot is there for the next run.
 """
 
-import hashlib
 import json
 import logging
 import math
+import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from precalc_assets.errors import ModelError
-from precalc_assets.models import ERSILIA_VERSION, ModelFolder, ersilia_program, model_environment
+from precalc_assets.models import ERSILIA_VERSION, ModelFolder, digest_files, ersilia_program, model_environment
 from precalc_assets.processes import (
     HeldServer,
     clean_variables,
+    find_home,
     hold,
     last_line,
     printable,
@@ -58,8 +59,6 @@ _CONFIG = {
     "EXT": {"DOCKERHUB_ORG": "'ersiliaos'"},
 }
 """What the CLI would download from GitHub into its HOME on its first import, as far as it reads it."""
-
-_NOT_THE_MODEL = frozenset({".git", "__pycache__"})
 
 
 @contextmanager
@@ -103,22 +102,35 @@ class Slot:
         """Wait for the guard that a former holder has left, if that was killed: it is closing the server just now."""
         wait_until_ended(self._guard_lock)
 
-    def fetch(self, folder: ModelFolder | None, *, max_age: float = math.inf) -> Path:
-        """Fetch a model from a folder, or from the hub, unless that was done; return the CLI's copy of it.
+    def fetch(
+        self,
+        folder: ModelFolder | None,
+        *,
+        max_age: float = math.inf,
+        find_version: Callable[[], str] = lambda: "",
+    ) -> Path:
+        """Fetch a model from a folder, or as an image, unless that was done; return the CLI's copy of it.
 
         A copy that is older than `max_age` (in seconds) is fetched anew; if that fails, it is as good as it was.
-        Raises ModelError with the CLI's words.
+        `find_version` is called before an image is fetched, and returns its tag; by default that is the latest.
+        Raises ModelError with the CLI's words, or for what it needs and does not find.
         """
-        source = f"{ERSILIA_VERSION} {_digest(folder.path) if folder else 'hub'}"
+        source = f"{ERSILIA_VERSION} {digest_files(folder.path) if folder else 'hub'}"
         self._take_back()
         mark = _mark(self._home)
-        has_copy = mark.exists() and mark.read_text(encoding="utf-8") == source
+        has_copy = mark.exists() and mark.read_text(encoding="utf-8").split()[:2] == source.split()
         if not has_copy or time.time() - mark.stat().st_mtime > max_age:
             logger.info("fetching %s for the ersilia CLI", self._model)
             if self._home.exists():
                 self._home.rename(self._before)
-            origin = ["--from_dir", str(folder.path)] if folder else _hub_options()
+            version = ""
             try:
+                if folder:
+                    _require_for_folder(folder)
+                    origin = ["--from_dir", str(folder.path)]
+                else:
+                    version = find_version()
+                    origin = ["--version", version] if version else []
                 self._run(["fetch", self._identifier, *origin], self._variables(folder), _FETCH_SECONDS)
             except ModelError as error:
                 self._take_back()
@@ -127,9 +139,14 @@ class Slot:
                 logger.warning("%s; the copy of an earlier day is used", error)
             else:
                 _mark(self._before).unlink(missing_ok=True)
-                mark.write_text(source, encoding="utf-8")
+                mark.write_text(f"{source} {version}".strip(), encoding="utf-8")
                 shutil.rmtree(self._before, ignore_errors=True)
         return self._home / "eos" / "dest" / self._identifier
+
+    @property
+    def version(self) -> str:
+        """The tag of the image that was fetched, if it was not the latest."""
+        return " ".join(_mark(self._home).read_text(encoding="utf-8").split()[2:])
 
     def forget(self) -> None:
         """Take the copy for none, so that the next one who wants it fetches it anew."""
@@ -185,7 +202,7 @@ class Slot:
         scratch.mkdir()
         (self._home / "eos").mkdir(parents=True, exist_ok=True)
         (self._home / "eos" / "config.json").write_text(json.dumps(_CONFIG), encoding="utf-8")
-        variables = clean_variables(self._home)
+        variables = clean_variables(self._home) | ({} if folder else _docker_variables())
         if folder and _wants_system_python(folder.path):
             variables["PATH"] = model_environment(folder, self._cache_dir)["PATH"]
         # The CLI asks its server by the proxy, too, if it is not told.
@@ -237,17 +254,6 @@ def _take_free(slots: Path, model: str) -> tuple[Path, FileLock]:
             return path, lock
 
 
-def _digest(folder: Path) -> str:
-    """Return a digest of a folder's files, by name and content."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        if path.is_file() and _NOT_THE_MODEL.isdisjoint(name.parts):
-            with path.open("rb") as file:
-                digest.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode())
-    return digest.hexdigest()
-
-
 def _wants_system_python(folder: Path) -> bool:
     """Return whether a model asks to run without conda: in the Python on the PATH, which we then make for it."""
     try:
@@ -256,9 +262,25 @@ def _wants_system_python(folder: Path) -> bool:
         return False
 
 
-def _hub_options() -> list[str]:
-    """Return where to fetch from: the CLI takes the model's image by default, and refuses without Docker."""
-    return [] if shutil.which("docker") else ["--from_github"]
+def _require_for_folder(folder: ModelFolder) -> None:
+    """Raise ModelError if the CLI would fail for want of something that it does not name."""
+    if not shutil.which("conda"):
+        raise ModelError(
+            f"conda is not on the PATH, and the ersilia CLI needs it to run {folder.model} from a folder: install it, "
+            "or set PRECALC_RUNNER=framework"
+        )
+    if os.geteuid() == 0 and not (folder.path / "Dockerfile").exists():
+        raise ModelError(
+            f"{folder.path} has no Dockerfile, which the ersilia CLI wants of a folder when root runs it: run it as "
+            "another user, or set PRECALC_RUNNER=framework"
+        )
+
+
+def _docker_variables() -> dict[str, str]:
+    """Return where Docker is, and its configuration, which it would look for in the HOME that is not there."""
+    ours = find_home()
+    default = {"DOCKER_CONFIG": str(ours / ".docker")} if ours else {}
+    return {**default, **{name: value for name, value in os.environ.items() if name.startswith("DOCKER_")}}
 
 
 def _last_words(log: Path) -> str:
