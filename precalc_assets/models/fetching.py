@@ -126,8 +126,9 @@ def find_newest(place: Path, version: str = "") -> str:
     """Return the newest release in a model's folder of the cache, of this MAJOR version if one is named; or nothing."""
     releases = [path.parent.name for path in place.glob(f"*/{FETCHED}") if path.parent.name != _MAKING]
     tagged = _of_version(releases, version)
-    times = {name: (place / name).stat().st_mtime for name in releases}
-    return tagged[-1] if tagged else max(times, key=times.__getitem__, default="") if not version else ""
+    if tagged or version:
+        return tagged[-1] if tagged else ""
+    return max(releases, key=lambda name: (place / name).stat().st_mtime, default="")
 
 
 def describe_model(model: str, hub: Hub) -> tuple[str, ModelMetadata]:
@@ -344,7 +345,7 @@ class _Copies:
 
     def _git(self, *arguments: str | Path, timeout: float = _FETCH_SECONDS) -> str:
         """Run git and return what it printed. Raises ModelError with its words."""
-        variables = {**self._variables(_GITS), "GIT_TERMINAL_PROMPT": "0"}
+        variables = {**self._variables(_GITS), "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
         variables.setdefault("GIT_SSH_COMMAND", "ssh -o BatchMode=yes")
         command = ["git", *map(str, arguments)]
         code = self._run(command, variables, self._place, timeout)
@@ -359,14 +360,7 @@ class _Copies:
 
     def _run(self, command: list[str], variables: Mapping[str, str], cwd: Path, timeout: float) -> int:
         try:
-            return run_guarded(
-                command,
-                env=variables,
-                cwd=cwd,
-                log=self._log,
-                lock=self._guard_lock,
-                timeout=timeout,
-            )
+            return run_guarded(command, env=variables, cwd=cwd, log=self._log, lock=self._guard_lock, timeout=timeout)
         except subprocess.TimeoutExpired:
             raise ModelError(
                 f"{self._identifier} cannot be fetched from {self.url}: {command[0]} had not ended after {timeout:g} s"

@@ -1,13 +1,14 @@
 """From a model's id and the settings to its folder and its runner."""
 
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from precalc_assets.errors import ModelError, UsageError
-from precalc_assets.inference import ErsiliaRunner, FrameworkRunner, open_model, open_runner
+from precalc_assets.inference import ErsiliaRunner, FrameworkRunner, find_known, list_known, open_model, open_runner
 from precalc_assets.inference.ersilia import runner as ersilia
 from precalc_assets.settings import Settings
 
@@ -55,6 +56,24 @@ def test_missing_checkpoint_is_an_error_before_anything_is_installed(world, sett
     pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
     with pytest.raises(ModelError, match=r"^model/checkpoints/x\.pt is a Git LFS pointer"):
         open_runner(open_model("eos9abc", settings("framework")), settings("framework"))
+
+
+@pytest.mark.parametrize("runner", ["framework", "ersilia"])
+def test_model_of_the_hub_is_opened_from_its_repository(
+    world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: str
+) -> None:
+    repository = world.write_model(model="eos3b5e").rename(tmp_path / "eos3b5e")
+    user = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
+    for words in (["init"], ["add", "--all"], [*user, "commit", "--message=First"], ["tag", "v1.0.1"]):
+        subprocess.run(["git", *words], cwd=repository, check=True, capture_output=True)
+    which = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "docker" else which(name))
+    settings = Settings(runner=runner, cache_dir=tmp_path / "cache", hub_url=f"file://{tmp_path}")
+    folder = open_model("eos3b5e-v1", settings)
+    assert folder.path == tmp_path / "cache" / "models" / "eos3b5e" / "v1.0.1" / "eos3b5e"
+    assert (folder.model, folder.metadata.release) == ("eos3b5e-v1", "v1.0.1")
+    assert list_known(settings) == ["eos0aaa", "eos0bbb", "eos3b5e"]
+    assert find_known("eos3b5e", settings).path == folder.path
 
 
 class FetchedSlot:

@@ -6,10 +6,13 @@ import os
 import shutil
 import subprocess
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from aws_emulator import Emulator
+from filelock import FileLock
 
 from precalc_assets.errors import ModelError, UsageError
 from precalc_assets.models import (
@@ -295,6 +298,38 @@ def test_git_in_a_hook_is_not_led_to_the_hooks_repository(
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "of-a-hook"))
     assert remote.release() == "v1.0.0"
     assert not (tmp_path / "of-a-hook").exists()
+
+
+def test_git_never_asks_for_a_password(tmp_path: Path) -> None:
+    class Private(BaseHTTPRequestHandler):
+        """Answers as GitHub does where there is no such repository, or a private one."""
+
+        def do_GET(self) -> None:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="GitHub"')
+            self.end_headers()
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Private)
+    Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    with pytest.raises(UsageError, match=r"there is no repository http://.* that git can read"):
+        fetch_model(MODEL, Hub(f"http://127.0.0.1:{server.server_port}", tmp_path))
+    server.shutdown()
+    server.server_close()
+
+
+def test_one_fetches_and_another_waits_for_it(remote: Remote, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    remote.tag("v1.0.0")
+    remote.place.mkdir(parents=True)
+    with FileLock(remote.place / "lock"):
+        threads = [Thread(target=remote.fetch) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        threads[0].join(1.0)
+        assert caplog.messages == [f"waiting for another process, which fetches {MODEL}"] * 2
+    for thread in threads:
+        thread.join()
+    assert caplog.messages[2:] == [f"fetching {MODEL} v1.0.0 from {remote.hub.url}/{MODEL}.git"]
 
 
 @pytest.mark.slow

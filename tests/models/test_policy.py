@@ -95,8 +95,9 @@ def test_everything_that_is_wrong_is_said_at_once(world) -> None:
     (folder / "install.yml").unlink()
     (folder / "model" / "framework" / "run.sh").unlink()
     (folder / "metadata.yml").write_text("Title: x\n")
+    (folder / "model" / "weights.bin").write_text("version https://git-lfs.github.com/spec/v1\nsize 5\n")
     refusals = check_folder(folder, Settings()).refusals
-    for words in ("neither Dockerfile nor install.yml", "run.sh is missing", "Identifier"):
+    for words in ("neither Dockerfile nor install.yml", "run.sh is missing", "Identifier", "LFS pointer"):
         assert sum(words in refusal for refusal in refusals) == 1
 
 
