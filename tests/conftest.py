@@ -138,6 +138,16 @@ class World:
                 path.write_text(content, encoding="utf-8")
         return folder
 
+    def move_to_hub(self, model: str, tag: str) -> str:
+        """Make a model's folder a git repository with this tag, outside of the models; return the URL of its hub."""
+        hub = self.root / "hub"
+        hub.mkdir(exist_ok=True)
+        repository = (self.models_dir / model).rename(hub / model)
+        user = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
+        for words in (["init"], ["add", "--all"], [*user, "commit", "--message=First"], ["tag", tag]):
+            subprocess.run(["git", *words], cwd=repository, check=True, capture_output=True)
+        return f"file://{hub}"
+
     def build_library(self, molecules: Sequence[str] = MOLECULES) -> LibraryManifest:
         source = self.root / "library.smi"
         source.write_text("\n".join(molecules) + "\n")

@@ -1,6 +1,5 @@
 """Models that no local folder holds: commands fetch them by themselves, and `precalc models fetch` on its own."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,13 +10,10 @@ MODEL = "eos3b5e"
 
 
 @pytest.fixture
-def hub(world, tmp_path: Path) -> str:
+def hub(world) -> str:
     """The URL of a hub that has one model with one release."""
-    repository = world.write_model(model=MODEL, release="").rename(tmp_path / MODEL)
-    user = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
-    for words in (["init"], ["add", "--all"], [*user, "commit", "--message=First"], ["tag", "v1.0.0"]):
-        subprocess.run(["git", *words], cwd=repository, check=True, capture_output=True)
-    return f"file://{tmp_path}"
+    world.write_model(model=MODEL, release="")
+    return world.move_to_hub(MODEL, "v1.0.0")
 
 
 @pytest.mark.parametrize("word", [MODEL, f"{MODEL}@v1.0.0"])

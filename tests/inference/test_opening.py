@@ -1,7 +1,6 @@
 """From a model's id and the settings to its folder and its runner."""
 
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,13 +61,11 @@ def test_missing_checkpoint_is_an_error_before_anything_is_installed(world, sett
 def test_model_of_the_hub_is_opened_from_its_repository(
     world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: str
 ) -> None:
-    repository = world.write_model(model="eos3b5e").rename(tmp_path / "eos3b5e")
-    user = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
-    for words in (["init"], ["add", "--all"], [*user, "commit", "--message=First"], ["tag", "v1.0.1"]):
-        subprocess.run(["git", *words], cwd=repository, check=True, capture_output=True)
+    world.write_model(model="eos3b5e")
+    hub = world.move_to_hub("eos3b5e", "v1.0.1")
     which = shutil.which
     monkeypatch.setattr(shutil, "which", lambda name: None if name == "docker" else which(name))
-    settings = Settings(runner=runner, cache_dir=tmp_path / "cache", hub_url=f"file://{tmp_path}")
+    settings = Settings(runner=runner, cache_dir=tmp_path / "cache", hub_url=hub)
     folder = open_model("eos3b5e-v1", settings)
     assert folder.path == tmp_path / "cache" / "models" / "eos3b5e" / "v1.0.1" / "eos3b5e"
     assert (folder.model, folder.metadata.release) == ("eos3b5e-v1", "v1.0.1")

@@ -162,3 +162,16 @@ def test_wrong_inputs_end_the_run_before_anything_is_claimed(new_workshop: Calla
     assert said in " ".join(done.stdout.split())
     assert not workshop.world.objects("executions")
     assert "Canary" not in done.stdout
+
+
+def test_model_that_only_a_git_remote_has_is_fetched_and_served(new_workshop):
+    workshop = new_workshop(2, FEW)
+    workshop.variables["PRECALC_HUB_URL"] = workshop.world.move_to_hub(MODEL, "v1.0.1")
+
+    done = workshop.run(model_id=MODEL)
+
+    assert done.returncode == 0, done.stdout
+    assert f"fetching {MODEL} v1.0.1" in done.stdout
+    shards = shard_keys(2)
+    assert_served(workshop, shards)
+    assert {require_manifest(workshop.world.store, MODEL, shard).release for shard in shards} == {"v1.0.1"}
