@@ -119,16 +119,7 @@ def find_fetched(model: str, hub: Hub) -> ModelFolder | None:
 
 def list_fetched(hub: Hub) -> list[str]:
     """Return the ids of the models of which the cache has a release, sorted."""
-    return sorted(path.name for path in hub.folder.glob("eos*") if find_newest(path))
-
-
-def find_newest(place: Path, version: str = "") -> str:
-    """Return the newest release in a model's folder of the cache, of this MAJOR version if one is named; or nothing."""
-    releases = [path.parent.name for path in place.glob(f"*/{FETCHED}") if path.parent.name != _MAKING]
-    tagged = _of_version(releases, version)
-    if tagged or version:
-        return tagged[-1] if tagged else ""
-    return max(releases, key=lambda name: (place / name).stat().st_mtime, default="")
+    return sorted(path.name for path in hub.folder.glob("eos*") if _Copies(path.name, hub).newest())
 
 
 def describe_model(model: str, hub: Hub) -> tuple[str, ModelMetadata]:
@@ -190,7 +181,10 @@ class _Copies:
 
     def newest(self) -> str:
         """Return the newest release that the cache has of what was asked for; or nothing."""
-        return find_newest(self._place, self.version)
+        made = [path.parent.name for path in self._place.glob(f"*/{FETCHED}") if path.parent.name != _MAKING]
+        releases = sorted(filter(self.holds, made), key=lambda name: (self._place / name).stat().st_mtime)
+        tagged = _of_version(releases, self.version)
+        return (tagged or ([] if self.version else releases) or [""])[-1]
 
     def of_today(self) -> str:
         """Return the newest release by what the hub said today; nothing if it was not asked or that is not here."""

@@ -214,6 +214,7 @@ def test_release_of_another_hub_is_not_taken_for_this_one(remote: Remote, world,
     remote.fetch()
     remote.path.parent.rename(tmp_path / "fork")
     fork = Hub(f"file://{tmp_path / 'fork'}", remote.hub.cache_dir)
+    assert list_fetched(fork) == []
     assert fetch_model(MODEL, fork).metadata.release == "v1.0.0"
     said = json.loads((remote.place / "v1.0.0" / "fetched.json").read_text())
     assert said["url"] == f"{fork.url}/{MODEL}.git"
