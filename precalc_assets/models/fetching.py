@@ -302,7 +302,7 @@ class _Copies:
             return None
 
     def _pull_pointers(self, folder: Path) -> None:
-        pointers = find_pointers(folder)
+        pointers = find_pointers(folder / "model")  # elsewhere the hub's template has but a mock file
         if not pointers:
             return
         size = sum(pointers.values())
@@ -321,7 +321,7 @@ class _Copies:
                 f"{next(iter(pointers)).relative_to(folder)}: install git-lfs"
             ) from None
         self._git("-C", folder, "lfs", "install", "--local", "--skip-repo")
-        self._git("-C", folder, "lfs", "pull")
+        self._git("-C", folder, "lfs", "pull", "--include=model/**")
 
     def _download_checkpoints(self, folder: Path) -> None:
         if not keeps_checkpoints_in_eosvc(folder):

@@ -244,9 +244,9 @@ def test_killed_fetch_leaves_nothing_that_looks_whole(
 def test_files_in_git_lfs_are_fetched_with_their_size_said(remote: Remote, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     content = bytes(range(256)) * 10_000
-    remote.track_lfs("model/checkpoints/weights.bin", content)
+    remote.track_lfs("model/checkpoints/deep/weights.bin", content)
     remote.tag("v1.0.0")
-    assert (remote.fetch().path / "model/checkpoints/weights.bin").read_bytes() == content
+    assert (remote.fetch().path / "model/checkpoints/deep/weights.bin").read_bytes() == content
     assert f"fetching 1 Git LFS files of {MODEL}, 2.6 MB" in caplog.messages
 
 
@@ -277,6 +277,7 @@ def only_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_git_lfs_is_needed_where_a_model_uses_it(remote: Remote, request: pytest.FixtureRequest) -> None:
+    remote.track_lfs("mock.txt", b"x" * 2_000)
     remote.tag("v1.0.0")
     remote.track_lfs("model/checkpoints/weights.bin", b"x" * 2_000)
     remote.tag("v1.1.0")
