@@ -273,6 +273,14 @@ def github_check() -> None:
     work()
 
 
+@github_app.command("cancel")
+def github_cancel(key: Key) -> None:
+    """Cancel an execution's run, and have none of its shards tried again."""
+    from precalc_assets.cli.github import cancel as work
+
+    work(key)
+
+
 @jobs_app.command("plan")
 def jobs_plan(
     model: Model,

@@ -5,7 +5,7 @@ its end, is in `launch` and `settling`; what Dagster makes of it all is in `defs
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -13,7 +13,7 @@ from obstore.store import ObjectStore
 
 from precalc_assets.errors import ExecutionError, ShardError
 from precalc_assets.executions import records
-from precalc_assets.executions.github import GitHubError, NotNowError
+from precalc_assets.executions.github import GitHubError
 from precalc_assets.executions.launch import LOOK, Waiting
 from precalc_assets.executions.records import CANCELLED, NOT_LAUNCHED, SAMPLE, Follower, Intent, Settled
 from precalc_assets.executions.settling import Runners, Underway, find_landed, step
@@ -27,10 +27,10 @@ _SLOW_LOOK = timedelta(seconds=60)
 _SLOW_AFTER = timedelta(minutes=10)
 """Long runs are looked at less often: 50 of them at a time would use up what an App may ask in an hour."""
 
-_CANCEL_WAIT = timedelta(seconds=60)
-"""How long a run is given to end by itself after it was cancelled, and then after it was forced."""
+_CANCEL_WAIT = timedelta(seconds=120)
+"""How long whoever cancels waits for the end: half of it for a run to end by itself, half of it by force."""
 
-_CANCEL_LOOK = timedelta(seconds=3)
+_CANCEL_LOOK = timedelta(seconds=5)
 
 
 Facts = dict[str, dict[str, Fact]]
@@ -45,13 +45,12 @@ def follow(
     A shard with a manifest of the library's version, and of the release that the model's canary last saw, is there
     already. Executions that compute some of the others are followed, whoever has launched them; the rest is launched.
     What fails is tried again, ATTEMPTS times in all; what a job had no time for goes on in the next execution, which
-    counts as no attempt. Interrupted (by KeyboardInterrupt, or what else is no Exception) it cancels its executions;
-    dead for another reason, it leaves them to whoever comes next.
+    counts as no attempt. Whoever stops following, or dies, leaves its executions to whoever comes next; `cancel` ends
+    them.
 
     Raises RefusedError if GitHub refuses to show a run: it goes on, and can be followed again.
     """
-    with _cancelling(runners, library, model, dagster_run):
-        yield from _Following(runners, library, model, dagster_run).outcomes(shards)
+    return _Following(runners, library, model, dagster_run).outcomes(shards)
 
 
 def follow_sample(
@@ -65,36 +64,41 @@ def follow_sample(
     intent = _open_sample(runners.store, library, model, size)
     records.put_follower(runners.store, intent.key, Follower(dagster_run=dagster_run))
     tell = _tell_changes(runners.say)
-    with _cancelling(runners, library, model, dagster_run):
-        while not isinstance(state := step(runners, library, intent), Settled):
-            tell(intent, state)
-            _sleep_until(runners, _next_look(state, runners.now()))
+    while not isinstance(state := step(runners, library, intent), Settled):
+        tell(intent, state)
+        _sleep_until(runners, _next_look(state, runners.now()))
     if state.failures:
         raise ExecutionError(f"the canary of {model}: {state.failures[SAMPLE]}")
     return state
 
 
-def cancel(runners: Runners, library: LibraryManifest, model: str, dagster_run: str) -> None:
-    """Cancel the executions of a model that a Dagster run follows, and settle those that end within two minutes.
+def cancel(runners: Runners, library: LibraryManifest, intents: Sequence[Intent]) -> None:
+    """Cancel executions, and settle those that end within two minutes.
 
-    One without a run gets none any more. What has landed is kept.
+    One without a run gets none any more. What has landed is kept. The wish is on record first, so that whoever looks at
+    an execution next goes on with it, and nobody tries its shards again.
     """
-    for intent in records.unsettled(runners.store, model):
-        follower = records.find_follower(runners.store, intent.key)
-        if follower and follower.dagster_run == dagster_run:
-            runners.say(f"{intent.key}: cancelling")
-            _cancel(runners, library, intent)
-
-
-@contextmanager
-def _cancelling(runners: Runners, library: LibraryManifest, model: str, dagster_run: str) -> Iterator[None]:
-    """Cancel what a Dagster run follows if it is interrupted; whoever fails, or asks for no more, leaves it at work."""
-    try:
-        yield
-    except BaseException as stop:
-        if not isinstance(stop, Exception | GeneratorExit):
-            cancel(runners, library, model, dagster_run)
-        raise
+    left = {intent.key: intent for intent in intents}
+    for key in left:
+        records.put_cancel(runners.store, key, runners.now())
+        runners.say(f"{key}: cancelling")
+    deadline = runners.now() + _CANCEL_WAIT
+    while left and runners.now() < deadline:
+        look = runners.now() + _CANCEL_LOOK
+        for intent in list(left.values()):
+            try:
+                state = step(runners, library, intent)
+            except GitHubError as error:
+                runners.say(str(error))
+                continue
+            if isinstance(state, Settled):
+                del left[intent.key]
+            elif isinstance(state, Waiting):
+                look = max(look, state.until)
+        if left:
+            _sleep_until(runners, min(look, deadline))
+    for key in left:
+        runners.say(f"{key}: its run has not ended yet; the sensor github_executions goes on with it")
 
 
 def _open_sample(store: ObjectStore, library: LibraryManifest, model: str, size: int) -> Intent:
@@ -109,9 +113,9 @@ def _open_sample(store: ObjectStore, library: LibraryManifest, model: str, size:
 
 def try_again(intent: Intent, settled: Settled) -> dict[str, tuple[str, ...]]:
     """Return the shards of a settled execution that are worth another, each with why all attempts so far failed."""
-    again = {shard: intent.reasons.get(shard, ()) for shard in settled.unfinished}
     if settled.conclusion in (NOT_LAUNCHED, CANCELLED):
-        return again
+        return {}
+    again = {shard: intent.reasons.get(shard, ()) for shard in settled.unfinished}
     for shard, why in settled.failures.items():
         if shard != SAMPLE and intent.attempt(shard) < ATTEMPTS:
             again[shard] = (*intent.reasons.get(shard, ()), why)
@@ -241,36 +245,6 @@ class _Following:
                 before = intent.reasons.get(shard, ())
                 earlier = f" (attempt {len(before) + 1}; before: {'; '.join(before)})" if before else ""
                 yield ShardOutcome(shard, failure=f"shard {shard} of {self._model}: {why}{earlier}")
-
-
-def _cancel(runners: Runners, library: LibraryManifest, intent: Intent) -> None:
-    records.close(runners.store, intent.key, "it was cancelled")
-    run_id = records.find_run_id(runners.store, intent.key)
-    if run_id is None or any(_ends(runners, run_id, force=force) for force in (False, True)):
-        step(runners, library, intent)
-    else:
-        runners.say(f"{intent.key}: run {run_id} does not end; it is settled when it does")
-
-
-def _ends(runners: Runners, run_id: int, *, force: bool) -> bool:
-    """Cancel a run and return whether it ends in time."""
-    try:
-        runners.github.cancel(run_id, force=force)
-    except GitHubError as error:
-        # Of a run that has ended it says 409; of any other, that it does not end shows below.
-        runners.say(str(error))
-    deadline = runners.now() + _CANCEL_WAIT
-    while (now := runners.now()) < deadline:
-        pause = _CANCEL_LOOK
-        try:
-            if runners.github.get_run(run_id).completed:
-                return True
-        except NotNowError as error:
-            pause = min(error.wait, deadline - now)
-        except GitHubError as error:
-            runners.say(str(error))
-        runners.sleep(pause.total_seconds())
-    return False
 
 
 def facts_of(intent: Intent, state: Settled | Underway) -> Facts:

@@ -11,6 +11,7 @@ When the records are written is in `launch`, `following` and, on the runner, in 
                             claim.json         the one run that may compute               runner, once
                             shards/07.json     what came of a shard without predictions   runner
                             follower.json      the Dagster run that follows               follower
+                            cancel.json        its run is to end, nothing is tried again  whoever cancels, once
                             settled.json       what came of it all                        follower, once
     executions/limit.json                      GitHub said of all requests: not before …  whoever asked
     requests/<id>.json                         a model that somebody asked for            anybody, once
@@ -117,6 +118,12 @@ class Follower(_Record):
     dagster_run: str
 
 
+class Cancel(_Record):
+    """An execution is to end, since `asked_at`; written before GitHub is asked, so that a crash forgets no wish."""
+
+    asked_at: datetime
+
+
 class JobSummary(_Record):
     """A job of a run: the shards that it computed, how long it waited for a runner, and how long it had one."""
 
@@ -129,14 +136,15 @@ class JobSummary(_Record):
 
 
 NOT_LAUNCHED = "not launched"
-CANCELLED = "cancelled"
+CANCELLED = "cancelled by precalc"
 VANISHED = "vanished"
 
 
 class Settled(_Record):
     """What came of an execution.
 
-    `conclusion` is GitHub's word for how the run ended (success, failure, cancelled, …), NOT_LAUNCHED or VANISHED.
+    `conclusion` is GitHub's word for how the run ended (success, failure, cancelled, …), NOT_LAUNCHED, VANISHED, or
+    CANCELLED where a Cancel is on record: GitHub's own `cancelled` can also be a time limit of GitHub's.
     `failures` has the reason by shard; a sample's stands under SAMPLE. `queue_seconds` is from the dispatch to the
     first job's start, `runner_seconds` the sum over the jobs.
     """
@@ -372,6 +380,22 @@ def put_follower(store: ObjectStore, key: str, follower: Follower) -> None:
 def find_follower(store: ObjectStore, key: str) -> Follower | None:
     """Return who follows an execution, dead or alive."""
     return _read(store, _name(key, "follower"), Follower)
+
+
+def followed(store: ObjectStore, model: str, dagster_run: str) -> list[Intent]:
+    """Return the unsettled executions of a model that this Dagster run follows."""
+    follower = Follower(dagster_run=dagster_run)
+    return [intent for intent in unsettled(store, model) if find_follower(store, intent.key) == follower]
+
+
+def put_cancel(store: ObjectStore, key: str, now: datetime) -> None:
+    """Have an execution end; the next `step` asks GitHub for it. One that is to end already stays as it is."""
+    _create(store, _name(key, "cancel"), Cancel(asked_at=now))
+
+
+def find_cancel(store: ObjectStore, key: str) -> Cancel | None:
+    """Return since when an execution is to end, None if it is not."""
+    return _read(store, _name(key, "cancel"), Cancel)
 
 
 def put_settled(store: ObjectStore, key: str, settled: Settled) -> Settled:

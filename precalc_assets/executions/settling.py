@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import obstore
 from obstore.store import ObjectStore
@@ -16,10 +16,18 @@ from obstore.store import ObjectStore
 from precalc_assets import storage
 from precalc_assets.errors import ShardError
 from precalc_assets.executions import records
-from precalc_assets.executions.github import GitHub, Job, NotNowError, RefusedError, UnansweredError, WorkflowRun
+from precalc_assets.executions.github import (
+    GitHub,
+    GitHubError,
+    Job,
+    NotNowError,
+    RefusedError,
+    UnansweredError,
+    WorkflowRun,
+)
 from precalc_assets.executions.jobs import computed_shards, queue_seconds, runner_seconds, summarise
 from precalc_assets.executions.launch import CLOCKS, GRACE, LOOK, Failed, Waiting, advance, not_before, workflow_inputs
-from precalc_assets.executions.records import NOT_LAUNCHED, SAMPLE, VANISHED, Intent, JobSummary, Settled
+from precalc_assets.executions.records import CANCELLED, NOT_LAUNCHED, SAMPLE, VANISHED, Intent, JobSummary, Settled
 from precalc_assets.inference import find_report
 from precalc_assets.inference.parts import has_parts, outcome
 from precalc_assets.library import LibraryManifest
@@ -27,7 +35,10 @@ from precalc_assets.outcomes import ShardOutcome
 from precalc_assets.predictions import find_manifest
 from precalc_assets.settings import Settings
 
-_NOT_FOUND = 404
+_NOT_FOUND, _CONFLICT = 404, 409
+
+_FORCE_AFTER = timedelta(seconds=60)
+"""How long a run is given to end by itself after it was cancelled; then it is forced."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +65,18 @@ class Underway:
 def step(runners: Runners, library: LibraryManifest, intent: Intent) -> Settled | Underway | Waiting:
     """Bring an execution one step further: launch it, look at its run, or settle it when the run has ended.
 
-    Any number may do this at the same time, and each does no more than one POST. None asks GitHub for anything before a
-    rate limit is over, whoever met it. Raises RefusedError if GitHub does not show the run, as after a token has
+    If it is to be cancelled, GitHub is asked for that first, at each step until the run has ended. Any number may do
+    this at the same time, and each does no more than one POST. Before a rate limit is over, whoever met it, GitHub is
+    asked for nothing but a cancellation. Raises RefusedError if GitHub does not show the run, as after a token has
     expired.
     """
     store, github, now = runners.store, runners.github, runners.now()
     settled = records.find_settled(store, intent.key)
     if settled:
         return settled
+    cancel = records.find_cancel(store, intent.key)
+    if cancel:
+        _cancel_run(runners, intent, force=now >= cancel.asked_at + _FORCE_AFTER)
     limit = records.find_limit_on_all(store)
     if limit and now < limit.not_before:
         return Waiting(limit.not_before, limit.message)
@@ -89,6 +104,21 @@ def step(runners: Runners, library: LibraryManifest, intent: Intent) -> Settled 
     return records.put_settled(store, intent.key, _conclude(runners, library, intent, run, jobs))
 
 
+def _cancel_run(runners: Runners, intent: Intent, *, force: bool) -> None:
+    """Keep runs that have not begun from computing, and ask GitHub to cancel the run that there is."""
+    records.close(runners.store, intent.key, "it was cancelled")
+    run_id = records.find_run_id(runners.store, intent.key)
+    if run_id is None:
+        return
+    try:
+        runners.github.cancel(run_id, force=force)
+    except GitHubError as error:
+        # GitHub says 409 of a run that has ended. If another run goes on, the next step asks again.
+        if not isinstance(error, RefusedError) or error.status != _CONFLICT:
+            not_before(runners.store, error, runners.now())
+            runners.say(str(error))
+
+
 def find_landed(runners: Runners, library: LibraryManifest, model: str, shard: str) -> ShardOutcome | None:
     """Return the outcome of a shard whose raw predictions are there, of this library and of the canary's release.
 
@@ -108,13 +138,14 @@ def _conclude(
 ) -> Settled:
     """Say what came of an execution whose run has ended, or has vanished."""
     store = runners.store
-    conclusion = (run.conclusion or "unknown") if run else VANISHED
+    ended = (run.conclusion or "unknown") if run else VANISHED
+    cancelled = records.find_cancel(store, intent.key) is not None
     landed: list[str] = []
     unfinished: list[str] = []
     failures: dict[str, str] = {}
     for item in records.items(intent):
         report = records.find_report(store, intent.key, item)
-        found = _find_item(runners, library, intent, item, landed_if=conclusion == "success" and report is None)
+        found = _find_item(runners, library, intent, item, landed_if=ended == "success" and report is None)
         if found and found.landed:
             landed.append(item)
         elif found:
@@ -123,11 +154,12 @@ def _conclude(
             unfinished.append(item)
         else:
             failures[item] = report.failure if report else _why_not(runners, item, run, jobs)
-    if unfinished and not landed and not _has_progressed(store, intent):
-        failures |= dict.fromkeys(unfinished, "there was no time to finish a batch, nor was there the time before")
+    if unfinished and (cancelled or not (landed or _has_progressed(store, intent))):
+        why = "there was no time to finish a batch, nor was there the time before"
+        failures |= dict.fromkeys(unfinished, "it was cancelled" if cancelled else why)
         unfinished = []
     return Settled(
-        conclusion=conclusion,
+        conclusion=CANCELLED if cancelled else ended,
         url=run.html_url if run else "",
         jobs=summarise(runners.settings.n_shards, jobs),
         landed=tuple(landed),

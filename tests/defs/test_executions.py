@@ -15,7 +15,13 @@ from fake_runners import FakeRunners
 from graphs import MODEL, MOLECULES, SHARDS, Clock, Graph, QuickPlatform
 
 from precalc_assets.executions import Run, Settled, claim_own, find_settled, read_intent
-from precalc_assets.executions.records import list_executions, open_execution, pending_requests, put_settled
+from precalc_assets.executions.records import (
+    CANCELLED,
+    list_executions,
+    open_execution,
+    pending_requests,
+    put_settled,
+)
 from precalc_assets.inference import find_report
 
 pytestmark = pytest.mark.slow
@@ -169,20 +175,26 @@ def test_what_github_refuses_fails_the_shards_with_github_s_words(graph: RunnerG
     assert "Resource not accessible by personal access token" in failure(result)
 
 
-def interrupt() -> None:
-    raise DagsterExecutionInterruptedError
+@pytest.mark.parametrize("terminated", [True, False])
+def test_a_run_that_is_terminated_cancels_its_runs_on_github(graph: RunnerGraph, *, terminated: bool):
+    def interrupt() -> None:
+        [run] = graph.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+        if terminated:
+            graph.instance.report_run_canceling(run)
+        raise DagsterExecutionInterruptedError
 
-
-def test_a_run_that_is_terminated_cancels_its_runs_on_github(graph: RunnerGraph):
     graph.runners.go_on.clear()
     graph.platform.clock.on_sleep = interrupt
 
     assert not graph.run_range("raw_predictions").success
 
     [run] = graph.fake.runs.values()
-    assert run.conclusion == "cancelled"
     [key] = list_executions(graph.platform.store)
-    assert find_settled(graph.platform.store, key).conclusion == "cancelled"
+    settled = find_settled(graph.platform.store, key)
+    if terminated:
+        assert (run.conclusion, settled.conclusion) == ("cancelled", CANCELLED)
+    else:
+        assert (run.status, settled) == ("in_progress", None)
     graph.runners.go_on.set()
 
 
@@ -425,15 +437,16 @@ def test_what_a_terminated_run_could_not_cancel_is_cancelled(graph: RunnerGraph)
 
 def test_nobody_tries_again_what_was_cancelled_or_was_of_another_library(graph: RunnerGraph):
     store, digest = graph.platform.store, graph.platform.library().digest
-    for shard, of, conclusion in (("03", digest, "cancelled"), ("04", "another", "failure"), ("05", digest, "failure")):
+    ended = (("03", digest, CANCELLED), ("04", "another", "failure"), ("05", digest, "failure"))
+    for shard, of, conclusion in (*ended, ("06", digest, "cancelled")):
         intent = open_execution(store, MODEL, of, [shard])
-        settled = Settled(conclusion=conclusion, unfinished=(shard,), settled_at=datetime.now(UTC))
+        settled = Settled(conclusion=conclusion, failures={shard: "its job ended"}, settled_at=datetime.now(UTC))
         put_settled(store, intent.key, settled)
 
     graph.tick("failed_shards")
 
-    opened = list_executions(store)[3:]
-    assert [read_intent(store, key).shards for key in opened] == [("05",)]
+    opened = list_executions(store)[4:]
+    assert [read_intent(store, key).shards for key in opened] == [("05", "06")]
 
 
 def test_without_github_s_settings_the_sensors_say_what_is_missing(world):

@@ -13,7 +13,7 @@ from fake_github import REPOSITORY, TOKEN, FakeGitHub
 from fake_runners import FakeRunners
 
 from precalc_assets.executions import find_follower, find_settled, unsettled
-from precalc_assets.executions.records import find_run, list_executions
+from precalc_assets.executions.records import CANCELLED, find_run, list_executions
 from precalc_assets.settings import Settings
 from precalc_assets.sharding import shard_keys
 
@@ -123,7 +123,7 @@ def test_runs_that_are_killed_reattach_or_are_settled_by_the_sensor_and_one_that
 
         assert list_executions(store) == [f"{model}-0001" for model in (*killed, TERMINATED)]
         cancelled = find_settled(store, f"{TERMINATED}-0001")
-        assert (cancelled.conclusion, len(cancelled.landed)) == ("cancelled", 2)
+        assert (cancelled.conclusion, len(cancelled.landed)) == (CANCELLED, 2)
         assert len(runners.computed) == 26
         assert all(len(runs) == 1 for runs in runners.computed.values())
         for model in AGAIN:

@@ -274,7 +274,9 @@ class DirectGitHub:
         ]
 
     def cancel(self, run_id: int, *, force: bool = False) -> None:
+        self._simulation.reach("before cancel")
         self._ask(lambda: self._fake.cancel(run_id, force=force))
+        self._simulation.reach("after cancel")
 
     def _ask(self, work: Callable[[], object]) -> object:
         if self._simulation.dead:

@@ -2,6 +2,7 @@
 
 import json
 from datetime import timedelta
+from itertools import count
 
 import obstore
 import pytest
@@ -10,10 +11,10 @@ from simulation import MODEL, SHARDS, CrashError, Simulation
 
 from precalc_assets.errors import ExecutionError
 from precalc_assets.executions import records
-from precalc_assets.executions.following import follow_sample, shards_to_try_again
+from precalc_assets.executions.following import ATTEMPTS, cancel, follow_sample, shards_to_try_again
 from precalc_assets.executions.github import RefusedError
 from precalc_assets.executions.launch import Waiting
-from precalc_assets.executions.records import Follower, find_settled, read_intent
+from precalc_assets.executions.records import CANCELLED, Follower, find_settled, read_intent
 from precalc_assets.executions.settling import Underway, step
 from precalc_assets.outcomes import ShardOutcome
 from precalc_assets.predictions import manifest_name
@@ -141,45 +142,113 @@ def test_a_run_that_vanishes_is_launched_again_and_only_when_github_shows_others
     assert read_intent(simulation.store, f"{MODEL}-0002").attempt("00") == 2
 
 
-def test_a_run_that_somebody_cancels_on_github_is_not_launched_again(simulation: Simulation) -> None:
-    simulation.at(30, lambda: simulation.fake.cancel(1001, force=False))
+@pytest.mark.parametrize(("times", "lands"), [(2, True), (3, False)])
+def test_a_run_that_github_ends_counts_as_an_attempt(simulation: Simulation, times: int, *, lands: bool) -> None:
+    def end() -> None:
+        for run in list(simulation.fake.runs.values())[:times]:
+            if run.status == "in_progress":
+                simulation.fake.cancel(run.id, force=False)
+
+    simulation.each_time = end
     outcomes = simulation.follow()
-    assert all("(cancelled)" in outcome.failure for outcome in outcomes)
+    assert [outcome.landed for outcome in outcomes] == [lands] * len(SHARDS)
+    assert all(lands or outcome.failure.count("its job ended (cancelled)") == ATTEMPTS for outcome in outcomes)
+    assert len(simulation.fake.runs) == ATTEMPTS
+    assert _settled(simulation).conclusion == "cancelled"
+
+
+def _stop_following(simulation: Simulation) -> None:
+    """Follow for half a minute, as a Dagster run does that is interrupted."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    simulation.at(30, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        simulation.follow()
+
+
+def test_an_interruption_alone_leaves_the_run_at_work(simulation: Simulation) -> None:
+    _stop_following(simulation)
+    assert all(outcome.landed for outcome in simulation.follow())
     assert len(simulation.fake.runs) == 1
 
 
+def _cancel(simulation: Simulation) -> None:
+    cancel(simulation.runners(), simulation.library, records.followed(simulation.store, MODEL, ""))
+
+
 @pytest.mark.parametrize("stubborn", [False, True])
-def test_an_interruption_cancels_the_run_and_then_forces_it(simulation: Simulation, *, stubborn: bool) -> None:
+def test_cancelling_ends_the_run_by_force_if_need_be(simulation: Simulation, *, stubborn: bool) -> None:
     simulation.fake.stubborn = stubborn
     simulation.seconds_to_compute = 3600
-
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
-    simulation.at(30, interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        simulation.follow()
+    _stop_following(simulation)
+    _cancel(simulation)
     assert ("force_cancel" in simulation.fake.asked) == stubborn
-    assert _settled(simulation).conclusion == "cancelled"
+    assert _settled(simulation).conclusion == CANCELLED
     assert simulation.fake.runs[1001].conclusion == "cancelled"
+    assert shards_to_try_again(simulation.store, MODEL) == {}
 
 
-def test_an_interruption_before_there_is_a_run_lets_none_compute(simulation: Simulation) -> None:
+def test_cancelling_before_there_is_a_run_lets_none_compute(simulation: Simulation) -> None:
     simulation.fake.faults["dispatch"].append(Fault(502, "Server Error", done=True))
     simulation.fake.list_lag = timedelta(hours=1)
     simulation.seconds_to_begin = 60
-
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
-    simulation.at(30, interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        simulation.follow()
+    _stop_following(simulation)
+    _cancel(simulation)
     assert _settled(simulation).conclusion == "not launched"
-    simulation.each_time = lambda: None
     simulation.sleep(600)
     assert simulation.fake.runs[1001].status == "completed"
     assert simulation.computed == {}
+
+
+def test_cancelling_outweighs_how_the_run_ends_by_itself(simulation: Simulation) -> None:
+    simulation.fake.stubborn = True
+    simulation.fails = {"01": 1}
+    simulation.no_time = {"02": 1}
+    _stop_following(simulation)
+    _cancel(simulation)
+    settled = _settled(simulation)
+    assert (settled.conclusion, settled.landed, settled.unfinished) == (CANCELLED, ("00", "03"), ())
+    assert settled.failures["02"] == "it was cancelled"
+    assert simulation.fake.runs[1001].conclusion == "failure"
+    assert shards_to_try_again(simulation.store, MODEL) == {}
+
+
+def test_a_kill_while_cancelling_forgets_no_wish() -> None:
+    for n in count():
+        simulation = Simulation()
+        simulation.seconds_to_compute = 3600
+        _stop_following(simulation)
+        [intent] = records.unsettled(simulation.store, MODEL)
+        reached = [""]
+        if not _is_killed_at(simulation, n, reached):
+            break
+        if records.find_cancel(simulation.store, intent.key):
+            while not isinstance(step(simulation.runners(), simulation.library, intent), records.Settled):
+                simulation.sleep(30)
+            assert _settled(simulation).conclusion == CANCELLED
+            assert simulation.fake.runs[1001].conclusion == "cancelled"
+            assert shards_to_try_again(simulation.store, MODEL) == {}
+        else:
+            assert reached == ["", f"before executions/{intent.key}/cancel.json"]
+    assert {"before cancel", "after cancel"} <= set(reached)
+
+
+def _is_killed_at(simulation: Simulation, n: int, reached: list[str]) -> bool:
+    """Cancel in a process that is killed at its n-th point; return whether there was such a point."""
+
+    def point(name: str) -> None:
+        reached.append(name)
+        if len(reached) == n + 2:
+            raise CrashError
+
+    try:
+        with simulation.watched(point):
+            _cancel(simulation)
+    except CrashError:
+        return True
+    return False
 
 
 def test_a_dead_follower_is_followed_by_the_next_one_and_attempts_go_on(simulation: Simulation) -> None:
@@ -251,16 +320,13 @@ def test_a_limit_is_waited_for_while_a_run_is_cancelled(simulation: Simulation, 
     simulation.fake.stubborn = stubborn
     simulation.seconds_to_compute = 3600
 
-    def interrupt() -> None:
-        simulation.fake.asked.clear()
-        simulation.fake.faults["get_run"].extend([TOO_MANY] * 3)
-        raise KeyboardInterrupt
-
-    simulation.at(30, interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        simulation.follow()
+    _stop_following(simulation)
+    simulation.fake.asked.clear()
+    simulation.fake.faults["get_run"].extend([TOO_MANY] * 3)
+    _cancel(simulation)
     assert simulation.fake.asked.count("get_run") < 6
-    assert _settled(simulation).conclusion == "cancelled"
+    assert len(simulation.fake.asked) < 12
+    assert _settled(simulation).conclusion == CANCELLED
 
 
 @pytest.mark.parametrize("endpoint", ["get_run", "list_jobs"])

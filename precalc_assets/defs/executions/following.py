@@ -1,11 +1,12 @@
 """A Dagster run that has shards or a canary computed on GitHub's runners, and follows them to the end.
 
 Launching, trying again, cancelling and reattaching are the engine's (`precalc_assets.executions`); here is what the
-run adds: whose it is, where it says how things are, and that a canary that GitHub ran is in Dagster before the shards
-that were made after it.
+run adds: whose it is, when it cancels, where it says how things are, and that a canary that GitHub ran is in Dagster
+before the shards that were made after it.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import dagster as dg
 
@@ -15,7 +16,7 @@ from precalc_assets.defs.inference.computing import Computation
 from precalc_assets.defs.recording import Input
 from precalc_assets.defs.resources import Platform
 from precalc_assets.errors import ExecutionError
-from precalc_assets.executions import follow, follow_sample
+from precalc_assets.executions import Runners, cancel, follow, follow_sample, followed
 from precalc_assets.inference import CanaryReport, find_report
 from precalc_assets.library import LibraryManifest
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
@@ -34,9 +35,10 @@ def compute_on_runners(
     def outcomes() -> Iterator[ShardOutcome]:
         left = set(shards)
         try:
-            for outcome in follow(runners, library, model, shards, dagster_run=context.run.run_id):
-                left.discard(outcome.shard)
-                yield outcome
+            with _cancelling(context, runners, library, model):
+                for outcome in follow(runners, library, model, shards, dagster_run=context.run.run_id):
+                    left.discard(outcome.shard)
+                    yield outcome
         except FAILURES as error:
             for shard in sorted(left):
                 yield ShardOutcome(shard, failure=reason(error))
@@ -58,11 +60,31 @@ def try_on_runner(
     """
     before = find_report(platform.store, model)
     failure: ExecutionError | None = None
+    runners = platform.runners(context.log.info)
     try:
-        follow_sample(platform.runners(context.log.info), library, model, size, dagster_run=context.run.run_id)
+        with _cancelling(context, runners, library, model):
+            follow_sample(runners, library, model, size, dagster_run=context.run.run_id)
     except ExecutionError as error:
         failure = error
     report = find_report(platform.store, model)
     if report is None or (failure and (report == before or not report.broken)):
         raise failure or ExecutionError(f"the canary of {model} has left no report")
     return report
+
+
+@contextmanager
+def _cancelling(
+    context: dg.AssetExecutionContext, runners: Runners, library: LibraryManifest, model: str
+) -> Iterator[None]:
+    """Cancel what this run follows if somebody terminates the run.
+
+    An interruption that nobody asked for, as when Dagster is stopped, leaves GitHub's runs at work, as a crash does.
+    """
+    try:
+        yield
+    except BaseException as stop:
+        run = context.instance.get_run_by_id(context.run.run_id)
+        terminated = run and run.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
+        if terminated and not isinstance(stop, Exception | GeneratorExit):
+            cancel(runners, library, followed(runners.store, model, context.run.run_id))
+        raise

@@ -8,8 +8,7 @@ knows, and that the time it takes counts; a lock keeps two ticks from telling th
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -20,7 +19,6 @@ from precalc_assets.defs.executions.reporting import canary_events, shard_events
 from precalc_assets.defs.partitions import MODELS
 from precalc_assets.defs.resources import Platform
 from precalc_assets.executions import (
-    GitHubError,
     Intent,
     Settled,
     facts_of,
@@ -32,7 +30,7 @@ from precalc_assets.executions import (
     shards_to_try_again,
     step,
 )
-from precalc_assets.executions.records import CANCELLED, close, find_run_id, list_executions
+from precalc_assets.executions.records import list_executions, put_cancel
 from precalc_assets.outcomes import FAILURES, reason
 
 _TICK_SECONDS = 15.0
@@ -41,9 +39,6 @@ events a few seconds. Dagster gives a tick 60 seconds."""
 
 _SENSOR = "github_executions"
 """The sensor that tells."""
-
-_FORCE_AFTER = timedelta(seconds=60)
-"""How long after its Dagster run a cancelled run may still end by itself."""
 
 
 class Position(BaseModel):
@@ -168,7 +163,8 @@ def _bring_on(tick: Tick, intent: Intent) -> Settled | None:
     if run and not run.is_finished:
         return None
     if run and run.status is dg.DagsterRunStatus.CANCELED and not find_settled(tick.platform.store, intent.key):
-        _cancel(tick, intent, run)
+        # The run had no time to do it, or somebody has marked it as cancelled when it was dead.
+        put_cancel(tick.platform.store, intent.key, tick.runners.now())
     settled = step(tick.runners, tick.library, intent)
     if not isinstance(settled, Settled):
         return None
@@ -176,20 +172,6 @@ def _bring_on(tick: Tick, intent: Intent) -> Settled | None:
     took = f"queued {settled.queue_seconds:,.0f} s, {settled.runner_seconds:,.0f} runner-seconds"
     tick.runners.say(f"{intent.key}: {settled.conclusion}: {came}; {took}; {settled.url}")
     return settled
-
-
-def _cancel(tick: Tick, intent: Intent, run: dg.DagsterRun) -> None:
-    """Do what a cancelled Dagster run had no time to: its run may begin no more, and ends if it has begun."""
-    close(tick.platform.store, intent.key, "it was cancelled")
-    run_id = find_run_id(tick.platform.store, intent.key)
-    if run_id is None:
-        return
-    record = tick.instance.get_run_record_by_id(run.run_id)
-    ended = record.end_time if record else None
-    force = ended is not None and datetime.now(UTC) > datetime.fromtimestamp(ended, UTC) + _FORCE_AFTER
-    # Of a run that has ended meanwhile it says 409.
-    with suppress(GitHubError):
-        tick.runners.github.cancel(run_id, force=force)
 
 
 def _report(tick: Tick, intent: Intent, settled: Settled) -> int:
@@ -209,7 +191,7 @@ def _worth_another(tick: Tick, model: str, keys: Sequence[str]) -> dict[str, tup
     last: dict[str, str] = {}
     for key in keys if again else ():
         intent, settled = read_intent(store, key), find_settled(store, key)
-        may = settled and settled.conclusion != CANCELLED and intent.library_digest == tick.library.digest
+        may = settled and intent.library_digest == tick.library.digest
         last |= dict.fromkeys(intent.shards, key if may else "")
     free = {key for key in {last[shard] for shard in again} if key and not tick.is_followed(key)}
     return {
