@@ -76,6 +76,26 @@ def test_a_workflow_may_do_nothing_that_a_job_of_it_does_not_ask_for(path: Path)
         assert job["timeout-minutes"] <= 350
 
 
+def _step_lists() -> list[tuple[str, list[dict]]]:
+    """Return the steps of each job and of each action, with a name for the test."""
+    jobs = [(path.stem, yaml.safe_load(path.read_text())["jobs"]) for path in WORKFLOWS]
+    lists = [(f"{stem}-{name}", job["steps"]) for stem, named in jobs for name, job in named.items()]
+    return lists + [(path.parent.name, yaml.safe_load(path.read_text())["runs"]["steps"]) for path in ACTIONS]
+
+
+@pytest.mark.parametrize("steps", [pytest.param(steps, id=name) for name, steps in _step_lists()])
+def test_python_is_set_up_before_make_or_precalc_is_called(steps: list[dict]):
+    set_up = False
+    for step in steps:
+        uses = step.get("uses", "")
+        if uses.startswith("actions/setup-python@"):
+            # That of the matrix is one that the project promises to run on.
+            assert step["with"]["python-version"] in {"3.13", "${{ matrix.python }}"}
+            set_up = True
+        set_up |= uses == "./.github/actions/setup"
+        assert set_up or not re.search(r"\b(make|precalc|python3?|pip) ", step.get("run", "")), step["name"]
+
+
 def test_credentials_last_as_long_as_the_job_that_has_them():
     jobs = yaml.safe_load((GITHUB / "workflows" / "predict-parallel.yml").read_text())["jobs"]
     for job in jobs.values():
