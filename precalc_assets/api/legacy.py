@@ -1,10 +1,11 @@
-"""`POST /predictions`: the contract of the API that was there before this one, for programs that still speak it.
+"""`GET` and `POST /predictions`: the contract of the earlier API, for programs that still speak it.
 
 It answered what its table held: an entry for each molecule that it found, nothing for the others, so neither an
-unknown model nor a malformed key is an error. Ours differs where the old one failed or was not defined: the output is
-in the order asked; a molecule that is asked for twice is answered twice, and 1,000 at a time instead of 100; errors
-have the form of all our answers. A SMILES is that of the library's table, null where it has none. The release and the
-library that it is of are in a header.
+unknown model nor a malformed key is an error. It took a body with any method, and answered 204 and `{}` without one.
+Ours differs where the old one failed or was not defined: the output is in the order asked; a molecule that is asked for
+twice is answered twice, and 1,000 at a time instead of 100; errors have the form of all our answers, a POST without a
+body among them. A SMILES is that of the library's table, null where it has none. The release and the library that it is
+of are in a header.
 """
 
 from http import HTTPStatus
@@ -19,6 +20,11 @@ from precalc_assets.api.routes import check_number, provenance_header
 from precalc_assets.api.served import ServedModels
 from precalc_assets.sharding import INCHIKEY
 from precalc_assets.tables import Value
+
+_DESCRIPTION = (
+    "For programs that were written for it. What is not there is left out: a molecule, a malformed key, or all of them"
+    " if the model is unknown."
+)
 
 
 class LegacyQuestion(BaseModel):
@@ -60,23 +66,41 @@ def add_legacy_routes(app: ApiGatewayResolver, models: ServedModels) -> None:
     @app.post(
         "/predictions",
         summary="Many molecules, as the earlier API answered",
-        description="For programs that were written for it. What is not there is left out: a molecule, a malformed key,"
-        " or all of them if the model is unknown. Write new programs for `POST /models/{model}/predictions`.",
+        description=f"{_DESCRIPTION} Write new programs for `POST /models/{{model}}/predictions`.",
         tags=["predictions"],
         deprecated=True,
     )
     def predict_as_before() -> Response[str]:
-        question = read_body(app.current_event, LegacyQuestion)
-        output: list[dict[str, object]] = []
-        headers = {}
-        served = models.find(question.model_id)
-        if served:
-            check_number(served, question.inchikeys)
-            keys = [inchikey for inchikey in question.inchikeys if INCHIKEY.match(inchikey)]
-            predictions = models.read(question.model_id, keys, smiles=True)
-            if predictions:
-                found = zip(predictions.smiles or (), predictions.rows, strict=True)
-                output = [{"smiles": smiles, "value": row} for smiles, row in found if row is not None]
-                headers = provenance_header(predictions)
-        answer = dump({"model_id": question.model_id, "output": output})
-        return Response(HTTPStatus.OK, JSON, answer, headers=headers)
+        return _answer(models, read_body(app.current_event, LegacyQuestion))
+
+    @app.get(
+        "/predictions",
+        summary="The same, asked by GET",
+        description=f"{_DESCRIPTION} Without a body, the answer is 204. Browsers send no body by GET, and proxies may"
+        " drop it: ask by POST where you can.",
+        tags=["predictions"],
+        deprecated=True,
+    )
+    def predict_as_before_by_get() -> Response[str]:
+        event = app.current_event
+        response = Response(HTTPStatus.NO_CONTENT, JSON, "{}")
+        if event.body:
+            response = _answer(models, read_body(event, LegacyQuestion))
+        # Caches keep an answer to GET by its URL, which does not say what the body asked for.
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+
+def _answer(models: ServedModels, question: LegacyQuestion) -> Response[str]:
+    output: list[dict[str, object]] = []
+    headers = {}
+    served = models.find(question.model_id)
+    if served:
+        check_number(served, question.inchikeys)
+        keys = [inchikey for inchikey in question.inchikeys if INCHIKEY.match(inchikey)]
+        predictions = models.read(question.model_id, keys, smiles=True)
+        if predictions:
+            found = zip(predictions.smiles or (), predictions.rows, strict=True)
+            output = [{"smiles": smiles, "value": row} for smiles, row in found if row is not None]
+            headers = provenance_header(predictions)
+    return Response(HTTPStatus.OK, JSON, dump({"model_id": question.model_id, "output": output}), headers=headers)

@@ -131,6 +131,14 @@ _UNAVAILABLE = _problem(
     HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", "the predictions cannot be read at the moment; try again later"
 )
 
+_LEGACY = _Operation(
+    LegacyAnswer,
+    (*_BODIES, _TOO_MANY, _ANSWER_TOO_LARGE, _UNAVAILABLE),
+    question=LegacyQuestion,
+    provenance=True,
+    validated=False,
+)
+
 _OPERATIONS = {
     ("GET", "/health"): _Operation(Health, validated=False),
     ("GET", "/models"): _Operation(ModelList, (_UNAVAILABLE, _ANSWER_TOO_LARGE)),
@@ -187,9 +195,8 @@ _OPERATIONS = {
         ),
         ("inchikey", "models", "include"),
     ),
-    ("POST", "/predictions"): _Operation(
-        LegacyAnswer, (*_BODIES, _TOO_MANY, _ANSWER_TOO_LARGE, _UNAVAILABLE), question=LegacyQuestion, provenance=True
-    ),
+    ("POST", "/predictions"): _LEGACY,
+    ("GET", "/predictions"): _LEGACY,
     ("GET", "/models/{model}/files"): _Operation(
         FilesAnswer,
         (
@@ -266,7 +273,7 @@ def make_document(app: Resolver, server: str = "/") -> dict[str, Any]:
         if operation.parameters:
             described["parameters"] = [_PARAMETERS[name] for name in operation.parameters]
         if operation.question:
-            described["requestBody"] = {"required": True, "content": {JSON: _of(operation.question)}}
+            described["requestBody"] = {"required": method != "GET", "content": {JSON: _of(operation.question)}}
         described["responses"] = _responses(method, operation)
         paths.setdefault(path, {})[method.lower()] = described
     return {
@@ -340,6 +347,8 @@ def _responses(method: str, operation: _Operation) -> dict[str, Any]:
     if headers:
         success["headers"] = headers
     responses: dict[str, Any] = {"200": success}
+    if method == "GET" and operation.question:
+        responses["204"] = {"description": "Nothing was asked for: the request has no body."}
     if validated:
         responses["304"] = {"description": "It is what the reader has: the one that `If-None-Match` names."}
     return responses | _errors((*operation.errors, *_EVERYWHERE))

@@ -223,16 +223,18 @@ async def _send_file(file: Path, scope: Scope, receive: Receive, send: Send) -> 
 
 
 async def _send(scope: Scope, send: Send, response: MutableMapping[str, Any]) -> None:
-    content: str = response["body"]
+    status = response["statusCode"]
+    # By HTTP these have no body, whatever a Lambda answers.
+    bodiless = status in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}
+    content: str = "" if bodiless else response["body"]
     body = base64.b64decode(content) if response["isBase64Encoded"] else content.encode()
     headers = [
         (name.lower().encode("latin-1"), value.encode("latin-1"))
         for name, values in response["multiValueHeaders"].items()
         for value in values
     ]
-    status = response["statusCode"]
     # To HEAD, it would be the length of what is not sent.
-    if status != HTTPStatus.NOT_MODIFIED and scope["method"] != "HEAD":
+    if not bodiless and scope["method"] != "HEAD":
         headers.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

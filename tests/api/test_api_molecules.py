@@ -5,6 +5,7 @@ import io
 import json
 
 import pytest
+from gateway_events import event
 from made_up import COLUMNS, MODEL, serve
 from serving import KEYS, UNKNOWN, Api, card, predictions
 
@@ -189,6 +190,26 @@ def test_the_earlier_contract_answers_what_is_there_and_leaves_out_the_rest(with
     for model in ("eos9zzz", "library", ""):
         unknown = with_library.post("/predictions", {"modelId": model, "inputKeyArray": asked}).json
         assert unknown == {"model_id": model, "output": []}
+
+
+def test_the_earlier_contract_is_also_asked_by_get(with_library):
+    asked = json.dumps({"modelId": MODEL, "inputKeyArray": [KEYS[7], UNKNOWN]})
+    by_get = with_library.send(event("GET", "/predictions", asked, {}))
+    by_post = with_library.post("/predictions", asked)
+    assert by_get.json == by_post.json
+    assert by_get.headers.items() >= {"Precalc-Provenance": by_post.headers["Precalc-Provenance"]}.items()
+    # Its URL does not say what it answers.
+    assert by_get.headers["Cache-Control"] == "no-store"
+    assert "ETag" not in by_get.headers
+    assert with_library.send(event("GET", "/predictions", "[", {})).error == (400, "invalid_json")
+
+
+@pytest.mark.parametrize("body", [None, ""])
+def test_the_earlier_contract_answers_nothing_to_no_question(api, body):
+    answer = api.send(event("GET", "/predictions", body, {}))
+    assert (answer.status, answer.json) == (204, {})
+    head = api.send(event("HEAD", "/predictions", body, {}))
+    assert (head.status, head.text) == (204, "")
 
 
 @pytest.mark.parametrize("body", [{}, {"modelId": 1, "inputKeyArray": []}, {"modelId": MODEL, "inputKeyArray": "x"}])

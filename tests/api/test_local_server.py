@@ -193,6 +193,9 @@ def test_what_many_are_answered_over_http_equals_the_files_and_what_a_lambda_ans
             assert text == in_process.predictions(asked, TRUE_MODEL, accept="text/csv").text
             before = client.post("/predictions", json={"modelId": TRUE_MODEL, "inputKeyArray": asked}).json()
             assert [entry["value"] for entry in before["output"]] == answer["predictions"]
+            by_get = client.request("GET", "/predictions", json={"modelId": TRUE_MODEL, "inputKeyArray": asked})
+            assert by_get.json() == before
+            assert (client.get("/predictions").status_code, client.get("/predictions").content) == (204, b"")
             found = client.post("/inchikeys", json={"smiles": [rows[key]["smiles"] for key in asked]}).json()
             assert found == {"inchikeys": asked, "errors": []}
 

@@ -74,15 +74,24 @@ def test_every_example_is_what_its_schema_says(document):
         ("POST", "/models/{model}/predictions", f"/models/{MODEL}/predictions", {"inchikeys": [UNKNOWN] * 1_001}),
         ("POST", "/predictions", "/predictions", {"modelId": MODEL, "inputKeyArray": [*KEYS, UNKNOWN]}),
         ("POST", "/predictions", "/predictions", {}),
+        ("GET", "/predictions", "/predictions", {"modelId": MODEL, "inputKeyArray": [*KEYS, UNKNOWN]}),
+        ("GET", "/predictions", "/predictions", {}),
     ],
 )
 def test_answers_are_as_they_are_described(api, document, method, path, url, body):
-    answer = api.get(url) if method == "GET" else api.post(url, body)
+    answer = api.send(event(method, url, None if body is None else json.dumps(body), {}))
     response = operations(document)[method, path]["responses"][str(answer.status)]
     check(document, response["content"]["application/json"]["schema"], answer.json)
     if answer.status >= 400:
         assert answer.json["error"]["code"] in response["content"]["application/json"]["examples"]
     assert response.get("headers", {}).keys() - {"Precalc-Provenance"} <= answer.headers.keys()
+
+
+def test_a_body_that_may_be_left_away_is_described_so(api, document):
+    described = operations(document)["GET", "/predictions"]
+    assert described["requestBody"]["required"] is False
+    assert api.get("/predictions").status == 204
+    assert "content" not in described["responses"]["204"]
 
 
 def test_under_a_stage_the_server_is_the_stage(api):

@@ -34,6 +34,7 @@ ANSWERED = {
     "POST /inchikeys": 100,
     "POST /models/{model}/predictions": 100,
     "POST /predictions": 100,
+    "GET /predictions": 100,
 }
 """Answers with status 200 at least, by route: there is nothing to vary in the first two."""
 

@@ -160,14 +160,15 @@ class Deployment:
         """Ask the API one question for InChIKeys, or a plain GET."""
         return self.send(path, {"inchikeys": list(inchikeys)} if inchikeys else None, **options)
 
-    def send(self, path: str, body: object = None, *, key: str | None = None, accept: str = "*/*") -> "Answer":
+    def send(
+        self, path: str, body: object = None, *, key: str | None = None, accept: str = "*/*", method: str | None = None
+    ) -> "Answer":
         """Ask the API over HTTPS as any client would: by POST if there is a body. No header for an empty key."""
         headers = {"accept": accept, "accept-encoding": "gzip", "x-api-key": self.key if key is None else key}
         content = None if body is None else json.dumps(body).encode()
         given = {name: value for name, value in headers.items() if value}
-        return self.fetch(
-            urllib.request.Request(self.url + path, content, given | {"content-type": "application/json"})
-        )
+        given |= {"content-type": "application/json"}
+        return self.fetch(urllib.request.Request(self.url + path, content, given, method=method))
 
     def fetch(self, request: urllib.request.Request | str) -> "Answer":
         """Return what an URL of the emulator is answered with."""

@@ -208,6 +208,8 @@ def test_the_old_contract_is_kept(materialised):
     assert [row["smiles"] for row in said["output"]] == expected["smiles"].to_list()
     values = expected.drop("inchikey", "smiles").rows()
     assert [row["value"] for row in said["output"]] == [list(row) for row in values]
+    assert materialised.send("/predictions", asked, method="GET").json == said
+    assert materialised.ask("/predictions").status == 204
 
 
 @pytest.mark.parametrize("through", ["lambda", "precalc api"])
