@@ -71,7 +71,7 @@ lock: install  ## Resolve the dependencies anew
 	$(COMPILE) --group infra -o infra/requirements.lock
 
 bench: install  ## Run the benchmarks; each prints ours, the baseline and the ratio
-	@missed=0; for name in library inference serve pages overhead dynamodb api; do $(BIN)/python -m benchmarks.$$name || missed=1; done; exit $$missed
+	@missed=0; for name in $$(basename -s .py $$(grep -l '^def main' benchmarks/*.py)); do $(BIN)/python -m benchmarks.$$name || missed=1; done; exit $$missed
 
 clean:  ## Remove the environment and Dagster's records; data/ stays
 	rm -rf .venv && git clean -fdXq dagster_home

@@ -25,17 +25,17 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from benchmarks.command import end, molecule_file, size
 from precalc_assets.inference.ersilia.slot import Slot, taken_slot
 from precalc_assets.models import ersilia_program, find_model
 from precalc_assets.settings import BUILT_IN_MODELS, load_settings
 
 ROOT = Path(__file__).parents[1]
-DEFAULT = ROOT.parent / "shared" / "data" / "reference_library_10k.csv"
 STAND_INS = ROOT / "tests" / "ersilia"
 PRECALC = Path(sys.executable).with_name("precalc")
 ERSILIA_MODEL, SLOW_MODEL, COUNTS_MODEL, FLOATS_MODEL = "eos0aaa", "eos0sss", "eos0bbb", "eos0fff"
 SECONDS_PER_MOLECULE = 0.02
-ROUNDS = 3
+ROUNDS = size(3, 1)
 ERSILIA_TARGET, UPDATE_TARGET, MEMORY_TARGET = 1.0, 0.02, 300
 
 _SLOW = """\
@@ -58,9 +58,7 @@ with open(sys.argv[2], "w") as file:
 
 
 def main() -> None:
-    source = Path(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT
-    if not source.exists():
-        raise SystemExit(f"{source}: there is no such file; name a CSV of molecules")
+    source = molecule_file()
     with source.open(newline="") as file:
         _header, *molecules = [row[0] for row in csv.reader(file)]
     print(f"inference  {len(molecules):,} molecules; {os.cpu_count()} cores, Python {platform.python_version()}")
@@ -70,9 +68,7 @@ def main() -> None:
             missed = compare_with_ersilia(folder, molecules)
         missed += measure_update(folder, molecules)
         missed += measure_memory(folder, molecules)
-    for line in missed:
-        print(f"MISSED: {line}")
-    sys.exit(bool(missed))
+    end(missed)
 
 
 class Connected(BaseHTTPRequestHandler):
@@ -150,7 +146,7 @@ def measure_update(folder: Path, molecules: Sequence[str]) -> list[str]:
     """Time a whole run, change 1% of the library, and time the run after that."""
     models = folder / "models"
     write_model(models, SLOW_MODEL, ["length"], _SLOW.format(seconds=SECONDS_PER_MOLECULE))
-    n_new = len(molecules) // 100
+    n_new = max(1, len(molecules) // 100)
     library = build(folder, "update", molecules[n_new:])
     settings = {"PRECALC_MODELS_DIR": str(models)}
     precalc(library, "predict", SLOW_MODEL, "--sample", "1", **settings)

@@ -17,13 +17,13 @@ from pathlib import Path
 import psutil
 from rdkit import Chem
 
+from benchmarks.command import molecule_file, size
 from precalc_assets.library import build_library
 from precalc_assets.storage import open_store
 
-DEFAULT = Path(__file__).parents[2] / "shared" / "data" / "reference_library_10k.csv"
 PROCESSES = os.cpu_count() or 1
 N_SHARDS = 50
-ROUNDS = 5
+ROUNDS = size(5, 1)
 TARGET_SPEED = 0.8
 TARGET_MIB = 400
 VARIANTS = 20
@@ -78,9 +78,7 @@ def write_variants(source: Path, target: Path) -> int:
 
 
 def main() -> None:
-    source = Path(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT
-    if not source.exists():
-        raise SystemExit(f"{source}: there is no such file; name a CSV of molecules")
+    source = molecule_file()
     rows = len(source.read_text().splitlines()) - 1
     pairs = [(seconds(run_ours, source), seconds(run_baseline, source)) for _ in range(ROUNDS)]
     ours, baseline = (min(times) for times in zip(*pairs, strict=True))

@@ -16,26 +16,24 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.command import end, molecule_file, size
 from precalc_assets.library import LibraryManifest, read_manifest, read_sample
 from precalc_assets.models import find_model, model_environment
 from precalc_assets.settings import BUILT_IN_MODELS, load_settings
 from precalc_assets.storage import open_store
 
-DEFAULT = Path(__file__).parents[2] / "shared" / "data" / "reference_library_10k.csv"
 PRECALC = Path(sys.executable).with_name("precalc")
 MODELS = ("eos0aaa", "eos0bbb")
-ROUNDS = 3
+ROUNDS = size(3, 1)
 TARGET = 1.25
 
 
 def main() -> None:
-    source = Path(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT
-    if not source.exists():
-        raise SystemExit(f"{source}: there is no such file; name a CSV of molecules")
+    source = molecule_file()
     missed = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        precalc(folder / "library", "library", "build", str(source.resolve()))
+        precalc(folder / "library", "library", "build", str(source))
         library = read_manifest(open_store((folder / "library").as_uri()))
         molecules = write_molecules(folder, library)
         print(
@@ -53,9 +51,7 @@ def main() -> None:
             print(f"    ours      {ours:6.2f} s  {library.molecules / ours:8,.0f} molecules/s  precalc predict")
             print(f"    baseline  {baseline:6.2f} s  {library.molecules / baseline:8,.0f} molecules/s  bare run.sh")
             print(f"    ratio     {ratio:6.2f} times as long (target: under {TARGET})", flush=True)
-    for line in missed:
-        print(f"MISSED: {line}")
-    sys.exit(bool(missed))
+    end(missed)
 
 
 def run_ours(folder: Path, model: str) -> float:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.csv
 from rdkit import Chem
 
+from benchmarks.command import end, molecule_file
 from precalc_assets.columns import Column, read_columns
 from precalc_assets.settings import BUILT_IN_MODELS
 from precalc_assets.sharding import key_hash, shard_keys, shard_of
@@ -27,7 +28,6 @@ from precalc_assets.tables import KeyValueStore, TableReader, open_tables, page_
 from precalc_assets.tables.loader import LoadResult, load_shard
 from precalc_assets.tables.store import WRITE_UNIT_BYTES
 
-DEFAULT = Path(__file__).parents[2] / "shared" / "data" / "reference_library_10k.csv"
 MODELS = {"eos0bbb": "2,048 counts", "eos0aaa": "descriptors"}
 TARGETS = {"eos0bbb": 40}
 """Write units that the baseline takes for each of ours, at least, with pages that are full."""
@@ -36,9 +36,7 @@ ARROW_TYPES = {"float": pa.float64(), "integer": pa.int64(), "string": pa.string
 
 
 def main() -> None:
-    source = Path(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT
-    if not source.exists():
-        raise SystemExit(f"{source}: there is no such file; name a CSV of molecules")
+    source = molecule_file()
     smiles = source.read_text().splitlines()[1:]
     missed = []
     with tempfile.TemporaryDirectory() as folder:
@@ -61,9 +59,7 @@ def main() -> None:
             print_levels(store, model, rows, columns)
             print(f"  reading one molecule: {1e6 * read_time:.0f} µs a page, from SQLite to its values")
         store.close()
-    for line in missed:
-        print(f"MISSED: {line}")
-    sys.exit(bool(missed))
+    end(missed)
 
 
 def run_model(model: str, columns: tuple[Column, ...], source: Path, folder: Path) -> pa.Table:
@@ -149,7 +145,7 @@ def print_levels(store: KeyValueStore, model: str, rows: pa.RecordBatch, columns
 
 def seconds_per_page(store: KeyValueStore, model: str, rows: pa.RecordBatch) -> float:
     reader = TableReader(store, model)
-    keys = rows.column("inchikey").to_pylist()[:: rows.num_rows // 200]
+    keys = rows.column("inchikey").to_pylist()[:: max(1, rows.num_rows // 200)]
     for key in keys:
         reader.get([key])
     start = time.perf_counter()
