@@ -68,7 +68,7 @@ def run_baseline(folder: Path, model: str, molecules: Path) -> float:
     settings = load_settings()
     found = find_model(model, (BUILT_IN_MODELS,))
     command = ["bash", str(found.framework / "run.sh"), str(found.framework), str(molecules), str(folder / "out.csv")]
-    environment = model_environment(found, settings.cache_dir)
+    environment = model_environment(found, settings.cache_dir).variables
     started = time.perf_counter()
     subprocess.run(command, env=environment, cwd=folder, check=True)
     return time.perf_counter() - started

@@ -3,7 +3,7 @@
 import csv
 import math
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -17,7 +17,7 @@ from precalc_assets.processes import last_line, require_space, run_guarded
 
 
 class FrameworkRunner:
-    """Runs a model folder's `run.sh`, a process a call, in the environment that its `install.yml` describes."""
+    """Runs a model folder's `run.sh`, a process a call, in the environment that its recipe describes."""
 
     def __init__(self, folder: ModelFolder, *, cache_dir: Path, batch_size: int, batch_timeout: float) -> None:
         self.columns = folder.columns
@@ -26,12 +26,14 @@ class FrameworkRunner:
         self._cache_dir = cache_dir
         self._batch_size = batch_size
         self._batch_timeout = batch_timeout
-        self._variables: dict[str, str] = {}
+        self.environment = ""
+        self._variables: Mapping[str, str] = {}
 
     def __enter__(self) -> Self:
         if not self._script.is_file():
             raise ModelError(f"{self._script} is missing: a model folder needs it to be run")
-        self._variables = model_environment(self._folder, self._cache_dir)
+        environment = model_environment(self._folder, self._cache_dir)
+        self.environment, self._variables = environment.name, environment.variables
         return self
 
     def __exit__(

@@ -1,7 +1,13 @@
 """What a model is: its folder, what its files say of it, and the environment that it runs in."""
 
 from precalc_assets.models.checkpoints import require_checkpoints
-from precalc_assets.models.environment import ERSILIA_VERSION, ersilia_program, model_environment
+from precalc_assets.models.environment import (
+    ERSILIA_VERSION,
+    Environment,
+    ersilia_program,
+    model_environment,
+    remove_environments,
+)
 from precalc_assets.models.fetching import Hub, describe_model, fetch_model, find_fetched, list_fetched
 from precalc_assets.models.folder import ModelFolder, ModelMetadata, digest_files, find_model, list_models
 from precalc_assets.models.policy import ModelCheck, check_folder, licence_warning, require_allowed
@@ -9,6 +15,7 @@ from precalc_assets.models.recipe import Recipe, read_recipe
 
 __all__ = [
     "ERSILIA_VERSION",
+    "Environment",
     "Hub",
     "ModelCheck",
     "ModelFolder",
@@ -26,6 +33,7 @@ __all__ = [
     "list_models",
     "model_environment",
     "read_recipe",
+    "remove_environments",
     "require_allowed",
     "require_checkpoints",
 ]

@@ -1,22 +1,31 @@
-"""The environments that models run in, and the ersilia CLI, each made once by uv."""
+"""The environments that models run in, and the ersilia CLI's: each made once, by uv and rattler, from a recipe.
+
+What a recipe says is read by `recipe`, and conda's channels by `conda`. Running what is in an environment is for the
+backends.
+"""
 
 import hashlib
 import logging
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from uv import find_uv_bin
 
 from precalc_assets.errors import ModelError, UsageError
-from precalc_assets.models.folder import ModelFolder, read_fields
-from precalc_assets.processes import clean_variables, find_home, printable, run_guarded, wait_until_ended
+from precalc_assets.models.folder import ModelFolder
+from precalc_assets.models.recipe import DEFAULT_CHANNEL, CondaInstall, PipInstall, Recipe, Step, read_recipe
+from precalc_assets.processes import clean_variables, find_home, last_lines, run_guarded, wait_until_ended
 
 logger = logging.getLogger(__name__)
 
@@ -26,35 +35,93 @@ ERSILIA_VERSION = "0.1.63"
 _INSTALL_SECONDS = 3600.0
 """For one command: gigabytes over a slow line take half an hour; what takes longer waits for something."""
 
+_LEAST_MEGABYTES = 300
+"""What a disk has to have free beside a model's environment: for what is unpacked meanwhile, and for running it."""
 
-class InstallPlan(BaseModel):
-    """A model's `install.yml`: a Python version and commands, lists such as ["pip", "rdkit", "2025.3.1"] or lines."""
+_SEED = ("pip", "wheel", "setuptools<81")
+"""What every environment begins with. Older models import `pkg_resources`, which setuptools 81 said farewell to."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+_PLATFORM = f"{sys.platform}-{platform.machine()}"
 
-    python: str
-    commands: tuple[str | tuple[str, ...], ...] = ()
+_TOO_NEW = re.compile(r"`(\S+)` was filtered by `exclude-newer`")
+"""In uv's words, a package of which nothing was uploaded in time, or of which its index does not say when."""
+
+_UNSOLVED = "No solution found"
+"""How uv begins to say that there are no such packages, and our own `conda`."""
 
 
-def model_environment(folder: ModelFolder, cache_dir: Path) -> dict[str, str]:
-    """Return the variables under which the model's programs run, after making its environment where there is none.
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Where a model's programs run: the variables for them, and a name that is the same for the same packages."""
 
-    An environment is named by a digest of `install.yml`. Raises ModelError with the installer's words, UsageError if
-    there is no place for environments.
+    name: str
+    variables: Mapping[str, str]
+
+
+class _Contents(BaseModel):
+    """What an environment consists of; `skipped` are the lines of the recipe that failed and were passed over.
+
+    `variables` are those that packages of conda set when their environment is activated.
     """
-    path = folder.path / "install.yml"
-    plan = read_install_plan(path)
-    digest = hashlib.sha256(path.read_bytes() + sys.version.encode()).hexdigest()[:12]
-    environment = _environments(cache_dir) / f"{folder.model}-{digest}"
-    variables = _variables(environment)
 
-    def make(install: _Install) -> None:
-        _make_venv(folder.model, plan.python, environment, install)
-        for command in plan.commands:
-            install(*_install_command(folder.model, command, environment, variables))
+    model_config = ConfigDict(frozen=True)
 
-    _make_once(folder.model, environment, make)
-    return variables
+    recipe: str
+    platform: str
+    python: str
+    packages: tuple[str, ...]
+    skipped: tuple[str, ...]
+    variables: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """The same wherever the same recipe has brought the same packages."""
+        made_of = self.model_dump_json(exclude={"variables"})
+        return f"framework-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
+
+
+def model_environment(folder: ModelFolder, cache_dir: Path, *, skip_failed: bool = False) -> Environment:
+    """Return the environment of a model, after making it where there is none.
+
+    Packages are those of the day after the model's `Last Packaging Date`, so that the environment does not depend on
+    the day on which it is made. With `skip_failed`, a line of the recipe that fails is passed over with a warning.
+
+    Raises ModelError with the installer's words, UsageError if there is no place for environments.
+    """
+    recipe = read_recipe(folder.path)
+    packaged_on = folder.metadata.packaged_on
+    key = hashlib.sha256(f"{recipe.digest} {packaged_on} {_PLATFORM}".encode()).hexdigest()[:12]
+    path = _environments(cache_dir) / f"{folder.model}-{key}"
+
+    def make(installer: "_Installer") -> str:
+        _require_room(folder, path.parent)
+        work = _Filling(folder, recipe, path, installer, cache_dir / "conda", _cutoff(packaged_on), skip_failed)
+        return work.fill().model_dump_json(indent=1)
+
+    contents = _Contents.model_validate_json(_make_once(folder.model, path, make))
+    for line in contents.skipped:
+        logger.warning("the environment of %s was made without %r, which failed", folder.model, line)
+    return Environment(contents.name, {**_variables(path), **contents.variables})
+
+
+def remove_environments(model: str, cache_dir: Path) -> int:
+    """Remove a model's environments and return how many bytes that has freed: what uv's cache shares stays there.
+
+    Raises ModelError while one of them is being made.
+    """
+    found = re.compile(rf"{re.escape(model)}-[0-9a-f]{{12}}(-home|\.log)?")
+    freed = 0
+    for path in sorted(_environments(cache_dir).glob(f"{model}-*")):
+        if not found.fullmatch(path.name):
+            continue
+        lock = FileLock(path.with_name(f"{path.name[: len(model) + 13]}.lock"))
+        try:
+            with lock.acquire(timeout=0):
+                freed += _size(path)
+                _remove(path) if path.is_dir() else path.unlink()
+        except Timeout:
+            raise ModelError(f"{path} is being made by another process; remove it after that has ended") from None
+    return freed
 
 
 def ersilia_program(cache_dir: Path) -> Path:
@@ -70,23 +137,14 @@ def tool_program(name: str, version: str, cache_dir: Path) -> Path:
     digest = hashlib.sha256(sys.version.encode()).hexdigest()[:12]
     environment = _environments(cache_dir) / f"{name}-{version}-{digest}"
 
-    def make(install: _Install) -> None:
-        variables = _uv_variables(environment)
-        install([find_uv_bin(), "venv", "--quiet", "--python", sys.executable, str(environment)], variables)
-        install(_uv_install(environment, f"{name}=={version}"), variables)
+    def make(installer: _Installer) -> str:
+        variables = _installer_variables(environment)
+        for command in (_uv_venv(sys.executable, environment), _uv_install(environment, f"{name}=={version}")):
+            installer.require(command, variables)
+        return ""
 
     _make_once(f"the {name} CLI", environment, make)
     return environment / "bin" / name
-
-
-def read_install_plan(path: Path) -> InstallPlan:
-    """Read a model's `install.yml`. Raises ModelError if it is missing or says something else."""
-    try:
-        return InstallPlan.model_validate(read_fields(path))
-    except FileNotFoundError:
-        raise ModelError(f"{path} is missing: it has to name a Python version and what to install") from None
-    except ValidationError as error:
-        raise ModelError(f"{path} cannot be used: {' '.join(str(error).split())[:200]}") from None
 
 
 def _environments(cache_dir: Path) -> Path:
@@ -95,47 +153,77 @@ def _environments(cache_dir: Path) -> Path:
     return cache_dir / "environments"
 
 
-_Install = Callable[[list[str], Mapping[str, str]], None]
-"""Runs one command of an installation under these variables, or raises ModelError with what it said."""
+def _require_room(folder: ModelFolder, environments: Path) -> None:
+    needed = _LEAST_MEGABYTES + (folder.metadata.environment_megabytes or 0)
+    free = shutil.disk_usage(environments).free / 1e6
+    if free < needed:
+        raise ModelError(
+            f"the environment of {folder.model} needs {needed:,.0f} MB, and the disk of {environments} has {free:,.0f} "
+            "MB free; free some, or set PRECALC_CACHE_DIR to a folder on another disk"
+        )
 
 
-def _make_once(what: str, environment: Path, make: Callable[[_Install], None]) -> None:
-    """Make an environment under a lock and mark it when it is whole, unless it is there.
+def _cutoff(packaged_on: date | None) -> datetime | None:
+    """Return the end of that day, everywhere the same: packages that were uploaded later are not for the model."""
+    return datetime.combine(packaged_on + timedelta(days=1), time(), UTC) if packaged_on else None
 
-    So processes share it, and a killed one leaves nothing that looks ready, and nothing that is still being installed
-    when the next one begins. A Python that was uninstalled since takes the environments along that were made from it.
-    """
-    environment.parent.mkdir(parents=True, exist_ok=True)
-    log, guard_lock = (environment.with_name(f"{environment.name}.{end}") for end in ("log", "guard.lock"))
 
-    def install(command: list[str], variables: Mapping[str, str]) -> None:
-        shown = f"{Path(command[0]).name} {' '.join(command[1:4])} …"
+class _Installer:
+    """Runs the commands that make an environment, one at a time, each in the log in place of the one before."""
+
+    def __init__(self, what: str, environment: Path) -> None:
+        self._what = what
+        self._folder = environment.parent
+        self.log = environment.with_name(f"{environment.name}.log")
+        self.lock = environment.with_name(f"{environment.name}.guard.lock")
+
+    def run(self, command: Sequence[str], variables: Mapping[str, str], folder: Path | None = None) -> str:
+        """Run a command in a folder and return how it failed, in its own last lines; nothing if it did not."""
         try:
             code = run_guarded(
                 command,
                 env=variables,
-                cwd=environment.parent,
-                log=log,
+                cwd=folder or self._folder,
+                log=self.log,
                 timeout=_INSTALL_SECONDS,
-                lock=guard_lock,
+                lock=self.lock,
             )
         except subprocess.TimeoutExpired:
             ended = f"had not ended after {_INSTALL_SECONDS:g} s"
         else:
             if not code:
-                return
+                return ""
             ended = f"exited {code}"
-        said = printable(" ".join(log.read_text(encoding="utf-8", errors="replace").split())[-300:])
-        raise ModelError(f"the environment of {what} could not be made: {shown} {ended}: {said}")
+        return f"{Path(command[0]).name} {ended}: {last_lines(self.log)} (all of it: {self.log})"
 
+    def require(self, command: Sequence[str], variables: Mapping[str, str]) -> None:
+        """Run a command. Raises ModelError if it fails."""
+        if failure := self.run(command, variables):
+            raise self.error(failure)
+
+    def error(self, failure: str) -> ModelError:
+        """Return the error for an environment that could not be made."""
+        return ModelError(f"the environment of {self._what} could not be made: {failure}")
+
+
+def _make_once(what: str, environment: Path, make: Callable[[_Installer], str]) -> str:
+    """Make an environment under a lock, unless it is there, and return what `make` has said of it.
+
+    That is written last, and makes the environment exist. So processes share it, and a killed one leaves nothing that
+    looks ready, and nothing that is still being installed when the next one begins. A Python that was uninstalled since
+    takes the environments along that were made from it.
+    """
+    environment.parent.mkdir(parents=True, exist_ok=True)
+    installer = _Installer(what, environment)
+    mark, written = environment / "ready", environment / "ready.part"
     with _locked(what, environment.with_name(f"{environment.name}.lock")):
-        if (environment / "ready").exists() and (environment / "bin" / "python").exists():
-            return
-        logger.info("making the environment of %s (once)", what)
-        wait_until_ended(guard_lock)
-        shutil.rmtree(environment, ignore_errors=True)
-        make(install)
-        (environment / "ready").touch()
+        if not mark.exists() or not (environment / "bin" / "python").exists():
+            logger.info("making the environment of %s (once)", what)
+            wait_until_ended(installer.lock)
+            _remove(environment)
+            written.write_text(make(installer), encoding="utf-8")
+            written.rename(mark)
+        return mark.read_text(encoding="utf-8")
 
 
 @contextmanager
@@ -152,50 +240,227 @@ def _locked(what: str, path: Path) -> Iterator[None]:
         lock.release()
 
 
+@dataclass(slots=True)
+class _Filling:
+    """Making one model's environment: a Python, conda's packages, what every environment has, and all other steps.
+
+    conda's packages come first, whatever the order of the recipe: pip keeps what it finds, and rattler would not.
+    """
+
+    folder: ModelFolder
+    recipe: Recipe
+    path: Path
+    installer: _Installer
+    conda_cache: Path
+    cutoff: datetime | None
+    skip_failed: bool
+    skipped: list[str] = field(default_factory=list)
+    activated: dict[str, str] = field(default_factory=dict)
+
+    def fill(self) -> _Contents:
+        """Make the environment and return what is in it. Raises ModelError that names the line that failed."""
+        for warning in self.recipe.warnings:
+            logger.warning("%s: %s", self.folder.model, warning)
+        conda = [step for step in self.recipe.steps if isinstance(step, CondaInstall)]
+        others = [step for step in self.recipe.steps if not isinstance(step, CondaInstall)]
+        if self.recipe.steps and not self.cutoff:
+            logger.warning(
+                "%s has no Last Packaging Date: it gets the packages of today, and on another day may get others",
+                self.folder.model,
+            )
+        self._make_python(conda)
+        for step in conda:
+            self._follow(step)
+        self._activate()
+        if failure := self._pip(_SEED, "pip and setuptools"):
+            raise self.installer.error(failure)
+        for other in others:
+            self._follow(other)
+        return _Contents(
+            recipe=self.recipe.digest,
+            platform=_PLATFORM,
+            python=self._python_version(),
+            packages=self._list_packages(),
+            skipped=tuple(self.skipped),
+            variables=self.activated,
+        )
+
+    def _make_python(self, conda: Sequence[CondaInstall]) -> None:
+        """Make the Python that the recipe asks for: conda's where it has packages of conda, else uv's, if uv has it.
+
+        A Python that neither has is replaced by ours, with a warning.
+        """
+        python = self.recipe.python
+        if conda:
+            failure = self._conda([f"python={python}"], (DEFAULT_CHANNEL,))
+            if not failure:
+                return
+            for line in conda:
+                self._pass_over(line, failure)
+        failure = self._venv(python)
+        if failure and not conda:
+            failure = self._conda([f"python={python}"], (DEFAULT_CHANNEL,)) and failure
+        if failure:
+            ours = sys.version.split()[0]
+            logger.warning(
+                "%s asks for Python %s, which cannot be had here (%s); trying %s",
+                self.folder.model,
+                python,
+                failure,
+                ours,
+            )
+            if failure := self._venv(sys.executable):
+                raise self.installer.error(failure)
+
+    def _follow(self, step: Step) -> None:
+        """Do what a step says. Raises ModelError if that fails and is not to be passed over."""
+        if step.line in self.skipped:
+            return
+        logger.info("%s: %s", self.folder.model, _shown(step))
+        if isinstance(step, PipInstall):
+            failure = self._pip(step.arguments, _shown(step))
+        elif isinstance(step, CondaInstall):
+            # What a channel's packages need beside them is in the default channel, as conda has it.
+            channels = tuple(dict.fromkeys((*step.channels, DEFAULT_CHANNEL)))
+            failure = self._conda([*step.specs, f"python={self.recipe.python}"], channels)
+        else:
+            variables = {**_variables(self.path), **self.activated}
+            failure = self.installer.run(["bash", "-euc", step.command], variables, self.folder.path)
+        if failure:
+            self._pass_over(step, failure)
+
+    def _pass_over(self, step: Step, failure: str) -> None:
+        """Note that a step has failed. Raises ModelError if it is not to be passed over."""
+        if not self.skip_failed:
+            model = self.folder.model
+            raise self.installer.error(
+                f"{_shown(step)} of its {self.recipe.source} failed: {failure}; the hub's packer goes on after a line "
+                f"that fails: if the model can do without it, run `precalc models install {model} --skip-failed`; "
+                "else run the model by the ersilia backend (PRECALC_RUNNER=ersilia)"
+            )
+        logger.warning("%s: passing over %s, which failed: %s", self.folder.model, _shown(step), failure)
+        self.skipped.append(step.line)
+
+    def _venv(self, python: str) -> str:
+        _remove(self.path)
+        return self.installer.run(_uv_venv(python, self.path), _installer_variables(self.path))
+
+    def _pip(self, arguments: Sequence[str], shown: str) -> str:
+        """Install by uv, and return how that failed, or nothing.
+
+        Of a package that has no version from before the cutoff, or whose index gives no times, today's are allowed; of
+        all packages, if it cannot be solved otherwise.
+        """
+        cutoff = self.cutoff
+        exempt: list[str] = []
+        while True:
+            options = [f"--exclude-newer={cutoff:%Y-%m-%dT%H:%M:%SZ}"] if cutoff else []
+            options += [f"--exclude-newer-package={name}=false" for name in exempt if cutoff]
+            command = _uv_install(self.path, *options, *arguments)
+            failure = self.installer.run(command, self._building(), self.folder.path)
+            said = self.installer.log.read_text(encoding="utf-8", errors="replace") if failure else ""
+            if not cutoff or _UNSOLVED not in said:
+                break
+            exempt += (found := sorted({*_TOO_NEW.findall(said)} - {*exempt}))
+            cutoff = cutoff if found else None
+        if not failure and self.cutoff and (exempt or not cutoff):
+            self._warn_of_today(", ".join(exempt) if cutoff else "all packages", shown)
+        return failure
+
+    def _conda(self, specs: Sequence[str], channels: Sequence[str]) -> str:
+        """Install by rattler, and return how that failed, or nothing."""
+        command = [sys.executable, "-m", "precalc_assets.models.conda", str(self.path), *specs]
+        command += [f"--cache={self.conda_cache}", *(f"--channel={channel}" for channel in channels)]
+        variables = _installer_variables(self.path)
+        variables |= {name: value for name, value in os.environ.items() if name == "CONDA_CHANNEL_ALIAS"}
+        cutoff = [f"--as-of={self.cutoff.isoformat()}"] if self.cutoff else []
+        failure = self.installer.run([*command, *cutoff], variables)
+        if cutoff and _UNSOLVED in failure:
+            failure = self.installer.run(command, variables)
+            if not failure:
+                self._warn_of_today("all packages", f"conda install {' '.join(specs)}")
+        return failure
+
+    def _warn_of_today(self, packages: str, shown: str) -> None:
+        logger.warning(
+            "%s was packaged on %s, and %s of %s cannot be had as of then: they are today's, and on another day may "
+            "be others",
+            self.folder.model,
+            self.folder.metadata.packaged_on,
+            packages,
+            shown,
+        )
+
+    def _activate(self) -> None:
+        """Take note of the variables that conda would set, such as those that name compilers and data."""
+        if not (self.path / "conda-meta").is_dir():
+            return
+        before = {**_variables(self.path), "CONDA_PREFIX": str(self.path)}
+        self.installer.require(["bash", "-c", _ACTIVATE], before)
+        after = dict(line.split("=", 1) for line in (self.path / "activated").read_text().split("\0") if line)
+        self.activated = {name: value for name, value in after.items() if value != _variables(self.path).get(name)}
+
+    def _building(self) -> dict[str, str]:
+        """Return the variables for uv, which may have to build a package with the programs of the environment."""
+        own = _variables(self.path)
+        return {**_installer_variables(self.path), "PATH": own["PATH"], **self.activated}
+
+    def _python_version(self) -> str:
+        asked = "import platform; print(platform.python_version())"
+        self.installer.require([str(self.path / "bin" / "python"), "-c", asked], _variables(self.path))
+        return self.installer.log.read_text(encoding="utf-8").strip()
+
+    def _list_packages(self) -> tuple[str, ...]:
+        """Return the packages with their versions, as pip and conda name them, the model's own without its folder."""
+        self.installer.require([find_uv_bin(), "pip", "freeze", "--quiet", *_at(self.path)], self._building())
+        listed = self.installer.log.read_text(encoding="utf-8").replace(str(self.folder.path), ".")
+        return (*listed.splitlines(), *sorted(path.stem for path in (self.path / "conda-meta").glob("*.json")))
+
+
+_ACTIVATE = """\
+for script in "$CONDA_PREFIX"/etc/conda/activate.d/*.sh; do [ -e "$script" ] && . "$script"; done
+unset _ SHLVL PWD OLDPWD script
+exec env -0 > "$CONDA_PREFIX/activated"
+"""
+
+
+def _shown(step: Step) -> str:
+    return f"`{' '.join(step.line.split())}`"
+
+
 def _variables(environment: Path) -> dict[str, str]:
     clean = clean_variables(environment.with_name(f"{environment.name}-home"))
     return {**clean, "PATH": f"{environment / 'bin'}{os.pathsep}{clean['PATH']}", "VIRTUAL_ENV": str(environment)}
 
 
-def _uv_variables(environment: Path) -> dict[str, str]:
-    """Return the variables for uv, which is ours: it finds its cache and its configuration at home, if there is one."""
+def _installer_variables(environment: Path) -> dict[str, str]:
+    """Return the variables for uv and rattler, which are ours: they find cache and configuration at home, if any."""
     places = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")
     found = {name: os.environ[name] for name in places if name in os.environ}
     return {**clean_variables(find_home() or environment.with_name("uv-home")), **found}
 
 
-def _make_venv(model: str, python: str, environment: Path, install: _Install) -> None:
-    command = [find_uv_bin(), "venv", "--quiet", "--seed", "--python"]
-    variables = _uv_variables(environment)
-    try:
-        install([*command, python, str(environment)], variables)
-    except ModelError as error:
-        logger.warning(
-            "%s asks for Python %s, which cannot be had here (%s); trying %s",
-            model,
-            python,
-            error,
-            sys.version.split()[0],
-        )
-        install([*command, sys.executable, str(environment)], variables)
+def _at(environment: Path) -> tuple[str, str]:
+    return "--python", str(environment / "bin" / "python")
 
 
-def _install_command(
-    model: str, command: str | tuple[str, ...], environment: Path, variables: Mapping[str, str]
-) -> tuple[list[str], Mapping[str, str]]:
-    """Translate a command of `install.yml` into one that runs in the environment, with its variables."""
-    if isinstance(command, str):
-        return ["bash", "-euc", command], variables
-    program, *arguments = command
-    if program != "pip" or not arguments:
-        raise ModelError(
-            f"install.yml of {model} has {list(command)}; this runner knows pip commands and shell lines only"
-        )
-    package, *rest = arguments
-    pinned = f"{package}=={rest.pop(0)}" if rest and rest[0][:1].isdigit() else package
-    return _uv_install(environment, pinned, *rest), _uv_variables(environment)
+def _uv_venv(python: str, environment: Path) -> list[str]:
+    return [find_uv_bin(), "venv", "--quiet", "--python", python, str(environment)]
 
 
 def _uv_install(environment: Path, *arguments: str) -> list[str]:
-    python = environment / "bin" / "python"
-    return [find_uv_bin(), "pip", "install", "--quiet", "--compile-bytecode", "--python", str(python), *arguments]
+    """Return uv's command; like pip, it takes the best version of all indexes, not that of the first that has any."""
+    options = ("--quiet", "--compile-bytecode", "--index-strategy=unsafe-best-match")
+    return [find_uv_bin(), "pip", "install", *options, *_at(environment), *arguments]
+
+
+def _remove(environment: Path) -> None:
+    """Remove what there is of an environment, so that a kill meanwhile leaves none that looks ready."""
+    (environment / "ready").unlink(missing_ok=True)
+    shutil.rmtree(environment, ignore_errors=True)
+
+
+def _size(path: Path) -> int:
+    """Return the bytes that removing a file or a folder frees: not those of files that have other names, too."""
+    found = [path.lstat(), *(entry.lstat() for entry in path.rglob("*"))]
+    return sum(entry.st_blocks * 512 for entry in found if entry.st_nlink == 1)

@@ -139,9 +139,20 @@ def last_line(log: Path) -> str:
     return printable(lines[-1]) if lines else "it printed nothing"
 
 
-def printable(text: str) -> str:
-    """Return the first 300 characters of what somebody else's program said, without what a terminal would obey."""
-    return "".join(c if c.isprintable() else " " for c in text[:300])
+def last_lines(log: Path, most: int = 700) -> str:
+    """Return the last lines of a log that are at most so many characters together, joined, and at least one of them."""
+    lines = [printable(line, most) for line in log.read_text(encoding="utf-8", errors="replace").split("\n")]
+    said = ""
+    for line in reversed([" ".join(line.split()) for line in lines if line.strip()]):
+        if said and len(line) + len(said) > most:
+            break
+        said = f"{line} {said}".strip()
+    return said or "it printed nothing"
+
+
+def printable(text: str, most: int = 300) -> str:
+    """Return the first characters of what somebody else's program said, without what a terminal would obey."""
+    return "".join(c if c.isprintable() else " " for c in text[:most])
 
 
 def _start_guard(

@@ -12,7 +12,6 @@ from precalc_assets.columns import RESERVED_NAMES, Column, read_columns
 from precalc_assets.errors import ModelError, UsageError
 from precalc_assets.model_ids import check_model_id
 from precalc_assets.models import find_model, list_models
-from precalc_assets.models.environment import read_install_plan
 from precalc_assets.models.folder import parse_metadata
 from precalc_assets.settings import BUILT_IN_MODELS
 
@@ -204,34 +203,6 @@ def test_a_folder_without_metadata_is_named(world) -> None:
     (folder / "metadata.yml").unlink()
     with pytest.raises(ModelError, match="eos9abc has neither"):
         find_model("eos9abc", [world.models_dir])
-
-
-@pytest.mark.parametrize(
-    "content", ["", "python\n", "python:\n", "commands: []\n", "python: [3]\n", "python: '3.11\n", b"\xff"], ids=str
-)
-def test_a_bad_install_file_is_one_line_that_names_it(write: Write, content: str | bytes) -> None:
-    path = write(content)
-    with pytest.raises(ModelError) as error:
-        read_install_plan(path)
-    assert str(path) in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("commands", ["commands: []", "commands:", "commands: null", ""], ids=repr)
-def test_a_model_may_need_nothing_installed(write: Write, commands: str) -> None:
-    plan = read_install_plan(write(f"python: 3.11\n{commands}\n"))
-    assert (plan.python, plan.commands) == ("3.11", ())
-
-
-@pytest.mark.parametrize("version", ["3.10", "'3.10'"])
-def test_python_3_10_is_not_python_3_1(write: Write, version: str) -> None:
-    plan = read_install_plan(write(f"python: {version}\ncommands:\n  - [pip, numpy, 2.10]\n"))
-    assert (plan.python, plan.commands) == ("3.10", (("pip", "numpy", "2.10"),))
-
-
-def test_an_install_command_is_a_list_or_a_line(write: Write) -> None:
-    plan = read_install_plan(write('python: "3.10"\ncommands:\n  - ["pip", "rdkit", "2025.3.1"]\n  - echo hello\n'))
-    assert plan.commands == (("pip", "rdkit", "2025.3.1"), "echo hello")
 
 
 @pytest.fixture

@@ -204,7 +204,7 @@ class Slot:
         (self._home / "eos" / "config.json").write_text(json.dumps(_CONFIG), encoding="utf-8")
         variables = clean_variables(self._home) | ({} if folder else _docker_variables())
         if folder and _wants_system_python(folder.path):
-            variables["PATH"] = model_environment(folder, self._cache_dir)["PATH"]
+            variables["PATH"] = model_environment(folder, self._cache_dir).variables["PATH"]
         # The CLI asks its server by the proxy, too, if it is not told.
         direct = variables.get("no_proxy", variables.get("NO_PROXY", ""))
         variables["no_proxy"] = variables["NO_PROXY"] = ",".join(filter(None, [direct, "127.0.0.1", "localhost"]))

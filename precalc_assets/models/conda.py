@@ -1,0 +1,85 @@
+"""Installing packages of conda's channels by rattler, which needs no conda.
+
+A program, started by `environment` as `python -m precalc_assets.models.conda PREFIX …`: what it prints has a log, and
+it is ended like any other installer. Only what talks to rattler belongs here.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from rattler import Channel, ChannelConfig, Gateway, MatchSpec, PrefixRecord, VirtualPackage, install, solve
+from rattler.exceptions import (
+    ExtractError,
+    GatewayError,
+    InstallerError,
+    InvalidChannelError,
+    InvalidMatchSpecError,
+    LinkError,
+    SolverError,
+    TransactionError,
+)
+
+
+async def install_packages(
+    prefix: Path, specs: Sequence[str], channels: Sequence[str], *, cache_dir: Path, as_of: datetime | None
+) -> None:
+    """Install packages into a prefix, with what they depend on, and as far as possible keep what it has.
+
+    `specs` are as conda's command line takes them: `openbabel=3.1.1` is any 3.1.1.*, `openbabel==3.1.1` that version.
+    A package comes from the first of the `channels` that has it, as it was at the time `as_of`; channels that give no
+    times count as old. CONDA_CHANNEL_ALIAS says where channels are that are no URLs, as it does for conda.
+
+    Raises GatewayError for a channel that cannot be read, SolverError if there are no such packages, and other
+    errors of rattler's.
+    """
+    alias = os.environ.get("CONDA_CHANNEL_ALIAS")
+    config = ChannelConfig(alias) if alias else ChannelConfig()
+    installed = [PrefixRecord.from_path(path) for path in sorted((prefix / "conda-meta").glob("*.json"))]
+    records = await solve(
+        [Channel(name, config) for name in channels],
+        [MatchSpec(spec) for spec in specs],
+        gateway=Gateway(cache_dir / "channels"),
+        locked_packages=installed,
+        virtual_packages=VirtualPackage.detect(),
+        exclude_newer=as_of,
+        timestamp_policy="allow-missing",
+    )
+    # Scripts that packages bring for after their installation are run, as conda does.
+    await install(records, prefix, cache_dir=cache_dir / "packages", show_progress=False, execute_link_scripts=True)
+
+
+def main() -> str:
+    """Install what the command line asks for; return how that failed, with the channels or the package."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("prefix", type=Path)
+    parser.add_argument("specs", nargs="+")
+    parser.add_argument("--channel", action="append", required=True)
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--as-of", type=datetime.fromisoformat)
+    given = parser.parse_args()
+    work = install_packages(given.prefix, given.specs, given.channel, cache_dir=given.cache, as_of=given.as_of)
+    try:
+        asyncio.run(work)
+    except GatewayError as error:
+        return f"the conda channels {', '.join(given.channel)} cannot be read: {error}"
+    except SolverError as error:
+        return f"No solution found in the conda channels {', '.join(given.channel)}: {error}"
+    except _OTHER_ERRORS as error:
+        return f"{' '.join(given.specs)} cannot be installed: {error}"
+    return ""
+
+
+_OTHER_ERRORS = (
+    ExtractError, InstallerError, InvalidChannelError, InvalidMatchSpecError, LinkError, TransactionError, OSError
+)  # fmt: skip
+
+if __name__ == "__main__":
+    failure = main()
+    sys.stderr.write(failure)
+    sys.stderr.flush()
+    os._exit(1 if failure else 0)  # rattler's threads still run then, and crash a Python that ends in good order
