@@ -97,6 +97,7 @@ def put_manifest(store: ObjectStore, library: LibraryManifest, model: str, shard
         parts=(),
         rows=0,
         quarantined=0,
+        environment="framework-test",
         seconds=1.0,
         finished_at=datetime.now(UTC),
     )

@@ -277,6 +277,7 @@ class _Listener:
     def __init__(self, runner: ModelRunner) -> None:
         self.columns = runner.columns
         self.release = runner.release
+        self.environment = runner.environment
         self.calls: list[Call] = []
         self.printed: dict[str, bytes] = {}
         self._runner = runner

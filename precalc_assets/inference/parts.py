@@ -57,7 +57,7 @@ class ShardWork:
 
     `kept` are rows of other parts that earlier runs have left: of another version of the library, mostly. `own` are
     the parts there that are about molecules of this shard and of no other: those that are not named in the manifest
-    may go. `witness` is a molecule that an earlier run has an answer for.
+    may go. `witness` is a molecule that an earlier run has an answer for, `environment` what its manifest names.
     """
 
     model: str
@@ -67,6 +67,7 @@ class ShardWork:
     n_shards: int
     shard_digest: str
     kept: KeptRows
+    environment: str = ""
     parts: list[Part] = field(default_factory=list)
     own: frozenset[str] = frozenset()
     witness: str | None = None
@@ -173,10 +174,11 @@ def put_part(store: ObjectStore, work: ShardWork, part: Part, answer: Answer) ->
     _note(work, part.name, content, rows)
 
 
-def finish(store: ObjectStore, work: ShardWork) -> RawManifest:
+def finish(store: ObjectStore, work: ShardWork, environment: str) -> RawManifest:
     """Write the quarantine list and then the manifest; only then remove parts of the shard that it does not name.
 
     Parts in the same folder that were made for another number of shards stay: other shards' molecules are in them.
+    `environment` is that of the model now; it is empty where nothing was left to compute.
 
     Raises ShardError if a part has gone meanwhile: another run has finished the shard and took it for a leftover.
     """
@@ -195,6 +197,7 @@ def finish(store: ObjectStore, work: ShardWork) -> RawManifest:
         parts=parts,
         rows=work.settled,
         quarantined=work.quarantined,
+        environment=environment or work.environment,
         seconds=round(work.seconds, 3),
         finished_at=datetime.now(UTC),
     )
@@ -224,6 +227,7 @@ def outcome(manifest: RawManifest, max_failure_rate: float) -> ShardOutcome:
             "bytes": sum(part.bytes for part in manifest.parts),
             "path": manifest_name(manifest.model, manifest.shard),
             "release": manifest.release,
+            "environment": manifest.environment,
             "seconds": manifest.seconds,
         },
         checks=(rate,),

@@ -133,6 +133,7 @@ def _plan(task: _Task, shard: str) -> ShardWork:
     if manifest and not failed and _stands(task, work, manifest):
         work.manifest = manifest
         return work
+    work.environment = manifest.environment if manifest else ""
     molecules = pl.DataFrame(pl.from_arrow(read_shard(task.store, task.library, shard)))
     plan_parts(task.store, work, molecules, task.batch_size, task.others, with_failures=not failed)
     return work
@@ -166,7 +167,7 @@ def _land(task: _Task, unfinished: list[ShardWork]) -> Iterator[ShardOutcome]:
     for work in ended:
         unfinished.remove(work)
         try:
-            manifest = work.manifest or finish(task.store, work) if work.complete else None
+            manifest = work.manifest or finish(task.store, work, task.runner.environment) if work.complete else None
         except FAILURES as error:
             manifest, work.failure = None, reason(error)
         yield outcome(manifest, task.max_failure_rate) if manifest else ShardOutcome(work.shard, failure=work.failure)

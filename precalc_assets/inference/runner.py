@@ -29,6 +29,9 @@ class ModelRunner(Protocol):
     release: str
     """The version string that the model reports."""
 
+    environment: str
+    """A name of what the model runs in, the same where that is the same; known after entering, empty before."""
+
     def __enter__(self) -> Self:
         """Make the model ready. Raises ModelError if that cannot be done."""
         ...

@@ -33,7 +33,10 @@ class PartInfo(BaseModel):
 
 
 class RawManifest(BaseModel):
-    """What a shard's raw predictions consist of, and what they were computed from."""
+    """What a shard's raw predictions consist of, and what they were computed from.
+
+    `environment` names what the model ran in when the last of them were computed; it is empty where that is not known.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -45,13 +48,14 @@ class RawManifest(BaseModel):
     parts: tuple[PartInfo, ...]
     rows: int
     quarantined: int
+    environment: str
     seconds: float
     finished_at: datetime
 
     @cached_property
     def digest(self) -> str:
-        """Name of the content: the same for the same values from the same release, whenever they were computed."""
-        content = self.model_dump_json(exclude={"seconds", "finished_at"})
+        """Name of the content: the same for the same values from the same release, whenever and wherever computed."""
+        content = self.model_dump_json(exclude={"environment", "seconds", "finished_at"})
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 

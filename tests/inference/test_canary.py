@@ -304,6 +304,7 @@ class SlowToStart:
 
     columns = (Column("score", "float", "", ""),)
     release = "v1.0.0"
+    environment = "test"
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds

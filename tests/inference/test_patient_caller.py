@@ -24,6 +24,7 @@ class Model:
 
     columns = COLUMNS
     release = "v1"
+    environment = "test"
 
     def __init__(
         self, refuses: Callable[[str], bool] = lambda _: False, misprints: Callable[[str], bool] = lambda _: False

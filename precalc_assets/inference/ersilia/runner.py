@@ -16,7 +16,7 @@ from precalc_assets.errors import ModelError, UsageError
 from precalc_assets.inference.ersilia.server import BreakerOpenError, ask, is_up
 from precalc_assets.inference.ersilia.slot import Slot, is_fetched, taken_slot
 from precalc_assets.inference.runner import BatchError, call_timeout, no_answer
-from precalc_assets.models import Hub, ModelFolder, describe_model, find_model
+from precalc_assets.models import ERSILIA_VERSION, Hub, ModelFolder, describe_model, find_model
 from precalc_assets.processes import require_space
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ class ErsiliaRunner:
     ) -> None:
         self.columns = folder.columns
         self.release = folder.metadata.release
+        self.environment = f"ersilia-{ERSILIA_VERSION}"
         self._model = folder.model
         self._source = None if is_fetched(folder, cache_dir) else folder
         self._cache_dir = cache_dir
