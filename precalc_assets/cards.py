@@ -45,6 +45,8 @@ class Distribution(BaseModel):
 class ModelCard(BaseModel):
     """One model in the registry table, as JSON in a zstd frame under its id.
 
+    `environments` names what the model ran in when its predictions were computed.
+
     `deterministic` says whether the canary of a release that is served predicted the same twice, None if there was no
     such canary; `varying` names the columns that it found to differ. There may be none of a model that is not: it
     answered some molecules in one of the runs alone. `distributions` are of the first columns, and were made of the
@@ -67,6 +69,7 @@ class ModelCard(BaseModel):
     molecules: int
     quarantined: int
     releases: tuple[str, ...]
+    environments: tuple[str, ...] = ()
     updated: datetime
     deterministic: bool | None = None
     varying: tuple[str, ...] = ()

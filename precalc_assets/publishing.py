@@ -46,6 +46,7 @@ def make_card(store: ObjectStore, tables: KeyValueStore, model: str, settings: S
         molecules=sum(directory.rows for directory in directories.values()),
         quarantined=sum(m.quarantined for m in manifests if m),
         releases=releases,
+        environments=tuple(sorted({m.environment for m in manifests if m and m.environment})),
         updated=datetime.now(UTC),
         deterministic=canary.deterministic if canary else None,
         varying=canary.varying if canary else (),

@@ -245,6 +245,28 @@ def models_fetch(
     work(model)
 
 
+@models_app.command("install")
+def models_install(
+    model: Model,
+    skip_failed: Annotated[
+        bool,
+        typer.Option("--skip-failed", help="Pass over lines of the recipe that fail, as the hub's own packer does."),
+    ] = False,
+) -> None:
+    """Make the environment of a model, as is done for every model that is run; print its name."""
+    from precalc_assets.cli.environments import install as work
+
+    work(model, skip_failed=skip_failed)
+
+
+@models_app.command("remove")
+def models_remove(model: Model) -> None:
+    """Remove a model's environments and what was fetched of it; predictions and folders of yours stay."""
+    from precalc_assets.cli.environments import remove as work
+
+    work(model)
+
+
 @models_app.command("check")
 def models_check(
     model: Annotated[str, typer.Argument(help="A model id, or the path of a model's folder.", show_default=False)],

@@ -2,7 +2,7 @@
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from rich.console import Console
 from rich.table import Table
@@ -90,8 +90,8 @@ def status(model: str) -> None:
     console.print(f"{sum(manifest.quarantined for manifest in raw.values()):,} molecules quarantined")
     report = find_report(store, model)
     console.print(_canary_line(model, report))
-    for release, earlier in _of_other_releases(raw, _release(model, settings, raw, report)).items():
-        console.print(f"of an earlier release ({release}): {name_shards(earlier)}; run `precalc predict {model}`")
+    for line in _mixture_lines(model, raw, _release(model, settings, raw, report)):
+        console.print(line)
     if stale:
         console.print(f"of an earlier library: {name_shards(stale)}; run `precalc predict {model}`")
     if outdated:
@@ -111,13 +111,19 @@ def _release(model: str, settings: Settings, raw: Mapping[str, RawManifest], rep
     return max(runs, key=lambda run: run.finished_at).release if runs else None
 
 
-def _of_other_releases(raw: Mapping[str, RawManifest], release: str | None) -> dict[str, list[str]]:
-    """Return the shards of other releases than this one, by release."""
-    others = defaultdict(list)
+def _mixture_lines(model: str, raw: Mapping[str, RawManifest], release: str | None) -> Iterator[str]:
+    """Say which shards are of other releases than this one, and which of one release were computed elsewhere."""
+    others, made_in = defaultdict(list), defaultdict(list)
     for shard, manifest in raw.items():
         if release not in (None, manifest.release):
             others[manifest.release].append(shard)
-    return others
+        if manifest.environment:
+            made_in[manifest.release, manifest.environment].append(shard)
+    for other, shards in others.items():
+        yield f"of an earlier release ({other}): {name_shards(shards)}; run `precalc predict {model}`"
+    if len(made_in) > len({of for of, _ in made_in}):
+        named = (f"{environment}: {name_shards(shards)}" for (_, environment), shards in sorted(made_in.items()))
+        yield f"computed in different environments: {'; '.join(named)}"
 
 
 def _canary_line(model: str, report: CanaryReport | None) -> str:

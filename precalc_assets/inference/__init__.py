@@ -9,7 +9,7 @@ from precalc_assets.inference.canary_report import (
 )
 from precalc_assets.inference.ersilia import ErsiliaRunner
 from precalc_assets.inference.framework import FrameworkRunner
-from precalc_assets.inference.opening import fetch, find_known, list_known, open_model, open_runner
+from precalc_assets.inference.opening import fetch, find_known, list_known, open_model, open_runner, remove
 from precalc_assets.inference.predict import predict_shards
 from precalc_assets.inference.runner import BatchError, ModelRunner
 
@@ -29,5 +29,6 @@ __all__ = [
     "open_model",
     "open_runner",
     "predict_shards",
+    "remove",
     "run_canary",
 ]

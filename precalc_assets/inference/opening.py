@@ -17,6 +17,8 @@ from precalc_assets.models import (
     find_model,
     list_fetched,
     list_models,
+    remove_environments,
+    remove_fetched,
     require_allowed,
     require_checkpoints,
 )
@@ -61,6 +63,16 @@ def fetch(model: str, settings: Settings, release: str = "") -> ModelFolder:
     if check_model_id(model).startswith(_OURS):
         raise UsageError(f"{model} is not on the hub: ids that start with {_OURS} are those of built-in models")
     return fetch_model(model, _hub(settings), release)
+
+
+def remove(model: str, settings: Settings) -> int:
+    """Remove a model's environments and what was fetched of it, and return how many bytes that has freed.
+
+    Folders that PRECALC_MODELS_DIR names stay. Raises UsageError for what is no model id, ModelError while an
+    environment is being made.
+    """
+    check_model_id(model)
+    return remove_environments(model, settings.cache_dir) + remove_fetched(model, _hub(settings))
 
 
 def find_known(model: str, settings: Settings) -> ModelFolder:

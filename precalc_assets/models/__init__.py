@@ -8,7 +8,14 @@ from precalc_assets.models.environment import (
     model_environment,
     remove_environments,
 )
-from precalc_assets.models.fetching import Hub, describe_model, fetch_model, find_fetched, list_fetched
+from precalc_assets.models.fetching import (
+    Hub,
+    describe_model,
+    fetch_model,
+    find_fetched,
+    list_fetched,
+    remove_fetched,
+)
 from precalc_assets.models.folder import ModelFolder, ModelMetadata, digest_files, find_model, list_models
 from precalc_assets.models.policy import ModelCheck, check_folder, licence_warning, require_allowed
 from precalc_assets.models.recipe import Recipe, read_recipe
@@ -34,6 +41,7 @@ __all__ = [
     "model_environment",
     "read_recipe",
     "remove_environments",
+    "remove_fetched",
     "require_allowed",
     "require_checkpoints",
 ]

@@ -117,7 +117,7 @@ def remove_environments(model: str, cache_dir: Path) -> int:
         lock = FileLock(path.with_name(f"{path.name[: len(model) + 13]}.lock"))
         try:
             with lock.acquire(timeout=0):
-                freed += _size(path)
+                freed += disk_bytes(path)
                 _remove(path) if path.is_dir() else path.unlink()
         except Timeout:
             raise ModelError(f"{path} is being made by another process; remove it after that has ended") from None
@@ -460,7 +460,7 @@ def _remove(environment: Path) -> None:
     shutil.rmtree(environment, ignore_errors=True)
 
 
-def _size(path: Path) -> int:
+def disk_bytes(path: Path) -> int:
     """Return the bytes that removing a file or a folder frees: not those of files that have other names, too."""
     found = [path.lstat(), *(entry.lstat() for entry in path.rglob("*"))]
     return sum(entry.st_blocks * 512 for entry in found if entry.st_nlink == 1)

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from precalc_assets.errors import ModelError, UsageError
 from precalc_assets.model_ids import check_model_id
 from precalc_assets.models.checkpoints import find_pointers, keeps_checkpoints_in_eosvc
-from precalc_assets.models.environment import tool_program
+from precalc_assets.models.environment import disk_bytes, tool_program
 from precalc_assets.models.folder import FETCHED, ModelFolder, ModelMetadata, parse_metadata, read_folder
 from precalc_assets.processes import clean_variables, find_home, last_line, printable, run_guarded, wait_until_ended
 
@@ -117,6 +117,15 @@ def find_fetched(model: str, hub: Hub) -> ModelFolder | None:
     return copies.read(named) if named else None
 
 
+def remove_fetched(model: str, hub: Hub) -> int:
+    """Remove a model's releases from the cache, those of MAJOR 2 for `eos3b5e-v2`; return how many bytes that frees."""
+    if not (hub.folder / model.partition("-v")[0]).exists():
+        return 0
+    copies = _Copies(model, hub)
+    with copies.locked():
+        return copies.remove()
+
+
 def list_fetched(hub: Hub) -> list[str]:
     """Return the ids of the models of which the cache has a release, sorted."""
     return sorted(path.name for path in hub.folder.glob("eos*") if _Copies(path.name, hub).newest())
@@ -185,6 +194,15 @@ class _Copies:
         releases = sorted(filter(self.holds, made), key=lambda name: (self._place / name).stat().st_mtime)
         tagged = _of_version(releases, self.version)
         return (tagged or ([] if self.version else releases) or [""])[-1]
+
+    def remove(self) -> int:
+        """Remove what the cache has of what was asked for, and return how many bytes that has freed."""
+        freed = 0
+        while named := self.newest():
+            (self._place / named / FETCHED).unlink()  # first, so that a kill leaves nothing that looks whole
+            freed += disk_bytes(self._place / named)
+            shutil.rmtree(self._place / named)
+        return freed
 
     def of_today(self) -> str:
         """Return the newest release by what the hub said today; nothing if it was not asked or that is not here."""

@@ -42,3 +42,12 @@ def test_what_cannot_be_fetched_is_one_line_and_exit_code_2(world, hub: str, wor
     done = world.precalc("models", "fetch", word, hub_url=hub)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
     assert words in done.stderr
+
+
+def test_models_remove_deletes_what_was_fetched(world, hub: str, tmp_path: Path) -> None:
+    options = {"hub_url": hub, "cache_dir": str(tmp_path / "cache")}
+    folder = Path(world.precalc("models", "fetch", MODEL, **options).stdout.strip())
+    assert folder.is_dir()
+    done = world.precalc("models", "remove", MODEL, **options)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not folder.parent.exists()

@@ -9,6 +9,7 @@ from precalc_assets.cards import ModelCard
 CARD_CHECKS = {
     "coverage": "every shard is in the table",
     "one_release": "all shards in the table are of one release",
+    "one_environment": "all shards of a release were computed in one environment",
 }
 """The checks of a model's card, none of which keeps it from being published: name and promise."""
 
@@ -18,6 +19,11 @@ def card_results(card: ModelCard) -> list[dg.AssetCheckResult]:
     return [
         _warning("coverage", f"{len(card.shards)} of {card.n_shards} shards are in the table", passed=card.covered),
         _warning("one_release", f"releases: {', '.join(card.releases) or 'none'}", passed=len(card.releases) <= 1),
+        _warning(
+            "one_environment",
+            f"environments: {', '.join(card.environments) or 'unknown'}",
+            passed=len(card.environments) <= max(1, len(card.releases)),
+        ),
     ]
 
 

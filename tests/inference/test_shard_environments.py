@@ -1,0 +1,83 @@
+"""Which environment a shard was computed in: its manifest says so, and nothing that was computed is lost by it."""
+
+import pytest
+from conftest import MODEL, MOLECULES
+
+from precalc_assets.defs.serving.checks import card_results
+from precalc_assets.predictions import RawManifest, manifest_name, require_manifest
+from precalc_assets.publishing import make_card
+from precalc_assets.settings import Settings
+
+ELSEWHERE = "python: '3.11'\ncommands: ['python -c pass']\n"
+"""A recipe that brings the same packages in another way."""
+
+
+def manifest(world, shard: str = "00") -> RawManifest:
+    return require_manifest(world.store, MODEL, shard)
+
+
+def environment(world) -> str:
+    with world.runner() as runner:
+        return runner.environment
+
+
+def test_the_manifest_names_the_environment(world) -> None:
+    world.write_model()
+    world.build_library()
+    world.predict()
+    assert manifest(world).environment == environment(world)
+    assert manifest(world).environment.startswith("framework-")
+
+
+def test_the_same_values_have_one_digest_in_all_environments(world) -> None:
+    world.write_model()
+    world.build_library()
+    world.predict(["00"])
+    computed = manifest(world)
+    assert computed.model_copy(update={"environment": "framework-other"}).digest == computed.digest
+    assert computed.model_copy(update={"release": "v2"}).digest != computed.digest
+
+
+def test_parts_are_used_again_in_another_environment(world) -> None:
+    world.write_model()
+    world.build_library()
+    world.predict()
+    calls, made_in = world.calls(), manifest(world).environment
+    world.path(manifest_name(MODEL, "00")).unlink()
+    world.write_model(install=ELSEWHERE)
+    assert environment(world) != made_in
+    world.predict()
+    assert world.calls() == calls
+    assert manifest(world, "01").environment == made_in
+
+
+def test_a_shard_of_which_nothing_is_computed_keeps_its_environment(world) -> None:
+    world.write_model()
+    world.build_library()
+    world.predict()
+    before = manifest(world)
+    world.build_library(MOLECULES[:-20])
+    world.predict()
+    assert manifest(world).rows < before.rows
+    assert manifest(world).environment == before.environment
+
+
+@pytest.mark.slow
+def test_card_and_status_name_both_environments_of_a_release(world) -> None:
+    world.write_model()
+    world.build_library()
+    world.predict(["00"])
+    world.write_model(install=ELSEWHERE)
+    world.predict()
+    world.validate()
+    world.load()
+    here, there = manifest(world, "01").environment, manifest(world, "00").environment
+    card = make_card(world.store, world.tables, MODEL, Settings(models_dir=str(world.models_dir), n_shards=4))
+    assert card.environments == tuple(sorted({here, there}))
+    (found,) = [result for result in card_results(card) if result.check_name == "one_environment"]
+    assert (found.passed, found.description) == (False, f"environments: {', '.join(card.environments)}")
+    said = " ".join(world.precalc("status", MODEL).stdout.split())
+    assert "computed in different environments: " in said
+    assert f"{there}: 00" in said
+    assert f"{here}: 01-03" in said
+    assert card_results(card.model_copy(update={"environments": (here,)}))[-1].passed
