@@ -65,6 +65,13 @@ def _summary(report: CanaryReport) -> Table:
         table.add_row("per molecule", f"{each}, with {speed.best_batch_size:,} in a call, the best size tried")
         table.add_row("per call", _duration(speed.seconds_per_call))
         table.add_row("to start", f"{_duration(speed.seconds_to_start)}, once on each runner")
+        if speed.failing_share:
+            lost = f"{_duration(speed.seconds_lost_per_failed_call)} lost each"
+            table.add_row("calls fail on", f"{speed.failing_share:.1%} of the molecules, {lost}; the estimate has that")
+    if report.peak_memory:
+        table.add_row("peak memory", f"{report.peak_memory / (1 << 20):,.0f} MB, of its largest process")
+    if report.bytes_per_molecule:
+        table.add_row("it prints", f"{report.bytes_per_molecule:,.0f} bytes a molecule")
     if report.run:
         run = report.run
         took = f"{run.runner_hours:,.2f} runner-hours, ${run.dollars:,.2f}; {_duration(3600 * run.wall_hours)}"

@@ -1,15 +1,27 @@
 """Calling a model so that a bad molecule costs one molecule, and a broken model is found out early."""
 
+import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import polars as pl
 
 from precalc_assets.errors import ModelError
-from precalc_assets.inference.runner import BatchError, ModelRunner, ServedModelRunner, TimeIsUpError
+from precalc_assets.inference.call_size import CallSize
+from precalc_assets.inference.runner import (
+    BatchError,
+    CallTimeoutError,
+    ModelRunner,
+    ServedModelRunner,
+    TimeIsUpError,
+)
 from precalc_assets.predictions import read_records
+from precalc_assets.progress import told_while_waiting
+
+logger = logging.getLogger(__name__)
 
 PATIENCE = 10
 """So many molecules that fail one after the other are not bad molecules, of a model that has answered none: at a
@@ -44,15 +56,26 @@ class PatientCaller:
     molecules, or answered nothing but nulls from some moment on (ersilia #1871, #831). So before a molecule is blamed,
     the model is asked for a witness, a molecule that it has answered before; if it fails on that, no molecule is
     blamed, and a model that is kept running is started afresh.
+
+    `size` learns from every call how many molecules the next one can have; after a time-out, larger batches are cut.
+    `on_answer` is told of each molecule that is answered, with its record, before the whole batch is.
     """
 
-    def __init__(self, model: str, runner: ModelRunner, deadline: float = math.inf) -> None:
+    def __init__(
+        self,
+        model: str,
+        runner: ModelRunner,
+        size: CallSize,
+        deadline: float = math.inf,
+        on_answer: Callable[[Mapping[str, bytes]], None] = lambda _: None,
+    ) -> None:
         self._model = model
         self._runner = runner
+        self._size = size
         self._deadline = deadline
+        self._on_answer = on_answer
         self._nothing = b"," * (len(runner.columns) - 1)
         self._answered = False
-        self._died = False
         self._streak = 0
         self._witness: str | None = None
 
@@ -65,40 +88,35 @@ class PatientCaller:
         """Whether the model has answered any molecule."""
         return self._answered
 
-    @property
-    def died(self) -> bool:
-        """Whether the model was ever found to be down: it had better be sent less at a time."""
-        return self._died
-
     def answer(self, batches: Sequence[Sequence[str]]) -> list[Answer | GaveUpError]:
-        """Return an answer for each batch of SMILES; all are sent in one call, as long as that goes well.
+        """Return an answer for each batch of SMILES; all are sent in one call, unless that fails or calls time out.
 
         Raises ModelError when the model has answered nothing at all and lost our patience, TimeIsUpError when the
         deadline comes before the last of the calls that it takes has ended.
         """
         if len(batches) == 1:
-            if self._answered:
-                self._streak = 0
             try:
                 return [self._bisect(batches[0])]
             except GaveUpError as error:
                 if not self._answered:
                     raise ModelError(f"{self._model} answers no molecule: {error}") from None
+                self._streak = 0
                 return [error]
-        try:
-            together = self._call([smiles for batch in batches for smiles in batch])
-        except (BatchError, GaveUpError):
-            middle = len(batches) // 2
-            return [*self.answer(batches[:middle]), *self.answer(batches[middle:])]
-        return _split(together, [len(batch) for batch in batches])
+        if sum(map(len, batches)) <= self._size.limit:
+            with suppress(BatchError, GaveUpError):
+                together = self._call([smiles for batch in batches for smiles in batch])
+                return _split(together, [len(batch) for batch in batches])
+        middle = len(batches) // 2
+        return [*self.answer(batches[:middle]), *self.answer(batches[middle:])]
 
     def _bisect(self, smiles: Sequence[str]) -> Answer:
-        try:
-            return self._call(smiles)
-        except BatchError as error:
-            if len(smiles) == 1:
-                self._blame(1, str(error))
-                return Answer([self._nothing], {0: str(error)})
+        if len(smiles) <= self._size.limit:
+            try:
+                return self._call(smiles)
+            except BatchError as error:
+                if len(smiles) == 1:
+                    self._blame(1, str(error))
+                    return Answer([self._nothing], {0: str(error)})
         middle = len(smiles) // 2
         left, right = self._bisect(smiles[:middle]), self._bisect(smiles[middle:])
         shifted = {row + middle: why for row, why in right.failures.items()}
@@ -121,7 +139,9 @@ class PatientCaller:
         if len(answer.failures) < len(smiles):
             self._answered = True
             self._streak = 0
-            self._witness = next(text for row, text in enumerate(smiles) if row not in answer.failures)
+            answered = {text: answer.records[row] for row, text in enumerate(smiles) if row not in answer.failures}
+            self._witness = next(iter(answered))
+            self._on_answer(answered)
             return answer
         why = next(iter(answer.failures.values()))
         if len(smiles) >= PATIENCE and self._witness:
@@ -139,7 +159,8 @@ class PatientCaller:
         up = self._runner.is_well()
         if up and not (alone and self._fails_on_witness()):
             return False
-        self._died |= not up
+        if not up:
+            self._size.found_down()
         self._runner.restart()
         return True
 
@@ -166,7 +187,7 @@ class PatientCaller:
         """Call the model once. A row without any value, or with a cell that is not of its type, is a failure."""
         if time.monotonic() >= self._deadline:
             raise TimeIsUpError
-        records = self._runner.predict(smiles, self._deadline)
+        records = self._predict(smiles)
         failures: dict[int, str] = {}
         step = 1 + _CHECKED_BYTES * len(records) // max(1, sum(map(len, records)))
         for start in range(0, len(records), step):
@@ -179,6 +200,18 @@ class PatientCaller:
         for row in failures:
             records[row] = self._nothing
         return Answer(records, failures)
+
+    def _predict(self, smiles: Sequence[str]) -> list[bytes]:
+        started = time.monotonic()
+        call = f"a call of {len(smiles):,} molecule{'s' * (len(smiles) > 1)}"
+        try:
+            with told_while_waiting(call, lambda line: logger.info("%s: %s", self._model, line)):
+                records = self._runner.predict(smiles, self._deadline)
+        except CallTimeoutError:
+            self._size.timed_out(len(smiles), time.monotonic() - started)
+            raise
+        self._size.answered(len(smiles), time.monotonic() - started, sum(map(len, records)))
+        return records
 
 
 def _silent_rows(typed: pl.DataFrame) -> list[int]:

@@ -23,6 +23,7 @@ from obstore.store import ObjectStore
 from precalc_assets import storage
 from precalc_assets.errors import ColumnsError, ModelError, TableError
 from precalc_assets.inference.batching import Answer, GaveUpError, PatientCaller
+from precalc_assets.inference.call_size import Call, CallSize
 from precalc_assets.inference.canary_report import (
     CANARY_CHECKS,
     CanaryReport,
@@ -32,20 +33,24 @@ from precalc_assets.inference.canary_report import (
     find_report,
     put_report,
 )
-from precalc_assets.inference.estimate import Call, estimate_run, measure_speed
+from precalc_assets.inference.estimate import estimate_run, measure_speed
+from precalc_assets.inference.example import read_example
 from precalc_assets.inference.findings import (
     check_answers,
     check_cells,
     check_determinism,
     check_estimate,
+    check_example,
+    check_failures,
     describe_columns,
 )
 from precalc_assets.inference.opening import open_model, open_runner
-from precalc_assets.inference.runner import ModelRunner, ServedModelRunner
+from precalc_assets.inference.runner import BatchError, ModelRunner, ServedModelRunner
 from precalc_assets.library import LibraryManifest, read_sample
 from precalc_assets.models import ModelFolder
 from precalc_assets.outcomes import Check, reason
 from precalc_assets.predictions import PredictionsWriter, Provenance, read_records
+from precalc_assets.processes import peak_memory
 from precalc_assets.progress import OnProgress, ignore_progress
 from precalc_assets.settings import Settings
 from precalc_assets.tables.estimate import TableEstimate, estimate_table
@@ -56,8 +61,11 @@ SAMPLE = "sample"
 CANARY_SIZE = 100
 """Molecules that a release is asked for, unless somebody says otherwise, before it is run over all."""
 
-_CALLS = (4, 1)
-"""Calls that a batch is cut into, run by run. The whole of it comes last: what is slow once only is over by then."""
+_FIRST_CALLS = 4
+"""Calls that a batch is cut into in the first run; in the second it is one call, or of a slow model many."""
+
+LONGEST_CALL = 150.0
+"""Seconds: so that the second run of a slow model shows its progress."""
 
 _SHOWN_REASONS = 5
 
@@ -95,6 +103,7 @@ class _Task:
     settings: Settings
     molecules: pl.DataFrame
     on_progress: OnProgress
+    longest_call: float
 
     @property
     def model(self) -> str:
@@ -136,19 +145,30 @@ def examine(
     settings: Settings,
     started: float,
     on_progress: OnProgress = ignore_progress,
+    longest_call: float = LONGEST_CALL,
 ) -> CanaryReport:
-    """Do what `run_canary` does with a runner; `started` (of `time.perf_counter`) is when it began to be got ready."""
+    """Do what `run_canary` does with a runner; `started` (of `time.perf_counter`) is when it began to be got ready.
+
+    The second run's calls take no longer than `longest_call` seconds, by what the first run took.
+    """
     molecules = pl.DataFrame(pl.from_arrow(read_sample(store, library, size)))
-    task = _Task(store, library, folder, runner, settings, molecules, on_progress)
+    task = _Task(store, library, folder, runner, settings, molecules, on_progress, longest_call)
     listener = _ServedListener(runner) if isinstance(runner, ServedModelRunner) else _Listener(runner)
-    with runner:
+    with peak_memory() as peaks, runner:
         seconds_to_start = time.perf_counter() - started
         runs = _ask_twice(task, listener)
+        example = None if isinstance(runs, ModelError) else _compare_example(task)
     if isinstance(runs, ModelError):
         verdict = _refuse(task, runs, listener)
     else:
-        speed = measure_speed(listener.calls, max(seconds_to_start, _known_start(task)))
+        speed = measure_speed(
+            listener.calls,
+            max(seconds_to_start, _known_start(task)),
+            failed=listener.failed,
+            failing_share=min(1.0, sum(call.molecules == 1 for call in listener.failed) / (2 * molecules.height)),
+        )
         verdict = _judge(task, *runs, listener, speed)
+    printed = listener.printed.values()
     report = CanaryReport(
         model=folder.model,
         metadata=folder.metadata,
@@ -164,7 +184,9 @@ def examine(
         speed=verdict.speed,
         run=verdict.run,
         table=verdict.table,
-        checks=verdict.checks,
+        peak_memory=max(peaks, default=None),
+        bytes_per_molecule=sum(len(record) + 1 for record in printed) / len(printed) if printed else None,
+        checks=(*verdict.checks, example) if example else verdict.checks,
     )
     put_report(store, report)
     return report
@@ -172,10 +194,16 @@ def examine(
 
 def _ask_twice(task: _Task, listener: "_Listener") -> tuple[_Run, _Run] | ModelError:
     """Return both runs; or why there are none, if the model has other columns or answers no molecule."""
-    caller = PatientCaller(task.model, listener)
+    caller = PatientCaller(task.model, listener, CallSize(task.settings.batch_size))
     batch = min(task.molecules.height, task.settings.batch_size)
     try:
-        first, second = (_ask(task, caller, -(-batch // calls)) for calls in _CALLS)
+        started = time.perf_counter()
+        quarter = -(-batch // _FIRST_CALLS)
+        first = _ask(task, caller, quarter)
+        seconds_each = (time.perf_counter() - started) / task.molecules.height
+        # The whole batch comes last: what is slow once only is over by then.
+        fits = seconds_each * batch <= task.longest_call
+        second = _ask(task, caller, batch if fits else max(1, quarter // 2))
     except OSError as error:
         raise ModelError(f"{task.model} cannot be run: {reason(error)}") from error
     except ModelError as error:
@@ -202,6 +230,26 @@ def _ask(task: _Task, caller: PatientCaller, batch_size: int) -> _Run:
     return run
 
 
+def _compare_example(task: _Task) -> Check:
+    """Run the model over its own example, and check that it predicts what its author got."""
+    columns = task.runner.columns
+    try:
+        example = read_example(task.folder, columns)
+    except FileNotFoundError as error:
+        name = Path(error.filename).relative_to(task.folder.path)
+        return Check("example", passed=True, description=f"there is none: {name} is missing")
+    except ModelError as error:
+        return Check("example", passed=False, description=f"it cannot be compared: {error}")
+    caller = PatientCaller(task.model, task.runner, CallSize(task.settings.batch_size))
+    try:
+        (answer,) = caller.answer([example.smiles])
+    except ModelError as error:
+        return Check("example", passed=False, description=f"it cannot be compared: {error}")
+    if isinstance(answer, GaveUpError):
+        return Check("example", passed=False, description=f"it cannot be compared: {answer}")
+    return check_example(example.expected, read_records(answer.records, columns)[0])
+
+
 def _refuse(task: _Task, error: ModelError, listener: "_Listener") -> _Verdict:
     """Return the verdict on a model that gave no predictions; those of an earlier canary are not its own, and go."""
     with suppress(FileNotFoundError):
@@ -225,6 +273,7 @@ def _judge(task: _Task, first: _Run, second: _Run, listener: "_Listener", speed:
     checks = [
         check_cells(listener.printed, columns, task.settings.max_failure_rate),
         check_answers(typed, first.failures),
+        check_failures(first.failures, typed.height, task.settings.max_failure_rate),
         check_estimate(run, task.settings),
         check_determinism(found, unsteady),
     ]
@@ -236,7 +285,7 @@ def _judge(task: _Task, first: _Run, second: _Run, listener: "_Listener", speed:
             sizes = (shard.rows for shard in task.library.shards.values())
             table = estimate_table(task.model, columns, pq.read_table(path), sizes)
         except TableError as error:
-            checks[2] = Check("estimate", passed=False, description=str(error))
+            checks[3] = Check("estimate", passed=False, description=str(error))
         obstore.put(task.store, storage.sample(task.model), path)
     reasons = [(task.smiles[row], why) for row, why in first.failures.items()]
     return _Verdict(
@@ -272,13 +321,14 @@ def _known_start(task: _Task) -> float:
 
 
 class _Listener:
-    """A runner that takes note of the calls that go well, and of what the model printed for each molecule."""
+    """A runner that takes note of its calls, good and failed, and of what the model printed for each molecule."""
 
     def __init__(self, runner: ModelRunner) -> None:
         self.columns = runner.columns
         self.release = runner.release
         self.environment = runner.environment
         self.calls: list[Call] = []
+        self.failed: list[Call] = []
         self.printed: dict[str, bytes] = {}
         self._runner = runner
 
@@ -294,7 +344,11 @@ class _Listener:
     def predict(self, smiles: Sequence[str], deadline: float = math.inf) -> list[bytes]:
         """See `ModelRunner.predict`."""
         started = time.perf_counter()
-        records = self._runner.predict(smiles, deadline)
+        try:
+            records = self._runner.predict(smiles, deadline)
+        except BatchError:
+            self.failed.append(Call(len(smiles), time.perf_counter() - started))
+            raise
         self.calls.append(Call(len(smiles), time.perf_counter() - started))
         self.printed |= zip(smiles, records, strict=True)
         return records

@@ -20,12 +20,14 @@ from precalc_assets.tables.estimate import TableEstimate
 CANARY_CHECKS = {
     "schema": "the columns are those that run_columns.csv declares, and their values are of its types",
     "not_all_null": "the model answers molecules, and not with nulls alone",
+    "failure_rate": "no more of the sample is quarantined than PRECALC_MAX_FAILURE_RATE allows of a shard",
     "estimate": "a run over the whole library takes no longer than PRECALC_MAX_RUNNER_HOURS allows",
     "deterministic": "the model predicts the same when it is asked again, with other molecules beside",
+    "example": "the model reproduces its own run_output.csv from its run_input.csv",
 }
 """The checks of a canary: name and promise."""
 
-CANARY_WARNINGS = frozenset({"deterministic"})
+CANARY_WARNINGS = frozenset({"deterministic", "example"})
 """Those of them that keep no model from being run."""
 
 
@@ -57,6 +59,8 @@ class Speed(_Record):
 
     `best_batch_size` is the one of those tried at which a molecule took the least; `seconds_per_molecule` is that, its
     share of the call included. `seconds_to_start` is for making the environment and starting the model, once a runner.
+    A call fails on the `failing_share` of molecules, and a failed call takes `seconds_lost_per_failed_call` longer than
+    one of its size that is answered: a time-out does.
     """
 
     best_batch_size: int
@@ -64,6 +68,8 @@ class Speed(_Record):
     seconds_per_call: float
     seconds_per_further_molecule: float
     seconds_to_start: float
+    failing_share: float = 0.0
+    seconds_lost_per_failed_call: float = 0.0
 
 
 class RunEstimate(_Record):
@@ -80,8 +86,9 @@ class CanaryReport(_Record):
     """What came of running one release of a model over the same molecules twice.
 
     `quarantined` of the `molecules` had no answer in the first run, `reasons` has the first of them with the model's
-    words; `unsteady` had one in one of the runs alone. What could not be found out, because the model stopped before,
-    is None: a report is kept of a model that fails, too.
+    words; `unsteady` had one in one of the runs alone. `peak_memory` is that of the model's largest process, in bytes;
+    those in a container are not seen. `bytes_per_molecule` is what the model prints. What could not be found out,
+    because the model stopped before, is None: a report is kept of a model that fails, too.
     """
 
     model: str
@@ -98,7 +105,14 @@ class CanaryReport(_Record):
     speed: Speed | None
     run: RunEstimate | None
     table: TableEstimate | None
+    peak_memory: int | None
+    bytes_per_molecule: float | None
     checks: tuple[Check, ...]
+
+    @property
+    def example(self) -> str | None:
+        """What was found when the model's own example was compared; None if the model had been given up before."""
+        return next((check.description for check in self.checks if check.name == "example"), None)
 
     @property
     def deterministic(self) -> bool | None:

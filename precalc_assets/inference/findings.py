@@ -1,5 +1,6 @@
 """What a model printed for the sample says of it: its columns, one by one, and the checks of the canary."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import polars as pl
@@ -12,6 +13,11 @@ from precalc_assets.settings import Settings
 
 _ROUNDING = 1e-6
 """Of a float column's largest magnitude: a sum in single precision that is made beside other molecules differs less."""
+
+_CLOSE = 1e-3
+"""Of a column's largest magnitude: other machines and libraries round differently, and authors round examples."""
+
+_SHOWN_REASONS = 3
 
 _TYPES: tuple[tuple[ColumnType, type[pl.DataType]], ...] = (("integer", pl.Int64), ("float", pl.Float64))
 
@@ -42,6 +48,17 @@ def check_answers(first: pl.DataFrame, failures: Mapping[int, str]) -> Check:
     return Check("not_all_null", len(silent) < first.width, found)
 
 
+def check_failures(failures: Mapping[int, str], molecules: int, max_failure_rate: float) -> Check:
+    """Check that no more of the sample failed than may of a shard; the reasons are the model's, the commonest first."""
+    found = f"{len(failures)} of {molecules} molecules quarantined (limit {max_failure_rate:.0%})"
+    reasons = [f"{times} × {why}" for why, times in Counter(failures.values()).most_common(_SHOWN_REASONS)]
+    passed = len(failures) <= max_failure_rate * molecules
+    if reasons:
+        found += f": {'; '.join(reasons)}"
+    way_out = "" if passed else "; mend the model, or raise PRECALC_MAX_FAILURE_RATE"
+    return Check("failure_rate", passed, found + way_out)
+
+
 def check_estimate(estimate: RunEstimate, settings: Settings) -> Check:
     """Check that a run over the library takes no longer than is allowed."""
     found = (
@@ -65,6 +82,24 @@ def check_determinism(columns: Sequence[ColumnReport], unsteady: int) -> Check:
     if unsteady:
         found.append(f"{unsteady} molecules were answered in one of the runs alone")
     return Check("deterministic", not found, "; ".join(found) or "both runs predicted the same")
+
+
+def check_example(expected: pl.DataFrame, predicted: pl.DataFrame) -> Check:
+    """Check that the model predicts for its example what its author got: the same, or nearly."""
+    gaps, different = {}, []
+    for name in expected.columns:
+        differs, largest = _compare(expected[name], predicted[name])
+        if differs and not _is_close(expected[name], predicted[name], largest):
+            different.append(name)
+        gaps[name] = largest or 0.0
+    worst = max(different or gaps, key=lambda name: gaps[name])
+    by = f"by {gaps[worst]:.4g} at most, in {worst}"
+    if different:
+        names = f"{len(different)} of {len(gaps)} columns are different: {name_columns(different)}"
+        found = f"{names}; {by}" if gaps[worst] else names
+    else:
+        found = f"close: values differ {by}" if gaps[worst] else f"equal, in {expected.height} molecules"
+    return Check("example", not different, found)
 
 
 def describe_columns(
@@ -115,6 +150,12 @@ def _compare(first: pl.Series, second: pl.Series) -> tuple[bool, float | None]:
     if differs and first.dtype == pl.Float64 and first.is_null().equals(second.is_null()):
         differs = (largest or 0.0) > _ROUNDING * (_number(first.abs().max()) or 0.0)
     return differs, largest
+
+
+def _is_close(expected: pl.Series, predicted: pl.Series, largest: float | None) -> bool:
+    if largest is None or not expected.is_null().equals(predicted.is_null()):
+        return False
+    return largest <= _CLOSE * (_number(expected.cast(pl.Float64).abs().max()) or 0.0)
 
 
 def _number(value: object) -> float | None:

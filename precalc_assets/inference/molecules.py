@@ -6,6 +6,7 @@ from itertools import islice
 
 from precalc_assets.errors import ModelError
 from precalc_assets.inference.batching import GaveUpError, PatientCaller
+from precalc_assets.inference.call_size import CallSize
 from precalc_assets.inference.runner import ModelRunner
 from precalc_assets.outcomes import reason
 
@@ -22,15 +23,17 @@ class ComputedMolecule:
 def predict_molecules(
     model: str, runner: ModelRunner, smiles: Iterable[str], *, batch_size: int
 ) -> Iterator[list[ComputedMolecule]]:
-    """Yield what a runner, which is entered already, predicts for these SMILES: all of them, in order, batch by batch.
+    """Yield what a runner, which is entered already, predicts for these SMILES: all of them, in order, call by call.
 
-    A molecule that the model cannot answer costs no other; failures are held back until the model has answered one.
+    A call has a batch of molecules at most, and fewer if the model is slow. A molecule that the model cannot answer
+    costs no other; failures are held back until the model has answered one.
     Raises ModelError if it answers nothing at all, or cannot be run.
     """
-    caller = PatientCaller(model, runner)
+    size = CallSize(batch_size)
+    caller = PatientCaller(model, runner, size)
     rest = iter(smiles)
     held: list[ComputedMolecule] = []
-    while batch := list(islice(rest, batch_size)):
+    while batch := list(islice(rest, min(batch_size, size.most))):
         try:
             (answer,) = caller.answer([batch])
         except OSError as error:

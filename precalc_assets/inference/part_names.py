@@ -52,6 +52,11 @@ class PartName:
         )
 
 
+def name_piece(part: str, molecules: str) -> str:
+    """Return the name of a smaller part with some molecules of a part, by their digest."""
+    return f"{part.rpartition('-')[0]}-{molecules}.csv.gz"
+
+
 def other_parts(store: ObjectStore, model: str, n_shards: int) -> tuple[PartName, ...]:
     """Return the parts of a model that were made when the library had another number of shards than this."""
     folder = storage.raw_prefix(model, "").rpartition("/")[0]

@@ -4,7 +4,7 @@ import csv
 import gzip
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,9 +16,8 @@ from obstore.store import ObjectStore
 from precalc_assets import storage
 from precalc_assets.columns import Column, columns_digest
 from precalc_assets.errors import ShardError
-from precalc_assets.inference.batching import Answer
 from precalc_assets.inference.kept import KeptRows, Row, parse_part
-from precalc_assets.inference.part_names import PartName
+from precalc_assets.inference.part_names import PartName, name_piece
 from precalc_assets.outcomes import ShardOutcome
 from precalc_assets.predictions import (
     PartInfo,
@@ -44,11 +43,6 @@ class Part:
     inchikeys: list[str]
     smiles: list[str]
     unknown: list[int]
-
-    @property
-    def asked(self) -> list[str]:
-        """The SMILES that the model has to be asked for."""
-        return [self.smiles[row] for row in self.unknown]
 
 
 @dataclass(slots=True)
@@ -118,7 +112,7 @@ def plan_parts(
     batches: dict[str, pl.DataFrame] = {}
     for number, start in enumerate(range(0, molecules.height, size)):
         batch = molecules.slice(start, size)
-        digest = _digest([*batch["inchikey"], *batch["smiles"]])[:12]
+        digest = _digest([*batch["inchikey"], *batch["smiles"]])
         batches[str(PartName(prefix, number, index, work.n_shards, maker, digest))] = batch
     ours = [part for part in map(PartName.parse, sorted(storage.list_sizes(store, prefix))) if part]
     work.own = frozenset(str(part) for part in ours if part.n_shards == work.n_shards)
@@ -151,12 +145,11 @@ def has_parts(store: ObjectStore, manifest: RawManifest) -> bool:
     return all(sizes.get(part.name) == part.bytes for part in manifest.parts)
 
 
-def put_part(store: ObjectStore, work: ShardWork, part: Part, answer: Answer) -> None:
-    """Write a part: what the model printed for its unknown molecules, and what is kept of the others.
+def put_part(store: ObjectStore, work: ShardWork, part: Part, printed: Mapping[int, tuple[str, bytes]]) -> None:
+    """Write a part: what is `printed` for its unknown rows, with the reason of those that failed, and what is kept.
 
     Raises ShardError if what was kept has gone meanwhile.
     """
-    printed = {row: (answer.failures.get(i, ""), answer.records[i]) for i, row in enumerate(part.unknown)}
     try:
         rows = [
             Row(smiles, *printed[row]) if row in printed else work.kept[smiles]
@@ -164,14 +157,31 @@ def put_part(store: ObjectStore, work: ShardWork, part: Part, answer: Answer) ->
         ]
     except FileNotFoundError:
         raise _disturbed(work.model, work.shard) from None
+    content = _write(store, work, part.name, part.inchikeys, rows)
+    _note(work, part.name, content, rows)
+
+
+def put_piece(store: ObjectStore, work: ShardWork, part: Part, printed: Mapping[int, tuple[str, bytes]]) -> None:
+    """Write what is printed for some rows of a part as a part of its own, which goes when the shard is finished.
+
+    A run that comes after a killed one finds the rows in it by their molecules.
+    """
+    rows = [Row(part.smiles[row], *printed[row]) for row in sorted(printed)]
+    inchikeys = [part.inchikeys[row] for row in sorted(printed)]
+    name = name_piece(part.name, _digest([*inchikeys, *(row.smiles for row in rows)]))
+    _write(store, work, name, inchikeys, rows)
+    work.own |= {name}
+
+
+def _write(store: ObjectStore, work: ShardWork, name: str, inchikeys: Sequence[str], rows: Sequence[Row]) -> memoryview:
     buffer = io.BytesIO()
     with gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=_GZIP_LEVEL, filename="", mtime=0) as file:
         file.write(b"key,input,quarantine," + format_header(work.columns) + b"\n")
-        for key, row in zip(part.inchikeys, rows, strict=True):
+        for key, row in zip(inchikeys, rows, strict=True):
             file.writelines((format_record([key, row.smiles, row.reason or None]), b",", row.record, b"\n"))
     content = buffer.getbuffer()
-    obstore.put(store, part.name, content)
-    _note(work, part.name, content, rows)
+    obstore.put(store, name, content)
+    return content
 
 
 def finish(store: ObjectStore, work: ShardWork, environment: str) -> RawManifest:
@@ -252,4 +262,4 @@ def _note(work: ShardWork, name: str, content: bytes | memoryview, rows: Sequenc
 
 
 def _digest(lines: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]

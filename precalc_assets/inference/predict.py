@@ -4,9 +4,9 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import TracebackType
 from typing import Self
@@ -15,10 +15,12 @@ import polars as pl
 from obstore.store import ObjectStore
 
 from precalc_assets.errors import ModelError, ShardError
-from precalc_assets.inference.batching import Answer, GaveUpError, PatientCaller
+from precalc_assets.inference.batching import GaveUpError, PatientCaller
+from precalc_assets.inference.call_size import CallSize
+from precalc_assets.inference.canary_report import find_report
 from precalc_assets.inference.kept import KeptRows
 from precalc_assets.inference.part_names import PartName, other_parts
-from precalc_assets.inference.parts import Part, ShardWork, finish, has_parts, outcome, plan_parts, put_part
+from precalc_assets.inference.parts import Part, ShardWork, finish, has_parts, outcome, plan_parts, put_part, put_piece
 from precalc_assets.inference.runner import ModelRunner, TimeIsUpError
 from precalc_assets.library import LibraryManifest, read_shard
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
@@ -27,12 +29,9 @@ from precalc_assets.progress import OnProgress, ignore_progress
 
 logger = logging.getLogger(__name__)
 
-_CALL_SECONDS = 30.0
-"""Calls to a fast model grow to about this length, so that starting a process is little of it."""
-
-_MOST_BATCHES = 10
-_MOST_BYTES = 16 << 20
-"""Bounds of a call to a fast model: of what is lost when it is killed, and of the memory that its output takes."""
+SAVE_SECONDS = 120.0
+"""After so long, what is computed of a part is saved: with the longest call to a model that starts fast, within five
+minutes."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,7 @@ class _Task:
     max_failure_rate: float
     deadline: float
     on_progress: OnProgress
+    save_seconds: float
 
     @cached_property
     def others(self) -> tuple[PartName, ...]:
@@ -77,17 +77,19 @@ def predict_shards(
     max_failure_rate: float,
     deadline: float = math.inf,
     on_progress: OnProgress = ignore_progress,
+    save_seconds: float = SAVE_SECONDS,
 ) -> Iterator[ShardOutcome]:
     """Compute the raw predictions of these shards, and yield each shard as it lands or fails.
 
     A shard with a manifest of this release and this version of the shard is there already; of the others, what an
     earlier run has computed is kept, also for another version of the library or another number of shards. A shard that
-    fails stops no other; a model that fails ends all that are left with its reason. No batch is begun that would not
+    fails stops no other; a model that fails ends all that are left with its reason. No call is begun that would not
     end before the `deadline` (of `time.monotonic`), as far as those before it tell, and a call that has not ended by
     then is ended; the shards that are left come out as unfinished. The runner is entered when there is something to
-    compute. Memory is bounded by a call.
+    compute. Calls are sized by the model's speed, at first by the one that its canary has measured. What is computed of
+    a part is in the store after `save_seconds` and a call at the latest. Memory is bounded by a call and a part.
     """
-    task = _Task(store, library, model, runner, batch_size, max_failure_rate, deadline, on_progress)
+    task = _Task(store, library, model, runner, batch_size, max_failure_rate, deadline, on_progress, save_seconds)
     left = dict.fromkeys(shards)
     try:
         for landed in _predict(task, shards):
@@ -118,7 +120,7 @@ def _predict(task: _Task, shards: Sequence[str]) -> Iterator[ShardOutcome]:
         while calls.waiting:
             calls.run()
             yield from _land(task, unfinished)
-        calls.put_held()
+        calls.put_whole()
         yield from _land(task, unfinished)
 
 
@@ -173,17 +175,43 @@ def _land(task: _Task, unfinished: list[ShardWork]) -> Iterator[ShardOutcome]:
         yield outcome(manifest, task.max_failure_rate) if manifest else ShardOutcome(work.shard, failure=work.failure)
 
 
+@dataclass(slots=True)
+class _Making:
+    """A part in the making: rows that are still to be asked for, and what is printed for rows that were.
+
+    That is, by row, why the model failed on the molecule (empty if it did not) and its record. `saved` rows are in
+    the store already, in a smaller part.
+    """
+
+    work: ShardWork
+    part: Part
+    left: list[int]
+    printed: dict[int, tuple[str, bytes]] = field(default_factory=dict)
+    saved: set[int] = field(default_factory=set)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the model has been asked for all."""
+        return len(self.printed) == len(self.part.unknown)
+
+
 class _Calls:
-    """The parts that wait to be computed, across shards, and the calls that compute them, a few parts each."""
+    """The parts that wait to be computed, across shards, and the calls that compute them.
+
+    A call has as many molecules as the model's speed allows: several parts, or a piece of one. What is printed for a
+    part that is not whole is saved in a smaller part after a while: a run that is killed loses no more than that.
+    """
 
     def __init__(self, task: _Task) -> None:
         self._task = task
-        self._caller = PatientCaller(task.model, task.runner, task.deadline)
-        self._queue: deque[tuple[ShardWork, Part]] = deque()
-        self._held: list[tuple[ShardWork, Part, Answer]] = []
-        self._size = task.batch_size
-        self._seconds_each = 0.0
-        self._shortest = 0.0
+        report = find_report(task.store, task.model)
+        known = report and report.is_of(task.runner.release, task.runner.columns)
+        self._size = CallSize(task.batch_size, report if known else None)
+        self._caller = PatientCaller(task.model, task.runner, self._size, task.deadline, self._note)
+        self._queue: deque[_Making] = deque()
+        self._making: list[_Making] = []
+        self._called: dict[str, tuple[_Making, int]] = {}
+        self._saved_at = 0.0
         self._stack = ExitStack()
         self._entered = False
 
@@ -193,16 +221,19 @@ class _Calls:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._stack.close()
+        """Save what is printed for parts that are not whole, and put the model away."""
+        with self._stack:
+            self._save()
 
     def enqueue(self, work: ShardWork) -> None:
         """Add what is missing of a shard. A part of which everything is kept is put at once."""
         self._caller.vouch(work.witness)
         for part in work.missing:
+            making = _Making(work, part, list(part.unknown))
             if part.unknown:
-                self._queue.append((work, part))
+                self._queue.append(making)
             else:
-                self._put(work, part, Answer([]))
+                self._put(making)
 
     @property
     def waiting(self) -> bool:
@@ -212,83 +243,111 @@ class _Calls:
     @property
     def full(self) -> bool:
         """Whether enough waits for a whole call."""
-        return sum(len(part.unknown) for _, part in self._queue) >= self._size
+        return sum(len(making.left) for making in self._queue) >= self._size.most
 
     def run(self) -> None:
-        """Make one call and put its parts; a shard of which a part could not be had is marked as failed.
+        """Make one call and put the parts that are whole; a shard of which a piece could not be had fails.
 
         Raises ModelError if the model cannot be made ready, or answers nothing, TimeIsUpError if time is.
         """
-        batch = self._take(self._affordable())
-        if not batch:
+        pieces = self._take()
+        if not pieces:
             return
-        asked = sum(len(part.unknown) for _, part in batch)
         if not self._entered:
             self._stack.enter_context(self._task.runner)
             self._entered = True
-        started = time.perf_counter()
+        batches = [[making.part.smiles[row] for row in rows] for making, rows in pieces]
+        self._called = {making.part.smiles[row]: (making, row) for making, rows in pieces for row in rows}
+        started = time.monotonic()
+        if not any(making.printed for making in self._making):
+            self._saved_at = started
         try:
-            answers = self._caller.answer([part.asked for _, part in batch])
+            answers = self._caller.answer(batches)
         except OSError as error:
             raise ModelError(f"{self._task.model} cannot be run: {reason(error)}") from error
-        self._learn(asked, time.perf_counter() - started, sum(map(_size, answers)))
-        for (work, part), answer in zip(batch, answers, strict=True):
+        seconds_each = (time.monotonic() - started) / len(self._called)
+        for (making, rows), answer in zip(pieces, answers, strict=True):
             if isinstance(answer, GaveUpError):
-                work.failure = f"shard {work.shard} of {self._task.model}: {answer}"
+                making.work.failure = f"shard {making.work.shard} of {self._task.model}: {answer}"
                 continue
-            work.seconds += self._seconds_each * len(part.unknown)
-            self._held.append((work, part, answer))
+            making.work.seconds += seconds_each * len(rows)
+            for at, why in answer.failures.items():
+                making.printed[rows[at]] = why, answer.records[at]
+            self._task.on_progress(len(rows), len(answer.failures))
         if self._caller.answered:
-            self.put_held()
+            self.put_whole()
+            self._save_in_time()
 
-    def put_held(self) -> None:
-        """Put what was held back: a part of nothing but failures says nothing until the model has answered one."""
-        for work, part, answer in self._held:
-            self._put(work, part, answer)
-        self._held.clear()
+    def put_whole(self) -> None:
+        """Put the parts that are whole; one of nothing but failures waits until the model has answered a molecule."""
+        for making in self._making:
+            if making.work.failure:
+                self._save_piece(making)
+            elif making.whole:
+                self._put(making)
+        self._making = [making for making in self._making if not (making.whole or making.work.failure)]
 
-    def _put(self, work: ShardWork, part: Part, answer: Answer) -> None:
+    def _put(self, making: _Making) -> None:
+        work, part = making.work, making.part
         try:
-            put_part(self._task.store, work, part, answer)
+            put_part(self._task.store, work, part, making.printed)
         except ShardError as error:
             work.failure = str(error)
         except FAILURES as error:
             work.failure = f"{part.name} could not be written: {reason(error)}"
         else:
-            self._task.on_progress(len(part.smiles), work.there[part.name].quarantined)
+            failed = sum(bool(why) for why, _ in making.printed.values())
+            self._task.on_progress(len(part.smiles) - len(part.unknown), work.there[part.name].quarantined - failed)
 
-    def _take(self, room: int) -> list[tuple[ShardWork, Part]]:
-        """Take the next part off the queue, and as many more as fit into a call; those of failed shards are dropped."""
-        batch: list[tuple[ShardWork, Part]] = []
-        while self._queue and (not batch or len(self._queue[0][1].unknown) <= room):
-            work, part = self._queue.popleft()
-            if not work.failure:
-                batch.append((work, part))
-                room -= len(part.unknown)
-        return batch
+    def _note(self, answered: Mapping[str, bytes]) -> None:
+        """Take note of molecules that a call has answered, whatever becomes of the others."""
+        for smiles, record in answered.items():
+            making, row = self._called[smiles]
+            making.printed[row] = "", record
+        self._save_in_time()
 
-    def _learn(self, asked: int, seconds: float, size: int) -> None:
-        """Size the next call by how long this one took and how much it brought.
+    def _save_in_time(self) -> None:
+        if time.monotonic() - self._saved_at >= self._task.save_seconds:
+            self._save()
 
-        A model that was found dead is sent no more than a batch at a time.
+    def _save(self) -> None:
+        """Save what is printed for parts that are not whole, unless the model answers nothing."""
+        if self._caller.answered:
+            for making in self._making:
+                self._save_piece(making)
+        self._saved_at = time.monotonic()
+
+    def _save_piece(self, making: _Making) -> None:
+        new = {row: printed for row, printed in making.printed.items() if row not in making.saved}
+        if not new:
+            return
+        try:
+            put_piece(self._task.store, making.work, making.part, new)
+        except FAILURES as error:
+            logger.warning("a piece of %s could not be saved: %s", making.part.name, reason(error))
+        else:
+            making.saved |= new.keys()
+
+    def _take(self) -> list[tuple[_Making, list[int]]]:
+        """Take the rows of a call off the queue, part by part; parts of failed shards are dropped.
+
+        Raises TimeIsUpError if there is no time for one molecule.
         """
-        self._seconds_each = seconds / asked
-        self._shortest = min(self._shortest or seconds, seconds)
-        batches = 1 if self._caller.died else _MOST_BATCHES
-        room = min(int(_CALL_SECONDS / self._seconds_each), _MOST_BYTES * asked // max(1, size))
-        self._size = max(self._task.batch_size, min(room, self._task.batch_size * batches))
-
-    def _affordable(self) -> int:
-        """Return how many molecules there is time for.
-
-        Raises TimeIsUpError if there is none for the next part.
-        """
-        left = self._task.deadline - time.monotonic()
-        _, part = self._queue[0]
-        if left <= max(self._seconds_each * len(part.unknown), self._shortest):
+        room = self._size.affordable(self._task.deadline - time.monotonic())
+        if room < 1:
             raise TimeIsUpError
-        return int(min(left / self._seconds_each, self._size)) if self._seconds_each else self._size
-
-
-def _size(answer: Answer | GaveUpError) -> int:
-    return sum(map(len, answer.records)) if isinstance(answer, Answer) else 0
+        pieces = []
+        while self._queue and room:
+            making = self._queue[0]
+            if making.work.failure:
+                self._queue.popleft()
+                continue
+            rows = making.left[:room]
+            del making.left[:room]
+            room -= len(rows)
+            pieces.append((making, rows))
+            if not self._making or self._making[-1] is not making:
+                self._making.append(making)
+            if not making.left:
+                self._queue.popleft()
+        return pieces

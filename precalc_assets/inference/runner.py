@@ -16,6 +16,10 @@ class BatchError(Exception):
     """A model did not answer a batch; the message is the model's own. A part of the batch may well be answered."""
 
 
+class CallTimeoutError(BatchError):
+    """A model did not answer a batch in the time that a call of its size may take."""
+
+
 class TimeIsUpError(Exception):
     """There is no time for the next call, or was not enough for the last one: no molecule is to blame for that."""
 
@@ -46,8 +50,9 @@ class ModelRunner(Protocol):
         """Return what the model prints for these molecules: one CSV record each, in order, without its line end.
 
         A record has the outputs in the order of `columns`, each as the model printed it; an empty cell without quotes
-        is "no value". Raises BatchError if the model does not answer all of the molecules, ModelError if it can answer
-        no batch at all, TimeIsUpError if it has not answered by the `deadline` (of `time.monotonic`).
+        is "no value". Raises BatchError if the model does not answer all of the molecules, CallTimeoutError if it does
+        not answer in time, ModelError if it can answer no batch at all, TimeIsUpError if it has not answered by the
+        `deadline` (of `time.monotonic`).
         """
         ...
 
@@ -82,4 +87,4 @@ def no_answer(timeout: float, deadline: float) -> BatchError | TimeIsUpError:
     """Return the error for a call that took too long: the deadline's fault, where that has cut it short."""
     if time.monotonic() >= deadline:
         return TimeIsUpError()
-    return BatchError(f"no answer within {timeout:g} s (PRECALC_BATCH_TIMEOUT)")
+    return CallTimeoutError(f"no answer within {timeout:g} s (PRECALC_BATCH_TIMEOUT)")

@@ -9,6 +9,8 @@ Standard input is a pipe whose other end only our process has: when that is clos
 kill -9, all that the command started is ended. On Linux this process adopts what loses its parent, so that daemons and
 other sessions stay beneath it and are found; elsewhere the command's process group is ended.
 
+In the end, the peak memory of the largest process beneath this one is printed, as the system counts it (`ru_maxrss`).
+
 Without CLOSE (N is 0) the exit code of the command is that of this script, after what it left has been ended. With
 CLOSE the command is one that leaves a server: when it exits 0, "held" is printed, and the server is kept until standard
 input is closed; then CLOSE is run, for at most SECONDS, and what is still there is ended.
@@ -41,6 +43,7 @@ class _Children:
     """The processes beneath this one: starting them, waiting for them, ending them."""
 
     def __init__(self) -> None:
+        self.peak = 0
         self._codes: dict[int, int] = {}
         self._wakeup, tell = os.pipe()
         os.set_blocking(self._wakeup, False)
@@ -98,9 +101,10 @@ class _Children:
         """Note the exit codes of children that have ended, adopted ones too; return whether any child is left."""
         try:
             while True:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
                 if not pid:
                     return True
+                self.peak = max(self.peak, usage.ru_maxrss)
                 code = os.waitstatus_to_exitcode(status)
                 self._codes[pid] = code if code >= 0 else 128 - code  # as shells do
         except ChildProcessError:
@@ -159,6 +163,10 @@ def main() -> int:
         import shutil  # takes as long to import as all the rest, and is hardly ever wanted
 
         shutil.rmtree(scratch, ignore_errors=True)
+    try:  # noqa: SIM105
+        os.write(1, b"%d\n" % children.peak)
+    except BrokenPipeError:
+        pass  # our process was killed
     return 128 + signal.SIGKILL if code is None else code
 
 

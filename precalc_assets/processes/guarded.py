@@ -9,7 +9,9 @@ import selectors
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, NotRequired, TypedDict, Unpack, cast
 
@@ -51,6 +53,23 @@ class Surroundings(TypedDict):
     log: Path
     lock: NotRequired[Path]
     scratch: NotRequired[Path]
+
+
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+"""Bytes in which getrusage(2) counts `ru_maxrss`."""
+
+_peaks: ContextVar[list[int] | None] = ContextVar("peaks", default=None)
+
+
+@contextmanager
+def peak_memory() -> Iterator[list[int]]:
+    """Collect the peak memory, in bytes, of each command that ends in the context: that of its largest process."""
+    peaks: list[int] = []
+    token = _peaks.set(peaks)
+    try:
+        yield peaks
+    finally:
+        _peaks.reset(token)
 
 
 def find_home() -> Path | None:
@@ -166,7 +185,7 @@ def _start_guard(
             env=dict(surroundings["env"]),
             cwd=surroundings["cwd"],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE if close else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=output,
             start_new_session=True,
         )
@@ -183,6 +202,9 @@ def _says_held(process: subprocess.Popen[bytes], timeout: float) -> bool | None:
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Close the pipe that the guard watches, and wait until it has ended all."""
     cast("IO[bytes]", process.stdin).close()
+    with cast("IO[bytes]", process.stdout) as output:
+        printed = output.read().split()
     process.wait()
-    if process.stdout:
-        process.stdout.close()
+    peaks = _peaks.get()
+    if peaks is not None and printed and printed[-1].isdigit():  # not of a guard that was killed
+        peaks.append(int(printed[-1]) * _RSS_UNIT)

@@ -2,13 +2,14 @@
 
 import math
 import time
+from typing import ClassVar
 
 import polars as pl
 import pytest
 
 from precalc_assets.columns import Column
 from precalc_assets.errors import ColumnsError, ModelError
-from precalc_assets.inference import BatchError, CanaryReport, find_report, run_canary
+from precalc_assets.inference import CANARY_CHECKS, BatchError, CanaryReport, find_report, run_canary
 from precalc_assets.inference.canary import examine
 from precalc_assets.inference.estimate import Call, estimate_run, measure_speed
 from precalc_assets.library import read_manifest, read_sample
@@ -21,6 +22,7 @@ from precalc_assets.tables.prices import DOLLARS_PER_WRITE_UNIT
 
 MODEL = "eos9abc"
 SIZE = 20
+PRINT = 'write("\\n".join([HEADER, *map(answer, given)]) + "\\n")'
 TWO = (("score", "float"), ("atoms", "integer"))
 
 
@@ -60,7 +62,7 @@ def test_a_good_model_passes_all_checks_and_leaves_its_sample_and_its_report(wor
 
     report = run(world)
 
-    assert checks(report) == dict.fromkeys(("schema", "not_all_null", "estimate", "deterministic"), True)
+    assert checks(report) == dict.fromkeys(CANARY_CHECKS, True)
     assert (report.model, report.release, report.metadata.title) == (MODEL, "v1.0.0", "A model for tests")
     assert (report.molecules, report.quarantined, report.unsteady) == (SIZE, 0, 0)
     assert (report.deterministic, report.broken) == (True, ())
@@ -341,10 +343,11 @@ class Served(SlowToStart):
         self.up = True
 
 
-def run_with(world, runner) -> CanaryReport:
+def run_with(world, runner, **options) -> CanaryReport:
     folder = find_model(MODEL, [world.models_dir])
     library = world.build_library()
-    return examine(world.store, library, folder, runner, SIZE, settings=Settings(), started=time.perf_counter())
+    started = time.perf_counter()
+    return examine(world.store, library, folder, runner, SIZE, settings=Settings(), started=started, **options)
 
 
 def test_the_time_to_start_is_no_time_of_molecules_and_is_remembered_where_it_was_longer(world):
@@ -417,14 +420,133 @@ def test_the_estimate_counts_starts_calls_and_molecules_and_the_longest_runner(w
     library = world.build_library()
     rows = sorted(info.rows for info in library.shards.values())
     speed = measure_speed([Call(10, 20.0), Call(20, 30.0)], 5.0)
-    seconds = [10 * -(-n // 7) + n for n in rows]
+    seconds = [10 * -(-n // 10) + n for n in rows]
 
-    estimate = estimate_run(speed, library, Settings(batch_size=7, runners=2, runner_price=3.0))
+    estimate = estimate_run(speed, library, Settings(batch_size=1, runners=2, runner_price=3.0))
 
     assert estimate.molecules == library.molecules
     assert estimate.runner_hours == pytest.approx((2 * 5 + sum(seconds)) / 3600)
     assert estimate.wall_hours == pytest.approx((5 + seconds[3] + seconds[1]) / 3600)
     assert estimate.dollars == pytest.approx(3 * estimate.runner_hours)
+
+
+def test_the_estimate_counts_the_calls_that_find_a_bad_molecule(world):
+    library = world.build_library(["CCO"])
+    calls = [Call(8, 18.0), Call(1, 11.0)]
+    failed = [Call(8, 28.0), Call(1, 21.0)]
+    sure = measure_speed(calls, 0.0, failed=failed, failing_share=1.0)
+    assert sure.seconds_lost_per_failed_call == pytest.approx(10.0)
+    # It fails, and the molecule of the last call that was answered is asked for again.
+    assert estimate_run(sure, library, Settings()).runner_hours * 3600 == pytest.approx(11 + 10 + 11)
+    few = measure_speed(calls, 0.0, failed=failed, failing_share=1e-9)
+    assert estimate_run(few, library, Settings()).runner_hours * 3600 == pytest.approx(11)
+
+
+def test_bisecting_is_estimated_as_it_is_done(world):
+    library = world.build_library()
+    bad = library.molecules / 10
+    speed = measure_speed([Call(1, 1.0), Call(2, 1.0)], 0.0, failing_share=0.1)
+    calls = estimate_run(speed, library, Settings()).runner_hours * 3600
+    # Each of 4 shards of 15 molecules is called once, a bad molecule by two calls of each smaller size, some shared.
+    assert 4 + 2 * bad < calls < 4 + (2 * 4 + 1) * bad
+
+
+def test_a_sample_with_too_many_failures_breaks_a_check(world):
+    world.build_library()
+    bad = first_molecules(world)
+    answer = f"if smiles in {bad[:3]!r}: return 'x,1'\nif smiles == {bad[4]!r}: return ','\nreturn '1.5,1'"
+    world.write_model(columns=TWO, answer=answer)
+
+    report = run(world)
+
+    assert checks(report)["failure_rate"] is False
+    assert "failure_rate" in [check.name for check in report.broken]
+    for words in ("4 of 20 molecules", "3 × score is 'x', not a finite number; 1 × the model", "PRECALC_MAX_FAILURE"):
+        assert words in said(report, "failure_rate")
+    assert checks(run(world, max_failure_rate=0.2))["failure_rate"] is True
+
+
+def test_calls_that_fail_are_in_the_speed_and_the_estimate(world):
+    world.build_library()
+    odd = first_molecules(world)[3]
+    world.write_model(columns=TWO, answer=f"if smiles == {odd!r}: sys.exit('no')\nreturn '1.5,1'")
+    report = run(world)
+    assert report.speed.failing_share == pytest.approx(1 / SIZE)
+    assert report.broken == ()
+
+
+@pytest.mark.parametrize(
+    ("output", "passed", "words"),
+    [
+        ("score,atoms\n1.0,2\n1.5,3\n", True, "equal, in 2 molecules"),
+        ("atoms,score,input\n2,1.0,CC\n3,1.5,CCO\n", True, "equal, in 2 molecules"),
+        ("score,atoms\n1.0,2\n1.5001,3\n", True, "close: values differ by 0.0001 at most, in score"),
+        ("score,atoms\n1.0,2\n1.7,3\n", False, "1 of 2 columns are different: score; by 0.2 at most, in score"),
+        ("score,atoms\n1.0,2\n,3\n", False, "1 of 2 columns are different: score"),
+        ("score,atoms\n1.0,2\n", False, "run_output.csv has 1 rows for 2 molecules in run_input.csv"),
+        ("score,rings\n1.0,2\n1.5,3\n", False, "run_output.csv lacks the column 'atoms' of run_columns.csv"),
+        ("score,atoms\n1.0,2\nhigh,3\n", False, "run_output.csv: score is 'high', not a finite number"),
+        ("", False, "run_output.csv cannot be read: it is empty"),
+        (None, True, "there is none: model/framework/examples/run_output.csv is missing"),
+    ],
+    ids=[
+        "equal",
+        "other order",
+        "close",
+        "different",
+        "null",
+        "rows",
+        "columns",
+        "cell",
+        "empty",
+        "missing",
+    ],
+)
+def test_the_model_s_own_example_is_compared(world, output: str | None, passed: bool, words: str):
+    examples = world.write_model(columns=TWO, answer="return f'{len(smiles) / 2},{len(smiles)}'") / "model/framework"
+    (examples / "examples").mkdir()
+    (examples / "examples" / "run_input.csv").write_text("smiles\nCC\nCCO\n")
+    if output is not None:
+        (examples / "examples" / "run_output.csv").write_text(output)
+    report = run(world)
+    assert (checks(report)["example"], report.broken) == (passed, ())
+    assert words in said(report, "example")
+    assert report.example == said(report, "example")
+
+
+def test_an_example_that_the_model_cannot_do_is_told(world):
+    answer = "if smiles == 'Cl': sys.exit('no')\nreturn '1,1'"
+    examples = world.write_model(columns=TWO, answer=answer) / "model/framework/examples"
+    examples.mkdir()
+    (examples / "run_input.csv").write_text("input\nCC\nCl\n")
+    (examples / "run_output.csv").write_text("score,atoms\n1,1\n1,1\n")
+    assert said(run(world), "example") == "2 of 2 columns are different: score, atoms"
+
+
+def test_memory_and_printed_bytes_are_measured(world):
+    world.write_model(columns=TWO, answer="return '0.25,7'", script="room = bytearray(300 << 20)\n" + PRINT)
+    report = run(world)
+    assert 300 << 20 < report.peak_memory < 400 << 20
+    assert report.bytes_per_molecule == len("0.25,7\n")
+
+
+def test_a_slow_model_s_second_run_has_short_calls(world):
+    class Slow(SlowToStart):
+        sizes: ClassVar[list[int]] = []
+
+        def predict(self, smiles, deadline=math.inf):
+            self.sizes.append(len(smiles))
+            time.sleep(0.01 * len(smiles))
+            return super().predict(smiles, deadline)
+
+    world.write_model()
+    quick = run_with(world, Slow(0.0))
+    assert Slow.sizes == [5, 5, 5, 5, 20]
+    Slow.sizes.clear()
+    slow = run_with(world, Slow(0.0), longest_call=0.1)
+    assert Slow.sizes == [5, 5, 5, 5, *[2] * 10]
+    for report in (quick, slow):
+        assert report.speed.seconds_per_molecule == pytest.approx(0.01, rel=0.5)
 
 
 MANY = tuple(

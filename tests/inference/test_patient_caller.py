@@ -14,6 +14,7 @@ from precalc_assets.columns import Column
 from precalc_assets.errors import ModelError
 from precalc_assets.inference import BatchError
 from precalc_assets.inference.batching import PATIENCE, Answer, GaveUpError, PatientCaller
+from precalc_assets.inference.call_size import CallSize
 from precalc_assets.inference.runner import TimeIsUpError
 
 COLUMNS = (Column("length", "integer", "", ""), Column("echo", "string", "", ""))
@@ -52,12 +53,16 @@ class Model:
         return len({text for call in self.calls for text in call if len(call) == 1})
 
 
+def patient(model: Model, **arguments) -> PatientCaller:
+    return PatientCaller("eos9abc", model, CallSize(1000), **arguments)
+
+
 def record(text: str) -> bytes:
     return f"{len(text)},{text}".encode()
 
 
 def answers(batches: Sequence[Sequence[str]], model: Model) -> list[Answer]:
-    found = PatientCaller("eos9abc", model).answer(batches)
+    found = patient(model).answer(batches)
     assert all(isinstance(answer, Answer) for answer in found)
     return [answer for answer in found if isinstance(answer, Answer)]
 
@@ -116,7 +121,7 @@ def test_a_model_that_answers_nothing_is_given_up_after_a_few_molecules_not_afte
     batches = [[f"m{batch}-{i}" for i in range(size)] for batch, size in enumerate(sizes)]
     model = Model(lambda _: True)
     with pytest.raises(ModelError, match=r"eos9abc answers no molecule: 10 molecules in a row failed.*cannot do m"):
-        PatientCaller("eos9abc", model).answer(batches)
+        patient(model).answer(batches)
     assert model.asked == PATIENCE
 
 
@@ -125,14 +130,14 @@ def test_a_model_that_prints_nothing_of_its_columns_types_is_given_up(sizes: tup
     batches = [[f"m{batch}-{i}" for i in range(size)] for batch, size in enumerate(sizes)]
     model = Model(misprints=lambda _: True)
     with pytest.raises(ModelError, match=r"eos9abc answers no molecule: .*length is 'long', not an integer of 64 bits"):
-        PatientCaller("eos9abc", model).answer(batches)
+        patient(model).answer(batches)
 
 
 @pytest.mark.parametrize("size", [1, 3, 9])
 def test_a_model_that_answers_nothing_is_given_up_also_when_its_batches_are_small(size: int) -> None:
     molecules = [f"m{i}" for i in range(60)]
     model = Model(lambda _: True)
-    caller = PatientCaller("eos9abc", model)
+    caller = patient(model)
     with pytest.raises(ModelError, match="eos9abc answers no molecule"):
         for start in range(0, len(molecules), size):
             caller.answer([molecules[start : start + size]])
@@ -142,7 +147,7 @@ def test_a_model_that_answers_nothing_is_given_up_also_when_its_batches_are_smal
 def test_a_model_that_answers_others_loses_a_batch_of_a_hundred_failures_and_no_other() -> None:
     model = Model(lambda text: text.startswith("x"))
     batches = [["a", "b"], [f"x{i}" for i in range(300)], ["c"]]
-    first, lost, last = PatientCaller("eos9abc", model).answer(batches)
+    first, lost, last = patient(model).answer(batches)
     assert isinstance(first, Answer)
     assert isinstance(last, Answer)
     assert isinstance(lost, GaveUpError)
@@ -154,7 +159,7 @@ def test_a_model_that_answers_others_loses_a_batch_of_a_hundred_failures_and_no_
 @pytest.mark.parametrize("kind", ["refuses", "misprints"])
 def test_a_few_dozen_failures_in_a_row_are_bad_molecules_of_a_model_that_answers_others(kind: str) -> None:
     model = Model(**{kind: lambda text: text.startswith("x")})
-    caller = PatientCaller("eos9abc", model)
+    caller = patient(model)
     caller.answer([["a"]])
     (found,) = caller.answer([[f"x{i}" for i in range(60)]])
     assert isinstance(found, Answer)
@@ -166,7 +171,7 @@ def test_a_few_dozen_failures_in_a_row_are_bad_molecules_of_a_model_that_answers
 def test_no_molecule_is_blamed_by_a_model_that_fails_on_what_an_earlier_run_has_an_answer_for(
     kind: str, size: int
 ) -> None:
-    caller = PatientCaller("eos9abc", Model(**{kind: lambda _: True}))
+    caller = patient(Model(**{kind: lambda _: True}))
     caller.vouch("answered")
     with pytest.raises(ModelError, match="it fails on answered too, which it answered before"):
         caller.answer([[f"x{i}" for i in range(size)]])
@@ -174,7 +179,7 @@ def test_no_molecule_is_blamed_by_a_model_that_fails_on_what_an_earlier_run_has_
 
 @pytest.mark.parametrize("size", [1, 4, 30])
 def test_new_molecules_are_blamed_alone_where_the_model_still_answers_what_it_did(size: int) -> None:
-    caller = PatientCaller("eos9abc", Model(lambda text: text.startswith("x")))
+    caller = patient(Model(lambda text: text.startswith("x")))
     caller.vouch("answered")
     (found,) = caller.answer([[f"x{i}" for i in range(size)]])
     assert isinstance(found, Answer)
@@ -189,7 +194,7 @@ def test_a_model_that_breaks_on_the_way_is_not_asked_for_the_rest_of_the_batch()
                 raise BatchError("no GPU here")
             return super().predict(smiles, deadline)
 
-    caller = PatientCaller("eos9abc", Breaking())
+    caller = patient(Breaking())
     for text in "abc":
         caller.answer([[text]])
     (lost,) = caller.answer([[f"m{i}" for i in range(64)]])
@@ -200,7 +205,7 @@ def test_a_model_that_breaks_on_the_way_is_not_asked_for_the_rest_of_the_batch()
 def test_no_call_is_begun_when_time_is_up() -> None:
     model = Model({"m7"}.__contains__)
     with pytest.raises(TimeIsUpError):
-        PatientCaller("eos9abc", model, deadline=time.monotonic() - 1).answer([["m7"]])
+        patient(model, deadline=time.monotonic() - 1).answer([["m7"]])
     assert model.calls == []
 
 
@@ -216,7 +221,7 @@ def test_a_call_that_the_deadline_cuts_blames_no_molecule_and_no_model(begun: bo
             raise TimeIsUpError
 
     model = Hanging()
-    caller = PatientCaller("eos9abc", model, deadline=time.monotonic() + 0.2)
+    caller = patient(model, deadline=time.monotonic() + 0.2)
     if begun:
         caller.answer([["good"]])
     calls = len(model.calls)
@@ -239,7 +244,7 @@ def test_a_model_error_ends_the_call_at_once() -> None:
 
     model = Broken()
     with pytest.raises(ModelError, match="lacks a column"):
-        PatientCaller("eos9abc", model).answer([["a"], ["b"]])
+        patient(model).answer([["a"], ["b"]])
     assert len(model.calls) == 1
 
 
@@ -279,14 +284,15 @@ class Served(Model):
 @pytest.mark.parametrize("size", [20, 100])
 def test_no_molecule_is_blamed_for_an_ill_server(illness: str, size: int) -> None:
     model = Served(illness, after=150)
-    caller = PatientCaller("eos9abc", model)
+    calls = CallSize(10)
+    caller = PatientCaller("eos9abc", model, calls)
     for start in range(0, 600, size):
         batch = [f"m{start + i}" for i in range(size)]
         (answer,) = caller.answer([batch])
         assert isinstance(answer, Answer)
         assert (answer.failures, answer.records) == ({}, [record(text) for text in batch])
     assert 3 <= model.restarts <= 6
-    assert caller.died == (illness == "dead")
+    assert calls.most == (10 if illness == "dead" else 100)
 
 
 def test_a_server_that_is_well_is_not_restarted_for_a_bad_molecule() -> None:
@@ -313,7 +319,7 @@ def test_a_molecule_that_kills_the_server_is_found_and_quarantined_alone() -> No
 def test_a_server_that_prints_nothing_even_when_new_ends_the_batch_with_that_reason() -> None:
     model = Served("silent", after=0)
     with pytest.raises(ModelError, match=r"eos9abc answers no molecule: .*the model printed no value"):
-        PatientCaller("eos9abc", model).answer([[f"m{i}" for i in range(1000)]])
+        patient(model).answer([[f"m{i}" for i in range(1000)]])
     assert len(model.calls) == 2
 
 
@@ -324,7 +330,7 @@ def test_a_server_that_does_not_come_up_again_ends_the_run() -> None:
 
     model = Lost("dead", after=4)
     with pytest.raises(ModelError, match="did not come up"):
-        PatientCaller("eos9abc", model).answer([[f"m{i}" for i in range(8)]])
+        patient(model).answer([[f"m{i}" for i in range(8)]])
 
 
 def test_a_record_with_open_quotes_or_of_other_width_is_a_batch_that_was_not_answered() -> None:

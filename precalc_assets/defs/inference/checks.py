@@ -82,6 +82,10 @@ def canary_metadata(report: CanaryReport, platform: Platform) -> Metadata:
         shown["milliseconds_per_molecule"] = round(1000 * report.speed.seconds_per_molecule, 3)
         shown["seconds_per_call"] = round(report.speed.seconds_per_call, 3)
         shown["seconds_to_start"] = round(report.speed.seconds_to_start, 3)
+    if report.peak_memory:
+        shown["peak_memory_mb"] = round(report.peak_memory / (1 << 20))
+    if report.bytes_per_molecule:
+        shown["bytes_per_molecule"] = round(report.bytes_per_molecule)
     if report.run:
         shown["full_run_runner_hours"] = round(report.run.runner_hours, 3)
         shown["full_run_wall_hours"] = round(report.run.wall_hours, 3)
