@@ -49,7 +49,9 @@ class ModelCard(BaseModel):
 
     `deterministic` says whether the canary of a release that is served predicted the same twice, None if there was no
     such canary; `varying` names the columns that it found to differ. There may be none of a model that is not: it
-    answered some molecules in one of the runs alone. `distributions` are of the first columns, and were made of the
+    answered some molecules in one of the runs alone. `example` says whether the canary got what the model's own example
+    has. It measured `seconds_per_molecule`, the `peak_memory` of the model's largest process in bytes, and the
+    `bytes_per_molecule` that the model prints. `distributions` are of the first columns, and were made of the
     predictions that `distributions_of` names.
     """
 
@@ -73,6 +75,10 @@ class ModelCard(BaseModel):
     updated: datetime
     deterministic: bool | None = None
     varying: tuple[str, ...] = ()
+    example: str | None = None
+    seconds_per_molecule: float | None = None
+    peak_memory: int | None = None
+    bytes_per_molecule: float | None = None
     distributions: tuple[Distribution, ...] = ()
     distributions_of: str = ""
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from obstore.store import ObjectStore
 
-from precalc_assets.cards import PLOTTED_COLUMNS, Distribution, ModelCard, find_card
+from precalc_assets.cards import PLOTTED_COLUMNS, Distribution, ModelCard, find_card, publish_card
 from precalc_assets.columns import Column
 from precalc_assets.errors import TableError
 from precalc_assets.inference import find_report, open_model
@@ -14,6 +14,18 @@ from precalc_assets.models import ModelMetadata, list_models
 from precalc_assets.predictions import describe_predictions, find_manifest
 from precalc_assets.settings import Settings
 from precalc_assets.tables import KeyValueStore, TableReader
+
+
+def publish(store: ObjectStore, tables: KeyValueStore, model: str, settings: Settings) -> ModelCard:
+    """Gather a model's card and put it into the registry, again if shards were loaded meanwhile.
+
+    So the last of several processes that load shards at the same time publishes all of them. Raises as `make_card`.
+    """
+    while True:
+        card = make_card(store, tables, model, settings)
+        publish_card(tables, card)
+        if _digest(*_plotted(TableReader(tables, model, consistent=True))) == card.distributions_of:
+            return card
 
 
 def make_card(store: ObjectStore, tables: KeyValueStore, model: str, settings: Settings) -> ModelCard:
@@ -28,9 +40,9 @@ def make_card(store: ObjectStore, tables: KeyValueStore, model: str, settings: S
     report = find_report(store, model)
     metadata = _find_metadata(model, settings, report.metadata if report else None)
     canary = report if report and report.release in releases else None
-    served = {shard: directory.built_from for shard, directory in directories.items()}
-    plotted = reader.columns[:PLOTTED_COLUMNS]
+    plotted, served = _plotted(reader)
     plotted_of = _digest(plotted, served)
+    speed = canary.speed if canary else None
     return ModelCard(
         model=model,
         title=metadata.title,
@@ -50,10 +62,20 @@ def make_card(store: ObjectStore, tables: KeyValueStore, model: str, settings: S
         updated=datetime.now(UTC),
         deterministic=canary.deterministic if canary else None,
         varying=canary.varying if canary else (),
+        example=canary.example if canary else None,
+        seconds_per_molecule=speed.seconds_per_molecule if speed else None,
+        peak_memory=canary.peak_memory if canary else None,
+        bytes_per_molecule=canary.bytes_per_molecule if canary else None,
         distributions=_find_distributions(tables, model, plotted_of)
         or describe_predictions(store, model, plotted, served),
         distributions_of=plotted_of,
     )
+
+
+def _plotted(reader: TableReader) -> tuple[Sequence[Column], Mapping[str, str]]:
+    """Return the columns of which there are plots, and the shards with what they were built from."""
+    served = {shard: directory.built_from for shard, directory in reader.directories().items()}
+    return reader.columns[:PLOTTED_COLUMNS], served
 
 
 def _digest(columns: Sequence[Column], served: Mapping[str, str]) -> str:

@@ -24,9 +24,11 @@ from precalc_assets.library import LibraryManifest, read_manifest, require_shard
 from precalc_assets.model_ids import check_model_id
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
 from precalc_assets.predictions import check_failure_rate, find_manifest
+from precalc_assets.publishing import publish
 from precalc_assets.settings import Settings, load_settings
 from precalc_assets.sharding import parse_shards
 from precalc_assets.storage import open_store
+from precalc_assets.tables import open_tables
 
 MOST_JOBS = 256
 """Jobs that GitHub makes of a matrix ("Actions limits")."""
@@ -120,7 +122,7 @@ def predict(key: str, shards: str, until: str) -> None:
 
 
 def serve(key: str, shards: str) -> None:
-    """Validate and load those of the shards that landed. Raises like `precalc serve`.
+    """Validate and load those of the shards that landed; `report` publishes the card. Raises like `precalc serve`.
 
     It is not asked whether the execution is still this run's: loading what is loaded changes nothing.
     """
@@ -132,28 +134,34 @@ def serve(key: str, shards: str) -> None:
         missing = name_shards([shard for shard in chosen if shard not in landed])
         print(f"serve {intent.model}: left out, for want of raw predictions: {missing}", file=sys.stderr)
     if landed:
-        work.serve(intent.model, name_shards(landed))
+        work.load(intent.model, name_shards(landed))
 
 
 def report(key: str) -> None:
-    """Print, in Markdown, what an execution has landed. Raises ShardsLeftError if that is not all of it."""
+    """Print, in Markdown, what an execution has landed, and publish the model's card.
+
+    Raises ShardsLeftError if that is not all of it.
+    """
     platform = _open()
     intent = read_intent(platform.store, key)
     left = [shard for shard in intent.shards if not _has_landed(platform, intent.model, shard)]
     done = len(intent.shards) - len(left)
     print(f"**{key}**: {done} of {len(intent.shards)} shards of {intent.model} have raw predictions.\n")
-    if not left:
-        return
     reasons: dict[str, list[str]] = {}
     for shard in left:
         reasons.setdefault(_why_not(platform.store, key, shard), []).append(shard)
     lines = failure_lines(reasons)
-    print("\n".join(f"- {line}" for line in lines.splitlines()))
-    print(
-        "\nWhat is finished is kept, also within these shards. An execution of Dagster's is launched again for them by "
-        "Dagster; otherwise run the workflow again for the same model."
-    )
-    raise ShardsLeftError(f"{key} has left {len(left)} of {len(intent.shards)} shards:\n{lines}")
+    if left:
+        print("\n".join(f"- {line}" for line in lines.splitlines()))
+        print(
+            "\nWhat is finished is kept, also within these shards. An execution of Dagster's is launched again for "
+            "them by Dagster; otherwise run the workflow again for the same model."
+        )
+    tables = open_tables(platform.settings.tables_url)
+    if tables.has_table(intent.model):
+        publish(platform.store, tables, intent.model, platform.settings)
+    if left:
+        raise ShardsLeftError(f"{key} has left {len(left)} of {len(intent.shards)} shards:\n{lines}")
 
 
 def _open() -> _Platform:

@@ -23,8 +23,9 @@ from precalc_assets.library import (
     require_shards,
 )
 from precalc_assets.model_ids import check_model_id
-from precalc_assets.outcomes import ShardOutcome
+from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
 from precalc_assets.predictions import load_library_shards, load_shards, validate_shards
+from precalc_assets.publishing import publish
 from precalc_assets.settings import load_settings
 from precalc_assets.sharding import parse_shards
 from precalc_assets.storage import open_store
@@ -107,6 +108,24 @@ def predict(
 
 
 def serve(model: str, shards: str | None) -> None:
+    """Validate, load and publish the model's card, also if some shards fail."""
+    settings = load_settings()
+    loaded = _load(model, shards)
+    if loaded.landed:
+        try:
+            publish(open_store(settings.store_url), open_tables(settings.tables_url), model, settings)
+        except FAILURES as error:
+            why = f"loaded, but the card of {model} is not published: {reason(error)}"
+            loaded.failures[why] = loaded.landed
+    loaded.finish(f"serve {model}", "the other shards are served")
+
+
+def load(model: str, shards: str | None) -> None:
+    """Validate and load, for a job of several that load at the same time; another one publishes the card."""
+    _load(model, shards).finish(f"serve {model}", "the other shards are served")
+
+
+def _load(model: str, shards: str | None) -> Tally:
     """Validate and load; a shard that fails the first is not tried at the second."""
     settings = load_settings()
     check_model_id(model)
@@ -131,7 +150,7 @@ def serve(model: str, shards: str | None) -> None:
     with progress(f"load {model}", len(validated.landed), "shards") as on_progress:
         for _ in loaded.watch(load_shards(store, tables, model, validated.landed)):
             on_progress(1, 0)
-    loaded.finish(f"serve {model}", "the other shards are served")
+    return loaded
 
 
 def drop(model: str) -> None:

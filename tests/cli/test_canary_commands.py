@@ -6,6 +6,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from precalc_assets.cards import find_card
 from precalc_assets.tables import REGISTRY, Item
 
 MODEL = "eos9abc"
@@ -174,6 +175,32 @@ def test_readers_are_told_nothing_of_a_model_that_predicts_the_same_and_of_one_w
     assert world.precalc("get", MODEL, "CCO").stderr == ""
     assert lines(world.precalc("models", columns="200").stdout)[MODEL].endswith(" yes")
     assert "canary of v1.0.0: passed" in world.precalc("status", MODEL).stdout
+
+
+def test_readers_are_told_of_variation_without_dagster(world, home):
+    world.write_model(answer=RANDOM)
+    printed = world.precalc("predict", MODEL, "--sample", "12", columns="160").stdout
+    for words in ("of its largest process", "bytes a molecule", "example"):
+        assert words in printed
+    for command in ("predict", "serve"):
+        assert world.precalc(command, MODEL).returncode == 0
+    assert world.precalc("get", MODEL, "CCO").stderr == f"warning: predictions of {MODEL} vary between runs, in score\n"
+    card = find_card(world.tables, MODEL)
+    assert (card.title, card.covered, card.varying) == ("A model for tests", True, ("score",))
+    assert card.example.startswith("there is none")
+    assert card.peak_memory > 1 << 20
+    assert card.bytes_per_molecule > 5
+    assert card.seconds_per_molecule > 0
+
+
+def test_serving_a_model_that_nothing_describes_says_so(world, home):
+    world.write_model()
+    assert world.precalc("predict", MODEL).returncode == 0
+    shutil.rmtree(world.models_dir / MODEL)
+    done = world.precalc("serve", MODEL)
+    assert done.returncode == 1
+    assert f"loaded, but the card of {MODEL} is not published: " in done.stderr
+    assert world.precalc("get", MODEL, "CCO").returncode == 0
 
 
 def test_a_damaged_card_keeps_nobody_from_reading(world, home):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from precalc_assets.cards import find_card
 from precalc_assets.cli.jobs import split_shards
 from precalc_assets.executions import Settled, open_execution
 from precalc_assets.executions.records import find_report, put_settled
@@ -101,6 +102,18 @@ def test_a_job_that_github_runs_again_after_its_execution_was_settled_computes_n
     assert again.returncode == 0
     assert "nothing to do here" in again.stderr
     assert not world.calls()
+
+
+def test_the_report_publishes_what_the_serve_jobs_loaded(world, library: LibraryManifest):
+    world.write_model(answer="import random\nreturn f'{random.random()},1,x'")
+    key = outputs(jobs(world, "plan", MODEL))["key"]
+    assert jobs(world, "canary", key).returncode == 0
+    world.predict()
+    assert jobs(world, "serve", key, "--shards", "00-03").returncode == 0
+    assert find_card(world.tables, MODEL) is None
+    assert jobs(world, "report", key).returncode == 0
+    card = find_card(world.tables, MODEL)
+    assert (card.covered, card.deterministic, card.varying) == (True, False, ("score",))
 
 
 @pytest.mark.slow
