@@ -4,20 +4,23 @@ import csv
 import math
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from types import TracebackType
 from typing import Self
 
 from precalc_assets.errors import ModelError
 from precalc_assets.inference.output import read_output
+from precalc_assets.inference.private_folder import PrivateFolder, private_folder
 from precalc_assets.inference.runner import BatchError, call_timeout, no_answer
 from precalc_assets.models import ModelFolder, model_environment
+from precalc_assets.outcomes import reason
 from precalc_assets.processes import last_line, require_space, run_guarded
 
 
 class FrameworkRunner:
-    """Runs a model folder's `run.sh`, a process a call, in the environment that its recipe describes."""
+    """Runs the `run.sh` of a private copy of a model's folder, a process a call, in the model's environment."""
 
     def __init__(self, folder: ModelFolder, *, cache_dir: Path, batch_size: int, batch_timeout: float) -> None:
         self.columns = folder.columns
@@ -28,27 +31,35 @@ class FrameworkRunner:
         self._batch_timeout = batch_timeout
         self.environment = ""
         self._variables: Mapping[str, str] = {}
+        self._private: PrivateFolder
+        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        if not self._script.is_file():
-            raise ModelError(f"{self._script} is missing: a model folder needs it to be run")
+        script = self._folder.framework / "run.sh"
+        if not script.is_file():
+            raise ModelError(f"{script} is missing: a model folder needs it to be run")
         environment = model_environment(self._folder, self._cache_dir)
         self.environment, self._variables = environment.name, environment.variables
+        try:
+            self._private = self._stack.enter_context(private_folder(self._folder, self._variables))
+        except (OSError, subprocess.SubprocessError) as error:
+            raise ModelError(
+                f"{self._folder.model} cannot be run: no folder for it can be made in {gettempdir()}: {reason(error)}; "
+                "free some space, or set TMPDIR"
+            ) from error
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Leave nothing behind: each call has ended its own process."""
-
-    @property
-    def _script(self) -> Path:
-        return self._folder.framework / "run.sh"
+        """Remove the copy; each call has ended its own process."""
+        self._stack.close()
 
     def predict(self, smiles: Sequence[str], deadline: float = math.inf) -> list[bytes]:
         """See `ModelRunner.predict`."""
         timeout = call_timeout(len(smiles), deadline, batch_size=self._batch_size, batch_timeout=self._batch_timeout)
-        with TemporaryDirectory(prefix=f"{self._folder.model}-", ignore_cleanup_errors=True) as scratch:
+        self._private.clean()
+        with TemporaryDirectory(dir=self._private.path, ignore_cleanup_errors=True) as scratch:
             given, printed = Path(scratch) / "input.csv", Path(scratch) / "output.csv"
             with given.open("w", encoding="utf-8", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerows([("smiles",), *((text,) for text in smiles)])
@@ -62,8 +73,11 @@ class FrameworkRunner:
 
     def _run_script(self, given: Path, printed: Path, scratch: Path, timeout: float) -> None:
         log = scratch / "log.txt"
-        command = ["bash", str(self._script), str(self._folder.framework), str(given), str(printed)]
-        code = run_guarded(command, env=self._variables, cwd=scratch, log=log, scratch=scratch, timeout=timeout)
+        framework = self._private.framework
+        command = ["bash", str(framework / "run.sh"), str(framework), str(given), str(printed)]
+        code = run_guarded(command, env=self._variables, cwd=scratch, log=log, lock=self._private.lock, timeout=timeout)
         if code:
             require_space(scratch.parent)
-            raise BatchError(f"run.sh exited {code}: {last_line(log).replace(str(scratch), '…')}")
+            said = last_line(log).replace(str(scratch), "…")
+            said = said.replace(str(self._private.model), str(self._folder.path / "model"))
+            raise BatchError(f"run.sh exited {code}: {said}")
