@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def counts(source: Path) -> Shape:
-    columns = read_columns(BUILT_IN_MODELS / COUNTS / "model" / "framework" / "columns" / "run_columns.csv")
+    columns, _ = read_columns(BUILT_IN_MODELS / COUNTS / "model" / "framework")
     keys = [Chem.MolToInchiKey(Chem.MolFromSmiles(text)) for text in source.read_text().splitlines()[1:]]
     with tempfile.TemporaryDirectory() as folder:
         rows = in_table_order(keys, run_model(COUNTS, columns, source, Path(folder)))

@@ -45,7 +45,7 @@ def main() -> None:
         print(f"write units per molecule, {len(set(keys))} molecules of {source.name}")
         print(f"{'model':<24}{'shards':>7}{'pages':>8}{'bytes/page':>12}{'ours':>9}{'baseline':>10}{'ratio':>7}")
         for model, what in MODELS.items():
-            columns = read_columns(BUILT_IN_MODELS / model / "model" / "framework" / "columns" / "run_columns.csv")
+            columns, _ = read_columns(BUILT_IN_MODELS / model / "model" / "framework")
             rows = in_table_order(keys, run_model(model, columns, source, Path(folder)))
             baseline = baseline_units(rows, columns) / rows.num_rows
             for n_shards in (1, 50):

@@ -1,8 +1,14 @@
-"""What a model's output column is, and how a model's `run_columns.csv` is read. Standard library only."""
+"""What a model's output column is, and how a model's `run_columns.csv` is read. Standard library only.
+
+A model may give its columns any names. Files and frames of ours put columns beside them (`OUR_NAMES`), so a column of
+such a name is known by another one, everywhere from parts to answers: `inchikey` is `inchikey_predicted`. Only what the
+model itself prints has the name that it declares.
+"""
 
 import csv
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,8 +17,16 @@ from precalc_assets.errors import ModelError
 
 ColumnType = Literal["float", "integer", "string"]
 
-RESERVED_NAMES = frozenset({"key", "input", "inchikey", "smiles", "quarantine"})
-"""Names that our own files put beside a model's columns, so that no output column may have them."""
+OUR_NAMES = ("key", "input", "inchikey", "smiles", "quarantine", "source")
+"""Columns that parts, Parquet, CSV and frames have beside a model's."""
+
+_SUFFIX = "_predicted"
+_CLASHING = re.compile(f"(?:{'|'.join(OUR_NAMES)})(?:{_SUFFIX})*", re.IGNORECASE)
+"""Names that are changed. Those that end in the suffix already are, too, so that every declared name can be told from
+the changed one; and capitals count for nothing, as in DuckDB and Athena."""
+
+NULLS = ("", "nan", "-nan", "NaN", "NAN", "NA", "N/A", "<NA>", "null", "NULL", "None")
+"""What programs print in a number column for "no value": pandas, numpy, C, R, JSON and Python."""
 
 _TYPES: dict[str, ColumnType] = {"float": "float", "integer": "integer", "string": "string", "other": "string"}
 """The hub's types and ours: what is neither a number nor a string is kept as the text that was printed."""
@@ -26,8 +40,8 @@ _NAMED = 3
 class Column:
     """One output of a model, as its `run_columns.csv` declares it.
 
-    `type` says how values are shown (2 in a float column is 2.0), whatever dtype they are stored in. `direction`
-    is "high", "low" or empty: which way is more of the property.
+    `name` is unlike any of `OUR_NAMES`. `type` says how values are shown (2 in a float column is 2.0), whatever dtype
+    they are stored in. `direction` is "high", "low" or empty: which way is more of the property.
     """
 
     name: str
@@ -35,36 +49,99 @@ class Column:
     direction: str
     description: str
 
+    @property
+    def declared(self) -> str:
+        """The name that the model declares and prints."""
+        name = self.name.removesuffix(_SUFFIX)
+        return name if _CLASHING.fullmatch(name) else self.name
 
-def read_columns(path: Path) -> tuple[Column, ...]:
-    """Read a model's `run_columns.csv` (`name,type,direction,description`), in the order of its output.
 
-    Raises ModelError if the file is missing or empty, or if a column has an unknown type, a reserved name or the
-    name of another.
+def public_name(declared: str) -> str:
+    """Return the name by which everybody but the model knows a column.
+
+    >>> public_name("score"), public_name("inchikey"), public_name("inchikey_predicted")
+    ('score', 'inchikey_predicted', 'inchikey_predicted_predicted')
     """
+    return declared + _SUFFIX if _CLASHING.fullmatch(declared) else declared
+
+
+def read_columns(framework: Path) -> tuple[tuple[Column, ...], tuple[str, ...]]:
+    """Read `columns/run_columns.csv` (`name,type,direction,description`) of a model's framework folder.
+
+    Returns the columns in the order of the model's output, and warnings: of blank rows, which are passed over; of
+    types that the hub does not know, for which the values of the model's own example output decide; and of a file that
+    is missing or empty, in whose place that example's header and values stand.
+
+    Raises ModelError if there are no columns in either place, or if a column has no name or the name of another.
+    """
+    path = framework / "columns" / "run_columns.csv"
+    warnings: list[str] = []
+    blank: list[str] = []
+    columns: dict[str, Column] = {}
+    for line, row in enumerate(_read_rows(path), start=2):
+        if not any(cell.strip() for cell in row.values() if isinstance(cell, str)):
+            blank.append(f"line {line}")
+            continue
+        declared, kind, direction, description = ((row.get(field) or "").strip() for field in _FIELDS)
+        name = public_name(declared)
+        if not name:
+            raise ModelError(f"{path}, line {line}: a column needs a name; give {','.join(_FIELDS)}")
+        if name in columns:
+            raise ModelError(f"{path}, line {line}: the column name {declared!r} is taken; choose another")
+        known = _TYPES.get(kind.lower())
+        if known is None:
+            known = _read_example(framework)[1].get(declared, "string")
+            warnings.append(f"{path}, line {line}: {declared!r} has the unknown type {kind!r}; it is read as {known}")
+        columns[name] = Column(name, known, direction, description)
+    if columns and blank:
+        warnings.append(f"{path}: blank rows are passed over ({name_columns(blank)})")
+    if not columns:
+        what = "declares no columns" if path.exists() else "is missing"
+        example, types = _read_example(framework)
+        if not types:
+            raise ModelError(f"{path} {what}, and {example} shows none; declare each column as {','.join(_FIELDS)}")
+        warnings.append(f"{path} {what}: the columns are those of {example}, by its header and values")
+        columns = {declared: Column(public_name(declared), kind, "", "") for declared, kind in types.items()}
+    return tuple(columns.values()), tuple(warnings)
+
+
+_FIELDS = ("name", "type", "direction", "description")
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file, none if it is missing. Raises ModelError if it is no CSV in UTF-8."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
+            return list(csv.DictReader(file))
     except FileNotFoundError:
-        raise ModelError(f"{path} is missing: it has to declare the model's output columns") from None
+        return []
     except (UnicodeDecodeError, csv.Error) as error:
         raise ModelError(f"{path} is not a CSV file in UTF-8: {error}") from None
-    columns: dict[str, Column] = {}
-    for line, row in enumerate(rows, start=2):
-        name, declared = (row.get("name") or "").strip(), (row.get("type") or "").strip().lower()
-        if not name or declared not in _TYPES:
-            raise ModelError(
-                f"{path}, line {line}: name {name!r} with type {declared!r}; a name is needed, and a type "
-                f"among {', '.join(_TYPES)}"
-            )
-        if name in RESERVED_NAMES or name in columns:
-            raise ModelError(f"{path}, line {line}: the column name {name!r} is taken; choose another")
-        columns[name] = Column(
-            name, _TYPES[declared], (row.get("direction") or "").strip(), (row.get("description") or "").strip()
-        )
-    if not columns:
-        raise ModelError(f"{path} declares no columns; it has to have name,type,direction,description")
-    return tuple(columns.values())
+
+
+def _read_example(framework: Path) -> tuple[Path, dict[str, ColumnType]]:
+    """Return the place of a model's own example output, in the hub's template or its older one, and types by column."""
+    places = [framework / folder / "run_output.csv" for folder in ("examples", "example")]
+    path = next((place for place in places if place.exists()), places[0])
+    rows = _read_rows(path)
+    # `ersilia run` puts these before the model's columns.
+    names = [name for name in (rows[0] if rows else {}) if name and name.strip().lower() not in ("key", "input")]
+    return path, {name.strip(): _type_of(row.get(name) or "" for row in rows) for name in names}
+
+
+def _type_of(cells: Iterable[str]) -> ColumnType:
+    """Return the narrowest type that all of these cells are of, as far as they have values."""
+    values = [cell.strip() for cell in cells if cell.strip() not in NULLS]
+    if not values:
+        return "string"
+    try:
+        numbers = [float(value) for value in values]
+    except ValueError:
+        return "string"
+    return "integer" if all(map(_INTEGER.fullmatch, values)) and max(map(abs, numbers)) < 2**63 else "float"
+
+
+_INTEGER = re.compile(r"[+-]?\d+")
 
 
 def columns_digest(release: str, columns: Sequence[Column]) -> str:

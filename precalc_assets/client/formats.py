@@ -37,10 +37,7 @@ _ODD = re.compile(f"^{_FORMULA.pattern}|{_NEEDS_QUOTES.pattern}")
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The columns of a file: `key`, `input`, then `smiles` and `source` if they are wanted, then the model's.
-
-    `source` gives way to a column of the model with that name.
-    """
+    """The columns of a file: `key`, `input`, then `smiles` and `source` if they are wanted, then the model's."""
 
     columns: tuple[Column, ...]
     smiles: bool = False
@@ -49,12 +46,11 @@ class Layout:
     @property
     def leading(self) -> tuple[str, ...]:
         """The names before the model's."""
-        taken = any(column.name == SOURCE for column in self.columns)
         return (
             "key",
             "input",
             *(("smiles",) if self.smiles else ()),
-            *((f"precalc_{SOURCE}" if taken else SOURCE,) if self.source else ()),
+            *((SOURCE,) if self.source else ()),
         )
 
     @property

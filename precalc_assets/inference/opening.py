@@ -1,5 +1,6 @@
 """From a model's id and the settings to its folder and the runner that runs it."""
 
+import logging
 import shutil
 from pathlib import Path
 from typing import TypedDict
@@ -23,6 +24,8 @@ from precalc_assets.models import (
     require_checkpoints,
 )
 from precalc_assets.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 _OURS = "eos0"
 """How the ids of built-in and test models start: the hub has none of them."""
@@ -89,12 +92,14 @@ def list_known(settings: Settings) -> list[str]:
 
 
 def open_runner(folder: ModelFolder, settings: Settings) -> ModelRunner:
-    """Return the runner that the settings choose for a model.
+    """Return the runner that the settings choose for a model, and warn of what its columns were made of.
 
     Raises ModelError for one that may not be run, and for one whose checkpoints are missing.
     """
     require_allowed(folder, settings)
     require_checkpoints(folder.model, folder.path)
+    for warning in folder.warnings:
+        logger.warning("%s", warning)
     options: _Options = {
         "cache_dir": settings.cache_dir,
         "batch_size": settings.batch_size,

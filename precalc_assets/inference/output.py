@@ -6,7 +6,7 @@ from pathlib import Path
 from precalc_assets.columns import Column
 from precalc_assets.errors import ColumnsError
 from precalc_assets.inference.runner import BatchError
-from precalc_assets.predictions import format_header, format_record, read_text_csv
+from precalc_assets.predictions import cell_text, format_record, misshapen_record, split_rows, tidy_cell
 
 _KEY_COLUMNS = frozenset({"key", "inchikey"})
 INPUT_COLUMNS = frozenset({"input", "smiles"})
@@ -16,7 +16,8 @@ INPUT_COLUMNS = frozenset({"input", "smiles"})
 def read_output(model: str, path: Path, columns: Sequence[Column], smiles: Sequence[str]) -> list[bytes]:
     """Return a model's output file as records of these columns, one for each molecule, cells as they were printed.
 
-    Raises ColumnsError for other columns, BatchError for other rows, or for what is no CSV file, FileNotFoundError.
+    A row with fewer or more cells than the header is a record that `read_records` finds fault with. Raises
+    ColumnsError for other columns, BatchError for other rows, or for what is no CSV file, FileNotFoundError.
     """
     records = _plain_records(path, columns)
     if records is None:
@@ -28,14 +29,22 @@ def read_output(model: str, path: Path, columns: Sequence[Column], smiles: Seque
 
 def check_columns(model: str, printed: Sequence[str], columns: Sequence[Column]) -> None:
     """Raise ColumnsError unless a model printed what it declares, in any order, and at most key and input beside it."""
-    declared = [column.name for column in columns]
+    declared = [column.declared for column in columns]
     known = {*declared, *_KEY_COLUMNS, *INPUT_COLUMNS}
     found = set(printed)
-    lacking = [name for name in declared if name not in found]
-    extra = [name for name in printed if name not in known]
-    if lacking or extra:
-        what = f"lacks the column {lacking[0]!r} of" if lacking else f"has the column {extra[0]!r} that is not in"
-        raise ColumnsError(f"the output of {model} {what} its run_columns.csv; mend one of the two")
+    twice = [name for name in printed if printed.count(name) > 1] if len(found) < len(printed) else []
+    faults = [
+        *(f"has the column {name!r} twice, unlike" for name in twice),
+        *(f"lacks the column {name!r} of" for name in declared if name not in found),
+        *(f"has the column {name!r:.60} that is not in" for name in printed if name not in known),
+    ]
+    if faults:
+        raise ColumnsError(f"the output of {model} {faults[0]} its run_columns.csv; mend one of the two")
+
+
+def echo_columns(columns: Sequence[Column]) -> frozenset[str]:
+    """Return the columns in which a model may print what it was given: those that are none of its outputs."""
+    return INPUT_COLUMNS - {column.declared for column in columns}
 
 
 def _plain_records(path: Path, columns: Sequence[Column]) -> list[bytes] | None:
@@ -43,7 +52,7 @@ def _plain_records(path: Path, columns: Sequence[Column]) -> list[bytes] | None:
 
     This is what most models print, and takes no more memory than the file.
     """
-    header = format_header(tuple(columns))
+    header = format_record(column.declared for column in columns)
     n_commas = len(columns) - 1
     records = []
     with path.open("rb") as file:
@@ -57,11 +66,28 @@ def _plain_records(path: Path, columns: Sequence[Column]) -> list[bytes] | None:
 
 def _any_records(model: str, content: bytes, columns: Sequence[Column], smiles: Sequence[str]) -> list[bytes]:
     try:
-        text = read_text_csv(content)
-    except ValueError as error:
+        content.decode()
+    except UnicodeDecodeError as error:
         raise BatchError(f"run.sh wrote an output file that cannot be read: {error}") from None
-    check_columns(model, text.columns, columns)
-    for name in sorted(INPUT_COLUMNS & set(text.columns)):
-        if text.height == len(smiles) and text[name].to_list() != list(smiles):
+    header, *rows = split_rows(content.removeprefix(b"\xef\xbb\xbf"))
+    names = [cell_text(cell).strip() for cell in header]
+    if names == [""]:
+        raise BatchError("run.sh wrote an output file that cannot be read: it is empty")
+    check_columns(model, names, columns)
+    width = len(names)
+    if (
+        width > 1
+    ):  # an empty line is a row without its value where there is one column, and nothing where there are more
+        rows = [row for row in rows if row != [b""]]
+    for name in sorted(echo_columns(columns) & set(names)):
+        at = names.index(name)
+        printed = [smiles[i] if len(row) != width else cell_text(row[at]) for i, row in enumerate(rows[: len(smiles)])]
+        if len(rows) == len(smiles) and printed != list(smiles):
             raise BatchError(f"run.sh wrote rows of other molecules than it was given (column {name!r})")
-    return [format_record(row) for row in text.select(column.name for column in columns).iter_rows()]
+    places = [names.index(column.declared) for column in columns]
+    return [
+        b",".join([tidy_cell(row[at]) for at in places])
+        if len(row) == width
+        else misshapen_record(len(places), len(row) - width)
+        for row in rows
+    ]

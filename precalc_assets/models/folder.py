@@ -84,6 +84,8 @@ class ModelFolder:
     path: Path
     metadata: ModelMetadata
     columns: tuple[Column, ...]
+    warnings: tuple[str, ...] = ()
+    """What had to be made of files that are not as the hub's template wants them."""
 
     @property
     def framework(self) -> Path:
@@ -125,11 +127,9 @@ def read_folder(path: Path) -> ModelFolder:
     metadata = _read_metadata(path)
     if metadata.identifier != path.name.partition("-v")[0]:
         raise ModelError(f"the folder {path} holds the model {metadata.identifier!r}; name both alike")
-    columns = read_columns(path / "model" / "framework" / "columns" / "run_columns.csv")
+    columns, warnings = read_columns(path / "model" / "framework")
     release = _fetched_release(path) or metadata.release or f"content-{digest_files(path, _DECIDES)[:12]}"
-    return ModelFolder(
-        model=path.name, path=path, metadata=metadata.model_copy(update={"release": release}), columns=columns
-    )
+    return ModelFolder(path.name, path, metadata.model_copy(update={"release": release}), columns, warnings)
 
 
 def _fetched_release(path: Path) -> str:

@@ -115,6 +115,7 @@ def _is_refused(folder: ModelFolder, settings: Settings) -> bool:
 
 def _warnings(folder: ModelFolder) -> Iterator[str]:
     metadata = folder.metadata
+    yield from folder.warnings
     if metadata.status not in ("", "Ready"):
         yield f"the hub's status of it is {metadata.status!r}, and not 'Ready'"
     if metadata.packaged_on is None:

@@ -1,12 +1,16 @@
 """From what a model printed to typed predictions: text cells, manifest, validation, Parquet, and loading them."""
 
 from precalc_assets.predictions.cells import (
+    cell_text,
     format_header,
     format_record,
+    misshapen_record,
     read_records,
     read_text_csv,
     split_first_cells,
     split_records,
+    split_rows,
+    tidy_cell,
 )
 from precalc_assets.predictions.distributions import describe_predictions
 from precalc_assets.predictions.manifest import (
@@ -37,6 +41,7 @@ __all__ = [
     "Provenance",
     "RawManifest",
     "broken_check",
+    "cell_text",
     "check_failure_rate",
     "describe_predictions",
     "find_manifest",
@@ -45,6 +50,7 @@ __all__ = [
     "load_library_shards",
     "load_shards",
     "manifest_name",
+    "misshapen_record",
     "open_predictions",
     "predictions_schema",
     "read_records",
@@ -52,5 +58,7 @@ __all__ = [
     "require_manifest",
     "split_first_cells",
     "split_records",
+    "split_rows",
+    "tidy_cell",
     "validate_shards",
 ]

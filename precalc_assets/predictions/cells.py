@@ -14,13 +14,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
-from precalc_assets.columns import Column
+from precalc_assets.columns import NULLS, Column
 from precalc_assets.storage import arrow_reader
 
 DTYPES: dict[str, type[pl.DataType]] = {"float": pl.Float64, "integer": pl.Int64, "string": pl.String}
-
-NULLS = ("", "nan", "-nan", "NaN", "NAN", "NA", "N/A", "<NA>", "null", "NULL", "None")
-"""What programs print in a number column for "no value": pandas, numpy, C, R, JSON and Python."""
 
 ARROW_TYPES = {"float": pa.float64(), "integer": pa.int64(), "string": pa.string()}
 
@@ -73,10 +70,46 @@ def read_cells(
 
 
 def read_records(records: Sequence[bytes], columns: Sequence[Column]) -> tuple[pl.DataFrame, dict[int, str]]:
-    """Parse records of a model's columns as `read_cells` does. Raises ValueError for what is no record of them."""
-    if any(record.count(b'"') % 2 for record in records):
-        raise ValueError("a record has quotes that are not closed")
+    """Parse records of a model's columns as `read_cells` does.
+
+    A record with fewer or more cells than columns, or with a quote that is not closed, is a problem of its row alone,
+    whose values are null. Raises ValueError where none of that is wrong and the records are no CSV in UTF-8.
+    """
+    try:
+        # An empty line has no place in a file of several columns: Arrow would pass over it.
+        if (b"" not in records or len(columns) == 1) and not any(record.count(b'"') % 2 for record in records):
+            return _read_joined(records, columns)
+    except ValueError:
+        pass  # raised again below, unless it is for the rows that are found now
+    problems = _misshapen(records, len(columns))
+    nothing = b"," * (len(columns) - 1)
+    typed, others = _read_joined([nothing if i in problems else r for i, r in enumerate(records)], columns)
+    return typed, others | problems
+
+
+def _read_joined(records: Sequence[bytes], columns: Sequence[Column]) -> tuple[pl.DataFrame, dict[int, str]]:
     return read_cells(b"\n".join([format_header(tuple(columns)), *records, b""]), columns)
+
+
+def _misshapen(records: Sequence[bytes], width: int) -> dict[int, str]:
+    """Return what is wrong with records that have no such number of cells, by row."""
+    problems = {}
+    for row, record in enumerate(records):
+        n_cells = len(split_rows(record)[0]) if b'"' in record else record.count(b",") + 1
+        if record.count(b'"') % 2:
+            problems[row] = "the model printed a quote that is not closed"
+        elif n_cells != width:
+            problems[row] = f"the model printed a row with {'fewer' if n_cells < width else 'more'} cells than columns"
+    return problems
+
+
+def misshapen_record(width: int, excess: int) -> bytes:
+    """Return a record that `read_records` finds to have so many cells more than columns, or fewer if negative.
+
+    It stands for a row that cannot be brought into the order of the columns. One cell is the fewest that it can have:
+    of a single column, that is no value.
+    """
+    return b"," * max(0, width - 1 + excess)
 
 
 @cache
@@ -107,7 +140,9 @@ def split_records(content: bytes) -> list[bytes]:
 
 
 _NEEDS_QUOTES = re.compile('[,"\n\r]')
-_CELL = rb'("(?:[^"]|"")*"|[^",]*)'
+_QUOTED = rb'"[^"]*(?:""[^"]*)*"'
+_CELL = rb"(" + _QUOTED + rb'|[^",]*)'
+_ANY_CELL = re.compile(rb"((?:" + _QUOTED + rb")?[^,\r\n]*)(,|\r?\n|\r|\Z)")
 _FIRST_CELLS = re.compile(_CELL + b"," + _CELL + b"," + _CELL + b",(.*)", re.DOTALL)
 
 
@@ -119,6 +154,36 @@ def split_first_cells(record: bytes) -> tuple[tuple[str, str, str], bytes]:
     *cells, rest = found.groups()
     first, second, third = (_unquoted(cell.decode()) for cell in cells)
     return (first, second, third), rest
+
+
+def split_rows(content: bytes) -> list[list[bytes]]:
+    """Return the cells of a CSV file as they are printed, with their quotes; a quote within a cell is a character."""
+    rows: list[list[bytes]] = [[]]
+    for found in _ANY_CELL.finditer(content):
+        cell, end = found.groups()
+        rows[-1].append(cell)
+        if not end:
+            break
+        if end != b",":
+            rows.append([])
+    if rows[-1] == [b""] and len(rows) > 1:
+        rows.pop()
+    return rows
+
+
+def tidy_cell(cell: bytes) -> bytes:
+    """Return a printed cell as `format_record` writes it where its quotes are not those of CSV.
+
+    One that begins with a quote which is not closed stays as it is, for `read_records` to find.
+    """
+    if b'"' not in cell or re.fullmatch(_QUOTED, cell) or (cell.startswith(b'"') and cell.count(b'"') % 2):
+        return cell
+    return format_record([cell.decode()])
+
+
+def cell_text(cell: bytes) -> str:
+    """Return the text of a printed cell, without quotes that surround it."""
+    return _unquoted(tidy_cell(cell).decode())
 
 
 def _quoted(cell: str) -> str:

@@ -65,7 +65,8 @@ BROKEN = {
         {"script": "open(sys.argv[2], 'wb').write(b'\\x89PNG\\r\\n\\x1a\\n' + bytes(range(256)) * 9)"},
         [MODEL, "cannot be read"],
     ),
-    "writes one endless word": ({"script": "write('x' * 300_000)"}, [MODEL, "cannot be read"]),
+    "writes one endless word": ({"script": "write('x' * 300_000)"}, [MODEL, "lacks the column 'score'"]),
+    "has a wide header": ({"script": "write('score,atoms,label,' + 'x' * 300_000)"}, [MODEL, "that is not in"]),
     "cannot be installed": (
         {"install": 'python: "3.11"\ncommands:\n  - ["pip", "/does/not/exist"]\n'},
         [MODEL, "environment", "/does/not/exist"],
@@ -121,6 +122,8 @@ def test_a_model_that_hangs_is_stopped_by_the_timeout_and_leaves_no_process(worl
 QUARANTINED = {
     "exits for it": ("sys.exit('bad valence')", "run.sh exited 1: bad valence"),
     "prints text for its number": ("return 'high,1,x'", "score is 'high', not a finite number"),
+    "prints too few cells for it": ("return '1'", "the model printed a row with fewer cells than columns"),
+    "prints an open quote for it": ("return '1,1,\"x'", "the model printed a quote that is not closed"),
 }
 
 

@@ -13,6 +13,7 @@ from precalc_assets.client.computing import Computer, get_and_compute
 from precalc_assets.client.formats import JsonLinesFormat
 from precalc_assets.client.getting import Question
 from precalc_assets.client.source import Source
+from precalc_assets.columns import Column, public_name
 from precalc_assets.errors import ModelError
 from precalc_assets.library import inchikey
 
@@ -127,10 +128,10 @@ def test_columns_that_the_other_release_has_not_stay_empty(source, tables, tmp_p
         run(source, [NEW[0]], tmp_path / "other.jsonl", model)
 
 
-def test_a_table_column_named_source_keeps_its_name(source, tables, tmp_path) -> None:
-    columns = (COLUMNS[0], *(type(COLUMNS[0])("source", "string", "", "") for _ in range(1)))
+def test_a_model_with_a_column_source_has_both(source, tables, tmp_path) -> None:
+    columns = (COLUMNS[0], Column(public_name("source"), "string", "", ""))
     serve(tables, {KEYS[0]: (1.0, "x")}, model="eos9src", columns=columns)
     question = Question(source.open("eos9src"), MoleculeList([KEYS[0]], processes=1), JsonLinesFormat)
     get_and_compute(question, tmp_path / "out.jsonl", Computer(Model, 2))
     [row] = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
-    assert (row["precalc_source"], row["source"]) == ("precalculated", "x")
+    assert (row["source"], row["source_predicted"]) == ("precalculated", "x")

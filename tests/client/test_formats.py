@@ -15,9 +15,13 @@ from precalc_assets.client.formats import Block, Layout, ParquetFormat, find_for
 from precalc_assets.columns import Column
 from precalc_assets.errors import UsageError
 
-COLUMNS = (Column("score", "float", "", ""), Column("source", "integer", "", ""), Column("a,b", "string", "", ""))
+COLUMNS = (
+    Column("score", "float", "", ""),
+    Column("source_predicted", "integer", "", ""),
+    Column("a,b", "string", "", ""),
+)
 LAYOUT = Layout(COLUMNS, smiles=True, source=True)
-NAMES = ("key", "input", "smiles", "precalc_source", "score", "source", "a,b")
+NAMES = ("key", "input", "smiles", "source", "score", "source_predicted", "a,b")
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12) | st.sampled_from(
     ["", "=1+1", "'=1", "''-x", "-CH3", "'", "@", "\tx", "\rx", 'say "no"', "a,b", "\n"]

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
-from precalc_assets.columns import Column
+from precalc_assets.columns import Column, public_name
 from precalc_assets.errors import ColumnsError
 from precalc_assets.inference import BatchError
 from precalc_assets.inference.ersilia import server
 from precalc_assets.inference.ersilia.server import BreakerOpenError, ask, is_up
+from precalc_assets.predictions import read_records
 
 COLUMNS = (Column("score", "float", "", ""), Column("label", "string", "", ""))
 Answering = Callable[[int, str], str]
@@ -56,7 +57,6 @@ def test_values_are_taken_by_name(answering: Answering) -> None:
         ('[{"score":1,"label":"a"},{"score":1,"label":"a"},{"score":1,"label":"a"}]', "answered 3 rows for 2"),
         ("[]", "answered 0 rows for 2"),
         ('[{"score":1,"label":"a","input":"CC"},{"score":1,"label":"a","input":"C"}]', "for other molecules"),
-        ('[{"score":1,"label":"a"},{"score":1}]', "without 'label' in row 1"),
         ('[{"score":1,"label":"a"},{"sco', "no list of rows"),
         ('[{"score":1,"label":"a"}', "no list of rows"),
         ("[null]", "no list of rows"),
@@ -75,6 +75,26 @@ def test_an_answer_that_is_not_one_row_for_each_molecule_is_refused(
 def test_other_columns_than_declared_are_a_fault_of_the_model(answering: Answering, text: str) -> None:
     with pytest.raises(ColumnsError):
         asked(answering(200, text), ("C",))
+
+
+@pytest.mark.parametrize(
+    ("row", "record"), [('{"score":1}', b""), ('{"score":2,"label":"b","more":3}', b",,"), ("{}", b"")], ids=str
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_a_row_of_other_columns_fails_alone(answering: Answering, row: str, record: bytes, *, first: bool) -> None:
+    good = '{"score":1,"label":"a"}'
+    records = asked(answering(200, f"[{row},{good}]" if first else f"[{good},{row}]"))
+    assert records == ([record, b"1,a"] if first else [b"1,a", record])
+    _, problems = read_records(records, COLUMNS)
+    assert list(problems) == [0 if first else 1]
+
+
+def test_a_declared_input_column_is_an_output(answering: Answering) -> None:
+    columns = tuple(Column(public_name(name), "string", "", "") for name in ("input", "key"))
+    url = answering(200, '[{"key":"k","smiles":"C","input":"x"}]')
+    assert ask(url, "eos9abc", columns, ["C"], 10.0) == [b"x,k"]
+    with pytest.raises(BatchError, match="other molecules"):
+        ask(url, "eos9abc", columns, ["N"], 10.0)
 
 
 @pytest.mark.parametrize(

@@ -333,12 +333,17 @@ def test_a_server_that_does_not_come_up_again_ends_the_run() -> None:
         patient(model).answer([[f"m{i}" for i in range(8)]])
 
 
-def test_a_record_with_open_quotes_or_of_other_width_is_a_batch_that_was_not_answered() -> None:
+def test_a_misshapen_record_is_one_failure_and_no_second_call() -> None:
     class Odd(Model):
         def predict(self, smiles: Sequence[str], deadline: float = math.inf) -> list[bytes]:
-            odd = {"open": b'1,"open', "wide": b"1,2,3"}
+            odd = {"open": b'1,"open', "wide": b"1,2,3", "empty": b""}
             return [odd.get(text, found) for text, found in zip(smiles, super().predict(smiles, deadline), strict=True)]
 
-    (answer,) = answers([["a", "open", "b", "wide", "c"]], Odd())
-    assert set(answer.failures) == {1, 3}
-    assert all("cannot be read as CSV" in why for why in answer.failures.values())
+    model = Odd()
+    (answer,) = answers([["a", "open", "b", "wide", "c", "empty"]], model)
+    assert answer.failures == {
+        1: "the model printed a quote that is not closed",
+        3: "the model printed a row with more cells than columns",
+        5: "the model printed a row with fewer cells than columns",
+    }
+    assert len(model.calls) == 1

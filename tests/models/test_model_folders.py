@@ -8,14 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from precalc_assets.columns import RESERVED_NAMES, Column, read_columns
 from precalc_assets.errors import ModelError, UsageError
 from precalc_assets.model_ids import check_model_id
 from precalc_assets.models import find_model, list_models
 from precalc_assets.models.folder import parse_metadata
 from precalc_assets.settings import BUILT_IN_MODELS
-
-HEADER = "name,type,direction,description\n"
 
 Write = Callable[[str | bytes], Path]
 
@@ -92,42 +89,6 @@ def test_the_first_folder_of_a_name_is_the_one_that_is_used(world, new_world) ->
     other.write_model(release="v2")
     assert find_model("eos9abc", [other.models_dir, world.models_dir]).metadata.release == "v2"
     assert list_models([other.models_dir, world.models_dir]) == ["eos9abc"]
-
-
-@pytest.mark.parametrize(("declared", "kind"), [("float", "float"), ("Integer", "integer"), ("other", "string")])
-def test_columns_are_read_in_their_order_with_their_types(write: Write, declared: str, kind: str) -> None:
-    path = write(f"\ufeff{HEADER}b, {declared} ,high,Some text\r\na,string,,\r\n")
-    assert read_columns(path) == (Column("b", kind, "high", "Some text"), Column("a", "string", "", ""))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (HEADER + "a,number,,x\n", ["line 2", "'a'", "'number'", "float, integer, string"]),
-        (HEADER + "a,float,,x\n,float,,x\n", ["line 3", "a name is needed"]),
-        (HEADER + "a,float,,x\na,float,,x\n", ["line 3", "'a' is taken"]),
-        (HEADER + "a\n", ["line 2", "type"]),
-        (HEADER, ["declares no columns"]),
-        ("", ["declares no columns"]),
-        ("column;kind\na;float\n", ["line 2", "a name is needed"]),
-        (b"\x89PNG\r\n\x1a\n\0\xff", ["not a CSV file in UTF-8"]),
-        *((HEADER + f"{name},string,,x\n", [repr(name)]) for name in sorted(RESERVED_NAMES)),
-    ],
-    ids=str,
-)
-def test_a_bad_columns_file_is_one_line_that_names_file_and_place(
-    write: Write, content: str | bytes, words: list[str]
-) -> None:
-    path = write(content)
-    with pytest.raises(ModelError) as error:
-        read_columns(path)
-    assert all(word in str(error.value) for word in [str(path), *words])
-    assert "\n" not in str(error.value)
-
-
-def test_a_missing_columns_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"run_columns\.csv is missing"):
-        read_columns(tmp_path / "run_columns.csv")
 
 
 @pytest.mark.parametrize(

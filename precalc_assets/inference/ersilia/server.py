@@ -13,9 +13,10 @@ from typing import TextIO, cast
 from urllib.parse import urlsplit
 
 from precalc_assets.columns import Column
-from precalc_assets.inference.output import INPUT_COLUMNS, check_columns
+from precalc_assets.errors import ColumnsError
+from precalc_assets.inference.output import check_columns, echo_columns
 from precalc_assets.inference.runner import BatchError
-from precalc_assets.predictions import format_record
+from precalc_assets.predictions import format_record, misshapen_record
 from precalc_assets.processes import printable
 
 _HEALTH_SECONDS = 10.0
@@ -88,18 +89,28 @@ def _reason(answer: bytes) -> str:
 
 
 def _records(answer: TextIO, model: str, columns: Sequence[Column], smiles: Sequence[str]) -> list[bytes]:
-    names = [column.name for column in columns]
+    """Return a record for each row. One that is like no other, with fewer or more columns, is a misshapen record."""
+    names = [column.declared for column in columns]
+    echoes = echo_columns(columns)
     records: list[bytes] = []
+    fault: ColumnsError | None = None
+    answered: list[str] | None = None
     for row in _rows(answer):
-        if not records:
-            check_columns(model, list(row), columns)
-        for name in INPUT_COLUMNS & row.keys():
+        for name in echoes & row.keys():
             if len(records) < len(smiles) and row[name] != smiles[len(records)]:
                 raise BatchError(f"the server answered for other molecules than it was given (column {name!r})")
         try:
+            if list(row) != answered:
+                check_columns(model, list(row), columns)
+                answered = list(row)
+        except ColumnsError as error:
+            fault = fault or error
+            missing = sum(name not in row for name in names)
+            records.append(misshapen_record(len(names), -missing or 1))
+        else:
             records.append(format_record(_cell(row[name]) for name in names))
-        except KeyError as error:
-            raise BatchError(f"the server answered without {error} in row {len(records)}") from None
+    if fault and answered is None:
+        raise fault
     if len(records) != len(smiles):
         raise BatchError(f"the server answered {len(records)} rows for {len(smiles)} molecules")
     return records

@@ -1,0 +1,196 @@
+"""A model's columns may have any names: its values are found on every surface, and so are our own columns."""
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import obstore
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from gateway_events import event
+
+from precalc_assets.api.events import answer
+from precalc_assets.api.handler import make_app
+from precalc_assets.client import Precalc
+from precalc_assets.client.asked import MoleculeList
+from precalc_assets.client.computing import Computer, get_and_compute
+from precalc_assets.client.formats import SUFFIXES, find_format
+from precalc_assets.client.getting import Question, get_to_file
+from precalc_assets.client.local import LocalSource
+from precalc_assets.inference import run_canary
+from precalc_assets.library import inchikey, read_manifest
+from precalc_assets.predictions import load_library_shards, require_manifest
+from precalc_assets.settings import Settings
+from precalc_assets.sharding import shard_keys
+
+MODEL = "eos9abc"
+SHARDS = shard_keys(4)
+MOLECULES = ["C" * n for n in range(1, 9)]
+BAD = "CCCO"
+NEW = "CCCCCCCCCN"
+
+NAMES = {
+    "inchikey": "inchikey_predicted",
+    "smiles": "smiles_predicted",
+    "key": "key_predicted",
+    "input": "input_predicted",
+    "quarantine": "quarantine_predicted",
+    "source": "source_predicted",
+    "inchikey_predicted": "inchikey_predicted_predicted",
+    "Mol Weight (g/mol)": "Mol Weight (g/mol)",
+    "a,b": "a,b",
+    'say "x"': 'say "x"',
+}
+"""Names as a model declares them, and as everybody else knows them."""
+
+SHOWN = list(NAMES.values())
+KINDS = ["integer", "float", *["string"] * (len(NAMES) - 2)]
+ANSWER = f"""
+if smiles == {BAD!r}:
+    return "1,2"
+return ",".join([str(len(smiles)), f"{{len(smiles)}}.5", *(f'"{{smiles}},{{i}}"' for i in range(2, {len(NAMES)}))])
+"""
+
+
+def values(smiles: str) -> list[object]:
+    return [len(smiles), len(smiles) + 0.5, *(f"{smiles},{i}" for i in range(2, len(NAMES)))]
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    """Parse CSV, after seeing that no name is there twice."""
+    header, *lines = csv.reader(io.StringIO(text))
+    assert len({name.lower() for name in header}) == len(header)
+    return [dict(zip(header, line, strict=True)) for line in lines]
+
+
+def cells(row: Iterable[object]) -> list[str]:
+    return [str(cell) for cell in row]
+
+
+def quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+@pytest.fixture
+def predicted(world):
+    """A world in which such a model's predictions are served; one molecule's row is too short."""
+    folder = world.write_model(columns=list(zip(map(quoted, NAMES), KINDS, strict=True)), answer=ANSWER.strip())
+    assert (folder / "model" / "framework" / "columns" / "run_columns.csv").read_text().count("\n") == len(NAMES) + 1
+    library = world.build_library([*MOLECULES, BAD])
+    loaded = load_library_shards(world.store, world.tables, library, SHARDS)
+    for outcome in [*world.predict(), *world.validate(), *world.load(), *loaded]:
+        assert not outcome.failure
+    return world
+
+
+def test_parts_and_quarantine_have_both(predicted) -> None:
+    found: dict[str, dict[str, str]] = {}
+    quarantined = []
+    for shard in SHARDS:
+        for part in require_manifest(predicted.store, MODEL, shard).parts:
+            content = gzip.decompress(bytes(obstore.get(predicted.store, part.name).bytes())).decode()
+            found |= {row["input"]: row for row in rows(content)}
+        quarantined += rows(predicted.path(f"quarantine/model={MODEL}/shard={shard}.csv").read_text())
+    assert quarantined == [{"input": BAD, "reason": "the model printed a row with fewer cells than columns"}]
+    assert found.keys() == {*MOLECULES, BAD}
+    for smiles in MOLECULES:
+        assert (found[smiles]["key"], found[smiles]["quarantine"]) == (inchikey(smiles), "")
+        assert [found[smiles][name] for name in SHOWN] == cells(values(smiles))
+
+
+def test_the_same_run_takes_its_parts_up_again(predicted) -> None:
+    calls = len(predicted.calls())
+    for shard in SHARDS:
+        predicted.path(f"raw/model={MODEL}/shard={shard}/manifest.json").unlink()
+    assert not [outcome.failure for outcome in predicted.predict() if outcome.failure]
+    assert len(predicted.calls()) == calls
+
+
+def test_parquet_has_both(predicted) -> None:
+    paths = [predicted.path(f"predictions/model={MODEL}/shard={shard}.parquet") for shard in SHARDS]
+    frame = pd.concat(map(pd.read_parquet, paths))
+    assert list(frame.columns) == ["inchikey", "smiles", *SHOWN]
+    by_smiles = frame.set_index("smiles")
+    for smiles in MOLECULES:
+        assert by_smiles.loc[smiles, "inchikey"] == inchikey(smiles)
+        assert list(by_smiles.loc[smiles, SHOWN]) == values(smiles)
+
+
+def test_the_sample_has_both(predicted) -> None:
+    chosen = Settings(models_dir=str(predicted.models_dir), cache_dir=predicted.cache_dir)
+    report = run_canary(predicted.store, read_manifest(predicted.store), MODEL, 6, settings=chosen)
+    assert [column.name for column in report.columns] == SHOWN
+    table = pq.read_table(predicted.path(f"samples/model={MODEL}.parquet"))
+    assert table.column_names == ["inchikey", "smiles", *SHOWN]
+    for row in table.to_pylist():
+        if row["smiles"] != BAD:
+            assert list(row.values()) == [inchikey(row["smiles"]), row["smiles"], *values(row["smiles"])]
+
+
+def test_the_api_answers_with_both(predicted) -> None:
+    app = make_app(predicted.tables).sealed()
+
+    def ask(method: str, url: str, body: object = None, **headers: str) -> str:
+        text = None if body is None else json.dumps(body)
+        response = answer(app, event(method, url, text, {"content_type": "application/json"} | headers), None)
+        assert response["statusCode"] == 200, response
+        return response["body"]
+
+    key = inchikey("CC")
+    model = json.loads(ask("GET", f"/models/{MODEL}"))
+    assert [column["name"] for column in model["columns"]] == SHOWN
+    one = json.loads(ask("GET", f"/models/{MODEL}/predictions/{key}?include=smiles"))
+    assert (one["inchikey"], one["smiles"]) == (key, "CC")
+    assert one["predictions"] == dict(zip(SHOWN, values("CC"), strict=True))
+    many = json.loads(ask("POST", f"/models/{MODEL}/predictions", {"inchikeys": [key]}))
+    assert many["predictions"] == [values("CC")]
+    (line,) = rows(ask("POST", f"/models/{MODEL}/predictions?include=smiles", {"inchikeys": [key]}, accept="text/csv"))
+    assert list(line) == ["inchikey", "smiles", *SHOWN]
+    assert list(line.values()) == [key, "CC", *cells(values("CC"))]
+    all_models = json.loads(ask("GET", f"/molecules/{key}?include=smiles"))
+    assert all_models["models"][0]["predictions"] == one["predictions"]
+    legacy = json.loads(ask("POST", "/predictions", {"modelId": MODEL, "inputKeyArray": [key]}))
+    assert legacy["output"] == [{"smiles": "CC", "value": values("CC")}]
+
+
+def read_file(path: Path) -> list[dict[str, object]]:
+    """Return the rows of a file that `precalc get` wrote, as text if it is CSV."""
+    if path.suffix == ".parquet":
+        return pq.read_table(path).to_pylist()
+    if path.suffix == ".jsonl":
+        return [json.loads(line, object_pairs_hook=unique) for line in path.read_text().splitlines()]
+    content = path.read_bytes()
+    return rows((gzip.decompress(content) if path.suffix == ".gz" else content).decode())  # type: ignore[return-value]
+
+
+def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    assert len(dict(pairs)) == len(pairs)
+    return dict(pairs)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_files_of_readers_have_both(predicted, tmp_path: Path, suffix: str) -> None:
+    source = LocalSource(predicted.tables, "here")
+    path, computed = tmp_path / f"out{suffix}", tmp_path / f"computed{suffix}"
+    question = Question(
+        source.open(MODEL), MoleculeList(["OCC", "CC", NEW], processes=1), find_format(None, path), smiles=True
+    )
+    get_to_file(question, path)
+    get_and_compute(question, computed, Computer(predicted.runner, 5))
+    found, both = read_file(path), read_file(computed)
+    assert list(found[1]) == ["key", "input", "smiles", *SHOWN]
+    assert cells(found[1].values()) == [inchikey("CC"), "CC", "CC", *cells(values("CC"))]
+    assert list(both[2]) == ["key", "input", "smiles", "source", *SHOWN]
+    assert [row["source"] for row in both] == ["computed", "precalculated", "computed"]
+    assert [str(both[2][name]) for name in SHOWN] == cells(values(NEW))
+
+
+def test_frames_have_both(predicted) -> None:
+    with Precalc(source=LocalSource(predicted.tables, "here")) as precalc:
+        frame = precalc.get(MODEL, ["CC"], smiles=True)
+    assert list(frame.columns) == ["key", "input", "smiles", *SHOWN]
+    assert list(frame.iloc[0]) == [inchikey("CC"), "CC", "CC", *values("CC")]
