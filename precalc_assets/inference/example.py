@@ -29,14 +29,14 @@ def read_example(folder: ModelFolder, columns: Sequence[Column]) -> Example:
     """
     examples = folder.framework / "examples"
     given, printed = (_read(examples / name) for name in ("run_input.csv", "run_output.csv"))
-    lacking = [column.name for column in columns if column.name not in printed.columns]
+    lacking = [column.declared for column in columns if column.declared not in printed.columns]
     if lacking:
         raise ModelError(f"run_output.csv lacks the column {lacking[0]!r} of run_columns.csv")
     known = [name for name in given.columns if name in INPUT_COLUMNS]
     molecules = given[(known or given.columns)[0]].drop_nulls().to_list()
     if printed.height != len(molecules):
         raise ModelError(f"run_output.csv has {printed.height} rows for {len(molecules)} molecules in run_input.csv")
-    rows = printed.select(column.name for column in columns).iter_rows()
+    rows = printed.select(column.declared for column in columns).iter_rows()
     expected, problems = read_records([format_record(row) for row in rows], columns)
     if problems:
         raise ModelError(f"run_output.csv: {next(iter(problems.values()))}")

@@ -1,7 +1,7 @@
 """Runs a command of somebody else's so that nothing of it outlives us, whatever becomes of us.
 
 A script, started by `guarded.py` in a session of its own as
-`python -I -S guard.py LOCK SCRATCH SECONDS N CLOSE… COMMAND…`.
+`python -I -S guard.py LOCK SECONDS N CLOSE… COMMAND…`.
 Only what has to go on after our process was killed belongs here. It imports the standard library alone, and little of
 that: a model that is called a thousand times starts this a thousand times, in some 25 ms.
 
@@ -17,9 +17,6 @@ input is closed; then CLOSE is run, for at most SECONDS, and what is still there
 
 LOCK is a file, or empty. It is locked from before the command starts until all has ended, so that whoever comes after a
 killed process waits until its place is free.
-
-SCRATCH is a folder, or empty. It is removed in the end if standard input was closed before the command ended: nobody is
-left who reads what the command wrote there, or wants to.
 """
 
 import ctypes
@@ -143,7 +140,7 @@ def _beneath(ancestor: int) -> list[int]:
 
 def main() -> int:
     """Do what the module says; return the exit code."""
-    lock, scratch, seconds, count, *words = sys.argv[1:]
+    lock, seconds, count, *words = sys.argv[1:]
     close, command = words[: int(count)], words[int(count) :]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -159,10 +156,6 @@ def main() -> int:
         started.append(children.start(close))
         children.wait(started[1], heed_input=False, seconds=float(seconds))
     children.end(started)
-    if scratch and code is None:
-        import shutil  # takes as long to import as all the rest, and is hardly ever wanted
-
-        shutil.rmtree(scratch, ignore_errors=True)
     try:  # noqa: SIM105
         os.write(1, b"%d\n" % children.peak)
     except BrokenPipeError:

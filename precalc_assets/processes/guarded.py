@@ -45,14 +45,13 @@ class Surroundings(TypedDict):
     """What a command has around it: its variables, its folder, and the file that what it prints goes to.
 
     `lock` is a file that is locked meanwhile, also beyond a kill of ours: the next to use it waits until all of this
-    has ended. `scratch` is a folder of ours that nobody needs when we are killed meanwhile: it then goes, too.
+    has ended.
     """
 
     env: Mapping[str, str]
     cwd: Path
     log: Path
     lock: NotRequired[Path]
-    scratch: NotRequired[Path]
 
 
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
@@ -94,7 +93,7 @@ def clean_variables(home: Path) -> dict[str, str]:
 def run_guarded(command: Sequence[str], *, timeout: float, **surroundings: Unpack[Surroundings]) -> int:
     """Run a command and return its exit code (127: it could not be started), after ending all that it left.
 
-    Raises subprocess.TimeoutExpired when all has ended after so many seconds; `scratch` is gone then.
+    Raises subprocess.TimeoutExpired when all has ended after so many seconds.
     """
     process = _start_guard(command, (), **surroundings)
     try:
@@ -177,8 +176,7 @@ def printable(text: str, most: int = 300) -> str:
 def _start_guard(
     command: Sequence[str], close: Sequence[str], **surroundings: Unpack[Surroundings]
 ) -> subprocess.Popen[bytes]:
-    places = [str(surroundings.get(name, "")) for name in ("lock", "scratch")]
-    settings = [*places, str(_CLOSE_SECONDS), str(len(close))]
+    settings = [str(surroundings.get("lock", "")), str(_CLOSE_SECONDS), str(len(close))]
     with surroundings["log"].open("wb") as output:
         return subprocess.Popen(
             [sys.executable, "-I", "-S", str(_GUARD), *settings, *close, *command],

@@ -118,7 +118,7 @@ folder = Path(folder)
 options = {"env": clean_variables(folder), "cwd": folder, "log": folder / "log.txt", "lock": folder / "lock"}
 command = ["sh", "-c", script, folder.name]
 if kind == "run":
-    run_guarded(command, timeout=100, scratch=folder / "scratch", **options)
+    run_guarded(command, timeout=100, **options)
 hold(command, close=["sh", "-c", close, folder.name], timeout=100, **options)
 time.sleep(100)
 """
@@ -156,28 +156,6 @@ def test_who_comes_after_a_killed_process_waits_until_its_server_is_closed(place
     process.kill()
     command = place.shell("test -e closed")
     assert run_guarded(command, timeout=20, lock=place.folder / "lock", **place.options) == 0
-
-
-def test_a_folder_for_scratch_goes_with_a_killed_process_and_with_a_command_that_took_too_long(
-    place: Place, holder
-) -> None:
-    scratch = place.folder / "scratch"
-    scratch.mkdir()
-    process = holder("run", f"touch scratch/half-written started; {STUBBORN}")
-    assert (scratch / "half-written").exists()
-    process.kill()
-    wait_for(lambda: not scratch.exists())
-    scratch.mkdir()
-    with pytest.raises(subprocess.TimeoutExpired):
-        run_guarded(place.shell(STUBBORN), timeout=0.2, scratch=scratch, **place.options)
-    assert not scratch.exists()
-
-
-def test_a_folder_for_scratch_stays_for_who_reads_what_the_command_wrote(place: Place) -> None:
-    scratch = place.folder / "scratch"
-    scratch.mkdir()
-    assert run_guarded(place.shell("touch scratch/whole; exit 3"), timeout=20, scratch=scratch, **place.options) == 3
-    assert (scratch / "whole").exists()
 
 
 def test_ctrl_c_reaches_us_and_we_end_what_runs(place: Place, holder) -> None:
