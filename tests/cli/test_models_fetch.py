@@ -22,7 +22,7 @@ def test_models_fetch_prints_the_folder_and_models_lists_it(world, hub: str, tmp
     done = world.precalc("models", "fetch", word, hub_url=hub, cache_dir=cache)
     assert (done.returncode, done.stdout) == (0, f"{cache}/models/{MODEL}/v1.0.0/{MODEL}\n")
     assert f"fetching {MODEL} v1.0.0 from {hub}/{MODEL}" in done.stderr
-    listed = world.precalc("models", cache_dir=cache).stdout
+    listed = world.precalc("models", hub_url=hub, cache_dir=cache).stdout
     assert [line.split()[0] for line in listed.splitlines() if line.startswith("eos3")] == [MODEL]
     assert "v1.0.0" in listed
 
