@@ -37,6 +37,7 @@ class Model:
 
     columns = (Column("length", "integer", "", ""),)
     release = "v1.0.0"
+    environment = "framework-test"
 
     def __init__(
         self,
