@@ -159,6 +159,7 @@ class Doubles:
 
     columns = COLUMNS
     release = "v1.0.0"
+    environment = ""
 
     def __enter__(self) -> Self:
         self._random = np.random.default_rng(1)
