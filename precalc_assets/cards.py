@@ -47,8 +47,9 @@ class ModelCard(BaseModel):
 
     `environments` names what the model ran in when its predictions were computed.
 
-    `deterministic` says whether the canary of a release that is served predicted the same twice, None if there was no
-    such canary; `varying` names the columns that it found to differ. There may be none of a model that is not: it
+    `deterministic` says whether the canary of a release that is served predicted the same twice. If there was no such
+    canary, it is None, or False for a model that calls its own output variable. `varying` names the columns that were
+    found to differ, or then all of them. There may be none of a model that is not deterministic: it
     answered some molecules in one of the runs alone. `example` says whether the canary got what the model's own example
     has. It measured `seconds_per_molecule`, the `peak_memory` of the model's largest process in bytes, and the
     `bytes_per_molecule` that the model prints. `distributions` are of the first columns, and were made of the

@@ -43,6 +43,7 @@ def make_card(store: ObjectStore, tables: KeyValueStore, model: str, settings: S
     plotted, served = _plotted(reader)
     plotted_of = _digest(plotted, served)
     speed = canary.speed if canary else None
+    says_it_varies = canary is None and metadata.output_consistency.casefold() == "variable"
     return ModelCard(
         model=model,
         title=metadata.title,
@@ -60,8 +61,8 @@ def make_card(store: ObjectStore, tables: KeyValueStore, model: str, settings: S
         releases=releases,
         environments=tuple(sorted({m.environment for m in manifests if m and m.environment})),
         updated=datetime.now(UTC),
-        deterministic=canary.deterministic if canary else None,
-        varying=canary.varying if canary else (),
+        deterministic=canary.deterministic if canary else False if says_it_varies else None,
+        varying=canary.varying if canary else tuple(c.name for c in reader.columns) if says_it_varies else (),
         example=canary.example if canary else None,
         seconds_per_molecule=speed.seconds_per_molecule if speed else None,
         peak_memory=canary.peak_memory if canary else None,

@@ -7,6 +7,8 @@ import dagster as dg
 import pytest
 
 from precalc_assets.cards import find_card
+from precalc_assets.publishing import make_card
+from precalc_assets.settings import Settings
 from precalc_assets.tables import REGISTRY, Item
 
 MODEL = "eos9abc"
@@ -191,6 +193,16 @@ def test_readers_are_told_of_variation_without_dagster(world, home):
     assert card.peak_memory > 1 << 20
     assert card.bytes_per_molecule > 5
     assert card.seconds_per_molecule > 0
+
+
+def test_a_model_that_says_it_varies_is_believed_without_a_canary(world):
+    folder = world.write_model()
+    with (folder / "metadata.yml").open("a") as file:
+        file.write("Output Consistency: Variable\n")
+    world.build_library()
+    assert all(outcome.landed for outcome in (*world.predict(), *world.validate(), *world.load()))
+    card = make_card(world.store, world.tables, MODEL, Settings(models_dir=str(world.models_dir)))
+    assert (card.deterministic, card.varying) == (False, ("score", "atoms", "label"))
 
 
 def test_serving_a_model_that_nothing_describes_says_so(world, home):
