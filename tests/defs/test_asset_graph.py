@@ -298,7 +298,7 @@ def test_a_canary_of_one_model_says_nothing_of_another(graph: Graph):
     assert graph.stale("raw_predictions", keys()) == keys()
 
 
-CANARY = ("schema", "not_all_null", "estimate", "deterministic")
+CANARY = ("schema", "not_all_null", "failure_rate", "estimate", "deterministic", "example")
 
 
 def test_the_canary_s_checks_are_evaluated_for_its_model(graph: Graph):
