@@ -1,5 +1,6 @@
 """The definitions over stores of a test's own, on an instance of its own; and a platform that waits for nothing."""
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -8,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContext
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
 
 from precalc_assets.definitions import build_defs
 from precalc_assets.defs.resources import Platform
@@ -41,13 +43,14 @@ class Graph:
         put_source(self.world.store, self.source)
 
     def materialize(
-        self, *assets: str, first: str = "", last: str = "", config: dict | None = None
+        self, *assets: str, first: str = "", last: str = "", partition: str = "", config: dict | None = None
     ) -> dg.ExecuteInProcessResult:
         tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
         return self.defs.resolve_implicit_global_asset_job_def().execute_in_process(
             instance=self.instance,
             asset_selection=[dg.AssetKey(asset) for asset in assets],
             tags=tags if first else {},
+            partition_key=partition or None,
             run_config={"ops": config or {}},
             raise_on_error=False,
         )
@@ -64,6 +67,14 @@ class Graph:
         history = self.instance.event_log_storage.get_asset_check_execution_history(key, limit=1_000)
         return {record.partition: record.status.value == "SUCCEEDED" for record in history if record.event}
 
+    def statuses(self, asset: str) -> dict[str, dict[str, str]]:
+        """Return the status of each partition in Checks → Partitions, by check; the UI shows others as missing."""
+        return check_statuses(self.instance, self.defs.resolve_asset_graph(), asset)
+
+    def summary(self, asset: str, check: str) -> tuple[str, str]:
+        """Return the status and description that the UI shows of an asset's check."""
+        return check_summary(self.instance, dg.AssetCheckKey(dg.AssetKey(asset), check))
+
     def stale(self, asset: str, partitions: Sequence[str]) -> list[str]:
         resolver = CachingStaleStatusResolver(self.instance, self.defs.resolve_asset_graph(), _Context(self.instance))
         key = dg.AssetKey(asset)
@@ -74,6 +85,30 @@ class Graph:
         first = dg.evaluate_automation_conditions(self.defs, self.instance)
         second = dg.evaluate_automation_conditions(self.defs, self.instance, cursor=first.cursor)
         return set(second.get_requested_partitions(dg.AssetKey(asset)))
+
+
+def check_statuses(instance: dg.DagsterInstance, graph, asset: str) -> dict[str, dict[str, str]]:
+    """Return an asset's check statuses as Dagster's GraphQL resolves them: by check and partition."""
+    found: dict[str, dict[str, str]] = {}
+    with dg.partition_loading_context(dynamic_partitions_store=instance):
+        for key in graph.get(dg.AssetKey(asset)).check_keys:
+            partitions = graph.get(key).partitions_def
+            [state] = instance.event_log_storage.get_asset_check_state([(key, partitions)]).values()
+            found[key.name] = {
+                partition: status.value
+                for status, subset in state.subsets.items()
+                for partition in (subset.subset_value.get_partition_keys() if partitions else [""] * subset.size)
+            }
+    return found
+
+
+def check_summary(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> tuple[str, str]:
+    """Return the status and description of the evaluation that Dagster's GraphQL gives for an asset's check."""
+    context = _Context(instance)
+    record = asyncio.run(AssetCheckExecutionRecord.gen(context, key))
+    assert asyncio.run(record.targets_latest_materialization(context))
+    status = asyncio.run(record.resolve_status(context))
+    return status.value, (record.evaluation.description or "") if record.evaluation else ""
 
 
 class _Context(LoadingContext):

@@ -1,12 +1,12 @@
-"""How a shard's outcome becomes Dagster events: one materialisation and its check evaluations, when it lands.
+"""How a shard's outcome becomes Dagster events: one materialisation when it lands, and then its check evaluations.
 
 A run takes a range of partitions. Left to itself, Dagster records the whole range when the step ends: nothing
 before, all keys with one data version, and nothing at all if one shard failed. So the assets here record each shard
 themselves, and keep Dagster from doing it again.
 """
 
-from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -23,6 +23,7 @@ from dagster._core.definitions.data_version import (
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 
 from precalc_assets.columns import Column
+from precalc_assets.defs.asset_checks import AssetChecks, Finding, Metadatum, check_outputs
 from precalc_assets.defs.partitions import partition_key
 from precalc_assets.defs.resources import Platform
 from precalc_assets.errors import PrecalcError
@@ -35,7 +36,10 @@ _RECORDED_ALREADY = {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
 _SHOWN_COLUMNS = 100
 """Columns in an event's table schema. 2,048 of them are 300 KB, an event is written for every shard."""
 
-Event = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.MaterializeResult[None]
+_EVALUATION_SECONDS = 5.0
+"""After which the shards that landed meanwhile are evaluated: together, for what an evaluation names takes queries."""
+
+Event = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.MaterializeResult[None] | dg.Output[None]
 
 
 @contextmanager
@@ -49,8 +53,6 @@ def clear_failures() -> Iterator[None]:
 
 EVALUATED_VERSION = "data_version"
 """The metadata of a check's evaluation that says of which data it is."""
-
-Metadatum = dg.MetadataValue | str | int | float
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,22 +97,15 @@ class ShardEvents:
     """The events of shards of one asset, whoever records them: a run as they land, or a sensor of those that did.
 
     `source` is the asset before this one, of the same partitions, of the shards alone, or of none. `keys` are the
-    partitions that events may be of. Of the asset's checks, `warnings` hold nothing back when they are broken.
+    partitions that events may be of.
     """
 
     def __init__(
-        self,
-        instance: dg.DagsterInstance,
-        platform: Platform,
-        asset: dg.AssetKey,
-        source: str,
-        keys: Sequence[str],
-        *,
-        warnings: Container[str] = (),
+        self, instance: dg.DagsterInstance, platform: Platform, checks: AssetChecks, source: str, keys: Sequence[str]
     ) -> None:
-        self._warnings = warnings
+        self._instance = instance
         self._platform = platform
-        self._asset = asset
+        self._checks = checks
         self._source = source
         self._source_events = instance.get_latest_storage_id_by_partition(
             dg.AssetKey(source),
@@ -118,20 +113,13 @@ class ShardEvents:
             {*keys, *(key.rpartition("|")[2] for key in keys)},
         )
 
-    def evaluations(self, outcome: ShardOutcome, key: str) -> Iterator[dg.AssetCheckEvaluation]:
-        """Yield what the shard's checks have found."""
-        for check in outcome.checks:
-            warns = check.name in self._warnings
-            yield dg.AssetCheckEvaluation(
-                asset_key=self._asset,
-                check_name=check.name,
-                passed=check.passed,
-                metadata={EVALUATED_VERSION: outcome.digest} if outcome.digest else {},
-                severity=dg.AssetCheckSeverity.WARN if warns else dg.AssetCheckSeverity.ERROR,
-                description=check.description,
-                blocking=not warns,
-                partition=key,
-            )
+    def evaluations(self, outcomes: Mapping[str, ShardOutcome]) -> Iterator[dg.AssetCheckEvaluation]:
+        """Yield what the checks of shards found, by partition key. Materialisations are recorded before."""
+        findings = {
+            key: Finding(outcome.checks, {EVALUATED_VERSION: outcome.digest} if outcome.digest else {})
+            for key, outcome in outcomes.items()
+        }
+        return self._checks.evaluations(self._instance, findings)
 
     def materialization(self, outcome: ShardOutcome, key: str, beside: Sequence[Input]) -> dg.AssetMaterialization:
         """Return the event of a shard that landed, made from its source and from what is `beside` it."""
@@ -146,7 +134,7 @@ class ShardEvents:
             metadata["dagster/column_schema"] = table_schema(outcome.columns)
         inputs = [self._source_input(key, outcome), *beside]
         return dg.AssetMaterialization(
-            asset_key=self._asset,
+            asset_key=self._checks.asset,
             partition=key,
             metadata={**metadata, **facts},
             tags={
@@ -165,24 +153,15 @@ class ShardEvents:
 class Recorder:
     """Records the shards of one step, each with what it was made from, and at the step's end says which failed.
 
-    `source` and `warnings` are as for `ShardEvents`.
+    `source` is as for `ShardEvents`.
     """
 
-    def __init__(
-        self,
-        context: dg.AssetExecutionContext,
-        platform: Platform,
-        source: str,
-        *,
-        checks: Mapping[str, str],
-        warnings: Container[str] = (),
-    ) -> None:
-        self._checks = tuple(checks)
-        self._warnings = warnings
-        self._warned: Counter[str] = Counter()
-        self._events = ShardEvents(
-            context.instance, platform, context.asset_key, source, context.partition_keys, warnings=warnings
-        )
+    def __init__(self, context: dg.AssetExecutionContext, platform: Platform, source: str, checks: AssetChecks) -> None:
+        self._context = context
+        self._checks = checks
+        self._events = ShardEvents(context.instance, platform, checks, source, context.partition_keys)
+        self._unevaluated: dict[str, ShardOutcome] = {}
+        self._evaluated_at = time.monotonic()
         self._failures: list[str] = []
         self._landed = 0
 
@@ -195,16 +174,25 @@ class Recorder:
         """
         for outcome in outcomes:
             key = partition_key(model, outcome.shard) if model else outcome.shard
-            yield from self._events.evaluations(outcome, key)
             if outcome.landed:
                 self._landed += 1
-                self._warned.update(check.name for check in outcome.checks if not check.passed)
                 yield self._events.materialization(outcome, key, beside(outcome))
             else:
                 self._failures.append(f"{key}: {outcome.failure}")
+                self._context.log.error(self._failures[-1])
+            self._unevaluated[key] = outcome
+            if time.monotonic() - self._evaluated_at > _EVALUATION_SECONDS:
+                yield from self._evaluate()
+        yield from self._evaluate()
+
+    def _evaluate(self) -> Iterator[Event]:
+        yield from self._events.evaluations(self._unevaluated)
+        self._unevaluated.clear()
+        self._evaluated_at = time.monotonic()
 
     def conclude(self) -> Iterator[Event]:
         """Yield the step's own result. Raises Failure that names the shards that failed, if any did."""
+        yield from self._checks.summaries(self._context.instance)
         if self._failures:
             total = self._landed + len(self._failures)
             raise dg.Failure(
@@ -212,36 +200,8 @@ class Recorder:
                 metadata={"failed": len(self._failures), "landed": self._landed},
                 allow_retries=False,
             )
-        yield dg.MaterializeResult(
-            metadata=_RECORDED_ALREADY, check_results=[self._concluded(name) for name in self._checks]
-        )
-
-    def _concluded(self, check: str) -> dg.AssetCheckResult:
-        """Return what Dagster wants of each check from a step that ends well: of all its shards together."""
-        broken = self._warned[check]
-        found = f"broken by {broken} of {self._landed}" if broken else f"kept by all {self._landed}"
-        return dg.AssetCheckResult(
-            check_name=check,
-            passed=not broken,
-            severity=dg.AssetCheckSeverity.WARN if check in self._warnings else dg.AssetCheckSeverity.ERROR,
-            description=f"{found} shards of this run",
-        )
-
-
-def check_specs(
-    asset: str,
-    checks: Mapping[str, str],
-    partitions: dg.PartitionsDefinition[str],
-    *,
-    warnings: Container[str] = (),
-) -> list[dg.AssetCheckSpec]:
-    """Return the specs of an asset's checks, evaluated per partition by the asset's own step; warnings do not block."""
-    return [
-        dg.AssetCheckSpec(
-            name, asset=asset, description=promise, blocking=name not in warnings, partitions_def=partitions
-        )
-        for name, promise in checks.items()
-    ]
+        yield dg.MaterializeResult(metadata=_RECORDED_ALREADY)
+        yield from check_outputs(self._context)
 
 
 def table_schema(columns: Sequence[Column]) -> dg.MetadataValue:

@@ -313,7 +313,7 @@ def test_a_canary_that_fails_shows_which_check_it_was_and_is_not_materialized(gr
     result = run_canary(graph)
 
     assert "eos9abc schema: score is 'high', not a finite number" in failure(result)
-    assert graph.evaluations("sample_predictions", "schema") == {MODEL: False}
+    assert graph.statuses("sample_predictions")["schema"] == {MODEL: "FAILED"}
     assert graph.materializations("sample_predictions") == []
     assert graph.world.path(f"samples/model={MODEL}.json").is_file()
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import chain, islice
 
 import dagster as dg
 import obstore
@@ -14,7 +15,9 @@ from fake_github import REPOSITORY, TOKEN, FakeGitHub
 from fake_runners import FakeRunners
 from graphs import MODEL, MOLECULES, SHARDS, Clock, Graph, QuickPlatform
 
-from precalc_assets.executions import Run, Settled, claim_own, find_settled, read_intent
+from precalc_assets.defs.executions.reporting import canary_events, shard_events, tell_dagster
+from precalc_assets.defs.executions.settling import Tick
+from precalc_assets.executions import Run, Settled, claim_own, facts_of, find_settled, read_intent, step
 from precalc_assets.executions.records import (
     CANCELLED,
     list_executions,
@@ -43,13 +46,15 @@ class RunnerGraph(Graph):
     def dispatched(self) -> list[str]:
         return [run.inputs.get("shards", "") for run in self.fake.runs.values()]
 
-    def tick(self, name: str, cursor: str | None = None) -> tuple[dg.SensorResult | None, str | None]:
-        """Let a sensor tick, and do as the daemon does with what it returns; return that, and the next cursor."""
+    def context(self, cursor: str | None = None) -> dg.SensorEvaluationContext:
         repository = self.defs.get_repository_def()
-        context = dg.build_sensor_context(
+        return dg.build_sensor_context(
             self.instance, cursor=cursor, repository_def=repository, resources={"platform": self.platform}
         )
-        ticked = repository.get_sensor_def(name).evaluate_tick(context)
+
+    def tick(self, name: str, cursor: str | None = None) -> tuple[dg.SensorResult | None, str | None]:
+        """Let a sensor tick, and do as the daemon does with what it returns; return that, and the next cursor."""
+        ticked = self.defs.get_repository_def().get_sensor_def(name).evaluate_tick(self.context(cursor))
         for request in ticked.dynamic_partitions_requests or ():
             self.instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
         return ticked, ticked.cursor or cursor
@@ -96,6 +101,14 @@ def recorded(graph: Graph, asset: str = "raw_predictions") -> list[str]:
     return sorted(entry.partition for entry in graph.materializations(asset))
 
 
+def assert_passed(graph: Graph) -> None:
+    """Assert that every check of the canary and of the shards shows as passed."""
+    for asset, partitions in {"sample_predictions": [MODEL], "raw_predictions": keys()}.items():
+        found = graph.statuses(asset)
+        assert found == dict.fromkeys(found, dict.fromkeys(partitions, "SUCCEEDED"))
+        assert {graph.summary(asset, check)[0] for check in found} == {"SUCCEEDED"}
+
+
 def failure(result: dg.ExecuteInProcessResult) -> str:
     [event] = [event for event in result.all_events if event.is_step_failure]
     return event.step_failure_data.user_failure_data.description or ""
@@ -119,6 +132,7 @@ def test_shards_that_land_on_runners_are_recorded_with_their_run_and_after_their
     )
     assert recorded(graph, "sample_predictions") == [MODEL]
     assert graph.stale("raw_predictions", keys()) == []
+    assert_passed(graph)
 
     again = graph.run_range("raw_predictions")
 
@@ -229,6 +243,7 @@ def test_a_canary_on_a_runner_is_recorded_as_one_here_and_also_when_it_fails(gra
     assert "score is 'high'" in failure(result)
     evaluated = [e for e in result.get_asset_check_evaluations() if e.check_name == "schema" and e.partition == MODEL]
     assert [one.passed for one in evaluated] == [False]
+    assert graph.statuses("sample_predictions")["schema"] == {MODEL: "FAILED"}
 
 
 # -- requests
@@ -334,7 +349,9 @@ def test_what_a_person_has_started_is_settled_and_reported_once_with_the_marks_o
         assert all(run.start_time and run.end_time for run in told)
 
         assert graph.stale("raw_predictions", keys()) == []
+        assert_passed(graph)
         assert graph.run_range("raw_predictions").success
+        assert_passed(graph)
         assert len(graph.fake.runs) == 1
         followed = {event.partition: event.tags for event in graph.materializations("raw_predictions")[: len(SHARDS)]}
         assert followed == reported
@@ -352,7 +369,8 @@ def test_what_a_person_has_computed_anew_is_reported_anew_with_its_checks(world)
         assert recorded(graph, "sample_predictions") == [MODEL] * 2
         check = dg.AssetCheckKey(dg.AssetKey("raw_predictions"), "failure_rate")
         history = graph.instance.event_log_storage.get_asset_check_execution_history(check, limit=100)
-        assert Counter(record.partition for record in history) == Counter(2 * keys())
+        assert Counter(record.partition for record in history if record.partition) == Counter(2 * keys())
+        assert_passed(graph)
 
 
 def test_a_canary_that_runners_ran_anew_is_recorded_by_the_run_that_follows(graph: RunnerGraph):
@@ -372,11 +390,46 @@ def test_a_shard_with_too_many_failures_is_reported_as_a_broken_check_once(world
 
         graph.tick("github_executions")
 
-        evaluated = graph.evaluations("raw_predictions", "failure_rate")
-        assert set(evaluated) == set(keys())
-        assert set(evaluated.values()) == {True, False}
-        assert recorded(graph) == sorted(key for key, passed in evaluated.items() if passed)
+        statuses = graph.statuses("raw_predictions")["failure_rate"]
+        assert set(statuses) == set(keys())
+        assert set(statuses.values()) == {"SUCCEEDED", "FAILED"}
+        assert recorded(graph) == sorted(key for key, status in statuses.items() if status == "SUCCEEDED")
+        assert graph.summary("raw_predictions", "failure_rate")[0] == "FAILED"
         assert "reported" not in graph.tick("github_executions")[0].skip_message
+
+
+def test_a_shard_over_the_limit_fails_in_the_run_that_follows_it(graph: RunnerGraph):
+    graph.runners.canary = False
+    graph.world.write_model(columns=(("score", "float"),), answer="return '' if smiles.endswith('O') else '1.5'")
+
+    assert not graph.run_range("raw_predictions").success
+
+    statuses = graph.statuses("raw_predictions")["failure_rate"]
+    assert statuses == {key: "SUCCEEDED" if key in recorded(graph) else "FAILED" for key in keys()}
+    assert "FAILED" in statuses.values()
+
+
+def test_a_report_that_broke_off_is_completed_without_a_second_materialization(world):
+    with running(world) as graph:
+        key = started_by_hand(graph)
+        tick = Tick(graph.context(), graph.platform)
+        settled = step(tick.runners, tick.library, read_intent(world.store, key))
+        facts = facts_of(read_intent(world.store, key), settled)
+        graph.instance.add_dynamic_partitions("models", [MODEL])
+
+        def events() -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+            shards = shard_events(graph.instance, graph.platform, tick.runners, tick.library, MODEL, SHARDS, facts)
+            return chain(canary_events(graph.instance, graph.platform, MODEL), shards)
+
+        whole = list(events())
+        for last in (2, 4, 6, 12):
+            tell_dagster(graph.instance, key, islice(events(), last))
+        tell_dagster(graph.instance, key, events())
+
+        assert list(events()) == []
+        assert whole
+        assert recorded(graph) == keys()
+        assert_passed(graph)
 
 
 def test_what_a_run_follows_is_left_to_it(graph: RunnerGraph):

@@ -7,10 +7,11 @@ before the shards that were made after it.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import dagster as dg
 
-from precalc_assets.defs.executions.reporting import canary_events, tell_dagster
+from precalc_assets.defs.executions.reporting import canary_events, find_outcome, tell_dagster
 from precalc_assets.defs.inference.checks import canary_input
 from precalc_assets.defs.inference.computing import Computation
 from precalc_assets.defs.recording import Input
@@ -38,10 +39,15 @@ def compute_on_runners(
             with _cancelling(context, runners, library, model):
                 for outcome in follow(runners, library, model, shards, dagster_run=context.run.run_id):
                     left.discard(outcome.shard)
-                    yield outcome
+                    yield outcome if outcome.landed else with_checks(outcome)
         except FAILURES as error:
             for shard in sorted(left):
                 yield ShardOutcome(shard, failure=reason(error))
+
+    def with_checks(outcome: ShardOutcome) -> ShardOutcome:
+        """Return a shard that failed with the checks that its data in the store broke, if there are data."""
+        found = find_outcome(runners, library, model, outcome.shard)
+        return replace(found, failure=outcome.failure) if found and not found.landed else outcome
 
     def beside(outcome: ShardOutcome) -> Sequence[Input]:
         tell_dagster(context.instance, model, canary_events(context.instance, platform, model))

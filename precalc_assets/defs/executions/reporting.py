@@ -18,7 +18,14 @@ from dagster._core.event_api import PartitionKeyFilter
 from dagster._core.events import DagsterEvent, DagsterEventType, StepMaterializationData
 from dagster._core.storage.tags import SENSOR_NAME_TAG
 
-from precalc_assets.defs.inference.checks import FINISHED_AT, canary_evaluations, canary_input, canary_metadata
+from precalc_assets.defs.inference.checks import (
+    CANARY,
+    FINISHED_AT,
+    RAW,
+    canary_evaluations,
+    canary_input,
+    canary_metadata,
+)
 from precalc_assets.defs.partitions import partition_key
 from precalc_assets.defs.recording import EVALUATED_VERSION, Input, ShardEvents
 from precalc_assets.defs.resources import Platform
@@ -35,8 +42,6 @@ _SOURCE_TAG = "precalc/reported"
 _JOB = "github_executions"
 """What the UI calls the runs that stand for executions."""
 
-_RAW = dg.AssetKey("raw_predictions")
-_SAMPLE = dg.AssetKey("sample_predictions")
 _LIBRARY = dg.AssetKey("library_shards")
 
 
@@ -74,18 +79,18 @@ def canary_events(instance: dg.DagsterInstance, platform: Platform, model: str) 
     report = find_report(platform.store, model)
     if report is None or not report.checks:
         return
-    check = dg.AssetCheckKey(_SAMPLE, report.checks[0].name)
+    check = dg.AssetCheckKey(CANARY.asset, report.checks[-1].name)
     if _evaluated(instance, check, model, FINISHED_AT) == report.finished_at.timestamp():
         return
-    yield from canary_evaluations(report, _SAMPLE)
     if not report.broken:
         tags = {DATA_VERSION_TAG: report.version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true", CODE_VERSION_TAG: "1"}
         yield dg.AssetMaterialization(
-            asset_key=_SAMPLE,
+            asset_key=CANARY.asset,
             partition=model,
             metadata=canary_metadata(report, platform),
             tags={**tags, **_library_input(instance).tags},
         )
+    yield from canary_evaluations(instance, report)
 
 
 def shard_events(
@@ -103,28 +108,37 @@ def shard_events(
     be recorded before.
     """
     keys = {shard: partition_key(model, shard) for shard in shards}
+    partitions = list(keys.values())
     recorded = instance.event_log_storage.get_latest_tags_by_partition(
-        _RAW, DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG], asset_partitions=list(keys.values())
+        RAW.asset, DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG], asset_partitions=partitions
     )
-    events = ShardEvents(instance, platform, _RAW, _LIBRARY.to_user_string(), list(keys.values()))
+    unevaluated = RAW.unevaluated(instance, partitions)
+    events = ShardEvents(instance, platform, RAW, _LIBRARY.to_user_string(), partitions)
+    reported: dict[str, ShardOutcome] = {}
     for shard, key in keys.items():
-        found = _find(runners, library, model, shard)
+        found = find_outcome(runners, library, model, shard)
         if found is None:
             continue
         outcome = replace(found, facts={**found.facts, **facts.get(shard, {})})
         if outcome.landed and recorded.get(key, {}).get(DATA_VERSION_TAG) != outcome.digest:
             release = str(outcome.facts["release"])
             canary = canary_input(instance, platform, model, release, outcome.columns)
-            yield from events.evaluations(outcome, key)
             yield events.materialization(outcome, key, [canary])
-        elif not outcome.landed and any(
-            _evaluated(instance, dg.AssetCheckKey(_RAW, check.name), key, EVALUATED_VERSION) != outcome.digest
-            for check in outcome.checks
+            reported[key] = outcome
+        elif (outcome.landed and key in unevaluated) or (
+            not outcome.landed
+            and any(
+                _evaluated(instance, dg.AssetCheckKey(RAW.asset, check.name), key, EVALUATED_VERSION) != outcome.digest
+                for check in outcome.checks
+            )
         ):
-            yield from events.evaluations(outcome, key)
+            reported[key] = outcome
+    if reported:
+        yield from events.evaluations(reported)
+        yield from RAW.summaries(instance)
 
 
-def _find(runners: Runners, library: LibraryManifest, model: str, shard: str) -> ShardOutcome | None:
+def find_outcome(runners: Runners, library: LibraryManifest, model: str, shard: str) -> ShardOutcome | None:
     """Return what there is of a shard; nothing of one that is damaged, which whoever computes it next is told."""
     try:
         return find_landed(runners, library, model, shard)

@@ -5,15 +5,14 @@ from collections.abc import Iterator
 import dagster as dg
 from pydantic import Field
 
-from precalc_assets.defs.inference.checks import canary_evaluations, canary_metadata, canary_results
+from precalc_assets.defs.asset_checks import check_outputs
+from precalc_assets.defs.inference.checks import CANARY, RAW, canary_evaluations, canary_metadata
 from precalc_assets.defs.inference.computing import Compute, canary_run, shards_computed
 from precalc_assets.defs.library.assets import library_shards
 from precalc_assets.defs.partitions import model_shards, models, shards_by_model
-from precalc_assets.defs.recording import Event, Recorder, check_specs, clear_failures
+from precalc_assets.defs.recording import Event, Recorder, clear_failures
 from precalc_assets.defs.resources import Platform
-from precalc_assets.inference import CANARY_CHECKS, CANARY_SIZE, CANARY_WARNINGS
-
-RAW_CHECKS = {"failure_rate": "few enough molecules are quarantined"}
+from precalc_assets.inference import CANARY_SIZE
 
 
 class RawConfig(dg.Config):
@@ -37,7 +36,7 @@ class SampleConfig(dg.Config):
     kinds={"parquet"},
     description="The canary: the model on the library's first molecules by hash, twice. Says whether the model can be "
     "trusted, and what a run over the whole library will take.",
-    check_specs=check_specs("sample_predictions", CANARY_CHECKS, models, warnings=CANARY_WARNINGS),
+    check_specs=CANARY.specs(),
 )
 def sample_predictions(
     context: dg.AssetExecutionContext, config: SampleConfig, platform: dg.ResourceParam[Platform]
@@ -46,15 +45,15 @@ def sample_predictions(
     with clear_failures():
         run = canary_run(config.compute, platform)
         report = run(context, platform, platform.library(), context.partition_key, config.size)
-        yield from canary_evaluations(report, context.asset_key)
+        if not report.broken:
+            yield dg.MaterializeResult(
+                metadata=canary_metadata(report, platform), data_version=dg.DataVersion(report.version)
+            )
+        yield from canary_evaluations(context.instance, report)
         if report.broken:
             said = "\n".join(f"{report.model} {check.name}: {check.description}" for check in report.broken)
             raise dg.Failure(description=said, metadata=canary_metadata(report, platform), allow_retries=False)
-        yield dg.MaterializeResult(
-            metadata=canary_metadata(report, platform),
-            data_version=dg.DataVersion(report.version),
-            check_results=canary_results(report),
-        )
+        yield from check_outputs(context)
 
 
 @dg.asset(
@@ -66,7 +65,7 @@ def sample_predictions(
     description="What the model printed for each molecule of the shard, unchanged, in parts with a manifest. "
     "A molecule that it could not answer is in the quarantine list with the reason.",
     backfill_policy=dg.BackfillPolicy.single_run(),
-    check_specs=check_specs("raw_predictions", RAW_CHECKS, model_shards),
+    check_specs=RAW.specs(),
 )
 def raw_predictions(
     context: dg.AssetExecutionContext, config: RawConfig, platform: dg.ResourceParam[Platform]
@@ -75,7 +74,7 @@ def raw_predictions(
     with clear_failures():
         library = platform.library()
         compute = shards_computed(config.compute, platform)
-        recorder = Recorder(context, platform, "library_shards", checks=RAW_CHECKS)
+        recorder = Recorder(context, platform, "library_shards", RAW)
         for model, shards in shards_by_model(context.partition_keys).items():
             outcomes, beside = compute(context, platform, library, model, shards)
             yield from recorder.record(outcomes, model, beside)

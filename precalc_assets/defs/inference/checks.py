@@ -1,4 +1,4 @@
-"""The canary as the graph records it: its checks, its figures, and as what the shards after it were made from.
+"""The checks of the group, and the canary as the graph records it: its figures, and the input of shards after it.
 
 What it finds, and how, is in `inference.findings`.
 """
@@ -8,43 +8,28 @@ from collections.abc import Iterator, Sequence
 import dagster as dg
 
 from precalc_assets.columns import Column
+from precalc_assets.defs.asset_checks import AssetChecks, Finding
 from precalc_assets.defs.model_metadata import Metadata, model_metadata
+from precalc_assets.defs.partitions import model_shards, models
 from precalc_assets.defs.recording import Input, recorded_input
 from precalc_assets.defs.resources import Platform
-from precalc_assets.inference import CANARY_WARNINGS, CanaryReport, find_report
+from precalc_assets.inference import CANARY_CHECKS, CANARY_WARNINGS, CanaryReport, find_report
 from precalc_assets.storage import canary_report, sample
+
+CANARY = AssetChecks(dg.AssetKey("sample_predictions"), CANARY_CHECKS, models, CANARY_WARNINGS)
+RAW = AssetChecks(
+    dg.AssetKey("raw_predictions"), {"failure_rate": "few enough molecules are quarantined"}, model_shards
+)
 
 FINISHED_AT = "finished_at"
 """The metadata of a check's evaluation that says of which canary it is."""
 
 
-def canary_results(report: CanaryReport) -> list[dg.AssetCheckResult]:
-    """Return the checks of a canary that ends well, which Dagster wants from a step that does."""
-    return [
-        dg.AssetCheckResult(
-            check_name=check.name,
-            passed=check.passed,
-            metadata={FINISHED_AT: dg.MetadataValue.timestamp(report.finished_at)},
-            severity=_severity(check.name),
-            description=check.description,
-        )
-        for check in report.checks
-    ]
-
-
-def canary_evaluations(report: CanaryReport, asset: dg.AssetKey) -> Iterator[dg.AssetCheckEvaluation]:
-    """Yield the checks as they are recorded for the model: in a run of a range, and of a canary that fails, too."""
-    for check in report.checks:
-        yield dg.AssetCheckEvaluation(
-            asset_key=asset,
-            check_name=check.name,
-            passed=check.passed,
-            metadata={FINISHED_AT: dg.MetadataValue.timestamp(report.finished_at)},
-            severity=_severity(check.name),
-            description=check.description,
-            blocking=check.name not in CANARY_WARNINGS,
-            partition=report.model,
-        )
+def canary_evaluations(instance: dg.DagsterInstance, report: CanaryReport) -> Iterator[dg.AssetCheckEvaluation]:
+    """Yield what the canary's checks found, of the model and of all models. Its materialisation is recorded before."""
+    metadata = {FINISHED_AT: dg.MetadataValue.timestamp(report.finished_at)}
+    yield from CANARY.evaluations(instance, {report.model: Finding(report.checks, metadata)})
+    yield from CANARY.summaries(instance)
 
 
 def canary_input(
@@ -96,7 +81,3 @@ def canary_metadata(report: CanaryReport, platform: Platform) -> Metadata:
         shown["table_gigabytes"] = round(report.table.gigabytes, 6)
         shown["table_dollars_per_month"] = round(report.table.dollars_per_month, 4)
     return shown
-
-
-def _severity(check: str) -> dg.AssetCheckSeverity:
-    return dg.AssetCheckSeverity.WARN if check in CANARY_WARNINGS else dg.AssetCheckSeverity.ERROR

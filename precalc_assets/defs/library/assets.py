@@ -6,13 +6,16 @@ from tempfile import TemporaryDirectory
 
 import dagster as dg
 
+from precalc_assets.defs.asset_checks import AssetChecks
 from precalc_assets.defs.library.checks import LIBRARY_CHECKS, library_check_results
 from precalc_assets.defs.partitions import shards
-from precalc_assets.defs.recording import Event, Recorder, check_specs, clear_failures
+from precalc_assets.defs.recording import Event, Recorder, clear_failures
 from precalc_assets.defs.resources import Platform
 from precalc_assets.library import build_library, ensure_source, fetch_source
 from precalc_assets.predictions import LIBRARY_SHARD_CHECKS, load_library_shards
 from precalc_assets.storage import LIBRARY_MANIFEST, REJECTED
+
+SHARD_CHECKS = AssetChecks(dg.AssetKey("library_shards"), LIBRARY_SHARD_CHECKS, shards)
 
 
 @dg.asset(
@@ -60,13 +63,13 @@ def reference_library(context: dg.AssetExecutionContext, platform: dg.ResourcePa
     description="One Parquet file of molecules per shard, and the library's own table, from which readers get SMILES.",
     backfill_policy=dg.BackfillPolicy.single_run(),
     automation_condition=dg.AutomationCondition.eager(),
-    check_specs=check_specs("library_shards", LIBRARY_SHARD_CHECKS, shards),
+    check_specs=SHARD_CHECKS.specs(),
 )
 def library_shards(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> Iterator[Event]:
     """Verify each shard's molecules and load them into the library's table."""
     with clear_failures():
         library = platform.library()
-        recorder = Recorder(context, platform, "reference_library", checks=LIBRARY_SHARD_CHECKS)
+        recorder = Recorder(context, platform, "reference_library", SHARD_CHECKS)
         yield from recorder.record(
             load_library_shards(platform.store, platform.tables, library, context.partition_keys)
         )

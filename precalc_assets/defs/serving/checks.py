@@ -1,45 +1,34 @@
-"""The checks of a model's card. Those of shards are made where the shards are, and recorded by `recording`."""
-
-from collections.abc import Iterator
+"""The checks of the group, and what those of a model's card find. Those of shards are made where the shards are."""
 
 import dagster as dg
 
 from precalc_assets.cards import ModelCard
+from precalc_assets.defs.asset_checks import AssetChecks, Finding
+from precalc_assets.defs.partitions import model_shards, models
+from precalc_assets.outcomes import Check
+from precalc_assets.predictions import PREDICTION_CHECKS, PREDICTION_WARNINGS, TABLE_CHECKS
 
-CARD_CHECKS = {
+PREDICTIONS = AssetChecks(dg.AssetKey("predictions"), PREDICTION_CHECKS, model_shards, PREDICTION_WARNINGS)
+TABLE = AssetChecks(dg.AssetKey("prediction_table"), TABLE_CHECKS, model_shards)
+
+_CARD_CHECKS = {
     "coverage": "every shard is in the table",
     "one_release": "all shards in the table are of one release",
     "one_environment": "all shards of a release were computed in one environment",
 }
-"""The checks of a model's card, none of which keeps it from being published: name and promise."""
+"""None of them keeps a card from being published."""
+
+CARD = AssetChecks(dg.AssetKey("model_card"), _CARD_CHECKS, models, _CARD_CHECKS)
 
 
-def card_results(card: ModelCard) -> list[dg.AssetCheckResult]:
-    """Return the checks of a card, which Dagster wants from the step that publishes it."""
-    return [
-        _warning("coverage", f"{len(card.shards)} of {card.n_shards} shards are in the table", passed=card.covered),
-        _warning("one_release", f"releases: {', '.join(card.releases) or 'none'}", passed=len(card.releases) <= 1),
-        _warning(
-            "one_environment",
-            f"environments: {', '.join(card.environments) or 'unknown'}",
-            passed=len(card.environments) <= max(1, len(card.releases)),
-        ),
-    ]
-
-
-def card_evaluations(card: ModelCard, asset: dg.AssetKey) -> Iterator[dg.AssetCheckEvaluation]:
-    """Yield the checks as they are recorded for the model, in a run of a range, too."""
-    for found in card_results(card):
-        yield dg.AssetCheckEvaluation(
-            asset_key=asset,
-            check_name=str(found.check_name),
-            passed=found.passed,
-            severity=found.severity,
-            description=found.description,
-            blocking=False,
-            partition=card.model,
-        )
-
-
-def _warning(name: str, found: str, *, passed: bool) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(check_name=name, passed=passed, severity=dg.AssetCheckSeverity.WARN, description=found)
+def card_finding(card: ModelCard) -> Finding:
+    """Evaluate the checks of a card."""
+    shards = f"{len(card.shards)} of {card.n_shards} shards are in the table"
+    releases = f"releases: {', '.join(card.releases) or 'none'}"
+    environments = f"environments: {', '.join(card.environments) or 'unknown'}"
+    checks = (
+        Check("coverage", card.covered, shards),
+        Check("one_release", len(card.releases) <= 1, releases),
+        Check("one_environment", len(card.environments) <= max(1, len(card.releases)), environments),
+    )
+    return Finding(checks, {})
