@@ -92,13 +92,15 @@ class AssetChecks:
         for name, partitions in evaluated.items():
             failed = sorted(broken.get(name, ()))
             more = ", …" if len(failed) > _SHOWN else ""
-            found = f"broken in {len(failed)} of {len(partitions)} partitions: {', '.join(failed[:_SHOWN])}{more}"
+            found = (
+                f"broken in {len(failed)} of {len(partitions)} evaluated partitions: {', '.join(failed[:_SHOWN])}{more}"
+            )
             yield dg.AssetCheckEvaluation(
                 asset_key=self.asset,
                 check_name=name,
                 passed=not failed,
                 severity=self._severity(name),
-                description=found if failed else f"kept in all {len(partitions)} partitions that were evaluated",
+                description=found if failed else f"kept in all {len(partitions)} evaluated partitions of {len(there)}",
             )
 
     def unevaluated(self, instance: dg.DagsterInstance, partitions: Sequence[str]) -> set[str]:

@@ -5,12 +5,17 @@ before, all keys with one data version, and nothing at all if one shard failed. 
 themselves, and keep Dagster from doing it again.
 """
 
+import csv
+import io
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import dagster as dg
+import obstore
 from dagster._core.definitions.data_version import (
     CODE_VERSION_TAG,
     DATA_VERSION_IS_USER_PROVIDED_TAG,
@@ -27,7 +32,8 @@ from precalc_assets.defs.asset_checks import AssetChecks, Finding, Metadatum, ch
 from precalc_assets.defs.partitions import partition_key
 from precalc_assets.defs.resources import Platform
 from precalc_assets.errors import PrecalcError
-from precalc_assets.outcomes import ShardOutcome
+from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
+from precalc_assets.storage import quarantine
 
 _RECORDED_ALREADY = {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
 """Dagster's own mark on an output whose events the step has written itself. It is private and the pin is exact;
@@ -115,11 +121,38 @@ class ShardEvents:
 
     def evaluations(self, outcomes: Mapping[str, ShardOutcome]) -> Iterator[dg.AssetCheckEvaluation]:
         """Yield what the checks of shards found, by partition key. Materialisations are recorded before."""
-        findings = {
-            key: Finding(outcome.checks, {EVALUATED_VERSION: outcome.digest} if outcome.digest else {})
-            for key, outcome in outcomes.items()
-        }
+        findings = {key: Finding(outcome.checks, self._metadata(outcome, key)) for key, outcome in outcomes.items()}
         return self._checks.evaluations(self._instance, findings)
+
+    def _metadata(self, outcome: ShardOutcome, key: str) -> dict[str, Metadatum]:
+        facts = outcome.facts
+        metadata: dict[str, Metadatum] = {"partition": key}
+        if outcome.digest:
+            metadata[EVALUATED_VERSION] = outcome.digest
+        if "rows" in facts:
+            metadata["molecules"] = facts["rows"]
+        if "path" in facts:
+            metadata["dagster/uri"] = self._platform.uri(str(facts["path"]))
+        if "quarantined" in facts:
+            metadata["quarantined"] = facts["quarantined"]
+            metadata["failure_rate"] = round(float(facts["quarantined"]) / max(1.0, float(facts["rows"])), 4)
+        if "mostly" in facts:
+            metadata["mostly"] = facts["mostly"]
+        return metadata
+
+    def explained(self, outcome: ShardOutcome, key: str) -> ShardOutcome:
+        """Return a failed shard's outcome with why most of its quarantined molecules are; others as they are."""
+        if outcome.landed or not outcome.facts.get("quarantined"):
+            return outcome
+        try:
+            listed = obstore.get(self._platform.store, quarantine(key.partition("|")[0], outcome.shard)).bytes()
+            rows = list(csv.DictReader(io.StringIO(bytes(listed).decode(), newline="")))
+        except FAILURES as error:
+            return replace(outcome, failure=f"{outcome.failure}; its quarantine list: {reason(error)}")
+        [(mostly, _)] = Counter(row["reason"] for row in rows).most_common(1) or [("no reason is listed", 0)]
+        return replace(
+            outcome, failure=f"{outcome.failure}; mostly: {mostly}", facts={**outcome.facts, "mostly": mostly}
+        )
 
     def materialization(self, outcome: ShardOutcome, key: str, beside: Sequence[Input]) -> dg.AssetMaterialization:
         """Return the event of a shard that landed, made from its source and from what is `beside` it."""
@@ -162,7 +195,7 @@ class Recorder:
         self._events = ShardEvents(context.instance, platform, checks, source, context.partition_keys)
         self._unevaluated: dict[str, ShardOutcome] = {}
         self._evaluated_at = time.monotonic()
-        self._failures: list[str] = []
+        self._failures: dict[str, str] = {}
         self._landed = 0
 
     def record(
@@ -172,14 +205,15 @@ class Recorder:
 
         `beside` tells what a shard was made from other than the recorder's source.
         """
-        for outcome in outcomes:
-            key = partition_key(model, outcome.shard) if model else outcome.shard
+        for found in outcomes:
+            key = partition_key(model, found.shard) if model else found.shard
+            outcome = self._events.explained(found, key)
             if outcome.landed:
                 self._landed += 1
                 yield self._events.materialization(outcome, key, beside(outcome))
             else:
-                self._failures.append(f"{key}: {outcome.failure}")
-                self._context.log.error(self._failures[-1])
+                self._failures[key] = outcome.failure
+                self._context.log.error(f"{key}: {outcome.failure}")
             self._unevaluated[key] = outcome
             if time.monotonic() - self._evaluated_at > _EVALUATION_SECONDS:
                 yield from self._evaluate()
@@ -196,12 +230,24 @@ class Recorder:
         if self._failures:
             total = self._landed + len(self._failures)
             raise dg.Failure(
-                description=f"{len(self._failures)} of {total} shards failed:\n" + "\n".join(self._failures),
+                description=f"{len(self._failures)} of {total} shards failed:\n{_grouped(self._failures)}",
                 metadata={"failed": len(self._failures), "landed": self._landed},
                 allow_retries=False,
             )
         yield dg.MaterializeResult(metadata=_RECORDED_ALREADY)
         yield from check_outputs(self._context)
+
+
+def _grouped(failures: Mapping[str, str]) -> str:
+    """Return a line for each kind of failure: the first of it in full, and which others are like it but for numbers."""
+    kinds: dict[str, list[str]] = {}
+    for key, failure in failures.items():
+        kinds.setdefault(re.sub(r"\d+", "", failure), []).append(key)
+    lines = [
+        f"{first}: {failures[first]}" + (f" (also {len(others)} like it: {', '.join(others)})" if others else "")
+        for first, *others in kinds.values()
+    ]
+    return "\n".join(lines)
 
 
 def table_schema(columns: Sequence[Column]) -> dg.MetadataValue:

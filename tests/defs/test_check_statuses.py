@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import dagster as dg
 import obstore
 import pytest
+from dagster._core.event_api import PartitionKeyFilter
 from graphs import MODEL, MOLECULES, SHARDS, Graph, check_statuses, check_summary
 
 from precalc_assets.defs.asset_checks import AssetChecks
@@ -130,7 +131,7 @@ def test_a_partition_has_the_verdict_of_its_last_run(tmp_path, instance, checks:
 def test_an_asset_s_check_fails_while_one_partition_does(tmp_path, instance, checks: AssetChecks, check: str):
     shards = Shards(tmp_path, instance, checks)
     shards.found["04"] = ("1", [check])
-    broken = f"broken in 1 of 4 partitions: {shards.key('04')}"
+    broken = f"broken in 1 of 4 evaluated partitions: {shards.key('04')}"
 
     shards.run()
     assert shards.summary(check) == ("FAILED", broken)
@@ -141,7 +142,7 @@ def test_an_asset_s_check_fails_while_one_partition_does(tmp_path, instance, che
 
     shards.found["04"] = ("2", [])
     assert shards.run(["04"], single=True).success
-    assert shards.summary(check) == ("SUCCEEDED", "kept in all 4 partitions that were evaluated")
+    assert shards.summary(check) == ("SUCCEEDED", "kept in all 4 evaluated partitions of 50")
 
 
 def test_a_removed_model_no_longer_counts_in_the_summary(tmp_path, instance):
@@ -155,7 +156,7 @@ def test_a_removed_model_no_longer_counts_in_the_summary(tmp_path, instance):
     shards.model = "eos9abd"
     assert shards.run().success
 
-    assert shards.summary("failure_rate") == ("SUCCEEDED", "kept in all 4 partitions that were evaluated")
+    assert shards.summary("failure_rate") == ("SUCCEEDED", "kept in all 4 evaluated partitions of 50")
 
 
 def test_shards_of_a_slow_run_are_evaluated_as_they_land(tmp_path, instance, monkeypatch):
@@ -198,19 +199,34 @@ def test_every_check_of_every_asset_passes_in_real_runs(graph: Graph, single: bo
         assert {graph.summary(asset, check)[0] for check in found} == {"SUCCEEDED"}
         assert len(graph.materializations(asset)) == len(statuses)
     assert graph.statuses("model_card") == {"coverage": {MODEL: "FAILED"}, "one_release": {MODEL: "SUCCEEDED"}}
-    assert graph.summary("model_card", "coverage") == ("FAILED", f"broken in 1 of 1 partitions: {MODEL}")
+    assert graph.summary("model_card", "coverage") == ("FAILED", f"broken in 1 of 1 evaluated partitions: {MODEL}")
     assert len(graph.materializations("model_card")) == 1
 
 
 def test_a_shard_over_the_limit_fails_and_passes_when_mended(graph: Graph):
     fails_some = {"columns": (("score", "float"),), "answer": "return '' if smiles.endswith('O') else '1.5'"}
     graph.world.write_model(**fails_some)
-    assert not graph.run_range("raw_predictions").success
+    result = graph.run_range("raw_predictions")
     statuses = graph.statuses("raw_predictions")["failure_rate"]
     landed = {event.partition for event in graph.materializations("raw_predictions")}
     assert statuses == {key: "SUCCEEDED" if key in landed else "FAILED" for key in KEYS}
     assert set(statuses.values()) == {"SUCCEEDED", "FAILED"}
+    [event] = [event for event in result.all_events if event.is_step_failure]
+    first, *lines = event.step_failure_data.user_failure_data.description.splitlines()
+    assert first == f"{4 - len(landed)} of 4 shards failed:"
+    assert len(lines) == 1
+    assert "; mostly: the model printed no value (also " in lines[0]
     assert graph.summary("raw_predictions", "failure_rate")[0] == "FAILED"
+
+    [failed, *_] = [key for key, status in statuses.items() if status == "FAILED"]
+    [record] = graph.instance.event_log_storage.get_asset_check_execution_history(
+        dg.AssetCheckKey(dg.AssetKey("raw_predictions"), "failure_rate"),
+        limit=1,
+        partition_filter=PartitionKeyFilter(key=failed),
+    )
+    shown = {name: entry.value for name, entry in record.evaluation.metadata.items()}
+    assert (shown["partition"], shown["mostly"]) == (failed, "the model printed no value")
+    assert shown["failure_rate"] == round(shown["quarantined"] / shown["molecules"], 4) > 0.1
 
     graph.world.write_model(release="v2.0.0")
     assert graph.run_range("raw_predictions").success
