@@ -409,7 +409,7 @@ def test_a_shard_over_the_limit_fails_in_the_run_that_follows_it(graph: RunnerGr
     assert "FAILED" in statuses.values()
 
 
-def test_a_report_that_broke_off_is_completed_without_a_second_materialization(world):
+def test_a_report_that_broke_off_is_completed_once(world):
     with running(world) as graph:
         key = started_by_hand(graph)
         tick = Tick(graph.context(), graph.platform)
