@@ -42,10 +42,37 @@ class Distribution(BaseModel):
     maximum: float | None = None
 
 
+class Adoption(BaseModel):
+    """What came of comparing a new release with the stored predictions of earlier ones (`computed_by`).
+
+    `different` of the `molecules` came out otherwise, the `example` among them.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    computed_by: tuple[str, ...]
+    molecules: int
+    different: int
+    example: str
+    compared_at: datetime
+
+    @property
+    def equal(self) -> bool:
+        """Whether all came out the same, so that what is stored may be kept."""
+        return not self.different
+
+    def __str__(self) -> str:
+        by, on = ", ".join(self.computed_by), f"{self.compared_at:%Y-%m-%d}"
+        if self.equal:
+            return f"by {by}; this release printed the same for {self.molecules:,} of its molecules on {on}"
+        return f"not by {by}: {self.different:,} of {self.molecules:,} molecules differ on {on} ({self.example})"
+
+
 class ModelCard(BaseModel):
     """One model in the registry table, as JSON in a zstd frame under its id.
 
-    `environments` names what the model ran in when its predictions were computed.
+    `environments` names what the model ran in when its predictions were computed. `adopted` tells which earlier release
+    computed some of them, and how the release that is served was shown to print the same.
 
     `deterministic` says whether the canary of a release that is served predicted the same twice. If there was no such
     canary, it is None, or False for a model that calls its own output variable. `varying` names the columns that were
@@ -73,6 +100,7 @@ class ModelCard(BaseModel):
     quarantined: int
     releases: tuple[str, ...]
     environments: tuple[str, ...] = ()
+    adopted: Adoption | None = None
     updated: datetime
     deterministic: bool | None = None
     varying: tuple[str, ...] = ()

@@ -60,6 +60,7 @@ def make_card(store: ObjectStore, tables: KeyValueStore, model: str, settings: S
         quarantined=sum(m.quarantined for m in manifests if m),
         releases=releases,
         environments=tuple(sorted({m.environment for m in manifests if m and m.environment})),
+        adopted=next((m.adopted for m in manifests if m and m.adopted), None),
         updated=datetime.now(UTC),
         deterministic=canary.deterministic if canary else False if says_it_varies else None,
         varying=canary.varying if canary else tuple(c.name for c in reader.columns) if says_it_varies else (),

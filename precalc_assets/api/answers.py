@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from precalc_assets.api.served import Predictions, ServedModel
-from precalc_assets.cards import ModelCard
+from precalc_assets.cards import Adoption, ModelCard
 from precalc_assets.columns import ColumnType
 from precalc_assets.sharding import INCHIKEY
 from precalc_assets.tables import Value
@@ -122,6 +122,8 @@ _EXAMPLE_DESCRIPTION: JsonDict = {
     "library_digest": _EXAMPLE_DIGEST,
     "deterministic": True,
     "varying": [],
+    "example": "equal: 3 values of 3 molecules are those of its example",
+    "adopted": None,
     "updated": "2026-11-01T12:00:00+00:00",
 }
 
@@ -139,7 +141,9 @@ class ModelAnswer(BaseModel):
 
     `shards` are those that are loaded, of `n_shards`. `library_digest` names the version of the reference library, null
     while shards are missing. `deterministic` is false when the model predicts something else every time, in the
-    columns of `varying`, or answers other molecules, with none there. `updated` is when a shard was last loaded.
+    columns of `varying`, or answers other molecules, with none there. `example` says whether it reproduces its own.
+    `adopted` tells which earlier release computed the predictions, if this one was shown to print the same. `updated`
+    is when a shard was last loaded.
     """
 
     model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE_DESCRIPTION})
@@ -161,6 +165,8 @@ class ModelAnswer(BaseModel):
     library_digest: str | None
     deterministic: bool | None
     varying: tuple[str, ...] | None
+    example: str | None
+    adopted: Adoption | None
     updated: str | None
 
     @classmethod
@@ -188,6 +194,8 @@ class ModelAnswer(BaseModel):
             library_digest=served.library_digest,
             deterministic=served.deterministic,
             varying=card and card.varying,
+            example=card and card.example,
+            adopted=card and card.adopted,
             updated=served.updated,
         )
 

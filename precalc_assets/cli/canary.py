@@ -72,6 +72,8 @@ def _summary(report: CanaryReport) -> Table:
         table.add_row("peak memory", f"{report.peak_memory / (1 << 20):,.0f} MB, of its largest process")
     if report.bytes_per_molecule:
         table.add_row("it prints", f"{report.bytes_per_molecule:,.0f} bytes a molecule")
+    if report.adoption:
+        table.add_row("kept", str(report.adoption))
     if report.run:
         run = report.run
         took = f"{run.runner_hours:,.2f} runner-hours, ${run.dollars:,.2f}; {_duration(3600 * run.wall_hours)}"

@@ -4,6 +4,7 @@ What it says of the model is in `findings`, how it is scaled to the whole librar
 they are a `CanaryReport` in the end.
 """
 
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -21,7 +22,9 @@ import pyarrow.parquet as pq
 from obstore.store import ObjectStore
 
 from precalc_assets import storage
+from precalc_assets.cards import Adoption
 from precalc_assets.errors import ColumnsError, ModelError, TableError
+from precalc_assets.inference.adoption import compare_releases
 from precalc_assets.inference.batching import Answer, GaveUpError, PatientCaller
 from precalc_assets.inference.call_size import Call, CallSize
 from precalc_assets.inference.canary_report import (
@@ -54,6 +57,8 @@ from precalc_assets.processes import peak_memory
 from precalc_assets.progress import OnProgress, ignore_progress
 from precalc_assets.settings import Settings
 from precalc_assets.tables.estimate import TableEstimate, estimate_table
+
+logger = logging.getLogger(__name__)
 
 SAMPLE = "sample"
 """Stands where a shard's key does: a sample marks no shard as done."""
@@ -158,6 +163,7 @@ def examine(
         seconds_to_start = time.perf_counter() - started
         runs = _ask_twice(task, listener)
         example = None if isinstance(runs, ModelError) else _compare_example(task)
+        adoption = None if isinstance(runs, ModelError) else _compare_releases(task, runs[0])
     if isinstance(runs, ModelError):
         verdict = _refuse(task, runs, listener)
     else:
@@ -186,6 +192,7 @@ def examine(
         table=verdict.table,
         peak_memory=max(peaks, default=None),
         bytes_per_molecule=sum(len(record) + 1 for record in printed) / len(printed) if printed else None,
+        adoption=adoption,
         checks=(*verdict.checks, example) if example else verdict.checks,
     )
     put_report(store, report)
@@ -248,6 +255,35 @@ def _compare_example(task: _Task) -> Check:
     if isinstance(answer, GaveUpError):
         return Check("example", passed=False, description=f"it cannot be compared: {answer}")
     return check_example(example.expected, read_records(answer.records, columns)[0])
+
+
+def _compare_releases(task: _Task, run: _Run) -> Adoption | None:
+    """Compare the release with earlier ones; None also if it stops answering on the way: all is computed again then."""
+    caller = PatientCaller(task.model, task.runner, CallSize(task.settings.batch_size))
+    records = [None if row in run.failures else record for row, record in enumerate(run.records)]
+
+    def ask(smiles: Sequence[str]) -> list[bytes | None]:
+        printed: list[bytes | None] = []
+        for start in range(0, len(smiles), task.settings.batch_size):
+            (answer,) = caller.answer([smiles[start : start + task.settings.batch_size]])
+            if isinstance(answer, GaveUpError):
+                raise answer
+            printed += [None if row in answer.failures else record for row, record in enumerate(answer.records)]
+        return printed
+
+    try:
+        return compare_releases(
+            task.store,
+            task.model,
+            task.runner.release,
+            task.runner.columns,
+            list(task.library.shards),
+            dict(zip(task.smiles, records, strict=True)),
+            ask,
+        )
+    except (GaveUpError, ModelError) as error:
+        logger.warning("%s could not be compared with its earlier release: %s", task.model, error)
+        return None
 
 
 def _refuse(task: _Task, error: ModelError, listener: "_Listener") -> _Verdict:

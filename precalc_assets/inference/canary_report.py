@@ -12,6 +12,7 @@ from obstore.store import ObjectStore
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from precalc_assets import storage
+from precalc_assets.cards import Adoption
 from precalc_assets.columns import Column, ColumnType, columns_digest
 from precalc_assets.models import ModelMetadata
 from precalc_assets.outcomes import Check
@@ -87,8 +88,9 @@ class CanaryReport(_Record):
 
     `quarantined` of the `molecules` had no answer in the first run, `reasons` has the first of them with the model's
     words; `unsteady` had one in one of the runs alone. `peak_memory` is that of the model's largest process, in bytes;
-    those in a container are not seen. `bytes_per_molecule` is what the model prints. What could not be found out,
-    because the model stopped before, is None: a report is kept of a model that fails, too.
+    those in a container are not seen. `bytes_per_molecule` is what the model prints. `adoption` compares the release
+    with earlier ones whose predictions are stored. What could not be found out, because the model stopped before, is
+    None: a report is kept of a model that fails, too.
     """
 
     model: str
@@ -107,6 +109,7 @@ class CanaryReport(_Record):
     table: TableEstimate | None
     peak_memory: int | None
     bytes_per_molecule: float | None
+    adoption: Adoption | None
     checks: tuple[Check, ...]
 
     @property

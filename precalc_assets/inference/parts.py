@@ -14,6 +14,7 @@ import polars as pl
 from obstore.store import ObjectStore
 
 from precalc_assets import storage
+from precalc_assets.cards import Adoption
 from precalc_assets.columns import Column, columns_digest
 from precalc_assets.errors import ShardError
 from precalc_assets.inference.kept import KeptRows, Row, parse_part
@@ -52,6 +53,7 @@ class ShardWork:
     `kept` are rows of other parts that earlier runs have left: of another version of the library, mostly. `own` are
     the parts there that are about molecules of this shard and of no other: those that are not named in the manifest
     may go. `witness` is a molecule that an earlier run has an answer for, `environment` what its manifest names.
+    By the `adoption` predictions of an earlier release may be kept, and the shard `adopts` those that it has.
     """
 
     model: str
@@ -61,6 +63,8 @@ class ShardWork:
     n_shards: int
     shard_digest: str
     kept: KeptRows
+    adoption: Adoption | None = None
+    adopts: bool = False
     environment: str = ""
     parts: list[Part] = field(default_factory=list)
     own: frozenset[str] = frozenset()
@@ -70,6 +74,12 @@ class ShardWork:
     manifest: RawManifest | None = None
     failure: str = ""
     seconds: float = 0.0
+
+    @property
+    def releases(self) -> tuple[str, ...]:
+        """The releases whose parts count: this one, and those whose predictions it was shown to reproduce."""
+        adopted = self.adoption.computed_by if self.adoption and self.adoption.equal else ()
+        return (self.release, *(release for release in adopted if release != self.release))
 
     @property
     def missing(self) -> list[Part]:
@@ -108,18 +118,20 @@ def plan_parts(
     failed are kept only `with_failures`.
     """
     prefix, index = storage.raw_prefix(work.model, work.shard), int(work.shard)
-    maker = columns_digest(work.release, work.columns)[:8]
+    makers = [columns_digest(release, work.columns)[:8] for release in work.releases]
     batches: dict[str, pl.DataFrame] = {}
+    named: list[list[str]] = []
     for number, start in enumerate(range(0, molecules.height, size)):
         batch = molecules.slice(start, size)
         digest = _digest([*batch["inchikey"], *batch["smiles"]])
-        batches[str(PartName(prefix, number, index, work.n_shards, maker, digest))] = batch
+        named.append([str(PartName(prefix, number, index, work.n_shards, maker, digest)) for maker in makers])
+        batches |= dict.fromkeys(named[-1], batch)
     ours = [part for part in map(PartName.parse, sorted(storage.list_sizes(store, prefix))) if part]
     work.own = frozenset(str(part) for part in ours if part.n_shards == work.n_shards)
     earlier = [*others, *(part for part in ours if part.n_shards == work.n_shards)]
     wanted = set(molecules["smiles"])
     for part in earlier:
-        if part.maker != maker or not part.may_concern(index, work.n_shards):
+        if part.maker not in makers or not part.may_concern(index, work.n_shards):
             continue
         name = str(part)
         try:
@@ -127,16 +139,20 @@ def plan_parts(
             rows = parse_part(content)
         except (ValueError, FileNotFoundError):
             continue  # damaged, or a leftover that another run has just removed: it is computed again
+        work.adopts |= part.maker != makers[0]
         work.witness = work.witness or next((row.smiles for row in rows if not row.reason), None)
         whole = name in batches and [row.smiles for row in rows] == batches[name]["smiles"].to_list()
         if whole and (with_failures or not any(row.reason for row in rows)):
             _note(work, name, content, rows)
         else:
             work.kept.add(name, rows, wanted, with_failures=with_failures)
-    for name, batch in batches.items():
+    for names in named:
+        name = next((name for name in names if name in work.there), names[0])
+        batch = batches[name]
         smiles = batch["smiles"].to_list()
         unknown = [row for row, text in enumerate(smiles) if text not in work.kept]
         work.parts.append(Part(name, batch["inchikey"].to_list(), smiles, unknown))
+    work.there = {part.name: work.there[part.name] for part in work.parts if part.name in work.there}
 
 
 def has_parts(store: ObjectStore, manifest: RawManifest) -> bool:
@@ -188,7 +204,7 @@ def finish(store: ObjectStore, work: ShardWork, environment: str) -> RawManifest
     """Write the quarantine list and then the manifest; only then remove parts of the shard that it does not name.
 
     Parts in the same folder that were made for another number of shards stay: other shards' molecules are in them.
-    `environment` is that of the model now; it is empty where nothing was left to compute.
+    `environment` is the one in which the last of them were computed.
 
     Raises ShardError if a part has gone meanwhile: another run has finished the shard and took it for a leftover.
     """
@@ -207,7 +223,8 @@ def finish(store: ObjectStore, work: ShardWork, environment: str) -> RawManifest
         parts=parts,
         rows=work.settled,
         quarantined=work.quarantined,
-        environment=environment or work.environment,
+        environment=environment,
+        adopted=work.adoption if work.adopts else None,
         seconds=round(work.seconds, 3),
         finished_at=datetime.now(UTC),
     )

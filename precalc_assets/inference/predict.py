@@ -15,9 +15,10 @@ import polars as pl
 from obstore.store import ObjectStore
 
 from precalc_assets.errors import ModelError, ShardError
+from precalc_assets.inference.adoption import same_major
 from precalc_assets.inference.batching import GaveUpError, PatientCaller
 from precalc_assets.inference.call_size import CallSize
-from precalc_assets.inference.canary_report import find_report
+from precalc_assets.inference.canary_report import CanaryReport, find_report
 from precalc_assets.inference.kept import KeptRows
 from precalc_assets.inference.part_names import PartName, other_parts
 from precalc_assets.inference.parts import Part, ShardWork, finish, has_parts, outcome, plan_parts, put_part, put_piece
@@ -47,6 +48,12 @@ class _Task:
     deadline: float
     on_progress: OnProgress
     save_seconds: float
+
+    @cached_property
+    def report(self) -> CanaryReport | None:
+        """What the canary has found out about this release."""
+        report = find_report(self.store, self.model)
+        return report if report and report.is_of(self.runner.release, self.runner.columns) else None
 
     @cached_property
     def others(self) -> tuple[PartName, ...]:
@@ -136,6 +143,16 @@ def _plan(task: _Task, shard: str) -> ShardWork:
         work.manifest = manifest
         return work
     work.environment = manifest.environment if manifest else ""
+    if manifest and not task.report and same_major(manifest.release, work.release):
+        logger.warning(
+            "shard %s of %s has predictions of release %s, which are computed again for %s; `precalc predict %s "
+            "--sample 100` finds out first whether they can be kept",
+            shard,
+            task.model,
+            manifest.release,
+            work.release,
+            task.model,
+        )
     molecules = pl.DataFrame(pl.from_arrow(read_shard(task.store, task.library, shard)))
     plan_parts(task.store, work, molecules, task.batch_size, task.others, with_failures=not failed)
     return work
@@ -144,7 +161,8 @@ def _plan(task: _Task, shard: str) -> ShardWork:
 def _begin(task: _Task, shard: str) -> ShardWork:
     runner, library = task.runner, task.library
     digest = library.shards[shard].digest
-    return ShardWork(task.model, runner.release, runner.columns, shard, library.n_shards, digest, KeptRows(task.store))
+    kept, adoption = KeptRows(task.store), task.report.adoption if task.report else None
+    return ShardWork(task.model, runner.release, runner.columns, shard, library.n_shards, digest, kept, adoption)
 
 
 def _stands(task: _Task, work: ShardWork, manifest: RawManifest) -> bool:
@@ -169,10 +187,14 @@ def _land(task: _Task, unfinished: list[ShardWork]) -> Iterator[ShardOutcome]:
     for work in ended:
         unfinished.remove(work)
         try:
-            manifest = work.manifest or finish(task.store, work, task.runner.environment) if work.complete else None
+            manifest = work.manifest or _finish(task, work) if work.complete else None
         except FAILURES as error:
             manifest, work.failure = None, reason(error)
         yield outcome(manifest, task.max_failure_rate) if manifest else ShardOutcome(work.shard, failure=work.failure)
+
+
+def _finish(task: _Task, work: ShardWork) -> RawManifest:
+    return finish(task.store, work, task.runner.environment if work.seconds else work.environment)
 
 
 @dataclass(slots=True)
@@ -204,9 +226,7 @@ class _Calls:
 
     def __init__(self, task: _Task) -> None:
         self._task = task
-        report = find_report(task.store, task.model)
-        known = report and report.is_of(task.runner.release, task.runner.columns)
-        self._size = CallSize(task.batch_size, report if known else None)
+        self._size = CallSize(task.batch_size, task.report)
         self._caller = PatientCaller(task.model, task.runner, self._size, task.deadline, self._note)
         self._queue: deque[_Making] = deque()
         self._making: list[_Making] = []

@@ -11,6 +11,7 @@ from obstore.store import ObjectStore
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from precalc_assets import storage
+from precalc_assets.cards import Adoption
 from precalc_assets.columns import Column
 from precalc_assets.errors import ShardError
 from precalc_assets.predictions.cells import read_cells
@@ -36,6 +37,7 @@ class RawManifest(BaseModel):
     """What a shard's raw predictions consist of, and what they were computed from.
 
     `environment` names what the model ran in when the last of them were computed; it is empty where that is not known.
+    `adopted` tells of predictions that an earlier release has computed and this one was shown to reproduce.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -49,13 +51,19 @@ class RawManifest(BaseModel):
     rows: int
     quarantined: int
     environment: str
+    adopted: Adoption | None = None
     seconds: float
     finished_at: datetime
+
+    @property
+    def computed_by(self) -> tuple[str, ...]:
+        """The releases that have computed the predictions."""
+        return tuple(sorted({self.release, *(self.adopted.computed_by if self.adopted else ())}))
 
     @cached_property
     def digest(self) -> str:
         """Name of the content: the same for the same values from the same release, whenever and wherever computed."""
-        content = self.model_dump_json(exclude={"environment", "seconds", "finished_at"})
+        content = self.model_dump_json(exclude={"environment", "adopted", "seconds", "finished_at"})
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 

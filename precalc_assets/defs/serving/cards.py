@@ -18,12 +18,21 @@ def card_metadata(card: ModelCard) -> Metadata:
             columns=card.columns,
         ),
         "releases": ", ".join(card.releases),
+        "environments": ", ".join(card.environments),
         "dagster/row_count": card.molecules,
         "shards": f"{len(card.shards)} of {card.n_shards}",
         "quarantined": card.quarantined,
     }
     if card.deterministic is not None:
         shown["deterministic"] = card.deterministic
+    if card.example is not None:
+        shown["example"] = card.example
+    if card.peak_memory:
+        shown["peak_memory_mb"] = round(card.peak_memory / (1 << 20))
+    if card.bytes_per_molecule:
+        shown["bytes_per_molecule"] = round(card.bytes_per_molecule)
+    if card.adopted:
+        shown["computed"] = str(card.adopted)
     if card.distributions:
         shown["distributions"] = distribution_table(card.distributions)
     return shown

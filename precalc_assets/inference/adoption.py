@@ -1,0 +1,105 @@
+"""Whether a new release may keep what an earlier one has computed.
+
+The hub's rule is that only a MAJOR release changes predictions. Its number alone is no proof, so the new release is
+asked for molecules that are stored, and must print the same bytes. What may be kept is then in the canary's report.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+
+import obstore
+from obstore.store import ObjectStore
+
+from precalc_assets.cards import Adoption
+from precalc_assets.columns import Column
+from precalc_assets.errors import ShardError
+from precalc_assets.inference.kept import Row, parse_part
+from precalc_assets.predictions import RawManifest, find_manifest
+
+COMPARED = 500
+"""Molecules that are asked for beside the canary's, spread over all shards. If one molecule in a hundred came out
+differently, all of these would be the same once in 150 times."""
+
+_SEMVER = re.compile(r"v?(?P<major>\d+)\.\d+\.\d+")
+
+
+def compare_releases(
+    store: ObjectStore,
+    model: str,
+    release: str,
+    columns: Sequence[Column],
+    shards: Sequence[str],
+    canary: Mapping[str, bytes | None],
+    ask: Callable[[Sequence[str]], list[bytes | None]],
+) -> Adoption | None:
+    """Compare a release with what earlier ones of the same MAJOR have left; None if that is nothing, or is damaged.
+
+    `canary` has the records that the release has printed already, by SMILES, None for a molecule that it could not
+    answer; `ask` returns them for more molecules.
+    """
+    earlier = [
+        manifest
+        for manifest in _manifests(store, model, shards)
+        if manifest.columns == tuple(columns) and same_major(manifest.release, release)
+    ]
+    if not earlier:
+        return None
+    rows: dict[str, Row] = {}
+    each = -(-COMPARED // len(earlier))
+    try:
+        for number, manifest in enumerate(earlier):
+            stored = _some_rows(store, manifest, number, each)
+            spread = stored[:: max(1, len(stored) // each)][:each]
+            rows |= {row.smiles: row for row in [*spread, *(row for row in stored if row.smiles in canary)]}
+    except (ValueError, FileNotFoundError):
+        return None
+    more = [smiles for smiles in rows if smiles not in canary]
+    printed = {**canary, **dict(zip(more, ask(more), strict=True))}
+    differing = [row for row in rows.values() if printed[row.smiles] != (None if row.reason else row.record)]
+    return Adoption(
+        computed_by=tuple(sorted({release for manifest in earlier for release in manifest.computed_by})),
+        molecules=len(rows),
+        different=len(differing),
+        example=_describe(differing[0], printed) if differing else "",
+        compared_at=datetime.now(UTC),
+    )
+
+
+def _manifests(store: ObjectStore, model: str, shards: Sequence[str]) -> Iterator[RawManifest]:
+    for shard in shards:
+        try:
+            manifest = find_manifest(store, model, shard)
+        except ShardError:
+            continue  # damaged: it is computed again, whatever comes of this
+        if manifest and manifest.parts:
+            yield manifest
+
+
+def _some_rows(store: ObjectStore, manifest: RawManifest, number: int, least: int) -> list[Row]:
+    """Return the rows of some parts of a shard, at least so many if it has them.
+
+    They begin with another part in each shard: in the first shard with its first, where the canary's molecules are.
+    Raises ValueError or FileNotFoundError for a part that is damaged or gone.
+    """
+    rows: list[Row] = []
+    start = number % len(manifest.parts)
+    for part in (*manifest.parts[start:], *manifest.parts[:start]):
+        if len(rows) < least:
+            rows += parse_part(bytes(obstore.get(store, part.name).bytes()))
+    return rows
+
+
+def same_major(one: str, other: str) -> bool:
+    """Return whether two releases differ, and not in MAJOR. Those that are no versions, such as commits, do not."""
+    first, second = _SEMVER.fullmatch(one), _SEMVER.fullmatch(other)
+    return one != other and first is not None and second is not None and first["major"] == second["major"]
+
+
+def _describe(row: Row, printed: Mapping[str, bytes | None]) -> str:
+    now = printed[row.smiles]
+    before, after = (
+        "no answer" if record is None else record[:60].decode("utf-8", "replace")
+        for record in (None if row.reason else row.record, now)
+    )
+    return f"{row.smiles}: {before} is stored, {after} came out"

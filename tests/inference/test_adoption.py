@@ -1,0 +1,198 @@
+"""A new release that keeps what an earlier one has computed: only where it was shown to print the same."""
+
+import gzip
+
+import obstore
+import pytest
+
+from precalc_assets.inference import adoption, run_canary
+from precalc_assets.inference.adoption import same_major
+from precalc_assets.library import read_manifest
+from precalc_assets.predictions import find_manifest
+from precalc_assets.publishing import make_card
+from precalc_assets.settings import Settings
+from precalc_assets.sharding import shard_keys
+
+MODEL = "eos9abc"
+SHARDS = shard_keys(4)
+OTHERWISE = 'return "0.5,1,x"'
+
+
+def canary(world, **options):
+    settings = Settings(models_dir=str(world.models_dir), cache_dir=world.cache_dir, **options)
+    return run_canary(world.store, read_manifest(world.store), MODEL, 5, settings=settings)
+
+
+def asked(world) -> int:
+    """Return for how many molecules the model has been run."""
+    return sum(len(call) for call in world.calls())
+
+
+def manifests(world):
+    return [find_manifest(world.store, MODEL, shard) for shard in SHARDS]
+
+
+def values(world) -> dict[str, bytes]:
+    """Return the content of all parts of the manifests, unpacked, by the molecules that they are about."""
+    parts = [part for manifest in manifests(world) for part in manifest.parts]
+    return {
+        part.name.rpartition("-")[2]: gzip.decompress(bytes(obstore.get(world.store, part.name).bytes()))
+        for part in parts
+    }
+
+
+@pytest.fixture
+def computed(world):
+    """A world in which release v1.0.0 has computed all shards."""
+    world.write_model(release="v1.0.0")
+    world.build_library()
+    world.predict()
+    return world
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("v1.0.0", "v1.0.1", True),
+        ("v1.0.0", "v1.2.0", True),
+        ("1.0.0", "v1.0.1", True),
+        ("v1.0.0", "v2.0.0", False),
+        ("v1.0.0", "v10.0.0", False),
+        ("v1.0.0", "v1.0.0", False),
+        ("v1.0.0", "commit-1a2b3c4d5e6f", False),
+        ("content-1a2b", "content-3c4d", False),
+    ],
+)
+def test_releases_of_the_same_major_are_compared(one: str, other: str, same: bool) -> None:
+    assert same_major(one, other) is same
+
+
+def test_shards_that_a_new_release_reproduces_are_adopted(computed) -> None:
+    before = values(computed)
+    computed.write_model(release="v1.1.0")
+    report = canary(computed)
+    assert report.adoption is not None
+    assert report.adoption.equal
+    assert report.adoption.computed_by == ("v1.0.0",)
+    assert report.adoption.molecules == len(read_molecules(computed))
+    done = asked(computed)
+    outcomes = computed.predict()
+    assert all(outcome.landed for outcome in outcomes)
+    assert asked(computed) == done
+    assert values(computed) == before
+    for manifest in manifests(computed):
+        assert (manifest.release, manifest.computed_by) == ("v1.1.0", ("v1.0.0", "v1.1.0"))
+        assert manifest.adopted == report.adoption
+
+
+def read_molecules(world) -> list[str]:
+    return [line for content in values(world).values() for line in content.decode().splitlines()[1:]]
+
+
+def test_one_difference_has_all_shards_computed_again(computed) -> None:
+    # The molecule that differs is none of the canary's: only the comparison over all shards finds it.
+    odd = next(smiles for call in computed.calls()[::-1] for smiles in call[::-1])
+    answer = f"if smiles == {odd!r}:\n    {OTHERWISE}\nreturn f'{{len(smiles) / 3!r}},{{len(smiles)}},\"{{smiles}}\"'"
+    computed.write_model(release="v1.1.0", answer=answer)
+    report = canary(computed)
+    assert report.adoption is not None
+    assert (report.adoption.equal, report.adoption.different) == (False, 1)
+    assert odd in report.adoption.example
+    done = asked(computed)
+    computed.predict()
+    assert asked(computed) - done == len(read_molecules(computed))
+    assert all(manifest.adopted is None for manifest in manifests(computed))
+    assert all(manifest.release == "v1.1.0" for manifest in manifests(computed))
+
+
+@pytest.mark.parametrize("release", ["v2.0.0", "commit-1a2b3c4d5e6f"])
+def test_another_major_is_computed_again(computed, release: str) -> None:
+    computed.write_model(release=release)
+    assert canary(computed).adoption is None
+    done = asked(computed)
+    computed.predict()
+    assert asked(computed) > done
+
+
+def test_other_columns_are_computed_again(computed) -> None:
+    computed.write_model(release="v1.1.0", columns=(("score", "float"),), answer="return '1.0'")
+    assert canary(computed).adoption is None
+
+
+def test_without_a_canary_nothing_is_adopted_and_it_is_said(computed, caplog: pytest.LogCaptureFixture) -> None:
+    computed.write_model(release="v1.1.0")
+    done = asked(computed)
+    computed.predict()
+    assert asked(computed) - done == len(read_molecules(computed))
+    assert "precalc predict eos9abc --sample 100" in caplog.text
+
+
+def test_a_damaged_part_keeps_everything_from_being_adopted(computed) -> None:
+    first = manifests(computed)[0].parts[0]
+    obstore.put(computed.store, first.name, b"damaged")
+    computed.write_model(release="v1.1.0")
+    assert canary(computed).adoption is None
+
+
+def test_a_failure_is_compared_like_an_answer(world) -> None:
+    odd = "CCCCCCCCCO"
+    fails = f"if smiles == {odd!r}:\n    return ',,'\nreturn f'{{len(smiles) / 3!r}},{{len(smiles)}},\"{{smiles}}\"'"
+    world.write_model(answer=fails)
+    world.build_library()
+    world.predict()
+    world.write_model(answer=fails, release="v1.0.1")
+    report = canary(world)
+    assert report.adoption is not None
+    assert report.adoption.equal
+    world.write_model(release="v1.0.2")
+    report = canary(world)
+    assert report.adoption is not None
+    assert f"{odd}: no answer is stored" in report.adoption.example
+
+
+def test_a_third_release_adopts_what_the_first_computed(computed) -> None:
+    for release in ("v1.1.0", "v1.2.0"):
+        computed.write_model(release=release)
+        canary(computed)
+        done = asked(computed)
+        computed.predict()
+        assert asked(computed) == done
+    assert {manifest.computed_by for manifest in manifests(computed)} == {("v1.0.0", "v1.1.0", "v1.2.0")}
+
+
+def test_new_molecules_are_computed_by_the_new_release(computed) -> None:
+    computed.write_model(release="v1.1.0")
+    canary(computed)
+    computed.build_library([*"NOPSFI", *("C" * n + end for n in range(1, 16) for end in ("", "O", "N", "Cl"))])
+    done = asked(computed)
+    computed.predict()
+    assert asked(computed) - done == 6
+    assert all(manifest.release == "v1.1.0" for manifest in manifests(computed))
+
+
+def test_molecules_are_compared_in_every_shard(computed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adoption, "COMPARED", 8)
+    computed.write_model(release="v1.1.0")
+    done = len(computed.calls())
+    report = canary(computed)
+    assert report.adoption is not None
+    compared = {smiles for call in computed.calls()[done:] for smiles in call}
+    for manifest in manifests(computed):
+        stored = {
+            line.split(",")[1]
+            for part in manifest.parts
+            for line in gzip.decompress(bytes(obstore.get(computed.store, part.name).bytes())).decode().splitlines()[1:]
+        }
+        assert len(stored & compared) >= 2
+
+
+def test_a_card_says_who_computed_and_for_which_it_holds(computed) -> None:
+    computed.write_model(release="v1.1.0")
+    canary(computed)
+    computed.predict()
+    computed.validate()
+    computed.load()
+    settings = Settings(models_dir=str(computed.models_dir), cache_dir=computed.cache_dir)
+    card = make_card(computed.store, computed.tables, MODEL, settings)
+    assert card.releases == ("v1.1.0",)
+    assert "by v1.0.0; this release printed the same for" in str(card.adopted)
