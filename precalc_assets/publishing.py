@@ -1,6 +1,7 @@
 """Gathering the card of a model: what it says of itself, what its table holds, and what the canary found out."""
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -8,12 +9,14 @@ from obstore.store import ObjectStore
 
 from precalc_assets.cards import PLOTTED_COLUMNS, Distribution, ModelCard, find_card, publish_card
 from precalc_assets.columns import Column
-from precalc_assets.errors import TableError
+from precalc_assets.errors import PrecalcError, TableError
 from precalc_assets.inference import find_report, open_model
-from precalc_assets.models import ModelMetadata, list_models
+from precalc_assets.models import ModelMetadata, licence_warning, list_models
 from precalc_assets.predictions import describe_predictions, find_manifest
 from precalc_assets.settings import Settings
 from precalc_assets.tables import KeyValueStore, TableReader
+
+logger = logging.getLogger(__name__)
 
 
 def publish(store: ObjectStore, tables: KeyValueStore, model: str, settings: Settings) -> ModelCard:
@@ -26,6 +29,17 @@ def publish(store: ObjectStore, tables: KeyValueStore, model: str, settings: Set
         publish_card(tables, card)
         if _digest(*_plotted(TableReader(tables, model, consistent=True))) == card.distributions_of:
             return card
+
+
+def warn_of_licence(store: ObjectStore, model: str, settings: Settings) -> None:
+    """Log what to know of a model's licence before its predictions can be read."""
+    report = find_report(store, model)
+    try:
+        warning = licence_warning(_find_metadata(model, settings, report.metadata if report else None).license)
+    except PrecalcError as error:
+        warning = f"its licence is not known: {error}"
+    if warning:
+        logger.warning("%s: %s", model, warning)
 
 
 def make_card(store: ObjectStore, tables: KeyValueStore, model: str, settings: Settings) -> ModelCard:

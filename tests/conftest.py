@@ -121,7 +121,8 @@ class World:
         body = "\n".join(f"    {line}" for line in answer.splitlines())
         names = header if header is not None else ",".join(name for name, _ in columns)
         files: dict[Path, str | None] = {
-            folder / "metadata.yml": f"Identifier: {model}\nTitle: A model for tests\nRelease: {release}\n",
+            folder / "metadata.yml": f"Identifier: {model}\nTitle: A model for tests\nRelease: {release}\n"
+            "License: MIT\n",
             folder / "install.yml": install,
             framework / "run.sh": run,
             framework / "code" / "main.py": _MAIN.format(

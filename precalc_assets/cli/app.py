@@ -254,7 +254,7 @@ def models_install(
     ] = False,
 ) -> None:
     """Make the environment of a model, as is done for every model that is run; print its name."""
-    from precalc_assets.cli.environments import install as work
+    from precalc_assets.cli.models import install as work
 
     work(model, skip_failed=skip_failed)
 
@@ -262,7 +262,7 @@ def models_install(
 @models_app.command("remove")
 def models_remove(model: Model) -> None:
     """Remove a model's environments and what was fetched of it; predictions and folders of yours stay."""
-    from precalc_assets.cli.environments import remove as work
+    from precalc_assets.cli.models import remove as work
 
     work(model)
 

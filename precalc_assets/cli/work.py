@@ -25,7 +25,7 @@ from precalc_assets.library import (
 from precalc_assets.model_ids import check_model_id
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
 from precalc_assets.predictions import load_library_shards, load_shards, validate_shards
-from precalc_assets.publishing import publish
+from precalc_assets.publishing import publish, warn_of_licence
 from precalc_assets.settings import load_settings
 from precalc_assets.sharding import parse_shards
 from precalc_assets.storage import open_store
@@ -147,6 +147,7 @@ def _load(model: str, shards: str | None) -> Tally:
         for _ in validated.watch(outcomes):
             on_progress(1, 0)
     validated.warn(f"serve {model}")
+    warn_of_licence(store, model, settings)
     with progress(f"load {model}", len(validated.landed), "shards") as on_progress:
         for _ in loaded.watch(load_shards(store, tables, model, validated.landed)):
             on_progress(1, 0)

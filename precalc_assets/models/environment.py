@@ -325,7 +325,7 @@ class _Filling:
             failure = self._conda([*step.specs, f"python={self.recipe.python}"], channels)
         else:
             variables = {**_variables(self.path), **self.activated}
-            failure = self.installer.run(["bash", "-euc", step.command], variables, self.folder.path)
+            failure = self.installer.run(["bash", "-euc", step.command], variables, self.path)
         if failure:
             self._pass_over(step, failure)
 

@@ -277,9 +277,10 @@ class _Copies:
         with self._making() as folder:
             self._check_out(folder, release, commit)
             self._pull_pointers(folder)
+            day = self._git("-C", folder, "show", "--no-patch", "--format=%cs", "refs/precalc/release").strip()
             shutil.rmtree(folder / ".git")
             self._download_checkpoints(folder)
-            said = json.dumps({"release": release, "url": self.url, "commit": commit})
+            said = json.dumps({"release": release, "url": self.url, "commit": commit, "committed_on": day})
             (folder.parent / FETCHED).write_text(said, encoding="utf-8")
             shutil.rmtree(self._place / release, ignore_errors=True)  # of another hub
             folder.parent.rename(self._place / release)

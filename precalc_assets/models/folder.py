@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import yaml
 from pydantic import (
@@ -122,22 +122,27 @@ def read_folder(path: Path) -> ModelFolder:
     """Read a model's folder, which has the model's name. Raises ModelError if it cannot be used.
 
     Its release is the tag that it was fetched at, since the hub writes the metadata's field after it sets a tag; else
-    that field; and without one a digest of the content, so that two different models never look alike.
+    that field; and without one a digest of the content, so that two different models never look alike. A fetched
+    folder without a packaging date has the day of its commit.
     """
     metadata = _read_metadata(path)
     if metadata.identifier != path.name.partition("-v")[0]:
         raise ModelError(f"the folder {path} holds the model {metadata.identifier!r}; name both alike")
     columns, warnings = read_columns(path / "model" / "framework")
-    release = _fetched_release(path) or metadata.release or f"content-{digest_files(path, _DECIDES)[:12]}"
-    return ModelFolder(path.name, path, metadata.model_copy(update={"release": release}), columns, warnings)
+    fetched = _read_fetched(path)
+    update = {
+        "release": fetched.get("release") or metadata.release or f"content-{digest_files(path, _DECIDES)[:12]}",
+        "packaged_on": metadata.packaged_on or (fetched and date.fromisoformat(fetched["committed_on"])) or None,
+    }
+    return ModelFolder(path.name, path, metadata.model_copy(update=update), columns, warnings)
 
 
-def _fetched_release(path: Path) -> str:
-    """Return the release that a folder was fetched at; nothing for one that was put there by hand."""
+def _read_fetched(path: Path) -> dict[str, str]:
+    """Return the release that a folder was fetched at and the day of its commit; nothing for one put there by hand."""
     try:
-        return str(json.loads((path.parent / FETCHED).read_bytes())["release"])
+        return cast("dict[str, str]", json.loads((path.parent / FETCHED).read_bytes()))
     except FileNotFoundError:
-        return ""
+        return {}
 
 
 def digest_files(folder: Path, names: Iterable[str] = ("",)) -> str:

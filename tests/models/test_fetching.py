@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import time
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -119,7 +120,12 @@ def test_annotated_tag_is_fetched_at_its_commit(remote: Remote) -> None:
     remote.commit(title="Later")
     assert remote.fetch().metadata.title == "Tagged"
     said = json.loads((remote.place / "v1.0.0" / "fetched.json").read_text())
-    assert said == {"release": "v1.0.0", "url": f"{remote.hub.url}/{MODEL}.git", "commit": commit}
+    assert (said["release"], said["url"], said["commit"]) == ("v1.0.0", f"{remote.hub.url}/{MODEL}.git", commit)
+
+
+def test_fetched_folder_without_a_date_has_its_commits(remote: Remote) -> None:
+    remote.commit(title="Undated")
+    assert remote.fetch().metadata.packaged_on == datetime.now(UTC).date()
 
 
 def test_untagged_model_is_named_by_its_commit(remote: Remote) -> None:

@@ -137,3 +137,15 @@ def test_check_of_neither_model_nor_folder_says_so(world) -> None:
     done = world.precalc("models", "check", "./nowhere")
     assert done.returncode == 2
     assert "neither a model id" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("license_", "said"), [(None, "names no licence"), ("Non-commercial", "licence is Non-commercial")]
+)
+def test_a_licence_is_said_before_predictions_are_served(world, license_: str | None, said: str) -> None:
+    write(world, columns=(("score", "float"), ("atoms", "integer"), ("label", "string")), License=license_)
+    world.build_library()
+    world.predict()
+    done = world.precalc("serve", "eos9abc")
+    assert done.returncode == 0
+    assert said in done.stderr

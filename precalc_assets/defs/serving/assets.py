@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from precalc_assets.cards import publish_card
 from precalc_assets.defs.asset_checks import check_outputs
 from precalc_assets.defs.inference.assets import raw_predictions
 from precalc_assets.defs.partitions import model_shards, models, shards_by_model
@@ -15,7 +14,7 @@ from precalc_assets.defs.serving.cards import card_metadata
 from precalc_assets.defs.serving.checks import CARD, PREDICTIONS, TABLE, card_finding
 from precalc_assets.inference import find_report
 from precalc_assets.predictions import load_shards, validate_shards
-from precalc_assets.publishing import make_card
+from precalc_assets.publishing import publish, warn_of_licence
 
 
 @dg.asset(
@@ -64,6 +63,7 @@ def prediction_table(context: dg.AssetExecutionContext, platform: dg.ResourcePar
     with clear_failures():
         recorder = Recorder(context, platform, "predictions", TABLE)
         for model, shards in shards_by_model(context.partition_keys).items():
+            warn_of_licence(platform.store, model, platform.settings)
             yield from recorder.record(load_shards(platform.store, platform.tables, model, shards), model)
         yield from recorder.conclude()
 
@@ -81,8 +81,7 @@ def prediction_table(context: dg.AssetExecutionContext, platform: dg.ResourcePar
 def model_card(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> Iterator[Event]:
     """Gather and publish a model's card."""
     with clear_failures():
-        card = make_card(platform.store, platform.tables, context.partition_key, platform.settings)
-        publish_card(platform.tables, card)
+        card = publish(platform.store, platform.tables, context.partition_key, platform.settings)
         yield dg.MaterializeResult(metadata=card_metadata(card))
         yield from CARD.evaluations(context.instance, {card.model: card_finding(card)})
         yield from CARD.summaries(context.instance)
