@@ -234,7 +234,9 @@ class _Reader:
         self.steps.append(ShellCommand(command, line))
 
     def _warn_unpinned(self, packages: Sequence[str], line: str) -> None:
-        self.warnings.append(f"no version for {' '.join(packages)} in {line!r}; what it gets depends on the day")
+        self.warnings.append(
+            f"no version for {' '.join(packages)} in {line!r}; the newest of the packaging date is taken"
+        )
 
     def _refused(self, line: str, why: str) -> ModelError:
         shown = " ".join(line.split())[:200]

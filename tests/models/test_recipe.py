@@ -178,8 +178,8 @@ def test_system_packages_are_named_and_not_installed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("pip install rdkit", ["rdkit", "depends on the day"]),
-        ("conda install -c a dgl", ["dgl", "depends on the day"]),
+        ("pip install rdkit", ["rdkit", "newest of the packaging date"]),
+        ("conda install -c a dgl", ["dgl", "newest of the packaging date"]),
         ("conda install x=1", ["no channel", "conda-forge"]),
     ],
 )
