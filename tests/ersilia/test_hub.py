@@ -3,11 +3,13 @@
 The CLI is a script here, and the hub a folder that it copies from.
 """
 
+import json
 import os
 import shutil
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -142,6 +144,36 @@ def test_what_the_cli_needs_to_fetch_a_folder_is_named(
     ):
         taken.fetch(folder)
     assert hub.commands() == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "in_container", "is_made"),
+    [("system", False, True), ("conda", True, False), (None, True, True), (None, False, False)],
+)
+def test_cli_has_the_models_python_where_it_runs_the_systems(
+    hub: Hub,
+    world,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str | None,
+    in_container: bool,
+    is_made: bool,
+) -> None:
+    bin_of_model = tmp_path / "environment" / "bin"
+    made = SimpleNamespace(variables={"PATH": f"{bin_of_model}:{tmp_path}:{os.defpath}"})
+    monkeypatch.setattr(slot, "model_environment", lambda folder, cache_dir: made)
+    monkeypatch.setattr(slot, "_IN_CONTAINER", tmp_path if in_container else tmp_path / "missing")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.defpath}")
+    (tmp_path / "conda").touch(mode=0o755)
+    hub.program.write_text('#!/bin/sh\necho "$PATH" > "$HOME/path"\n')
+    folder = find_model(MODEL, [world.models_dir])
+    (folder.path / "Dockerfile").touch()
+    if mode:
+        (folder.path / "config.json").write_text(json.dumps({"default_mode": mode}))
+    with slot.taken_slot(MODEL, hub.cache_dir) as taken:
+        taken.fetch(folder)
+    found = (hub.cache_dir / "ersilia" / f"{MODEL}-0" / "home" / "path").read_text()
+    assert (str(bin_of_model) in found) is is_made
 
 
 def test_a_version_that_was_asked_for_stays_when_the_hub_has_a_later_one(hub: Hub) -> None:

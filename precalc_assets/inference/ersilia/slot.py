@@ -42,6 +42,9 @@ _SERVE_SECONDS = 600.0
 _SESSION = "precalc"
 """Names the session, which belongs to the CLI's parent process otherwise, and so to none that lasts."""
 
+_IN_CONTAINER = Path("/.dockerenv")
+"""By this file the CLI knows that it runs in a container (`ersilia/utils/system.py`)."""
+
 _CONFIG = {
     "LOCAL": {"TMP": "'tmp/'", "DEST": "'dest/'", "BUNDLES": "'bundles/'"},
     "HUB": {
@@ -255,11 +258,15 @@ def _take_free(slots: Path, model: str) -> tuple[Path, FileLock]:
 
 
 def _wants_system_python(folder: Path) -> bool:
-    """Return whether a model asks to run without conda: in the Python on the PATH, which we then make for it."""
+    """Return whether the CLI runs a model in the Python on the PATH, which we then make for it.
+
+    It does so where the model asks for it, and in a container for a model that names no mode.
+    """
     try:
-        return bool(json.loads((folder / "config.json").read_bytes())["default_mode"] == "system")
+        mode = json.loads((folder / "config.json").read_bytes())["default_mode"]
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return _IN_CONTAINER.exists()
+    return bool(mode == "system")
 
 
 def _require_for_folder(folder: ModelFolder) -> None:
