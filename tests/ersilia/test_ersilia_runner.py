@@ -13,6 +13,8 @@ from rdkit import RDConfig
 
 from precalc_assets.errors import ModelError
 from precalc_assets.inference.batching import PatientCaller
+from precalc_assets.inference.call_size import CallSize
+from precalc_assets.models import read_recipe
 from precalc_assets.settings import BUILT_IN_MODELS
 
 pytestmark = pytest.mark.slow
@@ -30,8 +32,10 @@ def with_system_mode(model: str, obedient: Path, tmp_path: Path) -> Path:
     """Return a copy of a built-in model that the CLI runs in the system's Python."""
     folder = tmp_path / model
     shutil.copytree(BUILT_IN_MODELS / model, folder)
-    for name in ("config.json", "Dockerfile"):
-        shutil.copy(obedient / name, folder)
+    shutil.copy(obedient / "config.json", folder)
+    steps = read_recipe(folder).steps
+    lines = "".join(f"RUN pip install {' '.join(step.arguments)}\n" for step in steps)
+    (folder / "Dockerfile").write_text((obedient / "Dockerfile").read_text() + lines)
     return folder
 
 
@@ -44,7 +48,7 @@ def test_a_built_in_model_runs_end_to_end_and_as_the_framework_runner_has_it(
     answers = {}
     for kind in ("framework", "ersilia"):
         with machine.runner(folder, kind) as runner:
-            (answers[kind],) = PatientCaller("eos0aaa", runner).answer([smiles])
+            (answers[kind],) = PatientCaller("eos0aaa", runner, CallSize(1000)).answer([smiles])
     assert answers["ersilia"] == answers["framework"]
     assert len(answers["ersilia"].records) == len(smiles)
     assert set(answers["ersilia"].failures) >= {100, 101, 102}
@@ -55,7 +59,7 @@ def test_bad_molecules_are_found_though_failures_open_the_circuit_breaker(machin
     smiles = ["C" * n for n in range(1, 65)]
     smiles[5], smiles[40] = "BAD1", "BAD2"
     with machine.runner(obedient, batch_size=64) as runner:
-        (answer,) = PatientCaller("eos9obe", runner).answer([smiles])
+        (answer,) = PatientCaller("eos9obe", runner, CallSize(1000)).answer([smiles])
     assert answer.failures == {
         5: "the server answered 500: cannot parse BAD1",
         40: "the server answered 500: cannot parse BAD2",
@@ -75,7 +79,7 @@ def test_two_models_at_the_same_time_do_not_disturb_each_other(machine, obedient
     folder = with_system_mode("eos0aaa", obedient, tmp_path)
     smiles = molecules(200)
     with machine.runner(folder, "framework") as runner:
-        (expected,) = PatientCaller("eos0aaa", runner).answer([smiles])
+        (expected,) = PatientCaller("eos0aaa", runner, CallSize(1000)).answer([smiles])
     with machine.runner(obedient) as one, machine.runner(folder) as other, ThreadPoolExecutor() as pool:
         both = [pool.submit(one.predict, ["C" * n for n in range(1, 40)]) for _ in range(3)]
         both += [pool.submit(other.predict, smiles) for _ in range(3)]
