@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from datetime import UTC, datetime
 from hashlib import sha256
 
 import pyarrow.parquet as pq
@@ -13,7 +14,7 @@ from serving import KEYS, UNKNOWN, Api, card, predictions
 
 from precalc_assets import storage
 from precalc_assets.api.answers import best_type
-from precalc_assets.cards import publish_card
+from precalc_assets.cards import Adoption, publish_card
 from precalc_assets.columns import Column
 from precalc_assets.library import read_manifest
 from precalc_assets.sharding import key_hash, shard_of
@@ -127,8 +128,13 @@ def test_answers_are_compressed_for_those_who_accept_it_and_large_enough(api):
     assert not api.get("/health", accept_encoding="gzip").compressed
 
 
+ADOPTION = Adoption(
+    computed_by=("v1.0.0",), molecules=600, different=0, example="", compared_at=datetime(2026, 11, 28, tzinfo=UTC)
+)
+
+
 def test_a_model_is_described_by_its_table_and_its_card(tables, api):
-    publish_card(tables, card(deterministic=False, varying=("score",), molecules=1))
+    publish_card(tables, card(deterministic=False, varying=("score",), molecules=1, example="equal", adopted=ADOPTION))
     answer = api.get(f"/models/{MODEL}").json
     ordered = sorted(KEYS, key=key_hash)
     shards = [[key for key in ordered if shard_of(key, 4) == shard] for shard in ("00", "01", "02", "03")]
@@ -154,6 +160,8 @@ def test_a_model_is_described_by_its_table_and_its_card(tables, api):
         "library_digest": sha256("".join(digests).encode()).hexdigest(),
         "deterministic": False,
         "varying": ["score"],
+        "example": "equal",
+        "adopted": {**ADOPTION.model_dump(), "computed_by": ["v1.0.0"], "compared_at": "2026-11-28T00:00:00Z"},
     }
 
 

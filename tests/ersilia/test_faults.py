@@ -40,12 +40,12 @@ if total > 2000:
 def predict(request, world, machine, obedient: Path) -> Callable[..., object]:
     """A function that runs `precalc predict` over a model with this fault, with the runner that the test is for."""
 
-    def run(molecules: list[str], settings: dict[str, str], **model: object):
+    def run(molecules: list[str], settings: dict[str, str], steps: str = "", **model: object):
         folder = world.write_model(**{"columns": NUMBERS, "answer": ANSWER, **model})
         metadata = (obedient / "metadata.yml").read_text().replace("Identifier: eos9obe", f"Identifier: {MODEL}")
         (folder / "metadata.yml").write_text(metadata)
-        for name in ("config.json", "Dockerfile"):
-            shutil.copy(obedient / name, folder)
+        shutil.copy(obedient / "config.json", folder)
+        (folder / "Dockerfile").write_text((obedient / "Dockerfile").read_text() + steps)
         examples = folder / "model" / "framework" / "examples"
         examples.mkdir(exist_ok=True)
         columns = [name for name, _ in model.get("columns", NUMBERS)]
@@ -134,7 +134,7 @@ def test_one_with_3200_columns_is_answered_like_any_other(world, predict) -> Non
 
 
 def test_one_whose_install_fails_is_an_error_with_the_installer_s_words(world, predict) -> None:
-    done = predict(chains(8), {}, install='python: "3.11"\ncommands:\n  - "echo no compiler >&2; exit 3"\n')
+    done = predict(chains(8), {}, steps="RUN echo no compiler >&2; exit 3\n")
     assert done.returncode == 1
     assert "no compiler" in done.stderr
     assert MODEL in done.stderr

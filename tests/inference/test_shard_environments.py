@@ -2,7 +2,7 @@
 
 import pytest
 
-from precalc_assets.defs.serving.checks import card_results
+from precalc_assets.defs.serving.checks import card_finding
 from precalc_assets.predictions import RawManifest, manifest_name, require_manifest
 from precalc_assets.publishing import make_card
 from precalc_assets.settings import Settings
@@ -76,10 +76,10 @@ def test_card_and_status_name_both_environments_of_a_release(world) -> None:
     here, there = manifest(world, "01").environment, manifest(world, "00").environment
     card = make_card(world.store, world.tables, MODEL, Settings(models_dir=str(world.models_dir), n_shards=4))
     assert card.environments == tuple(sorted({here, there}))
-    (found,) = [result for result in card_results(card) if result.check_name == "one_environment"]
+    (found,) = [check for check in card_finding(card).checks if check.name == "one_environment"]
     assert (found.passed, found.description) == (False, f"environments: {', '.join(card.environments)}")
     said = " ".join(world.precalc("status", MODEL).stdout.split())
     assert "computed in different environments: " in said
     assert f"{there}: 00" in said
     assert f"{here}: 01-03" in said
-    assert card_results(card.model_copy(update={"environments": (here,)}))[-1].passed
+    assert card_finding(card.model_copy(update={"environments": (here,)})).checks[-1].passed

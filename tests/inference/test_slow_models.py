@@ -216,6 +216,7 @@ def report_of(world, runner: Model, seconds_per_molecule: float) -> CanaryReport
         table=None,
         peak_memory=None,
         bytes_per_molecule=20.0,
+        adoption=None,
         checks=(),
     )
 
