@@ -316,7 +316,7 @@ class _Filling:
         """Do what a step says. Raises ModelError if that fails and is not to be passed over."""
         if step.line in self.skipped:
             return
-        logger.info("%s: %s", self.folder.model, _shown(step))
+        logger.info("installing for %s: %s", self.folder.model, _shown(step))
         if isinstance(step, PipInstall):
             failure = self._pip(step.arguments, _shown(step))
         elif isinstance(step, CondaInstall):
