@@ -39,7 +39,7 @@ def reader_statements(prefix: str, bucket: str) -> list[PolicyStatement]:
 
 
 def runner_statements(prefix: str, bucket: str) -> list[PolicyStatement]:
-    """Return what a rented machine needs: to compute shards of models and to load them into their tables.
+    """Return what a rented machine needs: to compute shards of models, load them into their tables and publish cards.
 
     It drops no table, and does not touch the library, its source and what readers have asked for.
     """
@@ -47,7 +47,7 @@ def runner_statements(prefix: str, bucket: str) -> list[PolicyStatement]:
         _list_bucket(bucket),
         _allow(_READ_OBJECT, _objects(bucket, "library")),
         _allow(_WRITE_OBJECT, _objects(bucket, *_OBJECTS_OF_A_RUNNER)),
-        _allow(_LOAD_TABLE, _tables(prefix, "eos*")),
+        _allow(_LOAD_TABLE, _tables(prefix, "eos*", "models")),
     ]
 
 

@@ -194,7 +194,8 @@ def _land(task: _Task, unfinished: list[ShardWork]) -> Iterator[ShardOutcome]:
 
 
 def _finish(task: _Task, work: ShardWork) -> RawManifest:
-    return finish(task.store, work, task.runner.environment if work.seconds else work.environment)
+    known = work.environment if not work.seconds else ""
+    return finish(task.store, work, known or task.runner.environment)
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from aws_emulator import tables_url
 
 from precalc_assets.sharding import shard_keys
 from precalc_assets.storage import list_sizes, open_store, predictions
-from precalc_assets.tables import LIBRARY, open_tables
+from precalc_assets.tables import LIBRARY, REGISTRY, open_tables
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +37,7 @@ def test_library_predictions_and_tables_are_the_same_on_aws_as_on_disk(world, aw
     assert {predictions(MODEL, shard) for shard in shard_keys(N_SHARDS)} <= list_sizes(store, "predictions").keys()
     parquet = [pl.read_parquet(bytes(obstore.get(store, predictions(MODEL, s)).bytes())) for s in shard_keys(N_SHARDS)]
     assert sorted(pl.concat(parquet)["label"]) == sorted(MOLECULES)
-    assert open_tables(tables).list_tables() == sorted([LIBRARY, MODEL])
+    assert open_tables(tables).list_tables() == sorted([LIBRARY, MODEL, REGISTRY])
     assert not (world.root / "data").exists()
 
     again = world.precalc("serve", MODEL, store_url=f"s3://{bucket}/platform", tables_url=tables)

@@ -75,10 +75,10 @@ BROKEN = {
         {"install": 'python: "3.11"\ncommands:\n  - "echo no compiler >&2; exit 3"\n'},
         [MODEL, "environment", "no compiler"],
     ),
-    "has no install.yml": ({"install": None}, [MODEL, "install.yml is missing"]),
+    "has no install.yml": ({"install": None}, [MODEL, "neither Dockerfile nor install.yml"]),
     "has an unknown installer": (
-        {"install": 'python: "3.11"\ncommands:\n  - ["conda", "rdkit"]\n'},
-        [MODEL, "install.yml", "conda"],
+        {"install": 'python: "3.11"\ncommands:\n  - conda env create\n'},
+        [MODEL, "install.yml", "conda env"],
     ),
 }
 

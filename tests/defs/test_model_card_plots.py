@@ -68,7 +68,7 @@ def test_a_shard_of_another_release_lands_with_a_warning_and_the_card_names_the_
 
     found = results(graph, "predictions", "one_release")
     assert found[key] == (False, "WARN", "this shard is of release v2.0.0, the canary is of v1.0.0")
-    assert found[None] == (False, "WARN", "broken by 1 of 1 shards of this run")
+    assert found[None] == (False, "WARN", f"broken in 1 of {len(SHARDS)} evaluated partitions: {key}")
     assert found[f"{MODEL}|{SHARDS[1]}"][0]
     assert results(graph, "predictions", "distribution")[key][2] == "the canary is of release v1.0.0"
 

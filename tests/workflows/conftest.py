@@ -28,6 +28,8 @@ class Workshop:
         self.variables = {
             **{name: world.environment[name] for name in ("PRECALC_STORE_URL", "PRECALC_TABLES_URL")},
             "PRECALC_N_SHARDS": str(n_shards),
+            # A model that refuses a shard in five passes its canary, whose sample is the whole library here.
+            "PRECALC_MAX_FAILURE_RATE": "0.4",
             "PRECALC_RUNNER": "framework",
             "PRECALC_MODELS_DIR": str(world.models_dir),
         }

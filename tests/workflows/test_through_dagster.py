@@ -66,7 +66,7 @@ def test_a_model_goes_from_a_run_of_dagster_over_the_workflow_to_its_table_on_aw
     build_library(open_store(urls["store_url"]), workshop.world.root / "library.smi", n_shards=5, processes=1)
     actions = Actions(workshop)
     with dg.DagsterInstance.local_temp() as instance, actions.serving() as github:
-        graph = Graph(workshop.world, instance, QuickPlatform, n_shards=5, **github, **urls)
+        graph = Graph(workshop.world, instance, QuickPlatform, n_shards=5, max_failure_rate=0.4, **github, **urls)
         graph.platform.clock = PatientClock()
         actions.fake.now = graph.platform.clock.now
         instance.add_dynamic_partitions("models", [MODEL])
