@@ -44,7 +44,7 @@ def test_library_predictions_and_tables_are_the_same_on_aws_as_on_disk(world, aw
     assert again.returncode == 0
     dropped = world.precalc("drop", MODEL, "--yes", store_url=f"s3://{bucket}/platform", tables_url=tables)
     assert dropped.returncode == 0
-    assert open_tables(tables).list_tables() == [LIBRARY]
+    assert open_tables(tables).list_tables() == [LIBRARY, REGISTRY]
 
 
 def test_a_command_whose_bucket_does_not_exist_says_so_in_a_line(world, aws):
