@@ -35,23 +35,21 @@ def compare_releases(
 ) -> Adoption | None:
     """Compare a release with what earlier ones of the same MAJOR have left; None if that is nothing, or is damaged.
 
+    What the release has adopted before is not compared again.
     `canary` has the records that the release has printed already, by SMILES, None for a molecule that it could not
     answer; `ask` returns them for more molecules.
     """
-    earlier = [
-        manifest
-        for manifest in _manifests(store, model, shards)
-        if manifest.columns == tuple(columns) and same_major(manifest.release, release)
-    ]
+    stored = [manifest for manifest in _manifests(store, model, shards) if manifest.columns == tuple(columns)]
+    earlier = [manifest for manifest in stored if same_major(manifest.release, release)]
     if not earlier:
-        return None
+        return next((manifest.adopted for manifest in stored if manifest.release == release), None)
     rows: dict[str, Row] = {}
     each = -(-COMPARED // len(earlier))
     try:
         for number, manifest in enumerate(earlier):
-            stored = _some_rows(store, manifest, number, each)
-            spread = stored[:: max(1, len(stored) // each)][:each]
-            rows |= {row.smiles: row for row in [*spread, *(row for row in stored if row.smiles in canary)]}
+            some = _some_rows(store, manifest, number, each)
+            spread = some[:: max(1, len(some) // each)][:each]
+            rows |= {row.smiles: row for row in [*spread, *(row for row in some if row.smiles in canary)]}
     except (ValueError, FileNotFoundError):
         return None
     more = [smiles for smiles in rows if smiles not in canary]

@@ -160,9 +160,13 @@ def test_a_third_release_adopts_what_the_first_computed(computed) -> None:
     assert {manifest.computed_by for manifest in manifests(computed)} == {("v1.0.0", "v1.1.0", "v1.2.0")}
 
 
-def test_new_molecules_are_computed_by_the_new_release(computed) -> None:
+@pytest.mark.parametrize("canaries_after", [0, 1])
+def test_new_molecules_are_computed_by_the_new_release(computed, canaries_after: int) -> None:
     computed.write_model(release="v1.1.0")
     canary(computed)
+    computed.predict()
+    for _ in range(canaries_after):
+        canary(computed)
     computed.build_library([*"NOPSFI", *("C" * n + end for n in range(1, 16) for end in ("", "O", "N", "Cl"))])
     done = asked(computed)
     computed.predict()
