@@ -277,7 +277,7 @@ def test_a_runner_is_refused_what_is_not_its_work(computed_on_github):
     assert_refused(put("raw/part", foreign), lambda: s3.list_objects_v2(Bucket=foreign))
     assert_refused(lambda: s3.get_object(Bucket=deployment.bucket, Key="reference_library.smi"))
     assert_refused(lambda: s3.delete_object(Bucket=deployment.bucket, Key="library/manifest.json"))
-    assert_refused(*map(write, (f"{PREFIX}-library", f"{PREFIX}-models", "other-eos0aaa")))
+    assert_refused(*map(write, (f"{PREFIX}-library", "other-eos0aaa")))
     assert_refused(lambda: dynamodb.delete_table(TableName=f"{PREFIX}-{MODEL}"))
 
     put("raw/model=eos9abc/shard=00/part")()

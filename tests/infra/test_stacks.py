@@ -127,7 +127,7 @@ def test_a_runner_computes_and_loads_shards_and_nothing_else(stacks):
     for action in ("s3:PutObject", "s3:DeleteObject"):
         assert resources_of(statements, action) == {f"{BUCKET}/{folder}/*" for folder in folders}
     assert resources_of(statements, "s3:GetObject") == {f"{BUCKET}/{folder}/*" for folder in {*folders, "library"}}
-    assert resources_of(statements, "dynamodb:BatchWriteItem") == {f"{TABLE}eos*"}
+    assert resources_of(statements, "dynamodb:BatchWriteItem") == {f"{TABLE}eos*", f"{TABLE}models"}
     assert not resources_of(statements, "dynamodb:DeleteTable")
 
 
