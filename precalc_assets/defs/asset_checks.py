@@ -81,6 +81,9 @@ class AssetChecks:
 
         Dagster shows a check's last evaluation as that of the asset, whichever partition it is of. So these come last.
         """
+        # Without a target Dagster compares times, which SQLite keeps in whole seconds.
+        last = instance.fetch_materializations(self.asset, limit=1).records
+        target = _target(last[0]) if last else None
         there = set(self.partitions.get_partition_keys(dynamic_partitions_store=instance))
         evaluated: dict[str, list[str]] = {}
         broken: dict[str, list[str]] = {}
@@ -99,6 +102,7 @@ class AssetChecks:
                 asset_key=self.asset,
                 check_name=name,
                 passed=not failed,
+                target_materialization_data=target,
                 severity=self._severity(name),
                 description=found if failed else f"kept in all {len(partitions)} evaluated partitions of {len(there)}",
             )
@@ -136,9 +140,13 @@ class AssetChecks:
             return {}
         last = dg.AssetRecordsFilter(self.asset, storage_ids=list(ids.values()))
         return {
-            record.partition_key: Target(storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp)
+            record.partition_key: _target(record)
             for record in instance.fetch_materializations(last, limit=len(ids)).records
         }
+
+
+def _target(record: dg.EventLogRecord) -> Target:
+    return Target(storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp)
 
 
 def check_outputs(context: dg.AssetExecutionContext) -> Iterator[dg.Output[None]]:
