@@ -273,7 +273,7 @@ def models_check(
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Show how a model would be run, and why it cannot be (exit code 1); installs and runs nothing."""
-    from precalc_assets.cli.check import check as work
+    from precalc_assets.cli.model_check import check as work
 
     if not work(model, as_json=as_json):
         raise typer.Exit(1)

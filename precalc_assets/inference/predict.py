@@ -48,6 +48,8 @@ class _Task:
     deadline: float
     on_progress: OnProgress
     save_seconds: float
+    earlier: set[str] = field(default_factory=set)
+    """Releases whose predictions might have been kept, of which a warning has told."""
 
     @cached_property
     def report(self) -> CanaryReport | None:
@@ -143,11 +145,16 @@ def _plan(task: _Task, shard: str) -> ShardWork:
         work.manifest = manifest
         return work
     work.environment = manifest.environment if manifest else ""
-    if manifest and not task.report and same_major(manifest.release, work.release):
+    if (
+        manifest
+        and not task.report
+        and manifest.release not in task.earlier
+        and same_major(manifest.release, work.release)
+    ):
+        task.earlier.add(manifest.release)
         logger.warning(
-            "shard %s of %s has predictions of release %s, which are computed again for %s; `precalc predict %s "
-            "--sample 100` finds out first whether they can be kept",
-            shard,
+            "%s has predictions of release %s, which are computed again for %s; `precalc predict %s --sample 100` "
+            "tells first whether they can be kept",
             task.model,
             manifest.release,
             work.release,

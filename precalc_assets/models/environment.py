@@ -39,7 +39,7 @@ _LEAST_MEGABYTES = 300
 """What a disk has to have free beside a model's environment: for what is unpacked meanwhile, and for running it."""
 
 _SEED = ("pip", "wheel", "setuptools<81")
-"""What every environment begins with. Older models import `pkg_resources`, which setuptools 81 said farewell to."""
+"""What every environment begins with. Older models import `pkg_resources`, which setuptools 81 has removed."""
 
 _PLATFORM = f"{sys.platform}-{platform.machine()}"
 

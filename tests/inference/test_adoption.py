@@ -124,7 +124,7 @@ def test_without_a_canary_nothing_is_adopted_and_it_is_said(computed, caplog: py
     done = asked(computed)
     computed.predict()
     assert asked(computed) - done == len(read_molecules(computed))
-    assert "precalc predict eos9abc --sample 100" in caplog.text
+    assert caplog.text.count("precalc predict eos9abc --sample 100") == 1
 
 
 def test_a_damaged_part_keeps_everything_from_being_adopted(computed) -> None:
