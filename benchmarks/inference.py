@@ -2,7 +2,7 @@
 
 Three figures, of the commands as a person types them, timed by the clock.
 
-- ersilia: all molecules through `precalc predict` with the ersilia runner, against `ersilia serve`, `ersilia run
+- ersilia: all molecules through `precalc predict` with the ersilia backend, against `ersilia serve`, `ersilia run
   --batch_size 1000` and `ersilia close` over the same molecules. Same model, fetched beforehand, same programs that
   pack and serve it: those which stand in for ersilia-pack's in the tests, a process of the model per request.
 - update: `precalc predict` after 1% of the library has changed, against the whole run before it, with a model that
@@ -108,7 +108,7 @@ def compare_with_ersilia(folder: Path, molecules: Sequence[str]) -> list[str]:
     shutil.copy(STAND_INS / "models" / "eos9obe" / "config.json", models / ERSILIA_MODEL)
     (models / ERSILIA_MODEL / "Dockerfile").write_text(_DOCKERFILE)
     library = build(folder, "ersilia", molecules)
-    settings = {"PRECALC_RUNNER": "ersilia", "PRECALC_MODELS_DIR": str(models)}
+    settings = {"PRECALC_MODEL_BACKEND": "ersilia", "PRECALC_MODELS_DIR": str(models)}
     precalc(library, "predict", ERSILIA_MODEL, "--shards", "00", **settings)
     pairs = [
         (time_predict(library, ERSILIA_MODEL, **settings), time_ersilia(folder, models, molecules))
@@ -117,14 +117,14 @@ def compare_with_ersilia(folder: Path, molecules: Sequence[str]) -> list[str]:
     ours, baseline = (min(times) for times in zip(*pairs, strict=True))
     ratio = ours / baseline
     print(f"  ersilia   {ERSILIA_MODEL}, best of {ROUNDS}")
-    print(f"    ours      {ours:7.2f} s  {len(molecules) / ours:7,.0f} molecules/s  precalc predict, ersilia runner")
+    print(f"    ours      {ours:7.2f} s  {len(molecules) / ours:7,.0f} molecules/s  precalc predict, ersilia backend")
     print(f"    baseline  {baseline:7.2f} s  {len(molecules) / baseline:7,.0f} molecules/s  ersilia serve, run, close")
     print(f"    ratio     {ratio:7.2f} times as long (target: at most {ERSILIA_TARGET})", flush=True)
     return [f"ersilia: {ratio:.2f}, the target is {ERSILIA_TARGET}"] if ratio > ERSILIA_TARGET else []
 
 
 def time_ersilia(folder: Path, models: Path, molecules: Sequence[str]) -> float:
-    """Time the CLI by itself, in the place in which our runner has fetched the model for it."""
+    """Time the CLI by itself, in the place in which our backend has fetched the model for it."""
     given, printed = folder / "given.csv", folder / "printed.csv"
     write_molecules(given, molecules)
     found = find_model(ERSILIA_MODEL, [models])

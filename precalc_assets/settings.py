@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     allow_online: bool = False
     """Whether models may be run that send each molecule to somebody else's server."""
 
-    runner: Literal["framework", "ersilia"] = "framework"
+    model_backend: Literal["framework", "ersilia"] = "framework"
     """How models are run: by their own `run.sh`, or served by the ersilia CLI, which takes images if Docker is here."""
 
     cache_dir: Path = Path("~/.cache/precalc")
@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     max_failure_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of a shard's molecules that may be quarantined before the shard counts as failed."""
 
-    runners: Annotated[int, Field(ge=1)] = 50
+    machines: Annotated[int, Field(ge=1)] = 50
     """Machines that compute shards at the same time: what the canary's wall time is estimated for."""
 
     runner_price: Annotated[float, Field(ge=0)] = 0.0

@@ -16,7 +16,7 @@ import pytest
 from aws_emulator import aws, ministack, strict_ministack  # noqa: F401
 from obstore.store import ObjectStore
 
-from precalc_assets.inference import FrameworkRunner, predict_shards
+from precalc_assets.inference import FrameworkBackend, predict_shards
 from precalc_assets.library import LibraryManifest, build_library, read_manifest
 from precalc_assets.models import find_model
 from precalc_assets.outcomes import ShardOutcome
@@ -154,9 +154,9 @@ class World:
         source.write_text("\n".join(molecules) + "\n")
         return build_library(self.store, source, n_shards=N_SHARDS, processes=1)
 
-    def runner(self, model: str = MODEL, *, batch_timeout: float = 60.0) -> FrameworkRunner:
+    def backend(self, model: str = MODEL, *, batch_timeout: float = 60.0) -> FrameworkBackend:
         folder = find_model(model, [self.models_dir])
-        return FrameworkRunner(folder, cache_dir=self.cache_dir, batch_size=BATCH_SIZE, batch_timeout=batch_timeout)
+        return FrameworkBackend(folder, cache_dir=self.cache_dir, batch_size=BATCH_SIZE, batch_timeout=batch_timeout)
 
     def predict(self, shards: Sequence[str] | None = None, *, max_failure_rate: float = 0.5) -> list[ShardOutcome]:
         return list(
@@ -164,7 +164,7 @@ class World:
                 self.store,
                 read_manifest(self.store),
                 MODEL,
-                self.runner(),
+                self.backend(),
                 shards or shard_keys(N_SHARDS),
                 batch_size=BATCH_SIZE,
                 max_failure_rate=max_failure_rate,
@@ -220,7 +220,7 @@ def models_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cache = tmp_path_factory.mktemp("models-cache")
     first = World(tmp_path_factory.mktemp("first") / "world", cache)
     first.write_model()
-    with first.runner():
+    with first.backend():
         pass
     return cache
 

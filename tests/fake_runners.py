@@ -10,7 +10,7 @@ from fake_github import FakeGitHub
 from obstore.store import ObjectStore
 
 from precalc_assets.executions import claim, read_intent, report_shard
-from precalc_assets.inference import ModelRunner, find_report, predict_shards, run_canary
+from precalc_assets.inference import ModelBackend, find_report, predict_shards, run_canary
 from precalc_assets.library import LibraryManifest, read_manifest
 from precalc_assets.outcomes import ShardOutcome
 from precalc_assets.predictions import RawManifest, manifest_name
@@ -26,7 +26,7 @@ class FakeRunners:
     """
 
     def __init__(
-        self, fake: FakeGitHub, store: ObjectStore, settings: Settings, open_runner: Callable[[str], ModelRunner]
+        self, fake: FakeGitHub, store: ObjectStore, settings: Settings, open_backend: Callable[[str], ModelBackend]
     ) -> None:
         self.fails: Counter[str] = Counter()
         self.go_on = threading.Event()
@@ -37,7 +37,7 @@ class FakeRunners:
         self._fake = fake
         self._store = store
         self._settings = settings
-        self._open_runner = open_runner
+        self._open_backend = open_backend
         fake.on_dispatch = self.run_workflow
 
     def run_workflow(self, inputs: dict[str, str], run_id: int) -> None:
@@ -80,8 +80,10 @@ class FakeRunners:
     def _predict(self, key: str, run_id: int, shards: Sequence[str]) -> None:
         model = read_intent(self._store, key).model
         library = read_manifest(self._store)
-        runner = self._open_runner(model)
-        for outcome in predict_shards(self._store, library, model, runner, shards, batch_size=50, max_failure_rate=0.1):
+        backend = self._open_backend(model)
+        for outcome in predict_shards(
+            self._store, library, model, backend, shards, batch_size=50, max_failure_rate=0.1
+        ):
             self.computed[model, outcome.shard].append(run_id)
             report_shard(self._store, key, run_id, outcome)
 

@@ -180,7 +180,7 @@ def test_files_of_readers_have_both(predicted, tmp_path: Path, suffix: str) -> N
         source.open(MODEL), MoleculeList(["OCC", "CC", NEW], processes=1), find_format(None, path), smiles=True
     )
     get_to_file(question, path)
-    get_and_compute(question, computed, Computer(predicted.runner, 5))
+    get_and_compute(question, computed, Computer(predicted.backend, 5))
     found, both = read_file(path), read_file(computed)
     assert list(found[1]) == ["key", "input", "smiles", *SHOWN]
     assert cells(found[1].values()) == [inchikey("CC"), "CC", "CC", *cells(values("CC"))]

@@ -85,16 +85,16 @@ def predict(model: Model, shards: Shards = None, sample: Sample = None, until: U
 
 
 @app.command()
-def serve(model: Model, shards: Shards = None) -> None:
+def load(model: Model, shards: Shards = None) -> None:
     """Validate raw predictions and load them into the model's table."""
-    from precalc_assets.cli.work import serve as work
+    from precalc_assets.cli.work import load as work
 
     work(model, shards)
 
 
 @app.command()
 def run(model: Model, shards: Shards = None, sample: Sample = None) -> None:
-    """Predict, serve and publish through Dagster, so that it shows in its UI."""
+    """Predict, load and publish through Dagster, so that it shows in its UI."""
     from precalc_assets.cli.dagster_runs import run_model, run_sample
 
     if sample is None:
@@ -216,7 +216,7 @@ def api(port: Annotated[int, typer.Option(min=0, max=65_535, help="Where it list
 def drop(
     model: Model, yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether that is meant.")] = False
 ) -> None:
-    """Drop a model's table, and so what readers see; raw predictions and Parquet stay, `serve` loads them again."""
+    """Drop a model's table, and so what readers see; raw predictions and Parquet stay, `load` puts them back."""
     from precalc_assets.cli.work import drop as work
 
     if not yes:
@@ -337,10 +337,10 @@ def jobs_predict(
     work(key, shards, until)
 
 
-@jobs_app.command("serve")
-def jobs_serve(key: Key, shards: JobShards) -> None:
+@jobs_app.command("load")
+def jobs_load(key: Key, shards: JobShards) -> None:
     """Validate and load the shards that landed."""
-    from precalc_assets.cli.jobs import serve as work
+    from precalc_assets.cli.jobs import load as work
 
     work(key, shards)
 

@@ -64,7 +64,7 @@ def _summary(report: CanaryReport) -> Table:
         each = _duration(speed.seconds_per_molecule)
         table.add_row("per molecule", f"{each}, with {speed.best_batch_size:,} in a call, the best size tried")
         table.add_row("per call", _duration(speed.seconds_per_call))
-        table.add_row("to start", f"{_duration(speed.seconds_to_start)}, once on each runner")
+        table.add_row("to start", f"{_duration(speed.seconds_to_start)}, once on each machine")
         if speed.failing_share:
             lost = f"{_duration(speed.seconds_lost_per_failed_call)} lost each"
             table.add_row("calls fail on", f"{speed.failing_share:.1%} of the molecules, {lost}; the estimate has that")
@@ -77,7 +77,7 @@ def _summary(report: CanaryReport) -> Table:
     if report.run:
         run = report.run
         took = f"{run.runner_hours:,.2f} runner-hours, ${run.dollars:,.2f}; {_duration(3600 * run.wall_hours)}"
-        table.add_row(f"{run.molecules:,} molecules", f"{took} with {run.runners:,} runners at a time")
+        table.add_row(f"{run.molecules:,} molecules", f"{took} with {run.machines:,} machines at a time")
     if report.table:
         pages = f"{report.table.write_units:,.0f} write units, ${report.table.write_dollars:,.2f}"
         gigabytes = f"{report.table.gigabytes:,.3f} GB, ${report.table.dollars_per_month:,.2f} a month"

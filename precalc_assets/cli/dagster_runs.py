@@ -69,7 +69,7 @@ class Session:
         if not (home / "dagster.yaml").is_file():
             raise UsageError(
                 f"{home} has no dagster.yaml, so it is no Dagster instance; set DAGSTER_HOME to one, or use "
-                "`precalc predict` and `precalc serve`, which need none"
+                "`precalc predict` and `precalc load`, which need none"
             )
         os.environ["DAGSTER_HOME"] = str(home)
         self.platform = TerminalPlatform()

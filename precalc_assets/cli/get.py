@@ -297,13 +297,13 @@ def _get_file(
 
 def _compute(question: Question, path: Path) -> "tuple[Counts, Computation]":
     from precalc_assets.client.computing import Computer, get_and_compute
-    from precalc_assets.inference import ModelRunner, open_model, open_runner
+    from precalc_assets.inference import ModelBackend, open_backend, open_model
 
     settings = load_settings()
     model = question.model.info.model
 
-    def open_it() -> ModelRunner:
-        return open_runner(open_model(model, settings), settings)
+    def open_it() -> ModelBackend:
+        return open_backend(open_model(model, settings), settings)
 
     with ExitStack() as stack:
 

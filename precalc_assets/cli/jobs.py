@@ -33,7 +33,7 @@ from precalc_assets.tables import open_tables
 MOST_JOBS = 256
 """Jobs that GitHub makes of a matrix ("Actions limits")."""
 
-SERVE_JOBS = 10
+LOAD_JOBS = 10
 """Jobs that load one table at the same time; the workflow gives each a tenth of what a new table takes a second."""
 
 
@@ -50,7 +50,7 @@ class _Platform(NamedTuple):
 def plan(model: str, key: str, shards: str, size: int | None, workers: int) -> None:
     """Claim an execution for this run, and print its jobs as lines of `$GITHUB_OUTPUT`.
 
-    `key` is the execution's key, `predict` and `serve` are JSON lists with each job's shards. Without a key the run was
+    `key` is the execution's key, `predict` and `load` are JSON lists with each job's shards. Without a key the run was
     started by hand and becomes an execution of its own. What another run computes is left to it: key and lists are
     empty then, and no later job begins.
     """
@@ -63,7 +63,7 @@ def plan(model: str, key: str, shards: str, size: int | None, workers: int) -> N
     rows = {shard: platform.library.shards[shard].rows for shard in wanted}
     print(f"key={intent.key if intent else ''}")
     print(f"predict={json.dumps(split_shards(rows, min(workers, MOST_JOBS)))}")
-    print(f"serve={json.dumps(split_shards(rows, SERVE_JOBS))}")
+    print(f"load={json.dumps(split_shards(rows, LOAD_JOBS))}")
 
 
 def split_shards(rows: Mapping[str, int], jobs: int) -> list[str]:
@@ -121,8 +121,8 @@ def predict(key: str, shards: str, until: str) -> None:
         raise
 
 
-def serve(key: str, shards: str) -> None:
-    """Validate and load those of the shards that landed; `report` publishes the card. Raises like `precalc serve`.
+def load(key: str, shards: str) -> None:
+    """Validate and load those of the shards that landed; `report` publishes the card. Raises like `precalc load`.
 
     It is not asked whether the execution is still this run's: loading what is loaded changes nothing.
     """
@@ -132,7 +132,7 @@ def serve(key: str, shards: str) -> None:
     landed = [shard for shard in chosen if _has_landed(platform, intent.model, shard)]
     if len(landed) < len(chosen):
         missing = name_shards([shard for shard in chosen if shard not in landed])
-        print(f"serve {intent.model}: left out, for want of raw predictions: {missing}", file=sys.stderr)
+        print(f"load {intent.model}: left out, for want of raw predictions: {missing}", file=sys.stderr)
     if landed:
         work.load(intent.model, name_shards(landed))
 

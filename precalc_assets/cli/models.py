@@ -26,10 +26,10 @@ def fetch(word: str) -> None:
 def install(model: str, *, skip_failed: bool) -> None:
     """Make the environment of a model and print its name. Raises UsageError, ModelError."""
     settings = load_settings()
-    if settings.runner != "framework":
+    if settings.model_backend != "framework":
         raise UsageError(
-            f"the {settings.runner} backend installs a model by itself when it is run; set PRECALC_RUNNER=framework to "
-            f"make the environment of {model}"
+            f"the {settings.model_backend} backend installs {model} by itself when it is run; "
+            "set PRECALC_MODEL_BACKEND=framework to make an environment"
         )
     folder = open_model(model, settings)
     require_checkpoints(folder.model, folder.path)

@@ -95,7 +95,7 @@ def status(model: str) -> None:
     if stale:
         console.print(f"of an earlier library: {name_shards(stale)}; run `precalc predict {model}`")
     if outdated:
-        console.print(f"served from earlier raw predictions: {name_shards(outdated)}; run `precalc serve {model}`")
+        console.print(f"served from earlier raw predictions: {name_shards(outdated)}; run `precalc load {model}`")
     for shard, why in damaged.items():
         console.print(f"shard {shard}: {why}")
 

@@ -1,4 +1,4 @@
-"""The commands that do the platform's work on this machine, without Dagster: `library build`, `predict`, `serve`."""
+"""The commands that do the platform's work on this machine, without Dagster: `library build`, `predict`, `load`."""
 
 import math
 import sys
@@ -12,7 +12,7 @@ import obstore
 from precalc_assets.cli.durations import parse_duration
 from precalc_assets.cli.progress import progress, row_progress
 from precalc_assets.cli.report import Tally, name_shards
-from precalc_assets.inference import find_known, find_report, open_model, open_runner, predict_shards
+from precalc_assets.inference import find_known, find_report, open_backend, open_model, predict_shards
 from precalc_assets.library import (
     LibraryManifest,
     build_library,
@@ -87,7 +87,7 @@ def predict(
             store,
             library,
             model,
-            open_runner(folder, settings),
+            open_backend(folder, settings),
             chosen,
             batch_size=settings.batch_size,
             max_failure_rate=settings.max_failure_rate,
@@ -104,10 +104,10 @@ def predict(
         )
     tally.finish(f"predict {model}", "the other shards are kept; the same command tries these again")
     if not tally.unfinished:
-        print(f"next: precalc serve {model}", file=sys.stderr)
+        print(f"next: precalc load {model}", file=sys.stderr)
 
 
-def serve(model: str, shards: str | None) -> None:
+def load(model: str, shards: str | None) -> None:
     """Validate, load and publish the model's card, also if some shards fail."""
     settings = load_settings()
     loaded = _load(model, shards)
@@ -117,12 +117,12 @@ def serve(model: str, shards: str | None) -> None:
         except FAILURES as error:
             why = f"loaded, but the card of {model} is not published: {reason(error)}"
             loaded.failures[why] = loaded.landed
-    loaded.finish(f"serve {model}", "the other shards are served")
+    loaded.finish(f"load {model}", "the other shards are loaded")
 
 
 def load(model: str, shards: str | None) -> None:
     """Validate and load, for a job of several that load at the same time; another one publishes the card."""
-    _load(model, shards).finish(f"serve {model}", "the other shards are served")
+    _load(model, shards).finish(f"load {model}", "the other shards are loaded")
 
 
 def _load(model: str, shards: str | None) -> Tally:
@@ -146,7 +146,7 @@ def _load(model: str, shards: str | None) -> Tally:
         )
         for _ in validated.watch(outcomes):
             on_progress(1, 0)
-    validated.warn(f"serve {model}")
+    validated.warn(f"load {model}")
     warn_of_licence(store, model, settings)
     with progress(f"load {model}", len(validated.landed), "shards") as on_progress:
         for _ in loaded.watch(load_shards(store, tables, model, validated.landed)):

@@ -30,8 +30,8 @@ from precalc_assets.client.partial import PartialFiles, write_all
 from precalc_assets.client.source import ModelInfo
 from precalc_assets.columns import Column, columns_digest
 from precalc_assets.errors import ModelError
+from precalc_assets.inference.backend import ModelBackend
 from precalc_assets.inference.molecules import ComputedMolecule, predict_molecules
-from precalc_assets.inference.runner import ModelRunner
 from precalc_assets.tables.reader import Row
 
 _log = logging.getLogger(__name__)
@@ -54,9 +54,9 @@ class Computation:
 
 @dataclass(frozen=True, slots=True)
 class Computer:
-    """How the rest is computed: what opens the model's runner, and how many molecules are sent to it at a time."""
+    """How the rest is computed: what opens the model's backend, and how many molecules are sent to it at a time."""
 
-    open_runner: Callable[[], ModelRunner]
+    open_backend: Callable[[], ModelBackend]
     batch_size: int
 
 
@@ -112,13 +112,13 @@ class _Rest:
     In memory is only where in the file each molecule is.
     """
 
-    def __init__(self, files: PartialFiles, runner: ModelRunner, columns: Sequence[Column]) -> None:
+    def __init__(self, files: PartialFiles, backend: ModelBackend, columns: Sequence[Column]) -> None:
         self._files = files
-        self._columns = runner.columns
-        places = {(column.name, column.type): at for at, column in enumerate(runner.columns)}
+        self._columns = backend.columns
+        places = {(column.name, column.type): at for at, column in enumerate(backend.columns)}
         self._picks = [places.get((column.name, column.type)) for column in columns]
         self._places: dict[str, int] = {}
-        self.outcome = Computation(release=runner.release)
+        self.outcome = Computation(release=backend.release)
 
     @classmethod
     def compute(
@@ -131,22 +131,22 @@ class _Rest:
         on_computed: Callable[[int], OnRows],
     ) -> "_Rest":
         """Compute what is still to be computed of the missing molecules."""
-        runner = computer.open_runner()
-        _warn_of_release(info, runner)
+        backend = computer.open_backend()
+        _warn_of_release(info, backend)
         made_by = {
             "model": info.model,
-            "release": runner.release,
-            "columns": columns_digest("", runner.columns),
+            "release": backend.release,
+            "columns": columns_digest("", backend.columns),
             "input": question.molecules.digest,
         }
-        rest = cls(PartialFiles(path.with_name(f"{path.name}.computed"), [], made_by), runner, info.columns)
+        rest = cls(PartialFiles(path.with_name(f"{path.name}.computed"), [], made_by), backend, info.columns)
         with rest._files as files:
             rest._find_places()
             wanted = _wanted(missing, rest._places)
             if wanted:
                 on_rows = on_computed(len(wanted))
-                with runner:
-                    batches = predict_molecules(info.model, runner, wanted.values(), batch_size=computer.batch_size)
+                with backend:
+                    batches = predict_molecules(info.model, backend, wanted.values(), batch_size=computer.batch_size)
                     keys = iter(wanted)
                     done = int(files.state.get("rows", 0))
                     for batch in batches:
@@ -217,17 +217,17 @@ class _Rest:
                 place += len(line)
 
 
-def _warn_of_release(info: ModelInfo, runner: ModelRunner) -> None:
+def _warn_of_release(info: ModelInfo, backend: ModelBackend) -> None:
     """Tell loudly that two releases are in one file. Raises ModelError if they have no column in common."""
-    columns = {(column.name, column.type) for column in runner.columns}
+    columns = {(column.name, column.type) for column in backend.columns}
     shared = columns & {(column.name, column.type) for column in info.columns}
     table = " and ".join(info.releases) or "no release"
     if not shared:
         raise ModelError(
-            f"{info.model} {runner.release} computes other columns than the table of {table} has; "
+            f"{info.model} {backend.release} computes other columns than the table of {table} has; "
             "get what is precalculated without --compute-missing"
         )
-    if (runner.release,) != info.releases:
+    if (backend.release,) != info.releases:
         lost = len(info.columns) - len(shared)
         without = f"; {lost:,} columns of the table it does not have stay empty" if lost else ""
         _log.warning(
@@ -235,7 +235,7 @@ def _warn_of_release(info: ModelInfo, runner: ModelRunner) -> None:
             "told apart by the column `source`%s",
             info.model,
             table,
-            runner.release,
+            backend.release,
             without,
         )
 

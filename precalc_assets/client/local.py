@@ -68,7 +68,7 @@ class LocalSource:
         except MissingTableError:
             raise MissingTableError(
                 f"no predictions of {model!r} are in {self.name}; name an API that has them, "
-                f"or run `precalc serve {model}` first"
+                f"or run `precalc load {model}` first"
             ) from None
 
     def files(self, model: str) -> Listing:
@@ -107,7 +107,7 @@ class LocalSource:
             found = obstore.get(self._store, name, options={"range": {"offset": start}} if start else None)
             yield Stream(start, (bytes(chunk) for chunk in found.stream()))
         except FileNotFoundError:
-            raise DownloadError(f"{name} is gone from the store; run `precalc serve {file.model}` again") from None
+            raise DownloadError(f"{name} is gone from the store; run `precalc load {file.model}` again") from None
         except (BaseError, OSError) as error:
             raise CutOffError(f"{name} cannot be read: {reason(error)}") from None
 

@@ -74,7 +74,7 @@ def workflow_inputs(intent: Intent, settings: Settings) -> dict[str, str]:
     inputs = {
         "model-id": intent.model,
         "sample-only": str(intent.sample or ""),
-        "n-workers": str(settings.runners),
+        "n-workers": str(settings.machines),
         "shards": format_shards(intent.shards),
         "key": intent.key,
     }

@@ -1,5 +1,6 @@
-"""Running models robustly: model folders, runners, batches that survive, parts that resume, and the canary."""
+"""Running models robustly: model folders, backends, batches that survive, parts that resume, and the canary."""
 
+from precalc_assets.inference.backend import BatchError, ModelBackend
 from precalc_assets.inference.canary import CANARY_SIZE, run_canary
 from precalc_assets.inference.canary_report import (
     CANARY_CHECKS,
@@ -7,11 +8,10 @@ from precalc_assets.inference.canary_report import (
     CanaryReport,
     find_report,
 )
-from precalc_assets.inference.ersilia import ErsiliaRunner
-from precalc_assets.inference.framework import FrameworkRunner
-from precalc_assets.inference.opening import fetch, find_known, list_known, open_model, open_runner, remove
+from precalc_assets.inference.ersilia import ErsiliaBackend
+from precalc_assets.inference.framework import FrameworkBackend
+from precalc_assets.inference.opening import fetch, find_known, list_known, open_backend, open_model, remove
 from precalc_assets.inference.predict import predict_shards
-from precalc_assets.inference.runner import BatchError, ModelRunner
 
 __all__ = [
     "CANARY_CHECKS",
@@ -19,15 +19,15 @@ __all__ = [
     "CANARY_WARNINGS",
     "BatchError",
     "CanaryReport",
-    "ErsiliaRunner",
-    "FrameworkRunner",
-    "ModelRunner",
+    "ErsiliaBackend",
+    "FrameworkBackend",
+    "ModelBackend",
     "fetch",
     "find_known",
     "find_report",
     "list_known",
+    "open_backend",
     "open_model",
-    "open_runner",
     "predict_shards",
     "remove",
     "run_canary",

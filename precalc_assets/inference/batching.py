@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from precalc_assets.errors import ModelError
-from precalc_assets.inference.call_size import CallSize
-from precalc_assets.inference.runner import (
+from precalc_assets.inference.backend import (
     BatchError,
     CallTimeoutError,
-    ModelRunner,
-    ServedModelRunner,
+    ModelBackend,
+    ServedModelBackend,
     TimeIsUpError,
 )
+from precalc_assets.inference.call_size import CallSize
 from precalc_assets.predictions import read_records
 from precalc_assets.progress import told_while_waiting
 
@@ -64,17 +64,17 @@ class PatientCaller:
     def __init__(
         self,
         model: str,
-        runner: ModelRunner,
+        backend: ModelBackend,
         size: CallSize,
         deadline: float = math.inf,
         on_answer: Callable[[Mapping[str, bytes]], None] = lambda _: None,
     ) -> None:
         self._model = model
-        self._runner = runner
+        self._backend = backend
         self._size = size
         self._deadline = deadline
         self._on_answer = on_answer
-        self._nothing = b"," * (len(runner.columns) - 1)
+        self._nothing = b"," * (len(backend.columns) - 1)
         self._answered = False
         self._streak = 0
         self._witness: str | None = None
@@ -133,8 +133,8 @@ class PatientCaller:
             if not self._restarted_if_ill(alone=len(smiles) == 1) or len(smiles) > 1:
                 raise
             answer = self._ask(smiles)
-        if len(answer.failures) == len(smiles) >= PATIENCE and isinstance(self._runner, ServedModelRunner):
-            self._runner.restart()
+        if len(answer.failures) == len(smiles) >= PATIENCE and isinstance(self._backend, ServedModelBackend):
+            self._backend.restart()
             answer = self._ask(smiles)
         if len(answer.failures) < len(smiles):
             self._answered = True
@@ -154,14 +154,14 @@ class PatientCaller:
 
         Where a molecule is `alone` to blame, being well takes more than saying so: answering what it answered before.
         """
-        if not isinstance(self._runner, ServedModelRunner):
+        if not isinstance(self._backend, ServedModelBackend):
             return False
-        up = self._runner.is_well()
+        up = self._backend.is_well()
         if up and not (alone and self._fails_on_witness()):
             return False
         if not up:
             self._size.found_down()
-        self._runner.restart()
+        self._backend.restart()
         return True
 
     def _blame(self, molecules: int, why: str) -> None:
@@ -176,8 +176,8 @@ class PatientCaller:
     def _fails_on_witness(self) -> bool:
         if self._witness is None:
             return False
-        if isinstance(self._runner, ServedModelRunner) and not self._runner.is_well():
-            self._runner.restart()
+        if isinstance(self._backend, ServedModelBackend) and not self._backend.is_well():
+            self._backend.restart()
         try:
             return bool(self._ask([self._witness]).failures)
         except BatchError:
@@ -192,7 +192,7 @@ class PatientCaller:
         step = 1 + _CHECKED_BYTES * len(records) // max(1, sum(map(len, records)))
         for start in range(0, len(records), step):
             try:
-                typed, problems = read_records(records[start : start + step], self._runner.columns)
+                typed, problems = read_records(records[start : start + step], self._backend.columns)
             except ValueError as error:
                 raise BatchError(f"the model printed what cannot be read as CSV: {error}") from None
             failures |= {start + row: "the model printed no value" for row in _silent_rows(typed)}
@@ -206,7 +206,7 @@ class PatientCaller:
         call = f"a call of {len(smiles):,} molecule{'s' * (len(smiles) > 1)}"
         try:
             with told_while_waiting(call, lambda line: logger.info("%s: %s", self._model, line)):
-                records = self._runner.predict(smiles, self._deadline)
+                records = self._backend.predict(smiles, self._deadline)
         except CallTimeoutError:
             self._size.timed_out(len(smiles), time.monotonic() - started)
             raise

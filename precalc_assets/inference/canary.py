@@ -25,8 +25,18 @@ from precalc_assets import storage
 from precalc_assets.cards import Adoption
 from precalc_assets.errors import ColumnsError, ModelError, TableError
 from precalc_assets.inference.adoption import compare_releases
+from precalc_assets.inference.backend import BatchError, ModelBackend, ServedModelBackend
 from precalc_assets.inference.batching import Answer, GaveUpError, PatientCaller
 from precalc_assets.inference.call_size import Call, CallSize
+from precalc_assets.inference.canary_checks import (
+    check_answers,
+    check_cells,
+    check_determinism,
+    check_estimate,
+    check_example,
+    check_failures,
+    describe_columns,
+)
 from precalc_assets.inference.canary_report import (
     CANARY_CHECKS,
     CanaryReport,
@@ -38,17 +48,7 @@ from precalc_assets.inference.canary_report import (
 )
 from precalc_assets.inference.estimate import estimate_run, measure_speed
 from precalc_assets.inference.example import read_example
-from precalc_assets.inference.findings import (
-    check_answers,
-    check_cells,
-    check_determinism,
-    check_estimate,
-    check_example,
-    check_failures,
-    describe_columns,
-)
-from precalc_assets.inference.opening import open_model, open_runner
-from precalc_assets.inference.runner import BatchError, ModelRunner, ServedModelRunner
+from precalc_assets.inference.opening import open_backend, open_model
 from precalc_assets.library import LibraryManifest, read_sample
 from precalc_assets.models import ModelFolder
 from precalc_assets.outcomes import Check, reason
@@ -104,7 +104,7 @@ class _Task:
     store: ObjectStore
     library: LibraryManifest
     folder: ModelFolder
-    runner: ModelRunner
+    backend: ModelBackend
     settings: Settings
     molecules: pl.DataFrame
     on_progress: OnProgress
@@ -136,15 +136,15 @@ def run_canary(
     """
     started = time.perf_counter()
     folder = open_model(model, settings)
-    runner = open_runner(folder, settings)
-    return examine(store, library, folder, runner, size, settings=settings, on_progress=on_progress, started=started)
+    backend = open_backend(folder, settings)
+    return examine(store, library, folder, backend, size, settings=settings, on_progress=on_progress, started=started)
 
 
 def examine(
     store: ObjectStore,
     library: LibraryManifest,
     folder: ModelFolder,
-    runner: ModelRunner,
+    backend: ModelBackend,
     size: int,
     *,
     settings: Settings,
@@ -152,14 +152,14 @@ def examine(
     on_progress: OnProgress = ignore_progress,
     longest_call: float = LONGEST_CALL,
 ) -> CanaryReport:
-    """Do what `run_canary` does with a runner; `started` (of `time.perf_counter`) is when it began to be got ready.
+    """Do what `run_canary` does with a backend; `started` (of `time.perf_counter`) is when it began to be got ready.
 
     The second run's calls take no longer than `longest_call` seconds, by what the first run took.
     """
     molecules = pl.DataFrame(pl.from_arrow(read_sample(store, library, size)))
-    task = _Task(store, library, folder, runner, settings, molecules, on_progress, longest_call)
-    listener = _ServedListener(runner) if isinstance(runner, ServedModelRunner) else _Listener(runner)
-    with peak_memory() as peaks, runner:
+    task = _Task(store, library, folder, backend, settings, molecules, on_progress, longest_call)
+    listener = _ServedListener(backend) if isinstance(backend, ServedModelBackend) else _Listener(backend)
+    with peak_memory() as peaks, backend:
         seconds_to_start = time.perf_counter() - started
         runs = _ask_twice(task, listener)
         example = None if isinstance(runs, ModelError) else _compare_example(task)
@@ -178,8 +178,8 @@ def examine(
     report = CanaryReport(
         model=folder.model,
         metadata=folder.metadata,
-        release=runner.release,
-        declared=runner.columns,
+        release=backend.release,
+        declared=backend.columns,
         library_digest=library.digest,
         finished_at=datetime.now(UTC),
         molecules=molecules.height,
@@ -225,7 +225,7 @@ def _ask_twice(task: _Task, listener: "_Listener") -> tuple[_Run, _Run] | ModelE
 def _ask(task: _Task, caller: PatientCaller, batch_size: int) -> _Run:
     run = _Run()
     smiles = task.smiles
-    nothing = b"," * (len(task.runner.columns) - 1)
+    nothing = b"," * (len(task.backend.columns) - 1)
     for start in range(0, len(smiles), batch_size):
         batch = smiles[start : start + batch_size]
         (answer,) = caller.answer([batch])
@@ -239,7 +239,7 @@ def _ask(task: _Task, caller: PatientCaller, batch_size: int) -> _Run:
 
 def _compare_example(task: _Task) -> Check:
     """Run the model over its own example, and check that it predicts what its author got."""
-    columns = task.runner.columns
+    columns = task.backend.columns
     try:
         example = read_example(task.folder, columns)
     except FileNotFoundError as error:
@@ -247,7 +247,7 @@ def _compare_example(task: _Task) -> Check:
         return Check("example", passed=True, description=f"there is none: {name} is missing")
     except ModelError as error:
         return Check("example", passed=False, description=f"it cannot be compared: {error}")
-    caller = PatientCaller(task.model, task.runner, CallSize(task.settings.batch_size))
+    caller = PatientCaller(task.model, task.backend, CallSize(task.settings.batch_size))
     try:
         (answer,) = caller.answer([example.smiles])
     except ModelError as error:
@@ -259,7 +259,7 @@ def _compare_example(task: _Task) -> Check:
 
 def _compare_releases(task: _Task, run: _Run) -> Adoption | None:
     """Compare the release with earlier ones; None also if it stops answering on the way: all is computed again then."""
-    caller = PatientCaller(task.model, task.runner, CallSize(task.settings.batch_size))
+    caller = PatientCaller(task.model, task.backend, CallSize(task.settings.batch_size))
     records = [None if row in run.failures else record for row, record in enumerate(run.records)]
 
     def ask(smiles: Sequence[str]) -> list[bytes | None]:
@@ -275,8 +275,8 @@ def _compare_releases(task: _Task, run: _Run) -> Adoption | None:
         return compare_releases(
             task.store,
             task.model,
-            task.runner.release,
-            task.runner.columns,
+            task.backend.release,
+            task.backend.columns,
             list(task.library.shards),
             dict(zip(task.smiles, records, strict=True)),
             ask,
@@ -293,14 +293,14 @@ def _refuse(task: _Task, error: ModelError, listener: "_Listener") -> _Verdict:
     broken = "schema" if isinstance(error, ColumnsError) else "not_all_null"
     checks = {broken: Check(broken, passed=False, description=str(error))}
     if listener.printed:
-        cells = check_cells(listener.printed, task.runner.columns, task.settings.max_failure_rate)
+        cells = check_cells(listener.printed, task.backend.columns, task.settings.max_failure_rate)
         checks.setdefault(cells.name, cells)
     return _Verdict(task.molecules.height, (), tuple(checks[name] for name in CANARY_CHECKS if name in checks))
 
 
 def _judge(task: _Task, first: _Run, second: _Run, listener: "_Listener", speed: Speed) -> _Verdict:
     """Return the verdict on a model that answered, and put its predictions of the first run."""
-    columns = task.runner.columns
+    columns = task.backend.columns
     typed, again = (read_records(run.records, columns)[0] for run in (first, second))
     both = pl.Series([not {row} & {*first.failures, *second.failures} for row in range(typed.height)])
     found = describe_columns(first.records, columns, typed, again, both)
@@ -332,13 +332,13 @@ def _judge(task: _Task, first: _Run, second: _Run, listener: "_Listener", speed:
 def _write_sample(task: _Task, path: Path, typed: pl.DataFrame, quarantined: int) -> None:
     provenance = Provenance(
         model=task.model,
-        release=task.runner.release,
+        release=task.backend.release,
         shard=SAMPLE,
         n_shards=task.library.n_shards,
         shard_digest=task.library.digest,
         raw_digest="",
         quarantined=quarantined,
-        columns=task.runner.columns,
+        columns=task.backend.columns,
     )
     writer = PredictionsWriter(path, provenance)
     writer.write(task.molecules.hstack(typed.get_columns()))
@@ -348,40 +348,40 @@ def _write_sample(task: _Task, path: Path, typed: pl.DataFrame, quarantined: int
 def _known_start(task: _Task) -> float:
     """Return how many seconds this release took to start when it was last run over a sample.
 
-    An environment that is there already takes no time; on each of the runners it is still to be made.
+    An environment that is there already takes no time; on each machine it is still to be made.
     """
     report = find_report(task.store, task.model)
-    if report and report.speed and report.is_of(task.runner.release, task.runner.columns):
+    if report and report.speed and report.is_of(task.backend.release, task.backend.columns):
         return report.speed.seconds_to_start
     return 0.0
 
 
 class _Listener:
-    """A runner that takes note of its calls, good and failed, and of what the model printed for each molecule."""
+    """A backend that takes note of its calls, good and failed, and of what the model printed for each molecule."""
 
-    def __init__(self, runner: ModelRunner) -> None:
-        self.columns = runner.columns
-        self.release = runner.release
-        self.environment = runner.environment
+    def __init__(self, backend: ModelBackend) -> None:
+        self.columns = backend.columns
+        self.release = backend.release
+        self.environment = backend.environment
         self.calls: list[Call] = []
         self.failed: list[Call] = []
         self.printed: dict[str, bytes] = {}
-        self._runner = runner
+        self._backend = backend
 
     def __enter__(self) -> Self:
-        """Return itself: the runner is entered by who has made it."""
+        """Return itself: the backend is entered by who has made it."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Leave the runner as it is."""
+        """Leave the backend as it is."""
 
     def predict(self, smiles: Sequence[str], deadline: float = math.inf) -> list[bytes]:
-        """See `ModelRunner.predict`."""
+        """See `ModelBackend.predict`."""
         started = time.perf_counter()
         try:
-            records = self._runner.predict(smiles, deadline)
+            records = self._backend.predict(smiles, deadline)
         except BatchError:
             self.failed.append(Call(len(smiles), time.perf_counter() - started))
             raise
@@ -391,16 +391,16 @@ class _Listener:
 
 
 class _ServedListener(_Listener):
-    """The same for a runner that keeps a program running."""
+    """The same for a backend that keeps a program running."""
 
-    def __init__(self, runner: ServedModelRunner) -> None:
-        super().__init__(runner)
-        self._served = runner
+    def __init__(self, backend: ServedModelBackend) -> None:
+        super().__init__(backend)
+        self._served = backend
 
     def is_well(self) -> bool:
-        """See `ServedModelRunner.is_well`."""
+        """See `ServedModelBackend.is_well`."""
         return self._served.is_well()
 
     def restart(self) -> None:
-        """See `ServedModelRunner.restart`."""
+        """See `ServedModelBackend.restart`."""
         self._served.restart()

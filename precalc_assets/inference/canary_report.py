@@ -59,7 +59,7 @@ class Speed(_Record):
     """How long the model takes: n molecules in a call `seconds_per_call + n * seconds_per_further_molecule`, about.
 
     `best_batch_size` is the one of those tried at which a molecule took the least; `seconds_per_molecule` is that, its
-    share of the call included. `seconds_to_start` is for making the environment and starting the model, once a runner.
+    share of the call included. `seconds_to_start` is for making the environment and starting the model, once a machine.
     A call fails on the `failing_share` of molecules, and a failed call takes `seconds_lost_per_failed_call` longer than
     one of its size that is answered: a time-out does.
     """
@@ -74,10 +74,10 @@ class Speed(_Record):
 
 
 class RunEstimate(_Record):
-    """What a run over the whole library takes: hours of one runner, hours from start to end, and dollars."""
+    """What a run over the whole library takes: hours of one machine, hours from start to end, and dollars."""
 
     molecules: int
-    runners: int
+    machines: int
     runner_hours: float
     wall_hours: float
     dollars: float

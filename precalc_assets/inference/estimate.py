@@ -41,21 +41,21 @@ def measure_speed(
 
 
 def estimate_run(speed: Speed, library: LibraryManifest, settings: Settings) -> RunEstimate:
-    """Return what a run over the library takes, in calls and on runners as the settings have them.
+    """Return what a run over the library takes, in calls and on machines as the settings have them.
 
-    A runner computes whole shards, one after the other, so the wall time is that of the runner with the most of them.
+    A machine computes whole shards, one after the other, so the wall time is that of the machine with the most of them.
     Molecules on which a call fails are searched for in each call, as in the sample.
     """
     sizes = sorted((info.rows for info in library.shards.values() if info.rows), reverse=True)
     size = planned_size(speed.seconds_per_call, speed.seconds_per_further_molecule, settings.batch_size)
     shards = [rows // size * _call_seconds(speed, size) + _call_seconds(speed, rows % size) for rows in sizes]
-    runners = max(1, min(settings.runners, len(shards)))
-    hours = (runners * speed.seconds_to_start + sum(shards)) / _HOUR
+    machines = max(1, min(settings.machines, len(shards)))
+    hours = (machines * speed.seconds_to_start + sum(shards)) / _HOUR
     # The largest of every round: the others of it are done by then.
-    wall = (speed.seconds_to_start + sum(shards[::runners])) / _HOUR
+    wall = (speed.seconds_to_start + sum(shards[::machines])) / _HOUR
     return RunEstimate(
         molecules=library.molecules,
-        runners=runners,
+        machines=machines,
         runner_hours=hours,
         wall_hours=wall,
         dollars=hours * settings.runner_price,

@@ -1,4 +1,4 @@
-"""The framework runner: the hub's own contract for a model folder, `bash run.sh <framework dir> <in.csv> <out.csv>`."""
+"""The framework backend: the hub's contract for a model folder, `bash run.sh <framework dir> <in.csv> <out.csv>`."""
 
 import csv
 import math
@@ -11,15 +11,15 @@ from types import TracebackType
 from typing import Self
 
 from precalc_assets.errors import ModelError
+from precalc_assets.inference.backend import BatchError, call_timeout, no_answer
 from precalc_assets.inference.output import read_output
 from precalc_assets.inference.private_folder import PrivateFolder, private_folder
-from precalc_assets.inference.runner import BatchError, call_timeout, no_answer
 from precalc_assets.models import ModelFolder, model_environment
 from precalc_assets.outcomes import reason
 from precalc_assets.processes import last_line, require_space, run_guarded
 
 
-class FrameworkRunner:
+class FrameworkBackend:
     """Runs the `run.sh` of a private copy of a model's folder, a process a call, in the model's environment."""
 
     def __init__(self, folder: ModelFolder, *, cache_dir: Path, batch_size: int, batch_timeout: float) -> None:
@@ -56,7 +56,7 @@ class FrameworkRunner:
         self._stack.close()
 
     def predict(self, smiles: Sequence[str], deadline: float = math.inf) -> list[bytes]:
-        """See `ModelRunner.predict`."""
+        """See `ModelBackend.predict`."""
         timeout = call_timeout(len(smiles), deadline, batch_size=self._batch_size, batch_timeout=self._batch_timeout)
         self._private.clean()
         with TemporaryDirectory(dir=self._private.path, ignore_cleanup_errors=True) as scratch:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import islice
 
 from precalc_assets.errors import ModelError
+from precalc_assets.inference.backend import ModelBackend
 from precalc_assets.inference.batching import GaveUpError, PatientCaller
 from precalc_assets.inference.call_size import CallSize
-from precalc_assets.inference.runner import ModelRunner
 from precalc_assets.outcomes import reason
 
 
@@ -21,16 +21,16 @@ class ComputedMolecule:
 
 
 def predict_molecules(
-    model: str, runner: ModelRunner, smiles: Iterable[str], *, batch_size: int
+    model: str, backend: ModelBackend, smiles: Iterable[str], *, batch_size: int
 ) -> Iterator[list[ComputedMolecule]]:
-    """Yield what a runner, which is entered already, predicts for these SMILES: all of them, in order, call by call.
+    """Yield what a backend, which is entered already, predicts for these SMILES: all of them, in order, call by call.
 
     A call has a batch of molecules at most, and fewer if the model is slow. A molecule that the model cannot answer
     costs no other; failures are held back until the model has answered one.
     Raises ModelError if it answers nothing at all, or cannot be run.
     """
     size = CallSize(batch_size)
-    caller = PatientCaller(model, runner, size)
+    caller = PatientCaller(model, backend, size)
     rest = iter(smiles)
     held: list[ComputedMolecule] = []
     while batch := list(islice(rest, min(batch_size, size.most))):

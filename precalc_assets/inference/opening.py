@@ -1,4 +1,4 @@
-"""From a model's id and the settings to its folder and the runner that runs it."""
+"""From a model's id and the settings to its folder and the backend that runs it."""
 
 import logging
 import shutil
@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TypedDict
 
 from precalc_assets.errors import UsageError
-from precalc_assets.inference.ersilia import ErsiliaRunner, fetch_from_hub
-from precalc_assets.inference.framework import FrameworkRunner
-from precalc_assets.inference.runner import ModelRunner
+from precalc_assets.inference.backend import ModelBackend
+from precalc_assets.inference.ersilia import ErsiliaBackend, fetch_from_hub
+from precalc_assets.inference.framework import FrameworkBackend
 from precalc_assets.model_ids import check_model_id
 from precalc_assets.models import (
     Hub,
@@ -32,7 +32,7 @@ _OURS = "eos0"
 
 
 class _Options(TypedDict):
-    """What every runner is told of the settings."""
+    """What every backend is told of the settings."""
 
     cache_dir: Path
     batch_size: int
@@ -42,7 +42,7 @@ class _Options(TypedDict):
 def open_model(model: str, settings: Settings) -> ModelFolder:
     """Return a model's folder: a local one, or else the hub's, fetched if need be.
 
-    With the ersilia runner and Docker the ersilia CLI fetches it, as an image. Raises UsageError for what is no model
+    With the ersilia backend and Docker the ersilia CLI fetches it, as an image. Raises UsageError for what is no model
     id or names no model, ModelError for a folder that cannot be used and for a model that cannot be fetched.
     """
     check_model_id(model)
@@ -91,8 +91,8 @@ def list_known(settings: Settings) -> list[str]:
     return sorted({*list_models(settings.model_folders), *fetched})
 
 
-def open_runner(folder: ModelFolder, settings: Settings) -> ModelRunner:
-    """Return the runner that the settings choose for a model, and warn of what its columns were made of.
+def open_backend(folder: ModelFolder, settings: Settings) -> ModelBackend:
+    """Return the backend that the settings choose for a model, and warn of what its columns were made of.
 
     Raises ModelError for one that may not be run, and for one whose checkpoints are missing.
     """
@@ -105,14 +105,14 @@ def open_runner(folder: ModelFolder, settings: Settings) -> ModelRunner:
         "batch_size": settings.batch_size,
         "batch_timeout": settings.batch_timeout,
     }
-    if settings.runner == "ersilia":
-        return ErsiliaRunner(folder, restart_batches=settings.restart_batches, **options)
-    return FrameworkRunner(folder, **options)
+    if settings.model_backend == "ersilia":
+        return ErsiliaBackend(folder, restart_batches=settings.restart_batches, **options)
+    return FrameworkBackend(folder, **options)
 
 
 def _takes_images(settings: Settings) -> bool:
     """Return whether models of the hub are fetched as images, by the ersilia CLI."""
-    return settings.runner == "ersilia" and shutil.which("docker") is not None
+    return settings.model_backend == "ersilia" and shutil.which("docker") is not None
 
 
 def _hub(settings: Settings) -> Hub:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from precalc_assets.columns import Column
 from precalc_assets.errors import ColumnsError
-from precalc_assets.inference.runner import BatchError
+from precalc_assets.inference.backend import BatchError
 from precalc_assets.predictions import cell_text, format_record, misshapen_record, split_rows, tidy_cell
 
 _KEY_COLUMNS = frozenset({"key", "inchikey"})

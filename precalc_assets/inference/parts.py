@@ -17,8 +17,8 @@ from precalc_assets import storage
 from precalc_assets.cards import Adoption
 from precalc_assets.columns import Column, columns_digest
 from precalc_assets.errors import ShardError
-from precalc_assets.inference.kept import KeptRows, Row, parse_part
 from precalc_assets.inference.part_names import PartName, name_piece
+from precalc_assets.inference.reusable_rows import KeptRows, Row, parse_part
 from precalc_assets.outcomes import ShardOutcome
 from precalc_assets.predictions import (
     PartInfo,

@@ -16,13 +16,13 @@ from obstore.store import ObjectStore
 
 from precalc_assets.errors import ModelError, ShardError
 from precalc_assets.inference.adoption import same_major
+from precalc_assets.inference.backend import ModelBackend, TimeIsUpError
 from precalc_assets.inference.batching import GaveUpError, PatientCaller
 from precalc_assets.inference.call_size import CallSize
 from precalc_assets.inference.canary_report import CanaryReport, find_report
-from precalc_assets.inference.kept import KeptRows
 from precalc_assets.inference.part_names import PartName, other_parts
 from precalc_assets.inference.parts import Part, ShardWork, finish, has_parts, outcome, plan_parts, put_part, put_piece
-from precalc_assets.inference.runner import ModelRunner, TimeIsUpError
+from precalc_assets.inference.reusable_rows import KeptRows
 from precalc_assets.library import LibraryManifest, read_shard
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
 from precalc_assets.predictions import RawManifest, check_failure_rate, find_manifest
@@ -42,7 +42,7 @@ class _Task:
     store: ObjectStore
     library: LibraryManifest
     model: str
-    runner: ModelRunner
+    backend: ModelBackend
     batch_size: int
     max_failure_rate: float
     deadline: float
@@ -55,7 +55,7 @@ class _Task:
     def report(self) -> CanaryReport | None:
         """What the canary has found out about this release."""
         report = find_report(self.store, self.model)
-        return report if report and report.is_of(self.runner.release, self.runner.columns) else None
+        return report if report and report.is_of(self.backend.release, self.backend.columns) else None
 
     @cached_property
     def others(self) -> tuple[PartName, ...]:
@@ -79,7 +79,7 @@ def predict_shards(
     store: ObjectStore,
     library: LibraryManifest,
     model: str,
-    runner: ModelRunner,
+    backend: ModelBackend,
     shards: Sequence[str],
     *,
     batch_size: int,
@@ -94,11 +94,11 @@ def predict_shards(
     earlier run has computed is kept, also for another version of the library or another number of shards. A shard that
     fails stops no other; a model that fails ends all that are left with its reason. No call is begun that would not
     end before the `deadline` (of `time.monotonic`), as far as those before it tell, and a call that has not ended by
-    then is ended; the shards that are left come out as unfinished. The runner is entered when there is something to
+    then is ended; the shards that are left come out as unfinished. The backend is entered when there is something to
     compute. Calls are sized by the model's speed, at first by the one that its canary has measured. What is computed of
     a part is in the store after `save_seconds` and a call at the latest. Memory is bounded by a call and a part.
     """
-    task = _Task(store, library, model, runner, batch_size, max_failure_rate, deadline, on_progress, save_seconds)
+    task = _Task(store, library, model, backend, batch_size, max_failure_rate, deadline, on_progress, save_seconds)
     left = dict.fromkeys(shards)
     try:
         for landed in _predict(task, shards):
@@ -166,10 +166,10 @@ def _plan(task: _Task, shard: str) -> ShardWork:
 
 
 def _begin(task: _Task, shard: str) -> ShardWork:
-    runner, library = task.runner, task.library
+    backend, library = task.backend, task.library
     digest = library.shards[shard].digest
     kept, adoption = KeptRows(task.store), task.report.adoption if task.report else None
-    return ShardWork(task.model, runner.release, runner.columns, shard, library.n_shards, digest, kept, adoption)
+    return ShardWork(task.model, backend.release, backend.columns, shard, library.n_shards, digest, kept, adoption)
 
 
 def _stands(task: _Task, work: ShardWork, manifest: RawManifest) -> bool:
@@ -202,7 +202,7 @@ def _land(task: _Task, unfinished: list[ShardWork]) -> Iterator[ShardOutcome]:
 
 def _finish(task: _Task, work: ShardWork) -> RawManifest:
     known = work.environment if not work.seconds else ""
-    return finish(task.store, work, known or task.runner.environment)
+    return finish(task.store, work, known or task.backend.environment)
 
 
 @dataclass(slots=True)
@@ -235,7 +235,7 @@ class _Calls:
     def __init__(self, task: _Task) -> None:
         self._task = task
         self._size = CallSize(task.batch_size, task.report)
-        self._caller = PatientCaller(task.model, task.runner, self._size, task.deadline, self._note)
+        self._caller = PatientCaller(task.model, task.backend, self._size, task.deadline, self._note)
         self._queue: deque[_Making] = deque()
         self._making: list[_Making] = []
         self._called: dict[str, tuple[_Making, int]] = {}
@@ -282,7 +282,7 @@ class _Calls:
         if not pieces:
             return
         if not self._entered:
-            self._stack.enter_context(self._task.runner)
+            self._stack.enter_context(self._task.backend)
             self._entered = True
         batches = [[making.part.smiles[row] for row in rows] for making, rows in pieces]
         self._called = {making.part.smiles[row]: (making, row) for making, rows in pieces for row in rows}

@@ -1,6 +1,6 @@
-"""A model's folder of a runner's own: what the model writes beside its code, no other process sees, nor the next call.
+"""A model's folder of a backend's own: what the model writes beside its code, no other process sees, nor the next call.
 
-Only how a folder is copied, kept clean and removed belongs here; what is run in it is the runner's business.
+Only how a folder is copied, kept clean and removed belongs here; what is run in it is the backend's business.
 """
 
 import os
@@ -60,7 +60,7 @@ class PrivateFolder:
 
 @contextmanager
 def private_folder(folder: ModelFolder, variables: Mapping[str, str]) -> Iterator[PrivateFolder]:
-    """Make a folder for a runner. It is removed in the end, and when this process is killed."""
+    """Make a folder for a backend. It is removed in the end, and when this process is killed."""
     place = tempfile.gettempdir()
     path = Path(tempfile.mkdtemp(prefix=f"{folder.model}-", dir="/tmp" if _SPLITS.search(place) else place))  # noqa: S108
     remove = [sys.executable, "-I", "-S", "-c", _REMOVE, str(path)]

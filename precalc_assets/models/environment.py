@@ -336,7 +336,7 @@ class _Filling:
             raise self.installer.error(
                 f"{_shown(step)} of its {self.recipe.source} failed: {failure}; the hub's packer goes on after a line "
                 f"that fails: if the model can do without it, run `precalc models install {model} --skip-failed`; "
-                "else run the model by the ersilia backend (PRECALC_RUNNER=ersilia)"
+                "else run the model by the ersilia backend (PRECALC_MODEL_BACKEND=ersilia)"
             )
         logger.warning("%s: passing over %s, which failed: %s", self.folder.model, _shown(step), failure)
         self.skipped.append(step.line)

@@ -240,7 +240,9 @@ class _Reader:
 
     def _refused(self, line: str, why: str) -> ModelError:
         shown = " ".join(line.split())[:200]
-        return ModelError(f"{self._path}: {shown!r} cannot be followed: {why}; run the model by PRECALC_RUNNER=ersilia")
+        return ModelError(
+            f"{self._path}: {shown!r} cannot be followed: {why}; run the model by PRECALC_MODEL_BACKEND=ersilia"
+        )
 
 
 def _pip_words(package: str, version: str, options: Sequence[str]) -> list[str]:

@@ -21,7 +21,7 @@ from precalc_assets.predictions.manifest import (
     require_manifest,
 )
 from precalc_assets.predictions.parquet import PredictionsWriter, Provenance, open_predictions
-from precalc_assets.predictions.serve import LIBRARY_SHARD_CHECKS, TABLE_CHECKS, load_library_shards, load_shards
+from precalc_assets.predictions.loading import LIBRARY_SHARD_CHECKS, TABLE_CHECKS, load_library_shards, load_shards
 from precalc_assets.predictions.validate import validate_shards
 from precalc_assets.predictions.validation import (
     PREDICTION_CHECKS,

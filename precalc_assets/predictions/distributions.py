@@ -132,7 +132,7 @@ def _batches(parquet: pq.ParquetFile | None, name: str, columns: Sequence[Column
         try:
             yield from parquet.iter_batches(_BATCH_ROWS, columns=names, use_threads=False)
         except (pa.ArrowException, OSError) as error:
-            raise ShardError(f"{name} is damaged ({reason(error)}); serve its shard again") from None
+            raise ShardError(f"{name} is damaged ({reason(error)}); load its shard again") from None
 
 
 class _Gathered:

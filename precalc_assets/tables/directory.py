@@ -208,5 +208,5 @@ def _fields(item: Item) -> Iterator[dict[str, Any]]:
     except (KeyError, TypeError, ValueError) as error:
         raise TableError(
             f"item {item.key!r} of the table is not as this version of precalc writes it; run `precalc drop` for the"
-            " model, then serve it again"
+            " model, then load it again"
         ) from error

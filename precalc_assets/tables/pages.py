@@ -280,5 +280,5 @@ def decompress(value: bytes) -> bytes:
         return decompressor.decompress(value)
     except zstandard.ZstdError as error:
         raise TableError(
-            f"an item of the table is damaged ({error}); serve the model again, after `precalc drop` if need be"
+            f"an item of the table is damaged ({error}); load the model again, after `precalc drop` if need be"
         ) from error

@@ -176,7 +176,7 @@ class TableReader:
             key = columns_key(digest)
             item = self._store.get_many(self._model, [key], consistent=True).get(key)
             if item is None:
-                raise TableError(f"{self._model}: item {key!r} is lost; serve the model again")
+                raise TableError(f"{self._model}: item {key!r} is lost; load the model again")
             self._versions[digest] = TableColumns.from_item(item).columns
         return self._versions[digest]
 
@@ -188,7 +188,7 @@ class TableReader:
         item = self._store.get_many(self._model, [shard], consistent=True).get(shard)
         current = ShardRecord.from_item(item).current if item else None
         if current and current.pages == known.directory.pages:
-            raise TableError(f"{self._model}: page {lost!r} is lost; serve the model again")
+            raise TableError(f"{self._model}: page {lost!r} is lost; load the model again")
 
 
 def _hashes(inchikeys: Sequence[str]) -> tuple[int, ...]:

@@ -109,7 +109,7 @@ def units_to_read(n_keys: int, found: Sequence[Item], *, consistent: bool) -> fl
 def missing_table(table: str, where: str = "") -> MissingTableError:
     """Return the error for a table that does not exist, the same for every store; `where` says where it is not."""
     ways = {LIBRARY: "`precalc library build`", REGISTRY: "`precalc run` for a model"}
-    way = ways.get(table, f"`precalc serve {table}`")
+    way = ways.get(table, f"`precalc load {table}`")
     return MissingTableError(f"there is no table {table!r}{where}; run {way} first")
 
 

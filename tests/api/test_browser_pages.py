@@ -56,7 +56,7 @@ class Served:
         with (Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi").open() as file:
             lines = [line.split()[0] for line, _ in zip(file, range(N_MOLECULES), strict=False)]
         source.write_text("\n".join(lines) + "\n")
-        for arguments in (["library", "build", str(source)], ["predict", MODEL], ["serve", MODEL]):
+        for arguments in (["library", "build", str(source)], ["predict", MODEL], ["load", MODEL]):
             subprocess.run([PRECALC, *arguments], env=self.environment, cwd=root, check=True, capture_output=True)
         store = open_store(self.settings["PRECALC_STORE_URL"])
         publish_card(self.tables, make_card(store, self.tables, MODEL, Settings(n_shards=4, cache_dir=cache)))

@@ -381,7 +381,7 @@ def test_credentials_of_a_profile_are_used(aws, monkeypatch, tmp_path):
 
 def test_a_table_in_another_region_is_missing_and_the_error_names_the_region_and_the_setting(store):
     elsewhere = DynamoDBStore("eu-west-1", store._prefix)
-    with pytest.raises(TableError, match=rf"{TABLE}.*in eu-west-1, the region in PRECALC_TABLES_URL.*precalc serve"):
+    with pytest.raises(TableError, match=rf"{TABLE}.*in eu-west-1, the region in PRECALC_TABLES_URL.*precalc load"):
         elsewhere.get_many(TABLE, KEYS)
 
 

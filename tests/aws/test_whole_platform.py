@@ -24,7 +24,7 @@ def test_library_predictions_and_tables_are_the_same_on_aws_as_on_disk(world, aw
     bucket, tables = aws.make_bucket(), tables_url()
     answers = {}
     for place in ({}, {"store_url": f"s3://{bucket}/platform", "tables_url": tables}):
-        for command in (("library", "build", "library.smi"), ("predict", MODEL), ("serve", MODEL), ("status", MODEL)):
+        for command in (("library", "build", "library.smi"), ("predict", MODEL), ("load", MODEL), ("status", MODEL)):
             done = world.precalc(*command, **place)
             assert done.returncode == 0, done.stderr
         answers[bool(place)] = world.precalc("get", MODEL, "-i", "library.smi", **place)
@@ -40,7 +40,7 @@ def test_library_predictions_and_tables_are_the_same_on_aws_as_on_disk(world, aw
     assert open_tables(tables).list_tables() == sorted([LIBRARY, MODEL, REGISTRY])
     assert not (world.root / "data").exists()
 
-    again = world.precalc("serve", MODEL, store_url=f"s3://{bucket}/platform", tables_url=tables)
+    again = world.precalc("load", MODEL, store_url=f"s3://{bucket}/platform", tables_url=tables)
     assert again.returncode == 0
     dropped = world.precalc("drop", MODEL, "--yes", store_url=f"s3://{bucket}/platform", tables_url=tables)
     assert dropped.returncode == 0

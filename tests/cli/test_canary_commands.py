@@ -167,7 +167,7 @@ def test_readers_are_told_of_a_model_that_answers_other_molecules_every_time(wor
 @pytest.mark.slow
 def test_readers_are_told_nothing_of_a_model_that_predicts_the_same_and_of_one_without_a_canary(world, home):
     world.write_model()
-    for command in ("predict", "serve"):
+    for command in ("predict", "load"):
         assert world.precalc(command, MODEL).returncode == 0
     assert world.precalc("get", MODEL, "CCO").stderr == ""
     assert lines(world.precalc("models", columns="200").stdout)[MODEL].endswith(" –")
@@ -184,7 +184,7 @@ def test_readers_are_told_of_variation_without_dagster(world, home):
     printed = world.precalc("predict", MODEL, "--sample", "12", columns="160").stdout
     for words in ("of its largest process", "bytes a molecule", "example"):
         assert words in printed
-    for command in ("predict", "serve"):
+    for command in ("predict", "load"):
         assert world.precalc(command, MODEL).returncode == 0
     assert world.precalc("get", MODEL, "CCO").stderr == f"warning: predictions of {MODEL} vary between runs, in score\n"
     card = find_card(world.tables, MODEL)
@@ -209,7 +209,7 @@ def test_serving_a_model_that_nothing_describes_says_so(world, home):
     world.write_model()
     assert world.precalc("predict", MODEL).returncode == 0
     shutil.rmtree(world.models_dir / MODEL)
-    done = world.precalc("serve", MODEL)
+    done = world.precalc("load", MODEL)
     assert done.returncode == 1
     assert f"loaded, but the card of {MODEL} is not published: " in done.stderr
     assert world.precalc("get", MODEL, "CCO").returncode == 0

@@ -112,7 +112,7 @@ def test_several_models_fill_a_folder_with_a_file_each_and_what_is_there_is_kept
 @pytest.mark.slow
 def test_a_model_that_cannot_be_read_keeps_nobody_from_the_others(served) -> None:
     served.write_model(model="eos9abb")
-    for verb in ("predict", "serve"):
+    for verb in ("predict", "load"):
         done = served.precalc(verb, "eos9abb")
         assert done.returncode == 0, done.stderr
     with closing(sqlite3.connect(served.root / "tables.db")) as tables, tables:

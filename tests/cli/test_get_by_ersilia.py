@@ -51,11 +51,11 @@ def test_the_ersilia_cli_computes_what_is_missing_and_takes_the_list_of_it(world
     (world.root / "asked.csv").write_text("\n".join(["smiles", "CCO", *NEW, "no molecule"]) + "\n")
     for command in (
         ["predict", MODEL],
-        ["serve", MODEL],
+        ["load", MODEL],
         ["get", MODEL, "-i", "asked.csv", "-o", "out.csv", "--compute-missing"],
         ["get", MODEL, "-i", "asked.csv", "-o", "found.csv", "--missing", "missing.csv"],
     ):
-        done = world.precalc(*command, runner="ersilia")
+        done = world.precalc(*command, model_backend="ersilia")
         assert done.returncode == 0, done.stderr
 
     computed = [[inchikey(text), text, "computed", repr(len(text) / 3), str(len(text))] for text in NEW]

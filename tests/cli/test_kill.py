@@ -106,7 +106,7 @@ def test_a_killed_predict_goes_on_behind_its_last_part_and_ends_as_an_undisturbe
     assert killed >= 2
     assert world.precalc("predict", MODEL).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in parts} == parts
-    assert world.precalc("serve", MODEL).returncode == 0
+    assert world.precalc("load", MODEL).returncode == 0
     assert contents(world) == contents(undisturbed)
     assert table(world) == table(undisturbed)
     assert pages(world) == pages(undisturbed)
@@ -139,25 +139,25 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.mark.slow
-def test_a_serve_killed_at_any_time_ends_as_an_undisturbed_one(undisturbed, new_world) -> None:
+def test_load_killed_at_any_time_ends_as_an_undisturbed_one(undisturbed, new_world) -> None:
     world = new_world("killed")
     world.write_model(answer=SLOW_ANSWER)
     world.build_library()
     world.predict()
     chance = random.Random(7)
     started = time.monotonic()
-    whole = start(undisturbed, "serve", MODEL)
+    whole = start(undisturbed, "load", MODEL)
     whole.wait()
     seconds = time.monotonic() - started
     killed = 0
     for _ in range(8):
-        process = start(world, "serve", MODEL)
+        process = start(world, "load", MODEL)
         time.sleep(seconds * chance.uniform(0.3, 1.0))
         killed += kill(process)
         if (world.root / "tables.db").exists():
             assert world.precalc("status", MODEL).returncode == 0
     assert killed >= 2
-    assert world.precalc("serve", MODEL).returncode == 0
+    assert world.precalc("load", MODEL).returncode == 0
     assert contents(world) == contents(undisturbed)
     assert table(world) == table(undisturbed)
     assert pages(world) == pages(undisturbed)

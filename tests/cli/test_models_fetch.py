@@ -31,7 +31,7 @@ def test_model_that_only_the_hub_has_is_predicted_and_served(world, hub: str, tm
     world.build_library()
     options = {"hub_url": hub, "cache_dir": str(tmp_path / "cache")}
     (shard, *_) = shard_keys(4)
-    for verb in ("predict", "serve"):
+    for verb in ("predict", "load"):
         done = world.precalc(verb, MODEL, "--shards", shard, **options)
         assert done.returncode == 0, done.stderr
     assert "raw predictions   1/4" in world.precalc("status", MODEL, **options).stdout

@@ -41,7 +41,7 @@ def test_a_failed_line_is_an_error_unless_it_is_to_be_skipped(world, tmp_path: P
     ("arguments", "settings", "words"),
     [
         (("install", "eos9zzz"), {}, "there is no model 'eos9zzz'"),
-        (("install", MODEL), {"runner": "ersilia"}, "set PRECALC_RUNNER=framework"),
+        (("install", MODEL), {"model_backend": "ersilia"}, "set PRECALC_MODEL_BACKEND=framework"),
         (("remove", "nonsense"), {}, "nonsense"),
     ],
     ids=["unknown", "other backend", "no id"],

@@ -65,7 +65,7 @@ def test_a_bad_library_leaves_the_one_before_as_it_was(served) -> None:
     ("command", "model"),
     [
         ("predict", "eos3b5e; rm -rf /"),
-        ("serve", "../x"),
+        ("load", "../x"),
         ("get", "EOS3B5E"),
         ("status", "eos"),
     ],
@@ -75,7 +75,7 @@ def test_a_wrong_model_id_is_a_usage_error_of_one_line(world, command: str, mode
     assert_one_line_error(done, repr(model), "is not a model id", code=2)
 
 
-@pytest.mark.parametrize("command", ["predict", "serve", "status"])
+@pytest.mark.parametrize("command", ["predict", "load", "status"])
 def test_an_unknown_model_is_a_usage_error_that_names_those_known(served, command: str) -> None:
     assert_one_line_error(served.precalc(command, "eos9zzz"), "eos9zzz", MODEL, "PRECALC_MODELS_DIR", code=2)
     assert not (served.tables.has_table("eos9zzz"))
@@ -118,7 +118,7 @@ def test_another_number_of_shards_than_the_librarys_is_refused(world) -> None:
 def test_serving_before_predicting_says_what_to_run_once_and_makes_no_table(world) -> None:
     world.write_model()
     world.build_library()
-    done = world.precalc("serve", MODEL)
+    done = world.precalc("load", MODEL)
     assert_error(done, "shards 00-03:", "no raw predictions", f"`precalc predict {MODEL}`", code=1)
     assert len([line for line in done.stderr.splitlines() if "no raw predictions" in line]) == 1
     assert not world.tables.has_table(MODEL)
@@ -129,7 +129,7 @@ def test_serving_before_predicting_says_what_to_run_once_and_makes_no_table(worl
 def test_getting_before_serving_says_what_to_run_and_writes_no_file(world) -> None:
     world.write_model()
     done = world.precalc("get", MODEL, "CCO", "-o", "out.csv")
-    assert_one_line_error(done, MODEL, f"`precalc serve {MODEL}`", code=1)
+    assert_one_line_error(done, MODEL, f"`precalc load {MODEL}`", code=1)
     assert not (world.root / "out.csv").exists()
 
 
@@ -214,7 +214,7 @@ def test_the_whole_job_by_command_ends_with_what_the_model_printed(world) -> Non
     built = world.precalc("library", "build", "lib.csv")
     assert built.returncode == 0
     assert "5 rows, 1 rejected, 1 duplicates, 3 molecules in 4 shards" in built.stderr
-    for command in ("predict", "serve"):
+    for command in ("predict", "load"):
         done = world.precalc(command, MODEL)
         assert (done.returncode, done.stdout) == (0, "")
         assert "4 shards, rows 3, quarantined 0" in done.stderr
@@ -235,7 +235,7 @@ def test_only_the_shards_that_are_named_are_predicted_and_served(world) -> None:
     world.build_library()
     assert world.precalc("predict", MODEL, "--shards", "01,03").returncode == 0
     assert {name.split("/")[2] for name in world.objects("raw")} == {"shard=01", "shard=03"}
-    assert world.precalc("serve", MODEL, "--shards", "03").returncode == 0
+    assert world.precalc("load", MODEL, "--shards", "03").returncode == 0
     assert list(world.objects("predictions")) == [f"predictions/model={MODEL}/shard=03.parquet"]
     status = world.precalc("status", MODEL)
     assert status.returncode == 0
@@ -323,10 +323,10 @@ def test_help_is_given_without_a_store(world, arguments: tuple[str, ...]) -> Non
 
 
 def test_status_and_get_of_a_table_that_was_made_and_never_loaded(world) -> None:
-    """As a `serve` leaves it that is killed at the right moment."""
+    """As a `load` that is killed at the right moment leaves it."""
     world.write_model()
     world.build_library()
     world.tables.create_table(MODEL)
     status = world.precalc("status", MODEL)
     assert (status.returncode, status.stdout.count("0/4")) == (0, 3), status.stderr
-    assert_one_line_error(world.precalc("get", MODEL, "CCO"), f"`precalc serve {MODEL}`", code=1)
+    assert_one_line_error(world.precalc("get", MODEL, "CCO"), f"`precalc load {MODEL}`", code=1)

@@ -48,7 +48,7 @@ def test_smiles_come_from_the_library_as_far_as_it_has_them(source: Source, tabl
 
 
 def test_a_model_of_which_nothing_is_served_and_what_is_no_model_id_are_errors_with_a_way_out(source: Source) -> None:
-    with pytest.raises(PrecalcError, match=r"eos9zzz.*(run `precalc serve|GET /models lists)"):
+    with pytest.raises(PrecalcError, match=r"eos9zzz.*(run `precalc load|GET /models lists)"):
         source.open("eos9zzz")
     with pytest.raises(UsageError, match="is not a model id"):
         source.open("../eos3b5e")

@@ -41,7 +41,7 @@ class RunnerGraph(Graph):
         self.platform.clock = Clock()
         self.fake = fake
         self.fake.now = self.platform.clock.now
-        self.runners = FakeRunners(fake, self.platform.store, self.platform.settings, world.runner)
+        self.runners = FakeRunners(fake, self.platform.store, self.platform.settings, world.backend)
 
     def dispatched(self) -> list[str]:
         return [run.inputs.get("shards", "") for run in self.fake.runs.values()]

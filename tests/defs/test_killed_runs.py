@@ -78,7 +78,7 @@ def platform(world) -> Iterator[tuple[DagsterDev, Killer, FakeRunners]]:
 
     settings = {"compute": "github", "github_repository": REPOSITORY, "github_token": TOKEN}
     with (fake := FakeGitHub()).serving() as url:
-        runners = FakeRunners(fake, world.store, Settings(_env_file=None, n_shards=4), world.runner)
+        runners = FakeRunners(fake, world.store, Settings(_env_file=None, n_shards=4), world.backend)
         runners.canary = False
         with dagster_dev(world, n_shards="4", github_api_url=url, **settings) as dev:
             for sensor in ("automation", "github_executions", "failed_shards"):

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from precalc_assets.inference import ModelRunner, open_model, open_runner
+from precalc_assets.inference import ModelBackend, open_backend, open_model
 from precalc_assets.models import ersilia_program
 from precalc_assets.settings import Settings
 
@@ -51,12 +51,12 @@ class Machine:
     def __init__(self, cache_dir: Path) -> None:
         self.cache_dir = cache_dir
 
-    def settings(self, folder: Path, runner: str, **options: float) -> Settings:
-        return Settings(models_dir=(folder.parent,), runner=runner, cache_dir=self.cache_dir, **options)
+    def settings(self, folder: Path, backend: str, **options: float) -> Settings:
+        return Settings(models_dir=(folder.parent,), model_backend=backend, cache_dir=self.cache_dir, **options)
 
-    def runner(self, folder: Path, runner: str = "ersilia", **options: float) -> ModelRunner:
-        settings = self.settings(folder, runner, **options)
-        return open_runner(open_model(folder.name, settings), settings)
+    def backend(self, folder: Path, backend: str = "ersilia", **options: float) -> ModelBackend:
+        settings = self.settings(folder, backend, **options)
+        return open_backend(open_model(folder.name, settings), settings)
 
     def fetched_at(self, model: str) -> float:
         """Return when a model was fetched into its first slot."""

@@ -1,4 +1,4 @@
-"""Models with each fault that is known of the hub's, through `precalc predict` with either runner."""
+"""Models with each fault that is known of the hub's, through `precalc predict` with either backend."""
 
 import csv
 import shutil
@@ -38,7 +38,7 @@ if total > 2000:
 
 @pytest.fixture(params=["framework", pytest.param("ersilia", marks=pytest.mark.slow)])
 def predict(request, world, machine, obedient: Path) -> Callable[..., object]:
-    """A function that runs `precalc predict` over a model with this fault, with the runner that the test is for."""
+    """A function that runs `precalc predict` over a model with this fault, with the backend that the test is for."""
 
     def run(molecules: list[str], settings: dict[str, str], steps: str = "", **model: object):
         folder = world.write_model(**{"columns": NUMBERS, "answer": ANSWER, **model})
@@ -52,7 +52,9 @@ def predict(request, world, machine, obedient: Path) -> Callable[..., object]:
         (examples / "run_input.csv").write_text(f"smiles\n{EXAMPLE}\n")
         (examples / "run_output.csv").write_text(f"{','.join(columns)}\n{','.join('1' for _ in columns)}\n")
         world.build_library(molecules)
-        done = world.precalc("predict", MODEL, **{"runner": request.param, "max_failure_rate": "0.5", **settings})
+        done = world.precalc(
+            "predict", MODEL, **{"model_backend": request.param, "max_failure_rate": "0.5", **settings}
+        )
         assert "Traceback" not in done.stderr
         assert machine.left() == []
         return done
@@ -156,7 +158,7 @@ def test_a_predict_that_is_killed_goes_on_behind_its_last_part_and_leaves_no_ser
     assert predict(chains(4), {}).returncode == 0  # fetches the model
     shutil.rmtree(world.path("raw"))
     world.build_library(chains(40))
-    slow = {**world.environment, "PRECALC_RUNNER": "ersilia", "PRECALC_BATCH_SIZE": "2"}
+    slow = {**world.environment, "PRECALC_MODEL_BACKEND": "ersilia", "PRECALC_BATCH_SIZE": "2"}
     process = subprocess.Popen(world.command("predict", MODEL), env=slow, cwd=world.root, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while len(list(world.path("raw").rglob("part-*"))) < 6 and time.monotonic() < deadline:
@@ -164,7 +166,7 @@ def test_a_predict_that_is_killed_goes_on_behind_its_last_part_and_leaves_no_ser
     process.kill()
     assert process.wait() == -signal.SIGKILL
     kept = {path: path.stat().st_mtime_ns for path in world.path("raw").rglob("part-*")}
-    done = world.precalc("predict", MODEL, runner="ersilia", batch_size="2")
+    done = world.precalc("predict", MODEL, model_backend="ersilia", batch_size="2")
     assert done.returncode == 0, done.stderr
     assert rows(world) == 40
     assert {path: path.stat().st_mtime_ns for path in kept} == kept

@@ -15,7 +15,7 @@ import pytest
 
 from precalc_assets import models
 from precalc_assets.errors import ModelError, UsageError
-from precalc_assets.inference.ersilia import ErsiliaRunner, fetch_from_hub, runner, slot
+from precalc_assets.inference.ersilia import ErsiliaBackend, backend, fetch_from_hub, slot
 from precalc_assets.models import find_model
 
 MODEL = "eos3b5e"
@@ -105,7 +105,7 @@ def test_image_that_the_disk_has_no_room_for_is_not_fetched(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.has("v1.1.0", megabytes=10_000_000_000)
-    monkeypatch.setattr(runner, "_DOCKER_ROOT", tmp_path)
+    monkeypatch.setattr(backend, "_DOCKER_ROOT", tmp_path)
     with pytest.raises(ModelError, match=r"takes 10,000,000,000 MB, and the disk of .* `docker system prune"):
         hub.release()
     assert hub.commands() == []
@@ -140,7 +140,7 @@ def test_what_the_cli_needs_to_fetch_a_folder_is_named(
     folder = find_model(MODEL, [world.models_dir])
     with (
         slot.taken_slot(MODEL, hub.cache_dir) as taken,
-        pytest.raises(ModelError, match=f"{words}.*PRECALC_RUNNER=framework"),
+        pytest.raises(ModelError, match=f"{words}.*PRECALC_MODEL_BACKEND=framework"),
     ):
         taken.fetch(folder)
     assert hub.commands() == []
@@ -215,7 +215,7 @@ def test_a_hub_that_changes_between_opening_a_model_and_running_it_is_found_out(
     monkeypatch.setattr(slot.Slot, "serve", lambda self, folder: served.append(self) or "http://127.0.0.1:9")
     with slot.taken_slot(MODEL, hub.cache_dir):  # another worker has the copy that was opened
         hub.has("v1.1.0")
-        opened = ErsiliaRunner(folder, cache_dir=hub.cache_dir, batch_size=1, batch_timeout=1.0, restart_batches=1)
+        opened = ErsiliaBackend(folder, cache_dir=hub.cache_dir, batch_size=1, batch_timeout=1.0, restart_batches=1)
         with pytest.raises(ModelError, match=r"from the release v1\.0\.0 to v1\.1\.0; run the same command again"):
             opened.__enter__()
         assert served == []

@@ -302,7 +302,7 @@ def test_a_damaged_report_is_as_good_as_none(world):
 
 
 class SlowToStart:
-    """A runner that takes its time before it answers, and prints one column."""
+    """A backend that takes its time before it answers, and prints one column."""
 
     columns = (Column("score", "float", "", ""),)
     release = "v1.0.0"
@@ -323,7 +323,7 @@ class SlowToStart:
 
 
 class Served(SlowToStart):
-    """A runner of a server that is down at every third call until it is started afresh."""
+    """A backend of a server that is down at every third call until it is started afresh."""
 
     calls = restarts = 0
     up = True
@@ -343,11 +343,11 @@ class Served(SlowToStart):
         self.up = True
 
 
-def run_with(world, runner, **options) -> CanaryReport:
+def run_with(world, backend, **options) -> CanaryReport:
     folder = find_model(MODEL, [world.models_dir])
     library = world.build_library()
     started = time.perf_counter()
-    return examine(world.store, library, folder, runner, SIZE, settings=Settings(), started=started, **options)
+    return examine(world.store, library, folder, backend, SIZE, settings=Settings(), started=started, **options)
 
 
 def test_the_time_to_start_is_no_time_of_molecules_and_is_remembered_where_it_was_longer(world):
@@ -363,9 +363,9 @@ def test_the_time_to_start_is_no_time_of_molecules_and_is_remembered_where_it_wa
 
 def test_a_server_that_dies_under_the_canary_is_started_afresh_and_no_molecule_is_blamed(world):
     world.write_model()
-    runner = Served(0.0)
-    report = run_with(world, runner)
-    assert runner.restarts > 0
+    backend = Served(0.0)
+    report = run_with(world, backend)
+    assert backend.restarts > 0
     assert (report.quarantined, report.broken, report.deterministic) == (0, (), True)
 
 
@@ -422,7 +422,7 @@ def test_the_estimate_counts_starts_calls_and_molecules_and_the_longest_runner(w
     speed = measure_speed([Call(10, 20.0), Call(20, 30.0)], 5.0)
     seconds = [10 * -(-n // 10) + n for n in rows]
 
-    estimate = estimate_run(speed, library, Settings(batch_size=1, runners=2, runner_price=3.0))
+    estimate = estimate_run(speed, library, Settings(batch_size=1, machines=2, runner_price=3.0))
 
     assert estimate.molecules == library.molecules
     assert estimate.runner_hours == pytest.approx((2 * 5 + sum(seconds)) / 3600)

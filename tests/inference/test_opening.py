@@ -1,4 +1,4 @@
-"""From a model's id and the settings to its folder and its runner."""
+"""From a model's id and the settings to its folder and its backend."""
 
 import shutil
 from collections.abc import Callable
@@ -7,31 +7,31 @@ from pathlib import Path
 import pytest
 
 from precalc_assets.errors import ModelError, UsageError
-from precalc_assets.inference import ErsiliaRunner, FrameworkRunner, find_known, list_known, open_model, open_runner
-from precalc_assets.inference.ersilia import runner as ersilia
+from precalc_assets.inference import ErsiliaBackend, FrameworkBackend, find_known, list_known, open_backend, open_model
+from precalc_assets.inference.ersilia import backend as ersilia
 from precalc_assets.settings import Settings
 
 
 @pytest.fixture
 def settings(world, tmp_path: Path):
-    """Return settings of this world, for one of the runners."""
+    """Return settings of this world, for one of the backends."""
 
-    def make(runner: str) -> Settings:
-        return Settings(models_dir=(world.models_dir,), runner=runner, cache_dir=tmp_path / "cache")
+    def make(backend: str) -> Settings:
+        return Settings(models_dir=(world.models_dir,), model_backend=backend, cache_dir=tmp_path / "cache")
 
     return make
 
 
-@pytest.mark.parametrize(("runner", "kind"), [("framework", FrameworkRunner), ("ersilia", ErsiliaRunner)])
-def test_a_local_model_is_run_by_the_runner_of_the_settings(world, settings, runner: str, kind: type) -> None:
+@pytest.mark.parametrize(("backend", "kind"), [("framework", FrameworkBackend), ("ersilia", ErsiliaBackend)])
+def test_settings_choose_the_backend_of_a_local_model(world, settings, backend: str, kind: type) -> None:
     world.write_model()
-    folder = open_model("eos9abc", settings(runner))
+    folder = open_model("eos9abc", settings(backend))
     assert folder.path == world.models_dir / "eos9abc"
-    assert isinstance(open_runner(folder, settings(runner)), kind)
+    assert isinstance(open_backend(folder, settings(backend)), kind)
 
 
 @pytest.mark.parametrize(
-    ("model", "runner", "words"),
+    ("model", "backend", "words"),
     [
         (
             "eos3b5e",
@@ -43,9 +43,9 @@ def test_a_local_model_is_run_by_the_runner_of_the_settings(world, settings, run
         ("eos3b5", "ersilia", "is not a model id"),
     ],
 )
-def test_what_is_neither_here_nor_on_the_hub_is_a_usage_error(settings, model: str, runner: str, words: str) -> None:
+def test_what_is_neither_here_nor_on_the_hub_is_a_usage_error(settings, model: str, backend: str, words: str) -> None:
     with pytest.raises(UsageError, match=words) as error:
-        open_model(model, settings(runner))
+        open_model(model, settings(backend))
     assert "\n" not in str(error.value)
 
 
@@ -54,18 +54,18 @@ def test_missing_checkpoint_is_an_error_before_anything_is_installed(world, sett
     pointer.parent.mkdir()
     pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
     with pytest.raises(ModelError, match=r"^model/checkpoints/x\.pt is a Git LFS pointer"):
-        open_runner(open_model("eos9abc", settings("framework")), settings("framework"))
+        open_backend(open_model("eos9abc", settings("framework")), settings("framework"))
 
 
-@pytest.mark.parametrize("runner", ["framework", "ersilia"])
+@pytest.mark.parametrize("backend", ["framework", "ersilia"])
 def test_model_of_the_hub_is_opened_from_its_repository(
-    world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: str
+    world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
     world.write_model(model="eos3b5e")
     hub = world.move_to_hub("eos3b5e", "v1.0.1")
     which = shutil.which
     monkeypatch.setattr(shutil, "which", lambda name: None if name == "docker" else which(name))
-    settings = Settings(runner=runner, cache_dir=tmp_path / "cache", hub_url=hub)
+    settings = Settings(model_backend=backend, cache_dir=tmp_path / "cache", hub_url=hub)
     folder = open_model("eos3b5e-v1", settings)
     assert folder.path == tmp_path / "cache" / "models" / "eos3b5e" / "v1.0.1" / "eos3b5e"
     assert (folder.model, folder.metadata.release) == ("eos3b5e-v1", "v1.0.1")

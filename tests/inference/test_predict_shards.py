@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from precalc_assets.inference import FrameworkRunner, predict_shards
+from precalc_assets.inference import FrameworkBackend, predict_shards
 from precalc_assets.inference.part_names import PartName
 from precalc_assets.library import LibraryManifest, build_library, inchikey, read_manifest, read_shard
 from precalc_assets.outcomes import ShardOutcome
@@ -100,16 +100,16 @@ def test_small_shards_share_calls_and_each_keeps_its_own_files(predicted) -> Non
 
 
 def test_a_second_call_writes_nothing_and_never_starts_the_model(predicted) -> None:
-    class Untouchable(FrameworkRunner):
+    class Untouchable(FrameworkBackend):
         def __enter__(self):
             raise AssertionError("the model was started")
 
     objects = predicted.objects()
-    runner = predicted.runner()
-    runner.__class__ = Untouchable
+    backend = predicted.backend()
+    backend.__class__ = Untouchable
     again = list(
         predict_shards(
-            predicted.store, read_manifest(predicted.store), MODEL, runner, SHARDS, batch_size=5, max_failure_rate=0.1
+            predicted.store, read_manifest(predicted.store), MODEL, backend, SHARDS, batch_size=5, max_failure_rate=0.1
         )
     )
     assert [outcome.failure for outcome in again] == [""] * len(SHARDS)
@@ -179,13 +179,13 @@ def test_a_run_that_is_out_of_time_stops_before_a_batch_and_the_next_call_goes_o
     arguments = {"batch_size": BATCH_SIZE, "max_failure_rate": 0.1}
     library = read_manifest(world.store)
     deadline = time.monotonic() + 1.6
-    first = list(predict_shards(world.store, library, MODEL, world.runner(), SHARDS, deadline=deadline, **arguments))
+    first = list(predict_shards(world.store, library, MODEL, world.backend(), SHARDS, deadline=deadline, **arguments))
     assert time.monotonic() < deadline
     assert sorted(outcome.shard for outcome in first) == SHARDS
     assert {outcome.failure for outcome in first} == {""}
     assert not all(outcome.landed for outcome in first)
     assert 0 < sum(asked(world).values()) < library.molecules
-    second = list(predict_shards(world.store, library, MODEL, world.runner(), SHARDS, **arguments))
+    second = list(predict_shards(world.store, library, MODEL, world.backend(), SHARDS, **arguments))
     assert all(outcome.landed for outcome in second)
     assert set(asked(world).values()) == {1}
     assert sum(asked(world).values()) == library.molecules
@@ -200,7 +200,7 @@ def test_a_run_without_any_time_asks_for_nothing_and_takes_what_is_there(predict
             predicted.store,
             library,
             MODEL,
-            predicted.runner(),
+            predicted.backend(),
             SHARDS,
             deadline=0.0,
             batch_size=5,
@@ -217,14 +217,14 @@ def test_a_call_that_hangs_ends_at_the_deadline_and_its_molecules_are_left_to_th
     arguments = {"batch_size": BATCH_SIZE, "max_failure_rate": 0.1}
     library = read_manifest(world.store)
     started = time.monotonic()
-    runner = world.runner(batch_timeout=60.0)
-    first = list(predict_shards(world.store, library, MODEL, runner, SHARDS, deadline=started + 2, **arguments))
+    backend = world.backend(batch_timeout=60.0)
+    first = list(predict_shards(world.store, library, MODEL, backend, SHARDS, deadline=started + 2, **arguments))
     assert time.monotonic() - started < 10
     assert [(outcome.failure, outcome.unfinished) for outcome in first] == [("", True)] * len(SHARDS)
     assert not world.objects("raw")
     assert not world.objects("quarantine")
     world.write_model()
-    second = list(predict_shards(world.store, library, MODEL, world.runner(), SHARDS, **arguments))
+    second = list(predict_shards(world.store, library, MODEL, world.backend(), SHARDS, **arguments))
     assert all(outcome.landed and not outcome.facts["quarantined"] for outcome in second)
 
 
@@ -250,9 +250,9 @@ def test_a_timeout_of_its_own_still_blames_the_molecule_that_hangs(world) -> Non
     hanging = molecules(world, "00")["smiles"][0]
     world.write_model(answer=f"if smiles == {hanging!r}: time.sleep(30)\n{ANSWERED}")
     arguments = {"batch_size": BATCH_SIZE, "max_failure_rate": 0.5, "deadline": time.monotonic() + 60}
-    runner = world.runner(batch_timeout=1.0)
+    backend = world.backend(batch_timeout=1.0)
     library = read_manifest(world.store)
-    (landed,) = predict_shards(world.store, library, MODEL, runner, ["00"], **arguments)
+    (landed,) = predict_shards(world.store, library, MODEL, backend, ["00"], **arguments)
     assert (landed.landed, landed.facts["quarantined"]) == (True, 1)
 
 
@@ -266,7 +266,7 @@ def cut(world, n_shards: int) -> LibraryManifest:
 def predict_cut(world, shards: Sequence[str], max_failure_rate: float = 0.5) -> list[ShardOutcome]:
     arguments = {"batch_size": BATCH_SIZE, "max_failure_rate": max_failure_rate}
     library = read_manifest(world.store)
-    return list(predict_shards(world.store, library, MODEL, world.runner(), shards, **arguments))
+    return list(predict_shards(world.store, library, MODEL, world.backend(), shards, **arguments))
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -382,7 +382,7 @@ def test_shards_that_are_there_stay_landed_when_the_model_is_broken_or_time_is_u
     for deadline in (math.inf, 0.0):
         arguments = {"batch_size": 1, "max_failure_rate": 0.1, "deadline": deadline}
         order = [*changed, *(shard for shard in SHARDS if shard not in changed)]
-        outcomes = predict_shards(predicted.store, library, MODEL, predicted.runner(), order, **arguments)
+        outcomes = predict_shards(predicted.store, library, MODEL, predicted.backend(), order, **arguments)
         assert [outcome.shard for outcome in outcomes if not outcome.landed] == changed
 
 
@@ -394,7 +394,7 @@ def test_of_two_runs_of_the_same_shards_each_lands_or_says_so_and_what_is_there_
 
     def run(size: int) -> list[ShardOutcome]:
         arguments = {"batch_size": size, "max_failure_rate": 0.1}
-        return list(predict_shards(predicted.store, library, MODEL, predicted.runner(), SHARDS, **arguments))
+        return list(predict_shards(predicted.store, library, MODEL, predicted.backend(), SHARDS, **arguments))
 
     with ThreadPoolExecutor() as pool:
         both = [outcome for outcomes in pool.map(run, sizes) for outcome in outcomes]
@@ -623,7 +623,7 @@ def test_progress_counts_every_molecule_once_also_those_that_are_there_already(w
                 world.store,
                 read_manifest(world.store),
                 MODEL,
-                world.runner(),
+                world.backend(),
                 SHARDS,
                 batch_size=BATCH_SIZE,
                 max_failure_rate=0.5,

@@ -1,4 +1,4 @@
-"""A runner's copy of a model's folder: nobody else sees what the model writes there, and nothing of it stays."""
+"""A backend's copy of a model's folder: nobody else sees what the model writes there, and nothing of it stays."""
 
 import os
 import signal
@@ -62,9 +62,9 @@ def state(folder: Path) -> dict[str, tuple[int, int, bytes]]:
 
 def test_a_model_may_write_and_its_folder_stays_untouched(world, habits: Path, scratch: Path) -> None:
     before = state(habits)
-    with world.runner() as runner:
-        assert runner.predict(["C", "CC"]) == [b"found by C", b"found by CC"]
-        assert runner.predict(["CCC"]) == [b"found by CCC"]
+    with world.backend() as backend:
+        assert backend.predict(["C", "CC"]) == [b"found by C", b"found by CC"]
+        assert backend.predict(["CCC"]) == [b"found by CCC"]
         (copied,) = scratch.iterdir()
         assert sum(path.lstat().st_size for path in copied.rglob("*") if path.is_file()) < 1 << 20
     assert state(habits) == before
@@ -72,7 +72,7 @@ def test_a_model_may_write_and_its_folder_stays_untouched(world, habits: Path, s
 
 
 def test_two_runners_do_not_see_each_others_files(world, habits: Path) -> None:
-    with world.runner() as one, world.runner() as other:
+    with world.backend() as one, world.backend() as other:
         assert [one.predict(["C"]), other.predict(["C"])] == [[b"found by C"]] * 2
 
 
@@ -81,8 +81,8 @@ def test_a_read_only_checkout_can_be_run(world, habits: Path) -> None:
     for path in paths:
         path.chmod(0o555 if path.is_dir() else 0o444)
     try:
-        with world.runner() as runner:
-            assert runner.predict(["C"]) == runner.predict(["C"]) == [b"found by C"]
+        with world.backend() as backend:
+            assert backend.predict(["C"]) == backend.predict(["C"]) == [b"found by C"]
     finally:
         for path in paths:
             path.chmod(0o755)
@@ -95,16 +95,16 @@ def test_a_path_with_a_blank_reaches_no_script(new_world, monkeypatch: pytest.Mo
     (world.root / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(world.root / "tmp"))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    with world.runner() as runner:
-        assert runner.predict(["CCC"]) == [b'1.0,3,"CCC"']
+    with world.backend() as backend:
+        assert backend.predict(["CCC"]) == [b'1.0,3,"CCC"']
 
 
 def test_a_script_with_carriage_returns_is_run(world) -> None:
     folder = world.write_model(run=None)
     script = b"#!/bin/bash\r\nif true; then\r\n  python $1/code/main.py $2 $3\r\nfi\r\n"
     (folder / "model" / "framework" / "run.sh").write_bytes(script)
-    with world.runner() as runner:
-        assert runner.predict(["CCC"]) == [b'1.0,3,"CCC"']
+    with world.backend() as backend:
+        assert backend.predict(["CCC"]) == [b'1.0,3,"CCC"']
 
 
 LINKS = """
@@ -124,15 +124,15 @@ def test_links_lead_where_they_led(world, tmp_path: Path) -> None:
     (model / "inside").symlink_to(model / "kept")
     (model / "outside").symlink_to(os.path.relpath(tmp_path / "kept", model))
     (model / "far").symlink_to(tmp_path / "far")
-    with world.runner() as runner:
-        assert runner.predict(["C"]) == runner.predict(["C"]) == [b"abc"]
+    with world.backend() as backend:
+        assert backend.predict(["C"]) == backend.predict(["C"]) == [b"abc"]
     assert (model / "kept").read_text() == "a"
 
 
 def test_a_failure_names_the_models_own_file(world) -> None:
     folder = world.write_model(script="sys.exit(f'{__file__} is wrong')")
-    with world.runner() as runner, pytest.raises(BatchError) as error:
-        runner.predict(["C"])
+    with world.backend() as backend, pytest.raises(BatchError) as error:
+        backend.predict(["C"])
     assert str(error.value) == f"run.sh exited 1: {folder}/model/framework/code/main.py is wrong"
 
 
@@ -147,11 +147,11 @@ def test_a_folder_that_cannot_be_copied_is_an_error(world, monkeypatch: pytest.M
 KILLED = """
 import sys, time
 from pathlib import Path
-from precalc_assets.inference import FrameworkRunner
+from precalc_assets.inference import FrameworkBackend
 from precalc_assets.models import find_model
 folder = find_model("eos9abc", [Path(sys.argv[1])])
-with FrameworkRunner(folder, cache_dir=Path(sys.argv[2]), batch_size=5, batch_timeout=60.0) as runner:
-    runner.predict(["C"])
+with FrameworkBackend(folder, cache_dir=Path(sys.argv[2]), batch_size=5, batch_timeout=60.0) as backend:
+    backend.predict(["C"])
     print("answered", flush=True)
     time.sleep(60)
 """

@@ -18,8 +18,8 @@ def manifest(world, shard: str = "00") -> RawManifest:
 
 
 def environment(world) -> str:
-    with world.runner() as runner:
-        return runner.environment
+    with world.backend() as backend:
+        return backend.environment
 
 
 def test_the_manifest_names_the_environment(world) -> None:

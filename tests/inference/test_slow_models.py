@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from precalc_assets.columns import Column
-from precalc_assets.inference import BatchError, kept, predict_shards
+from precalc_assets.inference import BatchError, predict_shards, reusable_rows
+from precalc_assets.inference.backend import CallTimeoutError, TimeIsUpError
 from precalc_assets.inference.canary_report import CanaryReport, Speed, put_report
-from precalc_assets.inference.runner import CallTimeoutError, TimeIsUpError
 from precalc_assets.library import read_manifest, read_shard
 from precalc_assets.models import find_model
 from precalc_assets.outcomes import ShardOutcome
@@ -160,7 +160,7 @@ def contents(world) -> dict[str, bytes]:
 def test_what_is_answered_is_in_the_store_when_it_is_to_be(world) -> None:
     class Watched(Model):
         def predict(self, smiles, deadline=math.inf):
-            parts = [kept.parse_part(content) for content in contents(world).values()]
+            parts = [reusable_rows.parse_part(content) for content in contents(world).values()]
             assert self.answered <= {row.smiles for rows in parts for row in rows}
             return super().predict(smiles, deadline)
 
@@ -191,13 +191,13 @@ def test_a_molecule_that_hangs_alone_is_quarantined_alone(world) -> None:
     assert Counter(len(call) for call in model.calls if hangs in call)[1] == 1
 
 
-def report_of(world, runner: Model, seconds_per_molecule: float) -> CanaryReport:
+def report_of(world, backend: Model, seconds_per_molecule: float) -> CanaryReport:
     world.write_model()
     return CanaryReport(
         model=MODEL,
         metadata=find_model(MODEL, [world.models_dir]).metadata,
-        release=runner.release,
-        declared=runner.columns,
+        release=backend.release,
+        declared=backend.columns,
         library_digest="",
         finished_at="2026-01-01T00:00:00Z",
         molecules=100,

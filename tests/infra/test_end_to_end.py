@@ -71,7 +71,7 @@ def materialised(deployment: Deployment) -> Deployment:
 def computed_on_github(materialised: Deployment) -> Deployment:
     """The deployment with ten shards of another model, by a runner."""
     runner = materialised.runner(SUBJECT)
-    for command in (("predict", RUNNER_MODEL), ("serve", RUNNER_MODEL)):
+    for command in (("predict", RUNNER_MODEL), ("load", RUNNER_MODEL)):
         done = materialised.precalc(runner, *command, "--shards", "00-09")
         assert done.returncode == 0, done.stderr
     return materialised

@@ -175,7 +175,12 @@ def test_a_line_that_fails_is_named_with_the_way_out(index: PackageIndex, make: 
     with pytest.raises(ModelError) as error:
         make(line)
     message = str(error.value)
-    for words in (f"`{line}` of its Dockerfile failed", said, "PRECALC_RUNNER=ersilia", f"{MODEL} --skip-failed"):
+    for words in (
+        f"`{line}` of its Dockerfile failed",
+        said,
+        "PRECALC_MODEL_BACKEND=ersilia",
+        f"{MODEL} --skip-failed",
+    ):
         assert words in message
     assert "\n" not in message
     log = Path(message.partition("(all of it: ")[2].partition(")")[0])
@@ -250,7 +255,7 @@ def test_a_conda_line_that_fails_names_channel_and_package(
 ) -> None:
     add_syba(channels)
     with pytest.raises(
-        ModelError, match=r"`conda install -c \w+ syba=7` of its Dockerfile failed: .*PRECALC_RUNNER"
+        ModelError, match=r"`conda install -c \w+ syba=7` of its Dockerfile failed: .*PRECALC_MODEL_BACKEND"
     ) as e:
         make(f"conda install -c {channel} syba=7")
     assert f"the conda channels {channel}, conda-forge" in str(e.value)

@@ -6,7 +6,7 @@ import platform
 import pytest
 
 from precalc_assets.errors import ModelError
-from precalc_assets.inference import open_runner
+from precalc_assets.inference import open_backend
 from precalc_assets.models import check_folder, find_model, licence_warning, require_allowed
 from precalc_assets.models.policy import WIDE
 from precalc_assets.settings import Settings
@@ -81,7 +81,7 @@ def test_a_model_that_asks_a_server_is_refused_before_it_is_installed(world) -> 
     for words in ("eos9abc sends each molecule", "PRECALC_ALLOW_ONLINE=true"):
         assert words in refusal
     with pytest.raises(ModelError, match="sends each molecule"):
-        open_runner(find_model("eos9abc", [world.models_dir]), Settings())
+        open_backend(find_model("eos9abc", [world.models_dir]), Settings())
 
 
 def test_a_model_that_asks_a_server_is_run_if_that_is_allowed(world) -> None:
@@ -146,6 +146,6 @@ def test_a_licence_is_said_before_predictions_are_served(world, license_: str | 
     write(world, columns=(("score", "float"), ("atoms", "integer"), ("label", "string")), License=license_)
     world.build_library()
     world.predict()
-    done = world.precalc("serve", "eos9abc")
+    done = world.precalc("load", "eos9abc")
     assert done.returncode == 0
     assert said in done.stderr

@@ -194,7 +194,7 @@ def test_what_may_come_out_differently_is_a_warning(tmp_path: Path, line: str, w
     [
         ("RUN pip install a==1\n", ["Dockerfile", "no FROM line"]),
         ("FROM alpine\n", ["no FROM line"]),
-        (f"{FROM}RUN ersilia -v fetch x --from_github\n", ["`ersilia`", "PRECALC_RUNNER=ersilia"]),
+        (f"{FROM}RUN ersilia -v fetch x --from_github\n", ["`ersilia`", "PRECALC_MODEL_BACKEND=ersilia"]),
         (f"{FROM}RUN conda env create -f e.yml\n", ["conda env create", "only `conda install`"]),
         (f"{FROM}RUN conda install -c a --file x.txt\n", ["--file"]),
         (f"{FROM}RUN conda install -c a\n", ["names no package"]),

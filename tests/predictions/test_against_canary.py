@@ -153,7 +153,7 @@ def test_a_shard_of_the_same_answer_for_all_is_not_published_and_an_odd_one_is(w
         world.write_model(columns=columns, answer=answer)
         list(
             predict_shards(
-                world.store, library, MODEL, world.runner(), shard_keys(4), batch_size=1_000, max_failure_rate=0.5
+                world.store, library, MODEL, world.backend(), shard_keys(4), batch_size=1_000, max_failure_rate=0.5
             )
         )
         report = find_report(world.store, MODEL)

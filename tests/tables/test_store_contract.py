@@ -88,7 +88,7 @@ def test_a_table_is_there_from_its_making_to_its_dropping(store):
     ],
 )
 def test_a_missing_table_is_an_error_that_names_it_and_the_way_out(store, use):
-    with pytest.raises(TableError, match=r"eos9zzz.*run `precalc serve eos9zzz` first"):
+    with pytest.raises(TableError, match=r"eos9zzz.*run `precalc load eos9zzz` first"):
         use(store)
 
 

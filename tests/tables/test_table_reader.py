@@ -106,10 +106,10 @@ def test_a_malformed_inchikey_is_a_usage_error_that_names_it(store, bad):
 
 
 def test_a_model_without_a_table_or_with_an_empty_one_is_an_error_with_the_way_out(store):
-    with pytest.raises(TableError, match=r"eos9zzz.*run `precalc serve eos9zzz` first"):
+    with pytest.raises(TableError, match=r"eos9zzz.*run `precalc load eos9zzz` first"):
         TableReader(store, "eos9zzz")
     store.create_table("eos9zzz")
-    with pytest.raises(TableError, match=r"eos9zzz.*run `precalc serve eos9zzz` first"):
+    with pytest.raises(TableError, match=r"eos9zzz.*run `precalc load eos9zzz` first"):
         TableReader(store, "eos9zzz")
 
 

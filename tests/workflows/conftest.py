@@ -30,7 +30,7 @@ class Workshop:
             "PRECALC_N_SHARDS": str(n_shards),
             # A model that refuses a shard in five passes its canary, whose sample is the whole library here.
             "PRECALC_MAX_FAILURE_RATE": "0.4",
-            "PRECALC_RUNNER": "framework",
+            "PRECALC_MODEL_BACKEND": "framework",
             "PRECALC_MODELS_DIR": str(world.models_dir),
         }
         self._root = root

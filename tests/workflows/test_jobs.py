@@ -75,7 +75,7 @@ def test_more_jobs_than_github_makes_are_cut_to_what_it_makes(world, library: Li
 
 def test_a_sample_has_no_jobs_that_predict(world, library: LibraryManifest):
     planned = outputs(jobs(world, "plan", MODEL, "--sample", "5"))
-    assert planned == {"key": "eos9abc-0001", "predict": "[]", "serve": "[]"}
+    assert planned == {"key": "eos9abc-0001", "predict": "[]", "load": "[]"}
 
 
 def test_what_one_run_computes_is_left_to_it_by_the_next_and_by_its_own_second_attempt_not(
@@ -87,7 +87,7 @@ def test_what_one_run_computes_is_left_to_it_by_the_next_and_by_its_own_second_a
 
     assert json.loads(first["predict"]) == ["00", "01"]
     assert json.loads(outputs(second)["predict"]) == ["02", "03"]
-    assert outputs(third) == {"key": "", "predict": "[]", "serve": "[]"}
+    assert outputs(third) == {"key": "", "predict": "[]", "load": "[]"}
     assert "another run computes this, or has" in third.stderr
     assert outputs(jobs(world, "plan", MODEL, "--shards", "00-01")) == first
 
@@ -104,12 +104,12 @@ def test_a_job_that_github_runs_again_after_its_execution_was_settled_computes_n
     assert not world.calls()
 
 
-def test_the_report_publishes_what_the_serve_jobs_loaded(world, library: LibraryManifest):
+def test_the_report_publishes_what_the_load_jobs_loaded(world, library: LibraryManifest):
     world.write_model(answer="import random\nreturn f'{random.random()},1,x'")
     key = outputs(jobs(world, "plan", MODEL))["key"]
     assert jobs(world, "canary", key).returncode == 0
     world.predict()
-    assert jobs(world, "serve", key, "--shards", "00-03").returncode == 0
+    assert jobs(world, "load", key, "--shards", "00-03").returncode == 0
     assert find_card(world.tables, MODEL) is None
     assert jobs(world, "report", key).returncode == 0
     card = find_card(world.tables, MODEL)
@@ -122,7 +122,7 @@ def test_shards_for_which_there_was_no_time_are_told(world, library: LibraryMani
     key = outputs(jobs(world, "plan", MODEL))["key"]
 
     predicted = jobs(world, "predict", key, "--shards", "00-03", "--until", "4s")
-    served = jobs(world, "serve", key, "--shards", "00-03")
+    served = jobs(world, "load", key, "--shards", "00-03")
     report = jobs(world, "report", key)
 
     assert predicted.returncode == 0

@@ -117,7 +117,7 @@ def stages(clicked: float, published: float, actions: Actions, dev: DagsterDev) 
     since = clicked
     for run in actions.fake.runs.values():
         lines.append(f"launch of {run.inputs['shards']}: {run.created_at.timestamp() - since:.1f} s")
-        for kind in ("Plan", "Canary", "Predict", "Serve", "Report"):
+        for kind in ("Plan", "Canary", "Predict", "Load", "Report"):
             jobs = [job for name, job in run.jobs.items() if name.startswith(kind)]
             began = min(job.started_at for job in jobs).timestamp()
             ended = max(job.completed_at for job in jobs).timestamp()
@@ -162,5 +162,5 @@ def test_fifty_shards_go_from_a_click_in_the_ui_over_the_workflow_to_the_table_a
             print(f"\n{stages(clicked, published, actions, dev)}")  # noqa: T201 - the figures that the notes give
     assert [run.inputs["shards"] for run in actions.fake.runs.values()] == ["00-49", "31"]
     jobs = Counter(name.partition(" ")[0] for name in actions.fake.runs[1001].jobs)
-    assert jobs == {"Plan": 1, "Canary": 1, "Predict": 50, "Serve": 10, "Report": 1}
+    assert jobs == {"Plan": 1, "Canary": 1, "Predict": 50, "Load": 10, "Report": 1}
     assert_served(workshop, shard_keys(50))

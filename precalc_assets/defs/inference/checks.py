@@ -1,6 +1,6 @@
 """The checks of the group, and the canary as the graph records it: its figures, and the input of shards after it.
 
-What it finds, and how, is in `inference.findings`.
+What it finds, and how, is in `inference.canary_checks`.
 """
 
 from collections.abc import Iterator, Sequence

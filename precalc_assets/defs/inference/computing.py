@@ -13,7 +13,7 @@ import dagster as dg
 from precalc_assets.defs.inference.checks import canary_input
 from precalc_assets.defs.recording import Beside
 from precalc_assets.defs.resources import Platform
-from precalc_assets.inference import CanaryReport, open_model, open_runner, predict_shards, run_canary
+from precalc_assets.inference import CanaryReport, open_backend, open_model, predict_shards, run_canary
 from precalc_assets.library import LibraryManifest
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
 
@@ -60,20 +60,20 @@ def _compute(
 ) -> Computation:
     settings = platform.settings
     try:
-        runner = open_runner(open_model(model, settings), settings)
+        backend = open_backend(open_model(model, settings), settings)
     except FAILURES as error:
         return Computation([ShardOutcome(shard, failure=reason(error)) for shard in shards])
     outcomes = predict_shards(
         platform.store,
         library,
         model,
-        runner,
+        backend,
         shards,
         batch_size=settings.batch_size,
         max_failure_rate=settings.max_failure_rate,
         on_progress=platform.progress(context.log, sum(library.shards[shard].rows for shard in shards)),
     )
-    canary = canary_input(context.instance, platform, model, runner.release, runner.columns)
+    canary = canary_input(context.instance, platform, model, backend.release, backend.columns)
     return Computation(outcomes, lambda _: [canary])
 
 

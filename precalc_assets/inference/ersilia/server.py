@@ -1,4 +1,4 @@
-"""Asking a served model: requests over a fresh connection each, and answers as the records that runners return.
+"""Asking a served model: requests over a fresh connection each, and answers as the records that backends return.
 
 Standard library only, and no proxies: a server is on this machine, whatever `http_proxy` says of other ones.
 """
@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 from precalc_assets.columns import Column
 from precalc_assets.errors import ColumnsError
+from precalc_assets.inference.backend import BatchError
 from precalc_assets.inference.output import check_columns, echo_columns
-from precalc_assets.inference.runner import BatchError
 from precalc_assets.predictions import format_record, misshapen_record
 from precalc_assets.processes import printable
 

@@ -274,12 +274,12 @@ def _require_for_folder(folder: ModelFolder) -> None:
     if not shutil.which("conda"):
         raise ModelError(
             f"conda is not on the PATH, and the ersilia CLI needs it to run {folder.model} from a folder: install it, "
-            "or set PRECALC_RUNNER=framework"
+            "or set PRECALC_MODEL_BACKEND=framework"
         )
     if os.geteuid() == 0 and not (folder.path / "Dockerfile").exists():
         raise ModelError(
             f"{folder.path} has no Dockerfile, which the ersilia CLI wants of a folder when root runs it: run it as "
-            "another user, or set PRECALC_RUNNER=framework"
+            "another user, or set PRECALC_MODEL_BACKEND=framework"
         )
 
 

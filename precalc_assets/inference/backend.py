@@ -24,7 +24,7 @@ class TimeIsUpError(Exception):
     """There is no time for the next call, or was not enough for the last one: no molecule is to blame for that."""
 
 
-class ModelRunner(Protocol):
+class ModelBackend(Protocol):
     """A model made ready on entering the context, and put away on leaving it, also after a failure."""
 
     columns: tuple[Column, ...]
@@ -58,8 +58,8 @@ class ModelRunner(Protocol):
 
 
 @runtime_checkable
-class ServedModelRunner(ModelRunner, Protocol):
-    """A runner that keeps a program running between calls, which may itself fall ill."""
+class ServedModelBackend(ModelBackend, Protocol):
+    """A backend that keeps a program running between calls, which may itself fall ill."""
 
     def is_well(self) -> bool:
         """Return whether the program is there and says that it is well; whether it answers molecules is not asked."""

@@ -47,8 +47,8 @@ def test_a_built_in_model_runs_end_to_end_and_as_the_framework_runner_has_it(
     smiles[100:100] = BAD
     answers = {}
     for kind in ("framework", "ersilia"):
-        with machine.runner(folder, kind) as runner:
-            (answers[kind],) = PatientCaller("eos0aaa", runner, CallSize(1000)).answer([smiles])
+        with machine.backend(folder, kind) as backend:
+            (answers[kind],) = PatientCaller("eos0aaa", backend, CallSize(1000)).answer([smiles])
     assert answers["ersilia"] == answers["framework"]
     assert len(answers["ersilia"].records) == len(smiles)
     assert set(answers["ersilia"].failures) >= {100, 101, 102}
@@ -58,8 +58,8 @@ def test_a_built_in_model_runs_end_to_end_and_as_the_framework_runner_has_it(
 def test_bad_molecules_are_found_though_failures_open_the_circuit_breaker(machine, obedient: Path) -> None:
     smiles = ["C" * n for n in range(1, 65)]
     smiles[5], smiles[40] = "BAD1", "BAD2"
-    with machine.runner(obedient, batch_size=64) as runner:
-        (answer,) = PatientCaller("eos9obe", runner, CallSize(1000)).answer([smiles])
+    with machine.backend(obedient, batch_size=64) as backend:
+        (answer,) = PatientCaller("eos9obe", backend, CallSize(1000)).answer([smiles])
     assert answer.failures == {
         5: "the server answered 500: cannot parse BAD1",
         40: "the server answered 500: cannot parse BAD2",
@@ -67,7 +67,7 @@ def test_bad_molecules_are_found_though_failures_open_the_circuit_breaker(machin
 
 
 def test_two_workers_do_not_disturb_each_other(machine, obedient: Path) -> None:
-    with machine.runner(obedient) as one, machine.runner(obedient) as other:
+    with machine.backend(obedient) as one, machine.backend(obedient) as other:
         assert one.predict(["C"]) == other.predict(["C"])
         assert len(machine.servers()) == 2
         other.restart()
@@ -78,9 +78,9 @@ def test_two_workers_do_not_disturb_each_other(machine, obedient: Path) -> None:
 def test_two_models_at_the_same_time_do_not_disturb_each_other(machine, obedient: Path, tmp_path: Path) -> None:
     folder = with_system_mode("eos0aaa", obedient, tmp_path)
     smiles = molecules(200)
-    with machine.runner(folder, "framework") as runner:
-        (expected,) = PatientCaller("eos0aaa", runner, CallSize(1000)).answer([smiles])
-    with machine.runner(obedient) as one, machine.runner(folder) as other, ThreadPoolExecutor() as pool:
+    with machine.backend(folder, "framework") as backend:
+        (expected,) = PatientCaller("eos0aaa", backend, CallSize(1000)).answer([smiles])
+    with machine.backend(obedient) as one, machine.backend(folder) as other, ThreadPoolExecutor() as pool:
         both = [pool.submit(one.predict, ["C" * n for n in range(1, 40)]) for _ in range(3)]
         both += [pool.submit(other.predict, smiles) for _ in range(3)]
         first, *_, last = [future.result() for future in both]
@@ -91,32 +91,32 @@ def test_two_models_at_the_same_time_do_not_disturb_each_other(machine, obedient
 
 
 def test_a_server_that_was_killed_is_unwell_and_starts_again(machine, obedient: Path) -> None:
-    with machine.runner(obedient) as runner:
-        assert runner.is_well()
+    with machine.backend(obedient) as backend:
+        assert backend.is_well()
         machine.servers()[0].kill()
-        assert not runner.is_well()
-        runner.restart()
-        assert runner.is_well()
-        assert len(runner.predict(["C"])) == 1
+        assert not backend.is_well()
+        backend.restart()
+        assert backend.is_well()
+        assert len(backend.predict(["C"])) == 1
 
 
 def test_a_server_is_started_afresh_every_so_many_molecules(machine, obedient: Path) -> None:
-    with machine.runner(obedient, batch_size=2, restart_batches=2) as runner:
+    with machine.backend(obedient, batch_size=2, restart_batches=2) as backend:
         first = machine.servers()
-        runner.predict(["C", "CC"])
-        runner.predict(["C", "CC"])
+        backend.predict(["C", "CC"])
+        backend.predict(["C", "CC"])
         assert machine.servers() == first
-        runner.predict(["C"])
+        backend.predict(["C"])
         assert machine.servers() != first
 
 
 HOLDER = """
 import sys, time
-from precalc_assets.inference import open_model, open_runner
+from precalc_assets.inference import open_model, open_backend
 from precalc_assets.settings import Settings
-settings = Settings(models_dir=sys.argv[1], runner="ersilia", cache_dir=sys.argv[2])
-with open_runner(open_model("eos9obe", settings), settings) as runner:
-    print(len(runner.predict(["C"])), flush=True)
+settings = Settings(models_dir=sys.argv[1], model_backend="ersilia", cache_dir=sys.argv[2])
+with open_backend(open_model("eos9obe", settings), settings) as backend:
+    print(len(backend.predict(["C"])), flush=True)
     time.sleep(100)
 """
 
@@ -128,9 +128,9 @@ def test_a_kill_of_ours_leaves_no_server_and_the_next_run_needs_no_new_fetch(mac
         assert holder.stdout.readline() == "1\n"
         fetched = machine.fetched_at("eos9obe")
         holder.send_signal(signal.SIGKILL)
-    with machine.runner(obedient) as runner:
+    with machine.backend(obedient) as backend:
         assert len(machine.servers()) == 1
-        assert len(runner.predict(["C"])) == 1
+        assert len(backend.predict(["C"])) == 1
     assert machine.fetched_at("eos9obe") == fetched
     deadline = time.monotonic() + 20
     while machine.left():
@@ -149,8 +149,8 @@ def test_a_model_that_cannot_be_fetched_says_why_and_is_fetched_once_mended(
     good = columns.read_text()
     columns.write_text(good.replace("Characters of the text", "Short"))
     with pytest.raises(ModelError, match=r"ersilia fetch eos9bad exited 1: .*[Dd]escription is too short"):
-        machine.runner(folder).__enter__()
+        machine.backend(folder).__enter__()
     assert machine.left() == []
     columns.write_text(good)
-    with machine.runner(folder) as runner:
-        assert len(runner.predict(["C"])) == 1
+    with machine.backend(folder) as backend:
+        assert len(backend.predict(["C"])) == 1

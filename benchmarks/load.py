@@ -1,6 +1,6 @@
-"""From raw predictions to the prediction table, in CPU: `python -m benchmarks.serve`.
+"""From raw predictions to the prediction table, in CPU: `python -m benchmarks.load`.
 
-Ours is what `precalc serve` does with one shard of a library of 1.4 million: the raw predictions are validated, put as
+Ours is what `precalc load` does with one shard of a library of 1.4 million: the raw predictions are validated, put as
 Parquet, loaded as pages into SQLite, and a sample is read back. The baseline is the plain way: each row of the same
 parts becomes a pydantic object, its numbers a list of Decimal, and that an item of boto3's batch writer, which writes
 to a server on loopback that says yes to everything. The `csv` module reads the rows, since the project has no pandas,
@@ -77,7 +77,7 @@ def main() -> None:
     ours, baseline = (1e6 * min(times) for times in zip(*pairs, strict=True))
     ratio = baseline / ours
     print(
-        f"serve    {MOLECULES:,} molecules, {len(COLUMNS)} float columns, best of {ROUNDS}; "
+        f"load     {MOLECULES:,} molecules, {len(COLUMNS)} float columns, best of {ROUNDS}; "
         f"{os.cpu_count()} cores, Python {platform.python_version()}"
     )
     print(f"  ours      {ours:8.1f} µs CPU per molecule  validated, Parquet, pages in SQLite, a sample read back")

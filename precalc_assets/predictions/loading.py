@@ -166,7 +166,7 @@ def _batches_of(read: Callable[[], Iterable[pa.RecordBatch]]) -> Iterator[pa.Rec
     try:
         yield from read()
     except (pa.ArrowException, OSError) as error:
-        raise ShardError(f"the predictions of the shard are damaged ({reason(error)}); serve it again") from None
+        raise ShardError(f"the predictions of the shard are damaged ({reason(error)}); load it again") from None
 
 
 def _sample_rows(batches: Iterable[pa.RecordBatch], rows: int, columns: int) -> list[tuple[object, ...]]:

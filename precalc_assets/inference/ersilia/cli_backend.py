@@ -1,4 +1,4 @@
-"""The ersilia runner: a model that the CLI serves, and a server that is started afresh now and then."""
+"""The ersilia backend: a model that the CLI serves, and a server that is started afresh now and then."""
 
 import json
 import logging
@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Self
 
 from precalc_assets.errors import ModelError, UsageError
+from precalc_assets.inference.backend import BatchError, call_timeout, no_answer
 from precalc_assets.inference.ersilia.server import BreakerOpenError, ask, is_up
 from precalc_assets.inference.ersilia.slot import Slot, is_fetched, taken_slot
-from precalc_assets.inference.runner import BatchError, call_timeout, no_answer
 from precalc_assets.models import ERSILIA_VERSION, Hub, ModelFolder, describe_model, find_model
 from precalc_assets.processes import require_space
 
@@ -32,7 +32,7 @@ _DOCKER_ROOT = Path("/var/lib/docker")
 """Where Docker keeps images on Linux, by default (`dockerd --data-root`)."""
 
 
-class ErsiliaRunner:
+class ErsiliaBackend:
     """Serves a model by the ersilia CLI and asks its server, in one POST a call: each of them starts the model."""
 
     def __init__(
@@ -82,11 +82,11 @@ class ErsiliaRunner:
             )
 
     def is_well(self) -> bool:
-        """See `ServedModelRunner.is_well`."""
+        """See `ServedModelBackend.is_well`."""
         return is_up(self._url)
 
     def restart(self) -> None:
-        """See `ServedModelRunner.restart`."""
+        """See `ServedModelBackend.restart`."""
         self._asked = 0
         self._url = self._slot.serve(self._source)
         deadline = time.monotonic() + _HEALTHY_SECONDS
@@ -98,7 +98,7 @@ class ErsiliaRunner:
             time.sleep(0.1)
 
     def predict(self, smiles: Sequence[str], deadline: float = math.inf) -> list[bytes]:
-        """See `ModelRunner.predict`."""
+        """See `ModelBackend.predict`."""
         if self._asked >= self._lifetime:
             self.restart()
         self._asked += len(smiles)
@@ -152,7 +152,7 @@ def _require_room(model: str, megabytes: float) -> None:
     if free < megabytes:
         raise ModelError(
             f"the image of {model} takes {megabytes:,.0f} MB, and the disk of {_DOCKER_ROOT} has {free:,.0f} MB free: "
-            "remove images by `docker system prune --all`, or set PRECALC_RUNNER=framework"
+            "remove images by `docker system prune --all`, or set PRECALC_MODEL_BACKEND=framework"
         )
 
 

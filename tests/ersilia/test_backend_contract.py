@@ -1,0 +1,51 @@
+"""What every backend promises, of each of them on the same model."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from precalc_assets.inference import BatchError, ModelBackend
+from precalc_assets.inference.backend import TimeIsUpError
+from precalc_assets.predictions import read_records
+
+
+@pytest.fixture(params=["framework", pytest.param("ersilia", marks=pytest.mark.slow)])
+def backend(request: pytest.FixtureRequest, machine, obedient: Path) -> ModelBackend:
+    return machine.backend(obedient, request.param, batch_size=1, batch_timeout=3.0)
+
+
+def test_columns_and_release_are_known_before_the_model_is_made_ready(backend: ModelBackend) -> None:
+    assert [(column.name, column.type) for column in backend.columns] == [
+        ("score", "float"),
+        ("atoms", "integer"),
+    ]
+    assert backend.release == "v1.2.3"
+
+
+def test_a_backend_keeps_its_promises(backend: ModelBackend, machine) -> None:
+    with backend:
+        # A record each, in order, as it was printed, and what is printed empty is no value.
+        records = backend.predict(["CCCC", "C", "NOTHING", "C"])
+        assert records == [b"1.3333333333333333,4", b"0.3333333333333333,1", b",", b"0.3333333333333333,1"]
+        frame, problems = read_records(records, backend.columns)
+        assert frame["atoms"].to_list() == [4, 1, None, 1]
+        assert not problems
+        # What is not answered is a batch's failure, with the model's own words, and the next batch's no more.
+        for _ in range(7):
+            with pytest.raises(BatchError, match="cannot parse BAD"):
+                backend.predict(["C", "BAD"])
+        assert backend.predict(["CC"]) == [b"0.6666666666666666,2"]
+        with pytest.raises(BatchError, match=r"no answer within 3 s \(PRECALC_BATCH_TIMEOUT\)"):
+            backend.predict(["HANG"])
+        assert backend.predict(["CC"]) == [b"0.6666666666666666,2"]
+        # What a deadline ends is nobody's failure, and a call that it leaves no time for is not begun.
+        for seconds in (0.5, 0.0):
+            with pytest.raises(TimeIsUpError):
+                backend.predict(["HANG"], time.monotonic() + seconds)
+        assert backend.predict(["CC"], time.monotonic() + 100) == [b"0.6666666666666666,2"]
+    assert machine.left() == []
+    # It can be made ready again.
+    with backend:
+        assert len(backend.predict(["C"])) == 1
+    assert machine.left() == []
