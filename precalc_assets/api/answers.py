@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
+from precalc_assets.adoption_record import Adoption
 from precalc_assets.api.served import Predictions, ServedModel
-from precalc_assets.cards import Adoption, ModelCard
+from precalc_assets.cards import ModelCard
 from precalc_assets.columns import ColumnType
 from precalc_assets.sharding import INCHIKEY
 from precalc_assets.tables import Value
@@ -76,9 +77,9 @@ class ModelSummary(BaseModel):
             return cls(model=model)
         return cls(
             model=model,
-            title=card.title,
-            description=card.description,
-            tags=card.tags,
+            title=card.metadata.title,
+            description=card.metadata.description,
+            tags=card.metadata.tags,
             n_columns=len(card.columns),
             n_shards=card.n_shards,
             shards=len(card.shards),
@@ -175,13 +176,13 @@ class ModelAnswer(BaseModel):
         card = served.card
         return cls(
             model=served.model,
-            title=card and card.title,
-            description=card and card.description,
-            interpretation=card and card.interpretation,
-            tags=card and card.tags,
-            license=card and card.license,
-            publication=card and card.publication,
-            source_code=card and card.source_code,
+            title=card and card.metadata.title,
+            description=card and card.metadata.description,
+            interpretation=card and card.metadata.interpretation,
+            tags=card and card.metadata.tags,
+            license=card and card.metadata.license,
+            publication=card and card.metadata.publication,
+            source_code=card and card.metadata.source_code,
             columns=[
                 DescribedColumn(name=c.name, type=c.type, direction=c.direction, description=c.description)
                 for c in served.reader.columns

@@ -21,11 +21,11 @@ from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.event_handler.api_gateway import ApiGatewayResolver
 from aws_lambda_powertools.utilities.data_classes.common import BaseProxyEvent
 
-from precalc_assets.api.plots import draw
 from precalc_assets.api.problems import shortened
 from precalc_assets.api.routes import MAX_MOLECULES, MAX_VALUES
 from precalc_assets.api.served import ServedModel, ServedModels
 from precalc_assets.cards import ModelCard, name_variation
+from precalc_assets.cards.plots import draw
 from precalc_assets.columns import Column
 from precalc_assets.errors import TableError
 from precalc_assets.sharding import shard_keys
@@ -112,7 +112,9 @@ def _index(models: ServedModels, searched: str) -> dict[str, Any]:
 
 def _matches(words: Sequence[str], row: _Row) -> bool:
     card = row.card
-    text = " ".join((row.model, card.title, *card.tags, card.description) if card else (row.model,)).casefold()
+    text = " ".join(
+        (row.model, card.metadata.title, *card.metadata.tags, card.metadata.description) if card else (row.model,)
+    ).casefold()
     return all(word in text for word in words)
 
 
@@ -172,7 +174,11 @@ def _found(columns: Sequence[Column], find: str) -> Iterator[Column]:
 def _sources(card: ModelCard | None) -> list[tuple[str, str]]:
     if card is None:
         return []
-    said = (("Licence", card.license), ("Publication", card.publication), ("Source code", card.source_code))
+    said = (
+        ("Licence", card.metadata.license),
+        ("Publication", card.metadata.publication),
+        ("Source code", card.metadata.source_code),
+    )
     return [(name, text) for name, text in said if text]
 
 

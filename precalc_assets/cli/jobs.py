@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from obstore.store import ObjectStore
 
+from precalc_assets.cards.publishing import publish
 from precalc_assets.cli import canary as sample
 from precalc_assets.cli import work
 from precalc_assets.cli.report import failure_lines, name_shards
@@ -24,7 +25,6 @@ from precalc_assets.library import LibraryManifest, read_manifest, require_shard
 from precalc_assets.model_ids import check_model_id
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
 from precalc_assets.predictions import check_failure_rate, find_manifest
-from precalc_assets.publishing import publish
 from precalc_assets.settings import Settings, load_settings
 from precalc_assets.sharding import parse_shards
 from precalc_assets.storage import open_store
@@ -134,7 +134,7 @@ def load(key: str, shards: str) -> None:
         missing = name_shards([shard for shard in chosen if shard not in landed])
         print(f"load {intent.model}: left out, for want of raw predictions: {missing}", file=sys.stderr)
     if landed:
-        work.load(intent.model, name_shards(landed))
+        work.load_for_job(intent.model, name_shards(landed))
 
 
 def report(key: str) -> None:

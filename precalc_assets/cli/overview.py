@@ -40,7 +40,7 @@ def models() -> None:
                 differs = f", served: {releases}" if releases not in ("", release) else ""
                 said = (folder.metadata.title, str(len(folder.columns)), release + differs)
             elif card:
-                said = (card.title, str(len(card.columns)), releases)
+                said = (card.metadata.title, str(len(card.columns)), releases)
             else:
                 said = ("served, not published", "–", releases or "–")
         except PrecalcError as error:

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 import obstore
 
+from precalc_assets.cards.publishing import publish, warn_of_licence
 from precalc_assets.cli.durations import parse_duration
 from precalc_assets.cli.progress import progress, row_progress
 from precalc_assets.cli.report import Tally, name_shards
@@ -25,7 +26,6 @@ from precalc_assets.library import (
 from precalc_assets.model_ids import check_model_id
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
 from precalc_assets.predictions import load_library_shards, load_shards, validate_shards
-from precalc_assets.publishing import publish, warn_of_licence
 from precalc_assets.settings import load_settings
 from precalc_assets.sharding import parse_shards
 from precalc_assets.storage import open_store
@@ -120,7 +120,7 @@ def load(model: str, shards: str | None) -> None:
     loaded.finish(f"load {model}", "the other shards are loaded")
 
 
-def load(model: str, shards: str | None) -> None:
+def load_for_job(model: str, shards: str | None) -> None:
     """Validate and load, for a job of several that load at the same time; another one publishes the card."""
     _load(model, shards).finish(f"load {model}", "the other shards are loaded")
 

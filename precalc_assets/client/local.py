@@ -175,7 +175,7 @@ def _summary(model: str, item: Item | None) -> ModelSummary:
         return ModelSummary(model)
     return ModelSummary(
         model=model,
-        title=card.title,
+        title=card.metadata.title,
         n_columns=len(card.columns),
         molecules=card.molecules,
         shards=len(card.shards),

@@ -7,26 +7,18 @@ import dagster as dg
 
 from precalc_assets.columns import Column
 from precalc_assets.defs.recording import table_schema
+from precalc_assets.model_metadata import ModelMetadata
 
 Metadata = dict[str, dg.MetadataValue | str | int | float | bool]
 
 
-def model_metadata(
-    *,
-    title: str,
-    description: str,
-    tags: Sequence[str],
-    license: str,  # noqa: A002 - the hub's word
-    publication: str,
-    source_code: str,
-    columns: Sequence[Column],
-) -> Metadata:
+def model_metadata(metadata: ModelMetadata, columns: Sequence[Column]) -> Metadata:
     """Return a model's metadata for an event. Models are other people's: of their Markdown no HTML is left."""
-    shown = {"license": license, "tags": ", ".join(tags)}
-    links = {"publication": publication, "source_code": source_code}
+    shown = {"license": metadata.license, "tags": ", ".join(metadata.tags)}
+    links = {"publication": metadata.publication, "source_code": metadata.source_code}
     return {
-        "title": title,
-        "description": dg.MetadataValue.md(html.escape(description, quote=False)),
+        "title": metadata.title,
+        "description": dg.MetadataValue.md(html.escape(metadata.description, quote=False)),
         "columns": len(columns),
         "dagster/column_schema": table_schema(columns),
         **{name: text for name, text in shown.items() if text},

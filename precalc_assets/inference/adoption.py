@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import obstore
 from obstore.store import ObjectStore
 
-from precalc_assets.cards import Adoption
+from precalc_assets.adoption_record import Adoption
 from precalc_assets.columns import Column
 from precalc_assets.errors import ShardError
 from precalc_assets.inference.reusable_rows import Row, parse_part

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from obstore.store import ObjectStore
 
 from precalc_assets import storage
-from precalc_assets.cards import Adoption
+from precalc_assets.adoption_record import Adoption
 from precalc_assets.errors import ColumnsError, ModelError, TableError
 from precalc_assets.inference.adoption import compare_releases
 from precalc_assets.inference.backend import BatchError, ModelBackend, ServedModelBackend

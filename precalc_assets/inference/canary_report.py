@@ -12,9 +12,9 @@ from obstore.store import ObjectStore
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from precalc_assets import storage
-from precalc_assets.cards import Adoption
+from precalc_assets.adoption_record import Adoption
 from precalc_assets.columns import Column, ColumnType, columns_digest
-from precalc_assets.models import ModelMetadata
+from precalc_assets.model_metadata import ModelMetadata
 from precalc_assets.outcomes import Check
 from precalc_assets.tables.estimate import TableEstimate
 
@@ -149,7 +149,7 @@ class CanaryReport(_Record):
 
 def put_report(store: ObjectStore, report: CanaryReport) -> None:
     """Put a report in place of the one before."""
-    obstore.put(store, storage.canary_report(report.model), report.model_dump_json(by_alias=True).encode())
+    obstore.put(store, storage.canary_report(report.model), report.model_dump_json().encode())
 
 
 def find_report(store: ObjectStore, model: str) -> CanaryReport | None:

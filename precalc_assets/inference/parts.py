@@ -14,7 +14,7 @@ import polars as pl
 from obstore.store import ObjectStore
 
 from precalc_assets import storage
-from precalc_assets.cards import Adoption
+from precalc_assets.adoption_record import Adoption
 from precalc_assets.columns import Column, columns_digest
 from precalc_assets.errors import ShardError
 from precalc_assets.inference.part_names import PartName, name_piece

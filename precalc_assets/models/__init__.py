@@ -16,7 +16,7 @@ from precalc_assets.models.fetching import (
     list_fetched,
     remove_fetched,
 )
-from precalc_assets.models.folder import ModelFolder, ModelMetadata, digest_files, find_model, list_models
+from precalc_assets.models.folder import ModelFolder, digest_files, find_model, list_models
 from precalc_assets.models.policy import ModelCheck, check_folder, licence_warning, require_allowed
 from precalc_assets.models.recipe import Recipe, read_recipe
 
@@ -26,7 +26,6 @@ __all__ = [
     "Hub",
     "ModelCheck",
     "ModelFolder",
-    "ModelMetadata",
     "Recipe",
     "check_folder",
     "describe_model",

@@ -23,9 +23,10 @@ from filelock import FileLock, Timeout
 
 from precalc_assets.errors import ModelError, UsageError
 from precalc_assets.model_ids import check_model_id
+from precalc_assets.model_metadata import ModelMetadata
 from precalc_assets.models.checkpoints import find_pointers, keeps_checkpoints_in_eosvc
 from precalc_assets.models.environment import disk_bytes, tool_program
-from precalc_assets.models.folder import FETCHED, ModelFolder, ModelMetadata, parse_metadata, read_folder
+from precalc_assets.models.folder import FETCHED, ModelFolder, parse_metadata, read_folder
 from precalc_assets.processes import clean_variables, find_home, last_line, printable, run_guarded, wait_until_ended
 
 logger = logging.getLogger(__name__)

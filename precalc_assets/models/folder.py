@@ -7,22 +7,15 @@ from dataclasses import dataclass
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Annotated, cast
+from typing import cast
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-)
+from pydantic import ValidationError
 
 from precalc_assets.columns import Column, read_columns
 from precalc_assets.errors import ModelError, UsageError
 from precalc_assets.model_ids import check_model_id
+from precalc_assets.model_metadata import ModelMetadata
 
 _EMPTY = (None, "", "~", "null", "Null", "NULL", "None")
 """JSON's null, YAML's as they are written (YAML 1.1, "Null Language-Independent Type"), and the hub's."""
@@ -34,46 +27,6 @@ _DECIDES = ("model", "install.yml", "Dockerfile")
 """What predictions depend on, in a model's folder: its code and checkpoints, and the recipe of its environment."""
 
 _NOT_THE_MODEL = frozenset({".git", "__pycache__"})
-
-
-def _as_tuple(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
-
-
-Strings = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
-"""A list of the hub's metadata, some of which write a list of one as a string."""
-
-
-def _or_none(value: object, parse: ValidatorFunctionWrapHandler) -> object:
-    """Take a field for missing that cannot be read: nothing of a model's predictions rests on it."""
-    try:
-        return parse(value)
-    except ValidationError:
-        return None
-
-
-class ModelMetadata(BaseModel):
-    """What a model says of itself in `metadata.yml` or `.json`: the hub's fields that we show."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    identifier: str = Field(alias="Identifier")
-    title: str = Field(alias="Title")
-    description: str = Field(default="", alias="Description")
-    interpretation: str = Field(default="", alias="Interpretation")
-    release: str = Field(default="", alias="Release")
-    tags: Strings = Field(default=(), alias="Tag")
-    license: str = Field(default="", alias="License")
-    publication: str = Field(default="", alias="Publication")
-    source_code: str = Field(default="", alias="Source Code")
-    status: str = Field(default="", alias="Status")
-    source: str = Field(default="", alias="Source")
-    inputs: Strings = Field(default=(), alias="Input")
-    output_consistency: str = Field(default="", alias="Output Consistency")
-    architectures: Strings = Field(default=(), alias="Docker Architecture")
-    packaged_on: Annotated[date | None, WrapValidator(_or_none)] = Field(default=None, alias="Last Packaging Date")
-    environment_megabytes: Annotated[float | None, WrapValidator(_or_none)] = Field(None, alias="Environment Size")
-    image_megabytes: Annotated[float | None, WrapValidator(_or_none)] = Field(default=None, alias="Image Size")
 
 
 @dataclass(frozen=True, slots=True)

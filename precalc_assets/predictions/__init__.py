@@ -12,7 +12,7 @@ from precalc_assets.predictions.cells import (
     split_rows,
     tidy_cell,
 )
-from precalc_assets.predictions.distributions import describe_predictions
+from precalc_assets.predictions.loading import LIBRARY_SHARD_CHECKS, TABLE_CHECKS, load_library_shards, load_shards
 from precalc_assets.predictions.manifest import (
     PartInfo,
     RawManifest,
@@ -21,7 +21,6 @@ from precalc_assets.predictions.manifest import (
     require_manifest,
 )
 from precalc_assets.predictions.parquet import PredictionsWriter, Provenance, open_predictions
-from precalc_assets.predictions.loading import LIBRARY_SHARD_CHECKS, TABLE_CHECKS, load_library_shards, load_shards
 from precalc_assets.predictions.validate import validate_shards
 from precalc_assets.predictions.validation import (
     PREDICTION_CHECKS,
@@ -43,7 +42,6 @@ __all__ = [
     "broken_check",
     "cell_text",
     "check_failure_rate",
-    "describe_predictions",
     "find_manifest",
     "format_header",
     "format_record",

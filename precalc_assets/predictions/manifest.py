@@ -11,7 +11,7 @@ from obstore.store import ObjectStore
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from precalc_assets import storage
-from precalc_assets.cards import Adoption
+from precalc_assets.adoption_record import Adoption
 from precalc_assets.columns import Column
 from precalc_assets.errors import ShardError
 from precalc_assets.predictions.cells import read_cells

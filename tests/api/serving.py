@@ -25,8 +25,8 @@ def predictions(keys: Sequence[str] = KEYS) -> dict[str, tuple]:
 
 
 def card(model: str = MODEL, **changes: Any) -> ModelCard:
-    said = {
-        "model": model,
+    metadata = {
+        "identifier": model,
         "title": "A title",
         "description": "What it does",
         "interpretation": "How to read it",
@@ -34,6 +34,10 @@ def card(model: str = MODEL, **changes: Any) -> ModelCard:
         "license": "MIT",
         "publication": "https://example.org/paper",
         "source_code": "https://example.org/code",
+    }
+    content = {
+        "model": model,
+        "metadata": {name: changes.pop(name, text) for name, text in metadata.items()},
         "columns": COLUMNS,
         "n_shards": N_SHARDS,
         "shards": ("00", "01", "02", "03"),
@@ -43,7 +47,7 @@ def card(model: str = MODEL, **changes: Any) -> ModelCard:
         "updated": "2026-11-01T12:00:00Z",
         "deterministic": True,
     }
-    return ModelCard.model_validate(said | changes)
+    return ModelCard.model_validate(content | changes)
 
 
 class Api:

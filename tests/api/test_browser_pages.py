@@ -22,8 +22,8 @@ from serving import KEYS, Api, card
 
 from precalc_assets.api.inchikeys import add_inchikey_routes
 from precalc_assets.cards import publish_card
+from precalc_assets.cards.publishing import make_card
 from precalc_assets.columns import Column
-from precalc_assets.publishing import make_card
 from precalc_assets.settings import Settings
 from precalc_assets.storage import open_store
 from precalc_assets.tables import KeyValueStore, open_tables

@@ -15,8 +15,8 @@ from made_up import MODEL, serve
 from serving import KEYS, Api, card, predictions
 
 from precalc_assets.api import inchikeys, pages
-from precalc_assets.api.plots import draw
 from precalc_assets.cards import Distribution, publish_card
+from precalc_assets.cards.plots import draw
 from precalc_assets.columns import Column
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}

@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 
 from precalc_assets.cards import find_card
-from precalc_assets.publishing import make_card
+from precalc_assets.cards.publishing import make_card
 from precalc_assets.settings import Settings
 from precalc_assets.tables import REGISTRY, Item
 
@@ -188,7 +188,7 @@ def test_readers_are_told_of_variation_without_dagster(world, home):
         assert world.precalc(command, MODEL).returncode == 0
     assert world.precalc("get", MODEL, "CCO").stderr == f"warning: predictions of {MODEL} vary between runs, in score\n"
     card = find_card(world.tables, MODEL)
-    assert (card.title, card.covered, card.varying) == ("A model for tests", True, ("score",))
+    assert (card.metadata.title, card.covered, card.varying) == ("A model for tests", True, ("score",))
     assert card.example.startswith("there is none")
     assert card.peak_memory > 1 << 20
     assert card.bytes_per_molecule > 5

@@ -374,7 +374,7 @@ def test_a_card_says_whether_predictions_vary_and_outlives_the_model_s_folder(gr
     assert graph.materialize("model_card", first=MODEL, last=MODEL).success
 
     card = find_card(graph.platform.tables, MODEL)
-    assert (card.title, card.deterministic, card.varying) == ("A model for tests", False, ("score",))
+    assert (card.metadata.title, card.deterministic, card.varying) == ("A model for tests", False, ("score",))
 
 
 @pytest.mark.slow

@@ -5,11 +5,11 @@ import gzip
 import obstore
 import pytest
 
+from precalc_assets.cards.publishing import make_card
 from precalc_assets.inference import adoption, run_canary
 from precalc_assets.inference.adoption import same_major
 from precalc_assets.library import read_manifest
 from precalc_assets.predictions import find_manifest
-from precalc_assets.publishing import make_card
 from precalc_assets.settings import Settings
 from precalc_assets.sharding import shard_keys
 

@@ -2,9 +2,9 @@
 
 import pytest
 
+from precalc_assets.cards.publishing import make_card
 from precalc_assets.defs.serving.checks import card_finding
 from precalc_assets.predictions import RawManifest, manifest_name, require_manifest
-from precalc_assets.publishing import make_card
 from precalc_assets.settings import Settings
 
 MODEL = "eos9abc"

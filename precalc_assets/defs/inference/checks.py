@@ -44,17 +44,8 @@ def canary_input(
 
 def canary_metadata(report: CanaryReport, platform: Platform) -> Metadata:
     """Return what the UI shows of a canary: the model, its speed, and what a full run and a table will take."""
-    about = report.metadata
     shown: Metadata = {
-        **model_metadata(
-            title=about.title,
-            description=about.description,
-            tags=about.tags,
-            license=about.license,
-            publication=about.publication,
-            source_code=about.source_code,
-            columns=report.declared,
-        ),
+        **model_metadata(report.metadata, report.declared),
         "release": report.release,
         "dagster/row_count": report.molecules,
         "dagster/uri": platform.uri(sample(report.model)),

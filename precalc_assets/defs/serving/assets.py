@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from precalc_assets.cards.publishing import publish, warn_of_licence
 from precalc_assets.defs.asset_checks import check_outputs
 from precalc_assets.defs.inference.assets import raw_predictions
 from precalc_assets.defs.partitions import model_shards, models, shards_by_model
@@ -14,7 +15,6 @@ from precalc_assets.defs.serving.cards import card_metadata
 from precalc_assets.defs.serving.checks import CARD, PREDICTIONS, TABLE, card_finding
 from precalc_assets.inference import find_report
 from precalc_assets.predictions import load_shards, validate_shards
-from precalc_assets.publishing import publish, warn_of_licence
 
 
 @dg.asset(

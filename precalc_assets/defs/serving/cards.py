@@ -1,22 +1,16 @@
 """What the UI shows of a model's card: the model, what is served of it, and how its values are distributed."""
 
+import dagster as dg
+
 from precalc_assets.cards import ModelCard
+from precalc_assets.cards.markdown import distribution_table
 from precalc_assets.defs.model_metadata import Metadata, model_metadata
-from precalc_assets.defs.serving.plots import distribution_table
 
 
 def card_metadata(card: ModelCard) -> Metadata:
     """Return a card's metadata for its event."""
     shown: Metadata = {
-        **model_metadata(
-            title=card.title,
-            description=card.description,
-            tags=card.tags,
-            license=card.license,
-            publication=card.publication,
-            source_code=card.source_code,
-            columns=card.columns,
-        ),
+        **model_metadata(card.metadata, card.columns),
         "releases": ", ".join(card.releases),
         "environments": ", ".join(card.environments),
         "dagster/row_count": card.molecules,
@@ -34,5 +28,5 @@ def card_metadata(card: ModelCard) -> Metadata:
     if card.adopted:
         shown["computed"] = str(card.adopted)
     if card.distributions:
-        shown["distributions"] = distribution_table(card.distributions)
+        shown["distributions"] = dg.MetadataValue.md(distribution_table(card.distributions))
     return shown

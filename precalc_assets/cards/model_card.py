@@ -10,8 +10,10 @@ from typing import Literal
 import zstandard
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from precalc_assets.adoption_record import Adoption
 from precalc_assets.columns import Column, name_columns
 from precalc_assets.errors import TableError
+from precalc_assets.model_metadata import ModelMetadata
 from precalc_assets.tables import REGISTRY, Item, KeyValueStore
 from precalc_assets.tables.pages import decompress
 
@@ -42,32 +44,6 @@ class Distribution(BaseModel):
     maximum: float | None = None
 
 
-class Adoption(BaseModel):
-    """What came of comparing a new release with the stored predictions of earlier ones (`computed_by`).
-
-    `different` of the `molecules` came out otherwise, the `example` among them.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    computed_by: tuple[str, ...]
-    molecules: int
-    different: int
-    example: str
-    compared_at: datetime
-
-    @property
-    def equal(self) -> bool:
-        """Whether all came out the same, so that what is stored may be kept."""
-        return not self.different
-
-    def __str__(self) -> str:
-        by, on = ", ".join(self.computed_by), f"{self.compared_at:%Y-%m-%d}"
-        if self.equal:
-            return f"by {by}; this release printed the same for {self.molecules:,} of its molecules on {on}"
-        return f"not by {by}: {self.different:,} of {self.molecules:,} molecules differ on {on} ({self.example})"
-
-
 class ModelCard(BaseModel):
     """One model in the registry table, as JSON in a zstd frame under its id.
 
@@ -86,13 +62,7 @@ class ModelCard(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     model: str
-    title: str
-    description: str
-    interpretation: str
-    tags: tuple[str, ...]
-    license: str
-    publication: str
-    source_code: str
+    metadata: ModelMetadata
     columns: tuple[Column, ...]
     n_shards: int
     shards: tuple[str, ...]

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from precalc_assets.cards.distributions import BINS, describe_numbers, describe_predictions
 from precalc_assets.columns import Column
 from precalc_assets.errors import ShardError
 from precalc_assets.predictions import PredictionsWriter, Provenance
-from precalc_assets.predictions.distributions import BINS, describe_numbers, describe_predictions
 from precalc_assets.storage import open_store, predictions
 
 MODEL = "eos9abc"
@@ -101,7 +101,7 @@ def test_of_a_wide_file_little_more_is_read_than_the_columns_that_are_wanted(tmp
     random = np.random.default_rng(1)
     write(tmp_path, "00", pl.DataFrame({c.name: random.normal(size=400) for c in columns}), columns)
     read = []
-    from precalc_assets.predictions import distributions
+    from precalc_assets.cards import distributions
 
     whole = distributions._Ranges.read
     monkeypatch.setattr(distributions._Ranges, "read", lambda self, size=-1: read.append(whole(self, size)) or read[-1])

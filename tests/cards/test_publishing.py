@@ -1,7 +1,7 @@
 """Publishing a card while others load shards into the same table."""
 
 from precalc_assets.cards import find_card
-from precalc_assets.publishing import publish
+from precalc_assets.cards.publishing import publish
 from precalc_assets.settings import Settings
 from precalc_assets.tables import REGISTRY
 

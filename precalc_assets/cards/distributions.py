@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from obstore.store import ObjectStore
 
 from precalc_assets import storage
-from precalc_assets.cards import Distribution
+from precalc_assets.cards.model_card import Distribution
 from precalc_assets.columns import Column
 from precalc_assets.errors import ShardError
 from precalc_assets.outcomes import reason

@@ -1,26 +1,24 @@
-"""The distributions on a model's card, as the UI shows them at the asset: a table of Markdown with an image of bars."""
+"""The distributions on a model's card in Markdown, for Dagster's UI."""
 
 import html
 from base64 import b64encode
 from collections.abc import Sequence
 
-import dagster as dg
-
-from precalc_assets.cards import Distribution
+from precalc_assets.cards.model_card import Distribution
 
 _WIDTH, _HEIGHT = 144, 32
 _COLOUR = "#8e6bb8"
 """Seen on the UI's light background and on its dark one."""
 
 
-def distribution_table(distributions: Sequence[Distribution]) -> dg.MetadataValue:
-    """Return a table of Markdown with a row for each column."""
+def distribution_table(distributions: Sequence[Distribution]) -> str:
+    """Return a table in Markdown with a row for each column; its bars are images within the text."""
     rows = ["| column | distribution | from | median | to | null |", "|---|---|--:|--:|--:|--:|"]
     for each in distributions:
         low, median, high = (_number(value) for value in (each.minimum, each.median, each.maximum))
         cells = (_plain(each.column), _values(each), low, median, high, f"{each.nulls:,}")
         rows.append(f"| {' | '.join(cells)} |")
-    return dg.MetadataValue.md("\n".join(rows))
+    return "\n".join(rows)
 
 
 def _values(distribution: Distribution) -> str:

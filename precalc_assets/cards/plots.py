@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-from precalc_assets.cards import Distribution
+from precalc_assets.cards.model_card import Distribution
 
 WIDTH, HEIGHT = 240, 100
 _GAP = 1.0

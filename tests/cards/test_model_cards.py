@@ -8,6 +8,7 @@ from table_doubles import MODEL, MemoryStore
 from precalc_assets.cards import ModelCard, find_card, publish_card
 from precalc_assets.columns import Column
 from precalc_assets.errors import TableError
+from precalc_assets.model_metadata import ModelMetadata
 from precalc_assets.tables import REGISTRY, Item
 from precalc_assets.tables.store import MAX_ITEM_BYTES, item_bytes
 
@@ -17,13 +18,16 @@ def card(n_columns: int) -> ModelCard:
     columns = tuple(Column(f"target_{at:04d}", "float", "high", described.format(at)) for at in range(n_columns))
     return ModelCard(
         model=MODEL,
-        title="Targets",
-        description="What it does",
-        interpretation="How to read it",
-        tags=("Target identification",),
-        license="MIT",
-        publication="https://example.org/paper",
-        source_code="https://example.org/code",
+        metadata=ModelMetadata(
+            identifier=MODEL,
+            title="Targets",
+            description="What it does",
+            interpretation="How to read it",
+            tags=("Target identification",),
+            license="MIT",
+            publication="https://example.org/paper",
+            source_code="https://example.org/code",
+        ),
         columns=columns,
         n_shards=50,
         shards=("00",),

@@ -7,12 +7,14 @@ from datetime import UTC, datetime
 
 from obstore.store import ObjectStore
 
-from precalc_assets.cards import PLOTTED_COLUMNS, Distribution, ModelCard, find_card, publish_card
+from precalc_assets.cards.distributions import describe_predictions
+from precalc_assets.cards.model_card import PLOTTED_COLUMNS, Distribution, ModelCard, find_card, publish_card
 from precalc_assets.columns import Column
 from precalc_assets.errors import PrecalcError, TableError
 from precalc_assets.inference import find_report, open_model
-from precalc_assets.models import ModelMetadata, licence_warning, list_models
-from precalc_assets.predictions import describe_predictions, find_manifest
+from precalc_assets.model_metadata import ModelMetadata
+from precalc_assets.models import licence_warning, list_models
+from precalc_assets.predictions import find_manifest
 from precalc_assets.settings import Settings
 from precalc_assets.tables import KeyValueStore, TableReader
 
@@ -60,13 +62,7 @@ def make_card(store: ObjectStore, tables: KeyValueStore, model: str, settings: S
     says_it_varies = canary is None and metadata.output_consistency.casefold() == "variable"
     return ModelCard(
         model=model,
-        title=metadata.title,
-        description=metadata.description,
-        interpretation=metadata.interpretation,
-        tags=metadata.tags,
-        license=metadata.license,
-        publication=metadata.publication,
-        source_code=metadata.source_code,
+        metadata=metadata,
         columns=reader.columns,
         n_shards=reader.n_shards,
         shards=tuple(directories),

@@ -1,0 +1,58 @@
+"""What a model says of itself, as the hub's metadata has it.
+
+How it is read from a model's folder is in `models.folder`. It stands in the canary's report and on the card, so the
+Lambda that reads cards carries this module.
+"""
+
+from datetime import date
+from typing import Annotated
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+
+
+def _as_tuple(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+Strings = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+"""A list of the hub's metadata, some of which write a list of one as a string."""
+
+
+def _or_none(value: object, parse: ValidatorFunctionWrapHandler) -> object:
+    """Take a field for missing that cannot be read: nothing of a model's predictions rests on it."""
+    try:
+        return parse(value)
+    except ValidationError:
+        return None
+
+
+class ModelMetadata(BaseModel):
+    """What a model says of itself in `metadata.yml` or `.json`: the hub's fields that we show."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", validate_by_name=True, validate_by_alias=True)
+
+    identifier: str = Field(alias="Identifier")
+    title: str = Field(alias="Title")
+    description: str = Field(default="", alias="Description")
+    interpretation: str = Field(default="", alias="Interpretation")
+    release: str = Field(default="", alias="Release")
+    tags: Strings = Field(default=(), alias="Tag")
+    license: str = Field(default="", alias="License")
+    publication: str = Field(default="", alias="Publication")
+    source_code: str = Field(default="", alias="Source Code")
+    status: str = Field(default="", alias="Status")
+    source: str = Field(default="", alias="Source")
+    inputs: Strings = Field(default=(), alias="Input")
+    output_consistency: str = Field(default="", alias="Output Consistency")
+    architectures: Strings = Field(default=(), alias="Docker Architecture")
+    packaged_on: Annotated[date | None, WrapValidator(_or_none)] = Field(default=None, alias="Last Packaging Date")
+    environment_megabytes: Annotated[float | None, WrapValidator(_or_none)] = Field(None, alias="Environment Size")
+    image_megabytes: Annotated[float | None, WrapValidator(_or_none)] = Field(default=None, alias="Image Size")
