@@ -80,6 +80,16 @@ def test_predictions_are_typed_and_equal_what_was_printed(validated) -> None:
     assert seen == set(range(len(PRINTED)))
 
 
+def test_row_groups_say_between_what_values_they_lie(validated) -> None:
+    with open_predictions(validated.store, f"predictions/model={MODEL}/shard=00.parquet") as (parquet, _):
+        scores = parquet.read()["score"].to_pylist()
+        column = parquet.schema_arrow.get_field_index("score")
+        parts = [parquet.metadata.row_group(at).column(column).statistics for at in range(parquet.num_row_groups)]
+    known = [score for score in scores if score is not None]
+    assert (min(part.min for part in parts), max(part.max for part in parts)) == (min(known), max(known))
+    assert sum(part.null_count for part in parts) == len(scores) - len(known)
+
+
 def test_all_predictions_are_read_as_one_table_with_hive_partitions(validated) -> None:
     partitioning = ds.partitioning(pa.schema([("model", pa.string())]), flavor="hive")
     dataset = ds.dataset(validated.root / "store" / "predictions", format="parquet", partitioning=partitioning)
