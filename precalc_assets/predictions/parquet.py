@@ -45,8 +45,8 @@ class Provenance(BaseModel):
 class PredictionsWriter:
     """Writes predictions to a local Parquet file, one row group per batch.
 
-    A row group's statistics say what a query can skip. In a small shard of a model with thousands of columns most of the
-    file would be footer: so Arrow's own copy of the schema is left out, the provenance is compressed (zstd, base64),
+    A row group's statistics say what a query can skip. In a small shard of a model with thousands of columns, most of
+    the file would be footer: so Arrow's copy of the schema is left out, the provenance is compressed (zstd, base64),
     and only `smiles` may have a dictionary.
     """
 

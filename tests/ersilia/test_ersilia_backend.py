@@ -39,9 +39,7 @@ def with_system_mode(model: str, obedient: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_built_in_model_runs_end_to_end_and_as_the_framework_runner_has_it(
-    machine, obedient: Path, tmp_path: Path
-) -> None:
+def test_a_built_in_model_runs_as_the_framework_backend_has_it(machine, obedient: Path, tmp_path: Path) -> None:
     folder = with_system_mode("eos0aaa", obedient, tmp_path)
     smiles = molecules(497)
     smiles[100:100] = BAD
