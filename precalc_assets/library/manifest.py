@@ -10,10 +10,11 @@ import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
 from obstore.store import ObjectStore
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from precalc_assets import storage
 from precalc_assets.errors import LibraryError
+from precalc_assets.json_records import read_record
 from precalc_assets.outcomes import reason
 from precalc_assets.storage import arrow_reader
 
@@ -60,17 +61,8 @@ class LibraryManifest(BaseModel):
 
 def find_library(store: ObjectStore) -> LibraryManifest | None:
     """Return the manifest of the library in the store, or None. Raises LibraryError if it is damaged."""
-    try:
-        content = obstore.get(store, storage.LIBRARY_MANIFEST).bytes().to_bytes()
-    except FileNotFoundError:
-        return None
-    try:
-        return LibraryManifest.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        fault = f"{place}: {first['msg']}" if place else first["msg"]
-        raise LibraryError(f"{storage.LIBRARY_MANIFEST} in {store} is damaged ({fault}); {_REBUILD}") from None
+    remedy = f"{_REBUILD} for {store}"
+    return read_record(store, storage.LIBRARY_MANIFEST, LibraryManifest, error=LibraryError, remedy=remedy)
 
 
 def read_manifest(store: ObjectStore) -> LibraryManifest:

@@ -8,12 +8,13 @@ from functools import cached_property
 import obstore
 import polars as pl
 from obstore.store import ObjectStore
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from precalc_assets import storage
 from precalc_assets.adoption_record import Adoption
 from precalc_assets.columns import Column
 from precalc_assets.errors import ShardError
+from precalc_assets.json_records import read_record
 from precalc_assets.predictions.cells import read_cells
 
 
@@ -77,16 +78,8 @@ def find_manifest(store: ObjectStore, model: str, shard: str) -> RawManifest | N
 
     Raises ShardError if the object is there and is no manifest.
     """
-    name = manifest_name(model, shard)
-    try:
-        content = bytes(obstore.get(store, name).bytes())
-    except FileNotFoundError:
-        return None
-    try:
-        return RawManifest.model_validate_json(content)
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise ShardError(f"{name} is damaged ({reason}); delete it and predict shard {shard} again") from None
+    remedy = f"delete it and predict shard {shard} again"
+    return read_record(store, manifest_name(model, shard), RawManifest, error=ShardError, remedy=remedy)
 
 
 def require_manifest(store: ObjectStore, model: str, shard: str) -> RawManifest:

@@ -235,7 +235,9 @@ def test_a_store_without_a_library_says_how_to_get_one(store: ObjectStore) -> No
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 2}'])
 def test_a_damaged_manifest_is_named(content: bytes, store: ObjectStore) -> None:
     obstore.put(store, storage.LIBRARY_MANIFEST, content)
-    with pytest.raises(LibraryError, match=r"library/manifest\.json .* is damaged") as raised:
+    with pytest.raises(
+        LibraryError, match=r"library/manifest\.json is damaged .*; run `precalc library build` for "
+    ) as raised:
         read_manifest(store)
     assert "\n" not in str(raised.value)
 
