@@ -73,6 +73,12 @@ def parse_shards(text: str | None, n_shards: int) -> list[str]:
     return [shard_key(i, n_shards) for i in sorted(chosen)]
 
 
+def format_shards(shards: Iterable[str]) -> str:
+    """Return shards as a person writes them, such as `00-03,07`; `parse_shards` reads them."""
+    ranges = contiguous_ranges(sorted(shards))
+    return ",".join(part[0] if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in ranges)
+
+
 def contiguous_ranges(shards: Sequence[str]) -> list[list[str]]:
     """Split sorted shards into runs without a gap, since a Dagster run takes a contiguous range of partitions."""
     ranges: list[list[str]] = []

@@ -1,9 +1,8 @@
-"""GitHub on loopback, for the tests of all folders: what it keeps, what it answers, and what can go wrong with it.
+"""A fake GitHub on loopback, for the tests of all folders: its state, its answers, and its faults.
 
-`FakeGitHub` has the state: runs, jobs, and faults that wait for their request. It serves the endpoints that the
-platform uses over HTTP (`serving`), with whole objects, as GitHub's own description wants them. Who needs a run to do
-something gives `on_dispatch`, which is called in a thread of its own, and tells what happens with `begin_job`,
-`end_job` and `end_run`.
+`FakeGitHub` holds runs, jobs, and the faults of later requests. It serves the endpoints that the platform uses over
+HTTP (`serving`), with whole objects, as GitHub's own description requires. A test that needs runs to do something gives
+`on_dispatch`, which is called in a thread of its own, and reports with `begin_job`, `end_job` and `end_run`.
 """
 
 import base64
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -37,9 +37,9 @@ _SHA = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong with one request: an answer in place of the right one, or no answer where `status` is None.
+    """A fault of one request: a wrong answer, or no answer if `status` is None.
 
-    With `done`, what was asked for is done all the same.
+    With `done`, the request is carried out all the same.
     """
 
     status: int | None
@@ -69,7 +69,7 @@ UNPROCESSABLE = Fault(422, 'Unexpected inputs provided: ["shards"]')
 
 
 class RefusalError(Exception):
-    """What GitHub answers with in place of what was asked for."""
+    """GitHub answers with a fault."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.message)
@@ -109,10 +109,10 @@ class FakeRun:
 class FakeGitHub:
     """One repository with one workflow, and its runs.
 
-    `list_lag` is for how long a new run is in no list, `show_lag` for how long it cannot be had by its id either.
-    `faults` has by endpoint (dispatch, list_runs, get_run, list_jobs, cancel, force_cancel, token, …) what goes wrong
-    with the next requests, in order. `asked` has what was asked for. `before_answer` is called with the path of each
-    request over HTTP, the answer to it, and the port of who asks, when all is done and nothing is answered yet.
+    A new run is missing from lists during `list_lag`, and cannot be read by its id during `show_lag`. `faults` holds by
+    endpoint (dispatch, list_runs, get_run, list_jobs, cancel, force_cancel, token, …) the faults of the next requests,
+    in order. `asked` lists the endpoints asked. `before_answer` is called with the path of each request over HTTP, its
+    answer, and the port of the client, when the request is carried out and not answered yet.
     """
 
     def __init__(
@@ -138,37 +138,37 @@ class FakeGitHub:
         self._ids = iter(range(1001, 1_000_000))
         self._lock = threading.RLock()
 
-    # -- what happens on the runners
+    # -- events on the runners
 
     def begin_run(self, run_id: int) -> None:
-        """Let a run begin."""
+        """Begin a run."""
         self.runs[run_id].status = "in_progress"
 
     def begin_job(self, run_id: int, name: str) -> None:
-        """Let a job begin, one that is new to the run or one that waited."""
+        """Begin a job of a run, a new one or one that waited."""
         with self._lock:
             self.begin_run(run_id)
             job = self.add_job(run_id, name)
             job.status, job.started_at = "in_progress", self.now()
 
     def add_job(self, run_id: int, name: str) -> FakeJob:
-        """Return a job of a run; a new one waits for a runner."""
+        """Return a job of a run, after adding it if it is new; a new one waits for a runner."""
         with self._lock:
             return self.runs[run_id].jobs.setdefault(name, FakeJob(next(self._ids), name, self.now()))
 
     def end_job(self, run_id: int, name: str, conclusion: str = "success") -> None:
-        """Let a job end."""
+        """End a job."""
         with self._lock:
             job = self.runs[run_id].jobs[name]
             job.status, job.conclusion, job.completed_at = "completed", conclusion, self.now()
 
     def end_run(self, run_id: int, conclusion: str = "success") -> None:
-        """Let a run end."""
+        """End a run."""
         with self._lock:
             run = self.runs[run_id]
             run.status, run.conclusion = "completed", conclusion
 
-    # -- what can be asked for; each raises RefusalError
+    # -- requests; each raises RefusalError
 
     def dispatch(self, ref: str, inputs: dict[str, str]) -> int:
         """Start a run and return its id."""
@@ -192,7 +192,7 @@ class FakeGitHub:
         return run.id
 
     def list_runs(self) -> list[FakeRun]:
-        """Return the runs, newest first, but for those that the list lags behind."""
+        """Return the runs, newest first, without those that the list does not show yet."""
         self._ask_or_refuse("list_runs")
         with self._lock:
             return [run for _, run in sorted(self.runs.items(), reverse=True) if self._is_older(run, self.list_lag)]
@@ -212,7 +212,7 @@ class FakeGitHub:
             return list(self.runs[run_id].jobs.values())
 
     def cancel(self, run_id: int, *, force: bool) -> None:
-        """Cancel a run; a stubborn one only ends by force."""
+        """Cancel a run; a stubborn one ends only by force."""
         self._ask_or_refuse("force_cancel" if force else "cancel")
         run = self.runs[run_id]
         if run.status == "completed":
@@ -241,7 +241,7 @@ class FakeGitHub:
 
     @contextmanager
     def serving(self) -> Iterator[str]:
-        """Serve on loopback, and return the address."""
+        """Serve on loopback, and yield the address."""
         server = _Server(("127.0.0.1", 0), _Handler)
         server.fake = self
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -330,7 +330,7 @@ class _Server(ThreadingHTTPServer):
     fake: FakeGitHub
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing of clients that went away."""
+        """Ignore clients that went away."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -344,7 +344,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._serve()
 
     def log_message(self, *arguments: object) -> None:
-        """Say nothing of requests."""
+        """Do not log requests."""
 
     def _serve(self) -> None:
         url = urlsplit(self.path)
@@ -359,7 +359,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(status, answer, {})
         except RefusalError as refusal:
             if refusal.fault.status is None:
-                # A reset, not an end: what a broken line looks like.
+                # A reset, as on a broken line, not an end.
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self.close_connection = True
                 self.connection.close()
@@ -378,7 +378,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait until something has come about. Raises TimeoutError."""
+    """Wait until the condition holds. Raises TimeoutError."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -406,6 +406,7 @@ def _time(moment: datetime) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 
+@cache
 def _user() -> dict:
     login = REPOSITORY.partition("/")[0]
     names = ("events", "followers", "following", "gists", "organizations", "received_events", "repos", "starred")
@@ -464,6 +465,7 @@ _REPOSITORY_URLS = (
 )
 
 
+@cache
 def _repository() -> dict:
     return {
         "id": 2,
@@ -481,7 +483,7 @@ def _repository() -> dict:
 
 
 def full_repository(*, archived: bool) -> dict:
-    """Return what is said of a repository that is asked for by itself."""
+    """Return GitHub's object for a repository that is read by itself."""
     moment = _time(datetime(2026, 1, 1, tzinfo=UTC))
     counts = "forks forks_count network_count open_issues open_issues_count size stargazers_count subscribers_count"
     features = "has_issues has_projects has_wiki has_pages has_discussions disabled"
@@ -501,7 +503,7 @@ def full_repository(*, archived: bool) -> dict:
 
 
 def workflow_object(state: str) -> dict:
-    """Return what is said of the workflow."""
+    """Return GitHub's object for the workflow."""
     moment = _time(datetime(2026, 1, 1, tzinfo=UTC))
     return {
         "id": 3,
@@ -518,7 +520,7 @@ def workflow_object(state: str) -> dict:
 
 
 def content_object(path: str, content: str) -> dict:
-    """Return what is said of a file."""
+    """Return GitHub's object for a file."""
     url = f"{_api()}/contents/{path}"
     return {
         "type": "file",
@@ -537,7 +539,7 @@ def content_object(path: str, content: str) -> dict:
 
 
 def ref_object(name: str) -> dict:
-    """Return what is said of a branch or a tag."""
+    """Return GitHub's object for a branch or a tag."""
     return {
         "ref": f"refs/{name}",
         "node_id": "REF_1",
@@ -547,7 +549,7 @@ def ref_object(name: str) -> dict:
 
 
 def run_object(run: FakeRun) -> dict:
-    """Return what is said of a run."""
+    """Return GitHub's object for a run."""
     url = f"{_api()}/actions/runs/{run.id}"
     moment = _time(run.created_at)
     names = ("jobs", "logs", "cancel", "rerun", "artifacts")
@@ -586,7 +588,7 @@ def run_object(run: FakeRun) -> dict:
 
 
 def job_object(run_id: int, job: FakeJob) -> dict:
-    """Return what is said of a job. One that waits has a time at which it started, too."""
+    """Return GitHub's object for a job. A queued job has a start time, too."""
     return {
         "id": job.id,
         "node_id": f"CR_{job.id}",

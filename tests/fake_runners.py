@@ -1,4 +1,4 @@
-"""Runners for the GitHub of the tests, which do in this process what the workflow does on GitHub's."""
+"""Runners for the tests' GitHub: they do in this process what the workflow's jobs do on GitHub's runners."""
 
 import threading
 from collections import Counter, defaultdict
@@ -9,7 +9,7 @@ import obstore
 from fake_github import FakeGitHub
 from obstore.store import ObjectStore
 
-from precalc_assets.executions import claim, read_intent, report_shard
+from precalc_assets.executions import Execution
 from precalc_assets.inference import ModelBackend, find_report, predict_shards, run_canary
 from precalc_assets.library import LibraryManifest, read_manifest
 from precalc_assets.outcomes import ShardOutcome
@@ -18,11 +18,11 @@ from precalc_assets.settings import Settings
 
 
 class FakeRunners:
-    """What runs of the workflow do, each in a thread, for a stand-in of GitHub.
+    """Does what the workflow does, for each run of the fake GitHub in a thread of its own.
 
-    `fails` has by shard how often it is still to fail. While `go_on` is not set, runs wait before they compute; with
-    `half` set by model, once more when they have computed half of their shards, and then compute no more if they were
-    cancelled. `computed` has by model and shard the runs that computed it. Without `canary`, only a sample has one.
+    `fails` holds by shard how many more times it fails. Runs wait before they compute while `go_on` is not set. A model
+    in `half` waits for its event once more after half of its shards, and computes no more if it was cancelled by then.
+    `computed` holds by model and shard the runs that computed it. Without `canary`, only requests for a sample run one.
     """
 
     def __init__(
@@ -44,16 +44,17 @@ class FakeRunners:
         self._fake.begin_job(run_id, "Plan")
         self._fake.end_job(run_id, "Plan")
         self.go_on.wait(60)
-        if not claim(self._store, inputs["key"], run_id):
+        execution = Execution(self._store, inputs["key"])
+        if not execution.take(run_id):
             self._fake.end_run(run_id)
             return
-        bad = self.compute(inputs["key"], run_id)
+        bad = self.compute(execution, run_id)
         if self._fake.runs[run_id].status != "completed":
             self._fake.end_run(run_id, "failure" if bad else "success")
 
-    def compute(self, key: str, run_id: int) -> bool:
-        """Do what the jobs of an execution do; return whether one failed."""
-        intent = read_intent(self._store, key)
+    def compute(self, execution: Execution, run_id: int) -> bool:
+        """Do what the jobs of an execution do. Return whether one failed."""
+        intent = execution.intent
         bad = False
         if intent.sample or (self.canary and find_report(self._store, intent.model) is None):
             size = intent.sample or 20
@@ -64,32 +65,32 @@ class FakeRunners:
             self._fake.begin_job(run_id, f"Predict {shard}")
             if shard not in good:
                 self.fails[shard] -= 1
-                report_shard(self._store, key, run_id, ShardOutcome(shard, failure="the model breaks today"))
+                execution.report(ShardOutcome(shard, failure="the model breaks today"))
         wait = self.half.get(intent.model)
         middle = len(good) // 2 if wait else len(good)
-        self._predict(key, run_id, good[:middle])
+        self._predict(execution, run_id, good[:middle])
         if wait:
             wait.wait(120)
             if self._fake.runs[run_id].status == "completed":
                 return True
-            self._predict(key, run_id, good[middle:])
+            self._predict(execution, run_id, good[middle:])
         for shard in intent.shards:
             self._fake.end_job(run_id, f"Predict {shard}", "success" if shard in good else "failure")
         return bad or len(good) < len(intent.shards)
 
-    def _predict(self, key: str, run_id: int, shards: Sequence[str]) -> None:
-        model = read_intent(self._store, key).model
+    def _predict(self, execution: Execution, run_id: int, shards: Sequence[str]) -> None:
+        model = execution.model
         library = read_manifest(self._store)
         backend = self._open_backend(model)
         for outcome in predict_shards(
             self._store, library, model, backend, shards, batch_size=50, max_failure_rate=0.1
         ):
             self.computed[model, outcome.shard].append(run_id)
-            report_shard(self._store, key, run_id, outcome)
+            execution.report(outcome)
 
 
 def put_manifest(store: ObjectStore, library: LibraryManifest, model: str, shard: str) -> None:
-    """Let a shard's raw predictions be there, without any."""
+    """Write the manifest of a shard without molecules."""
     manifest = RawManifest(
         model=model,
         release="v1",

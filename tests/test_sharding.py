@@ -12,6 +12,7 @@ from precalc_assets.sharding import (
     HASH_SPACE,
     INCHIKEY,
     contiguous_ranges,
+    format_shards,
     key_hash,
     parse_shards,
     shard_index,
@@ -123,3 +124,8 @@ def test_a_shard_that_does_not_exist_is_refused_with_the_ones_that_do(text: str,
 def test_only_27_characters_of_the_right_kind_are_an_inchikey(text: str) -> None:
     assert INCHIKEY.match(ETHANOL)
     assert not INCHIKEY.match(text)
+
+
+@pytest.mark.parametrize("text", ["07", "00-49", "00-03,07,20-29"])
+def test_shards_are_written_as_they_are_read(text: str) -> None:
+    assert format_shards(parse_shards(text, 50)) == text

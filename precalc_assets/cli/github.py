@@ -1,22 +1,22 @@
-"""`precalc github …`: whether executions can be launched on GitHub's runners, and cancelling one that was."""
+"""`precalc github …`: check whether executions can be launched on GitHub's runners, and cancel an execution."""
 
 from precalc_assets.errors import ExecutionError, PrecalcError
-from precalc_assets.executions import Runners, find_settled, read_intent
-from precalc_assets.executions import cancel as end
-from precalc_assets.executions.check import check as find_out
+from precalc_assets.executions import Engine, Execution
+from precalc_assets.executions import cancel as cancel_executions
 from precalc_assets.executions.github import open_github
+from precalc_assets.executions.github_check import check as find_faults
 from precalc_assets.library import read_manifest
 from precalc_assets.settings import load_settings
 from precalc_assets.storage import open_store
 
 
 class NotReadyError(PrecalcError):
-    """Executions cannot be launched; the message says what stands in the way."""
+    """Executions cannot be launched; the message says what is wrong."""
 
 
 def check() -> None:
-    """Print what was found. Raises NotReadyError if something is not right, UsageError if settings are missing."""
-    for found in find_out(open_github(load_settings())):
+    """Print each check that passed. Raises NotReadyError if one failed, UsageError if settings are missing."""
+    for found in find_faults(open_github(load_settings())):
         if not found.passed:
             raise NotReadyError(f"{found.name}: {found.description}")
         print(f"{found.name}: {found.description}")
@@ -24,17 +24,17 @@ def check() -> None:
 
 
 def cancel(key: str) -> None:
-    """Cancel an execution's run and have none of its shards tried again.
+    """Cancel an execution's run; none of its shards is retried.
 
     Raises ExecutionError if there is no such execution or it is over, UsageError if settings are missing.
     """
     settings = load_settings()
     store = open_store(settings.store_url)
-    intent = read_intent(store, key)
-    settled = find_settled(store, key)
-    if settled:
+    execution = Execution(store, key)
+    if execution.intent and (settled := execution.settled.read()):
         raise ExecutionError(f"{key} is over ({settled.conclusion}): there is nothing to cancel")
-    end(Runners(store, open_github(settings), settings, say=print), read_manifest(store), [intent])
-    settled = find_settled(store, key)
+    engine = Engine(store, open_github(settings), read_manifest(store), settings, say=print)
+    cancel_executions(engine, [execution])
+    settled = execution.settled.read()
     if settled:
         print(f"{key}: {settled.conclusion}; {len(settled.landed)} shards have landed and stay")

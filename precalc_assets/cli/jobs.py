@@ -1,7 +1,7 @@
-"""`precalc jobs …`: what the jobs of a workflow run call, one command each. The workflow itself decides nothing.
+"""`precalc jobs …`: the commands of a workflow's jobs, one each. The workflow itself decides nothing.
 
-A job tells what came of it through the store: a shard's manifest says that it landed, a record of the execution why it
-did not. GitHub's own word, a green job or a red one, is for people.
+A job reports through the store: a shard's manifest says that it landed, a record of the execution why it did not. The
+colour of the job on GitHub is for people.
 """
 
 import json
@@ -17,10 +17,8 @@ from precalc_assets.cli import canary as sample
 from precalc_assets.cli import work
 from precalc_assets.cli.report import failure_lines, name_shards
 from precalc_assets.errors import PrecalcError, UsageError
-from precalc_assets.executions import Intent, Run, claim, claim_own, read_intent, report_shard
-from precalc_assets.executions.records import SAMPLE, find_report
-from precalc_assets.inference import CANARY_SIZE, open_model
-from precalc_assets.inference import find_report as find_canary_report
+from precalc_assets.executions import Execution, Run, claim_own
+from precalc_assets.inference import CANARY_SIZE, find_report, open_model
 from precalc_assets.library import LibraryManifest, read_manifest, require_shards
 from precalc_assets.model_ids import check_model_id
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
@@ -31,14 +29,14 @@ from precalc_assets.storage import open_store
 from precalc_assets.tables import open_tables
 
 MOST_JOBS = 256
-"""Jobs that GitHub makes of a matrix ("Actions limits")."""
+"""The most jobs that GitHub makes of a matrix ("Actions limits")."""
 
 LOAD_JOBS = 10
 """Jobs that load one table at the same time; the workflow gives each a tenth of what a new table takes a second."""
 
 
 class ShardsLeftError(PrecalcError):
-    """An execution has ended and some of its shards have no raw predictions."""
+    """An execution has ended, and some of its shards have no raw predictions."""
 
 
 class _Platform(NamedTuple):
@@ -50,26 +48,26 @@ class _Platform(NamedTuple):
 def plan(model: str, key: str, shards: str, size: int | None, workers: int) -> None:
     """Claim an execution for this run, and print its jobs as lines of `$GITHUB_OUTPUT`.
 
-    `key` is the execution's key, `predict` and `load` are JSON lists with each job's shards. Without a key the run was
-    started by hand and becomes an execution of its own. What another run computes is left to it: key and lists are
-    empty then, and no later job begins.
+    `key` is the execution's key; `predict` and `load` are JSON lists with the shards of each job. Without a key the
+    run was started by hand and becomes an execution of its own. If another run computes the shards, key and lists are
+    empty, and no later job begins.
     """
     check_model_id(model)
     platform = _open()
-    intent = _claim(platform, model, key, shards, size)
-    if intent is None:
+    execution = _claim(platform, model, key, shards, size)
+    if execution is None:
         print(f"{key or model}: another run computes this, or has; nothing to do here", file=sys.stderr)
-    wanted = intent.shards if intent else ()
+    wanted = execution.intent.shards if execution else ()
     rows = {shard: platform.library.shards[shard].rows for shard in wanted}
-    print(f"key={intent.key if intent else ''}")
+    print(f"key={execution.key if execution else ''}")
     print(f"predict={json.dumps(split_shards(rows, min(workers, MOST_JOBS)))}")
     print(f"load={json.dumps(split_shards(rows, LOAD_JOBS))}")
 
 
 def split_shards(rows: Mapping[str, int], jobs: int) -> list[str]:
-    """Split shards, given with their rows and in order, over so many jobs or fewer; return each job's, as `00-06,08`.
+    """Split shards, in order, over at most so many jobs; `rows` are by shard. Return each job's shards, as `00-06,08`.
 
-    No job is without molecules as long as any has some: an empty shard goes along with the next one.
+    Each job has molecules, if the library has any: an empty shard goes with the next one.
     """
     filled = sum(count > 0 for count in rows.values())
     split: list[list[str]] = [[] for _ in range(min(jobs, max(1, filled)) if rows else 0)]
@@ -83,38 +81,38 @@ def split_shards(rows: Mapping[str, int], jobs: int) -> list[str]:
 def canary(key: str) -> None:
     """Run an execution's canary: its sample, or the usual one of a release that has passed none.
 
-    Raises CanaryFailedError or ModelError if the model had better not be run.
+    Raises CanaryFailedError or ModelError if the model should not be run.
     """
     platform = _open()
-    intent = _still_ours(platform.store, key)
-    if intent is None:
+    execution = _take(platform.store, key)
+    if execution is None:
         return
-    told = [SAMPLE] if intent.sample else list(intent.shards)
+    intent = execution.intent
     try:
         if intent.sample is None and _has_passed(platform, intent.model):
             print(f"canary of {intent.model}: passed before, by the same release", file=sys.stderr)
         else:
             sample.predict_sample(intent.model, intent.sample or CANARY_SIZE)
     except FAILURES as error:
-        for shard in told:
-            report_shard(platform.store, key, _this_run().run_id, ShardOutcome(shard, failure=reason(error)))
+        for item in intent.items:
+            execution.report(ShardOutcome(item, failure=reason(error)))
         raise
 
 
 def predict(key: str, shards: str, until: str) -> None:
-    """Compute shards of an execution, and keep why those that did not land did not. Raises like `precalc predict`."""
+    """Compute shards of an execution, and record why a shard did not land. Raises like `precalc predict`."""
     platform = _open()
-    intent = _still_ours(platform.store, key)
-    if intent is None:
+    execution = _take(platform.store, key)
+    if execution is None:
         return
     left = set(parse_shards(shards, platform.settings.n_shards))
 
     def tell(outcome: ShardOutcome) -> None:
-        report_shard(platform.store, key, _this_run().run_id, outcome)
+        execution.report(outcome)
         left.discard(outcome.shard)
 
     try:
-        work.predict(intent.model, shards, until, on_outcome=tell)
+        work.predict(execution.model, shards, until, on_outcome=tell)
     except FAILURES as error:
         for shard in sorted(left):
             tell(ShardOutcome(shard, failure=reason(error)))
@@ -124,17 +122,17 @@ def predict(key: str, shards: str, until: str) -> None:
 def load(key: str, shards: str) -> None:
     """Validate and load those of the shards that landed; `report` publishes the card. Raises like `precalc load`.
 
-    It is not asked whether the execution is still this run's: loading what is loaded changes nothing.
+    The execution need not be this run's any more: loading a shard again changes nothing.
     """
     platform = _open()
-    intent = read_intent(platform.store, key)
+    model = Execution(platform.store, key).intent.model
     chosen = parse_shards(shards, platform.settings.n_shards)
-    landed = [shard for shard in chosen if _has_landed(platform, intent.model, shard)]
+    landed = [shard for shard in chosen if _has_landed(platform, model, shard)]
     if len(landed) < len(chosen):
         missing = name_shards([shard for shard in chosen if shard not in landed])
-        print(f"load {intent.model}: left out, for want of raw predictions: {missing}", file=sys.stderr)
+        print(f"load {model}: left out, for want of raw predictions: {missing}", file=sys.stderr)
     if landed:
-        work.load_for_job(intent.model, name_shards(landed))
+        work.load_for_job(model, name_shards(landed))
 
 
 def report(key: str) -> None:
@@ -143,13 +141,14 @@ def report(key: str) -> None:
     Raises ShardsLeftError if that is not all of it.
     """
     platform = _open()
-    intent = read_intent(platform.store, key)
+    execution = Execution(platform.store, key)
+    intent = execution.intent
     left = [shard for shard in intent.shards if not _has_landed(platform, intent.model, shard)]
     done = len(intent.shards) - len(left)
     print(f"**{key}**: {done} of {len(intent.shards)} shards of {intent.model} have raw predictions.\n")
     reasons: dict[str, list[str]] = {}
     for shard in left:
-        reasons.setdefault(_why_not(platform.store, key, shard), []).append(shard)
+        reasons.setdefault(_why_not(execution, shard), []).append(shard)
     lines = failure_lines(reasons)
     if left:
         print("\n".join(f"- {line}" for line in lines.splitlines()))
@@ -174,22 +173,23 @@ def _open() -> _Platform:
     return _Platform(settings, store, require_shards(read_manifest(store), settings.n_shards))
 
 
-def _claim(platform: _Platform, model: str, key: str, shards: str, size: int | None) -> Intent | None:
-    """Return the execution if this run may compute it: that of the key, or one that is made for the run."""
+def _claim(platform: _Platform, model: str, key: str, shards: str, size: int | None) -> Execution | None:
+    """Return the execution if this run may compute it: that of the key, or one that is opened for the run."""
     run = _this_run()
     if not key:
         chosen = [] if size else parse_shards(shards or None, platform.settings.n_shards)
         return claim_own(platform.store, run, model, platform.library.digest, chosen, sample=size)
-    intent = read_intent(platform.store, key)
-    if intent.model != model:
-        raise UsageError(f"{key} is an execution of {intent.model}, not of {model}; leave the key to Dagster")
-    return intent if claim(platform.store, key, run.run_id) else None
+    execution = Execution(platform.store, key)
+    if execution.intent.model != model:
+        raise UsageError(f"{key} is an execution of {execution.model}, not of {model}; leave the key to Dagster")
+    return execution if execution.take(run.run_id) else None
 
 
-def _still_ours(store: ObjectStore, key: str) -> Intent | None:
-    """Return the execution unless it is not, or no longer, this run's: GitHub can run a job again weeks later."""
-    if claim(store, key, _this_run().run_id):
-        return read_intent(store, key)
+def _take(store: ObjectStore, key: str) -> Execution | None:
+    """Return the execution if this run may compute it; GitHub can run a job again weeks later."""
+    execution = Execution(store, key)
+    if execution.take(_this_run().run_id):
+        return execution
     print(f"{key}: settled, or another run's; nothing to do here", file=sys.stderr)
     return None
 
@@ -205,7 +205,7 @@ def _this_run() -> Run:
 
 def _has_passed(platform: _Platform, model: str) -> bool:
     """Return whether the release that is to be run has passed a canary as large as the usual one."""
-    found = find_canary_report(platform.store, model)
+    found = find_report(platform.store, model)
     folder = open_model(model, platform.settings)
     needed = min(CANARY_SIZE, platform.library.molecules)
     return found is not None and found.lets_run(folder.metadata.release, folder.columns, needed)
@@ -221,8 +221,8 @@ def _has_landed(platform: _Platform, model: str, shard: str) -> bool:
     )
 
 
-def _why_not(store: ObjectStore, key: str, shard: str) -> str:
-    told = find_report(store, key, shard)
-    if told is None:
+def _why_not(execution: Execution, shard: str) -> str:
+    report = execution.shard_report(shard).read()
+    if report is None:
         return "its job did not say; see the job's log"
-    return told.failure or "there was no time left for it"
+    return report.failure or "there was no time left for it"

@@ -1,74 +1,64 @@
-"""Executions on GitHub's runners: their records, the client, launching each once, and following it to the end."""
+"""Executions on compute backends: their records, the protocol that launches each once, and following them.
 
+The backends are not imported here: `github` loads githubkit, which takes a third of a second.
+"""
+
+from precalc_assets.executions.backend import Engine
 from precalc_assets.executions.following import (
     ATTEMPTS,
-    Facts,
     cancel,
-    facts_of,
     follow,
     follow_sample,
-    shards_to_try_again,
-    try_again,
+    retry_reasons,
+    shards_to_retry,
 )
-from precalc_assets.executions.github import GitHub, GitHubError, open_github
-from precalc_assets.executions.launch import Waiting
 from precalc_assets.executions.records import (
     SAMPLE,
+    Cancellation,
+    Execution,
     Intent,
-    Request,
     Run,
     Settled,
-    check_key,
-    claim,
     claim_own,
-    find_follower,
-    find_settled,
     followed,
-    meet_request,
+    list_executions,
     open_execution,
-    pending_requests,
-    put_request,
-    read_intent,
-    read_request,
-    report_shard,
     unsettled,
 )
-from precalc_assets.executions.settling import Runners, Underway, find_landed, step
+from precalc_assets.executions.request_queue import (
+    Request,
+    meet_request,
+    pending_requests,
+    put_request,
+    read_request,
+)
+from precalc_assets.executions.settling import find_landed
+from precalc_assets.executions.stepping import step
 
 __all__ = [
     "ATTEMPTS",
     "SAMPLE",
-    "Facts",
-    "GitHub",
-    "GitHubError",
+    "Cancellation",
+    "Engine",
+    "Execution",
     "Intent",
     "Request",
     "Run",
-    "Runners",
     "Settled",
-    "Underway",
-    "Waiting",
     "cancel",
-    "check_key",
-    "claim",
     "claim_own",
-    "facts_of",
-    "find_follower",
     "find_landed",
-    "find_settled",
     "follow",
     "follow_sample",
     "followed",
+    "list_executions",
     "meet_request",
     "open_execution",
-    "open_github",
     "pending_requests",
     "put_request",
-    "read_intent",
     "read_request",
-    "report_shard",
-    "shards_to_try_again",
+    "retry_reasons",
+    "shards_to_retry",
     "step",
-    "try_again",
     "unsettled",
 ]

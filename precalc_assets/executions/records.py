@@ -1,58 +1,60 @@
-"""The records of executions in the object store: what each one says, who writes it, and reading and writing them.
+"""The records of executions in the object store: what each one says, who writes it, and how an execution is opened.
 
-Whatever has to survive the death of those who launch, follow or compute is here; nothing else remembers anything.
-When the records are written is in `launch`, `following` and, on the runner, in the commands that call this.
+An execution is one run of a compute backend that computes shards of a model, or its canary. Its records hold all that
+must survive the death of its launcher, its follower or its runner. `protocol` says when each is written.
 
-    executions/eos3b5e-0007/intent.json        what is to be computed                     launcher, once
-                            dispatch-00.json   GitHub is about to be asked for a run      launcher, once each
-                            limit-00.json      GitHub said: not before …                  launcher
-                            answer-00.json     what came back where there may be a run    launcher
-                            run.json           the run that was found                     launcher
-                            claim.json         the one run that may compute               runner, once
-                            shards/07.json     what came of a shard without predictions   runner
-                            follower.json      the Dagster run that follows               follower
-                            cancel.json        its run is to end, nothing is tried again  whoever cancels, once
-                            settled.json       what came of it all                        follower, once
-    executions/limit.json                      GitHub said of all requests: not before …  whoever asked
-    requests/<id>.json                         a model that somebody asked for            anybody, once
-    requests/met/<id>.json                     the same, met                              sensor
+    executions/eos3b5e-0007/intent.json        what to compute                              launcher, once
+                            dispatch-00.json   the announcement of a request for a run      launcher, once each
+                            answer-00.json     the backend's answer, if it was not a run    launcher, once each
+                            run.json           the run that was started or found            launcher
+                            claim.json         the only run that may compute                runner, once
+                            shards/07.json     why a shard has no predictions               runner
+                            follower.json      the Dagster run that follows                 follower
+                            cancel.json        the wish to cancel                           anybody, once
+                            settled.json       how it ended                                 follower, once
+    executions/limit.json                      the backend's rate limit, which binds all    anybody
 """
 
 import re
-import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
+from functools import cached_property
+from typing import Generic
 
 import obstore
-from obstore.exceptions import AlreadyExistsError
 from obstore.store import ObjectStore
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from precalc_assets import storage
 from precalc_assets.errors import ExecutionError
+from precalc_assets.json_records import RecordType, create_record, put_record, read_record
 from precalc_assets.model_ids import check_model_id, is_model_id
 from precalc_assets.outcomes import ShardOutcome
 
 NOBODY = 0
-"""The run id of a claim that keeps every run from computing: GitHub's own begin at 1."""
+"""The run id of a claim that keeps every run from computing. Real ids begin at 1."""
 
-_LIMIT_ON_ALL = f"{storage.EXECUTIONS}/limit.json"
+SAMPLE = "sample"
+"""Stands for the canary where a shard's key would stand."""
+
+NOT_LAUNCHED = "not launched"
+CANCELLED = "cancelled by precalc"
+VANISHED = "vanished"
 
 _KEY = re.compile(r"(?P<model>.+)-(?P<number>[0-9]{4,})")
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """A record of an execution."""
+
     model_config = ConfigDict(frozen=True)
 
 
-RecordType = TypeVar("RecordType", bound=_Record)
+class Intent(Record):
+    """What an execution computes: shards of a model or, with `sample`, the canary on that many molecules.
 
-
-class Intent(_Record):
-    """What an execution is to compute: shards of a model; or, with `sample`, the canary on that many molecules.
-
-    `reasons` has, by shard, why the attempts before this one failed, so it is empty the first time.
+    `reasons` tells by shard why the earlier attempts failed; it is empty at the first attempt.
     """
 
     key: str
@@ -63,95 +65,112 @@ class Intent(_Record):
     reasons: Mapping[str, tuple[str, ...]] = {}
     created_at: datetime
 
+    @property
+    def items(self) -> tuple[str, ...]:
+        """The shards, or SAMPLE."""
+        return self.shards if self.sample is None else (SAMPLE,)
+
     def attempt(self, shard: str) -> int:
         """Return which attempt at a shard this is, from 1."""
         return 1 + len(self.reasons.get(shard, ()))
 
 
-class Dispatch(_Record):
-    """GitHub is about to be asked for a run: from `posted_at` on, there may be one."""
+class Dispatch(Record):
+    """The backend is about to be asked for a run: there may be one from `posted_at` on."""
 
-    number: int
     posted_at: datetime
 
 
-class Limit(_Record):
-    """GitHub refused a request for now, and with what words; it did nothing."""
+class Answer(Record):
+    """The backend's answer to a dispatch, if it was not a run.
+
+    With `not_before`, no run was started, and the next dispatch has to wait until then. Otherwise there may be a run.
+    """
+
+    message: str
+    not_before: datetime | None = None
+
+
+class Limit(Record):
+    """A rate limit of the backend, in its own words."""
 
     not_before: datetime
     message: str
 
 
-class Answer(_Record):
-    """What came back for a dispatch after which there may be a run, or none."""
-
-    message: str
-
-
-class Run(_Record):
-    """The workflow run of an execution."""
+class Run(Record):
+    """The backend's run of an execution."""
 
     run_id: int
     url: str
 
 
-class Claim(_Record):
-    """The run that may compute; NOBODY closes the execution to runs that are late, for a `reason`."""
+class Claim(Record):
+    """The only run that may compute. NOBODY closes the execution to all runs, for a `reason`."""
 
     run_id: int
     reason: str = ""
     claimed_at: datetime
 
 
-class ShardReport(_Record):
-    """What the runner says of a shard that has no manifest: why it failed, or that there was no time for it."""
+class ShardReport(Record):
+    """The runner's report on a shard without a manifest: why it failed, or that there was no time for it."""
 
-    shard: str
-    run_id: int
     failure: str = ""
     unfinished: bool = False
 
 
-class Follower(_Record):
-    """Who follows an execution and will settle it: the id of a Dagster run."""
+class Follower(Record):
+    """The id of the Dagster run that follows an execution and will settle it."""
 
     dagster_run: str
 
 
-class Cancel(_Record):
-    """An execution is to end, since `asked_at`; written before GitHub is asked, so that a crash forgets no wish."""
+class Cancellation(Record):
+    """The wish to end an execution. It is recorded before the backend is asked, so that a crash does not lose it."""
 
-    asked_at: datetime
+    requested_at: datetime
 
 
-class JobSummary(_Record):
-    """A job of a run: the shards that it computed, how long it waited for a runner, and how long it had one."""
+class Job(Record):
+    """A job of a run: how it is or ended, in the backend's words, and the shards that it computes.
+
+    `started_at` is when the job got a machine, None before that, and for a job that never got one.
+    """
 
     name: str
     url: str
-    conclusion: str
+    status: str
     shards: tuple[str, ...]
-    queue_seconds: float
-    runner_seconds: float
+    queued_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+    @property
+    def queue_seconds(self) -> float:
+        """How long the job waited for its machine; 0 while it waits."""
+        return max(0.0, (self.started_at - self.queued_at).total_seconds()) if self.started_at else 0.0
+
+    @property
+    def runner_seconds(self) -> float:
+        """How long the job had its machine; 0 until it has ended."""
+        if not self.started_at or not self.ended_at:
+            return 0.0
+        return max(0.0, (self.ended_at - self.started_at).total_seconds())
 
 
-NOT_LAUNCHED = "not launched"
-CANCELLED = "cancelled by precalc"
-VANISHED = "vanished"
+class Settled(Record):
+    """How an execution ended.
 
-
-class Settled(_Record):
-    """What came of an execution.
-
-    `conclusion` is GitHub's word for how the run ended (success, failure, cancelled, …), NOT_LAUNCHED, VANISHED, or
-    CANCELLED where a Cancel is on record: GitHub's own `cancelled` can also be a time limit of GitHub's.
-    `failures` has the reason by shard; a sample's stands under SAMPLE. `queue_seconds` is from the dispatch to the
-    first job's start, `runner_seconds` the sum over the jobs.
+    `conclusion` is the backend's word for how the run ended (success, failure, cancelled, …), NOT_LAUNCHED, VANISHED,
+    or CANCELLED if there was a Cancellation: the backend's own `cancelled` can also be a time limit.
+    `failures` holds the reason by shard, or under SAMPLE. `queue_seconds` is the time from the dispatch to the start of
+    the first job, `runner_seconds` the sum over the jobs.
     """
 
     conclusion: str
     url: str = ""
-    jobs: tuple[JobSummary, ...] = ()
+    jobs: tuple[Job, ...] = ()
     landed: tuple[str, ...] = ()
     unfinished: tuple[str, ...] = ()
     failures: Mapping[str, str] = {}
@@ -160,20 +179,102 @@ class Settled(_Record):
     settled_at: datetime
 
 
-class Request(_Record):
-    """A model that somebody wants precalculated; with `sample`, its canary alone, on that many molecules."""
+@dataclass(frozen=True)
+class Slot(Generic[RecordType]):
+    """The place of one record in the store. The record is written once."""
 
-    id: str
-    model: str
-    sample: int | None = Field(default=None, ge=1)
-    requested_at: datetime
+    store: ObjectStore
+    name: str
+    kind: type[RecordType]
+
+    def read(self) -> RecordType | None:
+        """Return the record, or None if there is none. Raises ExecutionError if it is damaged."""
+        remedy = "delete the records of this execution to give it up"
+        return read_record(self.store, self.name, self.kind, error=ExecutionError, remedy=remedy)
+
+    def create(self, record: RecordType) -> bool:
+        """Write the record unless there is one. Return whether it was written."""
+        return create_record(self.store, self.name, record)
 
 
-SAMPLE = "sample"
-"""Stands where a shard's key does, for the canary."""
+class ReplaceableSlot(Slot[RecordType]):
+    """The place of a record of which the last one counts."""
+
+    def put(self, record: RecordType) -> None:
+        """Write the record in place of an earlier one."""
+        put_record(self.store, self.name, record)
 
 
-# -- executions
+class Execution:
+    """The records of one execution. Raises ExecutionError if the key is malformed."""
+
+    def __init__(self, store: ObjectStore, key: str) -> None:
+        found = _parse_key(key)
+        if not found:
+            raise ExecutionError(f"{key!r} is not the key of an execution: keys read eos3b5e-0007")
+        self.store, self.key = store, key
+        self.model, self.number = found
+        self.intent_slot = Slot(store, self._name("intent"), Intent)
+        self.run = ReplaceableSlot(store, self._name("run"), Run)
+        self.claim = Slot(store, self._name("claim"), Claim)
+        self.follower = ReplaceableSlot(store, self._name("follower"), Follower)
+        self.cancellation = Slot(store, self._name("cancel"), Cancellation)
+        self.settled = Slot(store, self._name("settled"), Settled)
+
+    def dispatch(self, number: int) -> Slot[Dispatch]:
+        """Return the slot of a dispatch, counted from 0."""
+        return Slot(self.store, self._name(f"dispatch-{number:02d}"), Dispatch)
+
+    def answer(self, number: int) -> Slot[Answer]:
+        """Return the slot of the answer to a dispatch."""
+        return Slot(self.store, self._name(f"answer-{number:02d}"), Answer)
+
+    def shard_report(self, shard: str) -> ReplaceableSlot[ShardReport]:
+        """Return the slot of the runner's report on a shard, or on the SAMPLE."""
+        return ReplaceableSlot(self.store, self._name(f"shards/{shard}"), ShardReport)
+
+    @cached_property
+    def intent(self) -> Intent:
+        """What the execution computes. Raises ExecutionError if there is no such execution."""
+        intent = self.intent_slot.read()
+        if intent is None:
+            raise ExecutionError(
+                f"there is no execution {self.key} in this store; set PRECALC_STORE_URL to the launcher's store"
+            )
+        return intent
+
+    def take(self, run_id: int) -> bool:
+        """Claim the execution for a run. Return whether this run may compute it.
+
+        Only the first run of an execution gets True, each time it asks, and none does once the execution is settled:
+        another execution may compute the rest by then. Every job asks, since GitHub can run a job again weeks later.
+        Raises ExecutionError if there is no such execution.
+        """
+        _ = self.intent  # a claim must not be written where there is no execution
+        if self.settled.read():
+            return False
+        if self.claim.create(Claim(run_id=run_id, claimed_at=datetime.now(UTC))):
+            return True
+        claim = self.claim.read()
+        return claim is not None and claim.run_id == run_id
+
+    def close(self, reason: str) -> None:
+        """Keep late runs from computing, unless a run has claimed the execution by now."""
+        self.claim.create(Claim(run_id=NOBODY, reason=reason, claimed_at=datetime.now(UTC)))
+
+    def report(self, outcome: ShardOutcome) -> None:
+        """Record, on the runner, why a shard did not land. If it landed, its manifest says everything."""
+        if not outcome.landed:
+            report = ShardReport(failure=outcome.failure, unfinished=outcome.unfinished)
+            self.shard_report(outcome.shard).put(report)
+
+    def _name(self, record: str) -> str:
+        return f"{storage.execution(self.key)}/{record}.json"
+
+
+def rate_limit(store: ObjectStore) -> ReplaceableSlot[Limit]:
+    """Return the slot of the rate limit that binds all processes that use this store."""
+    return ReplaceableSlot(store, f"{storage.EXECUTIONS}/limit.json", Limit)
 
 
 def open_execution(
@@ -184,22 +285,23 @@ def open_execution(
     *,
     sample: int | None = None,
     reasons: Mapping[str, tuple[str, ...]] | None = None,
-) -> Intent | None:
-    """Write the intent to compute those of the shards that no unsettled execution computes; None if there are none.
+) -> Execution | None:
+    """Open an execution for those of the shards that no unsettled execution computes; None if none is left.
 
     For a canary, give no shards and `sample`. A model's executions are numbered, and each number is taken by one
-    create-only write after all before it were read: of two that ask at the same time, the second sees the first.
-    Raises UsageError if the model's id is none.
+    create-only write after all earlier executions were read: of two processes that open one at the same time, the
+    second sees the first. Raises UsageError for a malformed model id.
     """
     check_model_id(model)
     while True:
-        keys = list_executions(store, model)
-        taken = {item for key in keys if not find_settled(store, key) for item in items(read_intent(store, key))}
+        earlier = list_executions(store, model)
+        taken = {item for execution in earlier if not execution.settled.read() for item in execution.intent.items}
         free = [] if sample is not None else [shard for shard in shards if shard not in taken]
         if not free and (sample is None or SAMPLE in taken):
             return None
+        execution = Execution(store, f"{model}-{earlier[-1].number + 1 if earlier else 1:04d}")
         intent = Intent(
-            key=f"{model}-{_number(keys[-1]) + 1 if keys else 1:04d}",
+            key=execution.key,
             model=model,
             library_digest=library_digest,
             shards=tuple(free),
@@ -207,282 +309,49 @@ def open_execution(
             reasons={shard: why for shard, why in (reasons or {}).items() if shard in free or sample is not None},
             created_at=datetime.now(UTC),
         )
-        if _create(store, _name(intent.key, "intent"), intent):
-            return intent
-
-
-def items(intent: Intent) -> tuple[str, ...]:
-    """Return what an execution computes: its shards, or SAMPLE."""
-    return intent.shards if intent.sample is None else (SAMPLE,)
-
-
-def check_key(text: str) -> str:
-    """Return the text if it is the key of an execution, such as `eos3b5e-0007`. Raises ExecutionError."""
-    found = _KEY.fullmatch(text)
-    if not found or not is_model_id(found["model"]):
-        raise ExecutionError(f"{text!r} is not the key of an execution: they read eos3b5e-0007")
-    return text
-
-
-def list_executions(store: ObjectStore, model: str | None = None) -> list[str]:
-    """Return the keys of a model's executions, or of all models', oldest first."""
-    folders = obstore.list_with_delimiter(store, storage.EXECUTIONS)["common_prefixes"]
-    keys = [found for folder in folders if (found := _KEY.fullmatch(folder.rstrip("/").rpartition("/")[2]))]
-    return [key[0] for key in sorted(keys, key=_order) if model in (None, key["model"])]
-
-
-def unsettled(store: ObjectStore, model: str | None = None) -> list[Intent]:
-    """Return the executions, of a model or of all, that nobody has settled, oldest first."""
-    return [read_intent(store, key) for key in list_executions(store, model) if not find_settled(store, key)]
-
-
-def read_intent(store: ObjectStore, key: str) -> Intent:
-    """Return what an execution is to compute. Raises ExecutionError if there is no such execution."""
-    intent = _read(store, _name(check_key(key), "intent"), Intent)
-    if intent is None:
-        raise ExecutionError(f"there is no execution {key} in this store; see that PRECALC_STORE_URL is the launcher's")
-    return intent
-
-
-# -- launching
-
-
-def put_dispatch(store: ObjectStore, key: str, dispatch: Dispatch) -> bool:
-    """Announce that GitHub is about to be asked; False if somebody else has announced the same: then do not ask."""
-    return _create(store, _name(key, f"dispatch-{dispatch.number:02d}"), dispatch)
-
-
-def list_dispatches(store: ObjectStore, key: str) -> list[Dispatch]:
-    """Return the dispatches of an execution in order."""
-    names = storage.list_sizes(store, storage.execution(key))
-    found = (_read(store, name, Dispatch) for name in names if name.rpartition("/")[2].startswith("dispatch-"))
-    return sorted((dispatch for dispatch in found if dispatch), key=lambda dispatch: dispatch.number)
-
-
-def put_limit(store: ObjectStore, key: str, number: int, limit: Limit) -> None:
-    """Keep until when GitHub wants no further dispatch."""
-    _put(store, _name(key, f"limit-{number:02d}"), limit)
-
-
-def find_limit(store: ObjectStore, key: str, number: int) -> Limit | None:
-    """Return until when GitHub wanted no further dispatch after the one of this number, if it said so."""
-    return _read(store, _name(key, f"limit-{number:02d}"), Limit)
-
-
-def put_answer(store: ObjectStore, key: str, number: int, answer: Answer) -> None:
-    """Keep what came back for a dispatch, for people to read if no run appears."""
-    _put(store, _name(key, f"answer-{number:02d}"), answer)
-
-
-def find_answer(store: ObjectStore, key: str, number: int) -> Answer | None:
-    """Return what came back for the dispatch of this number, unless who asked has died."""
-    return _read(store, _name(key, f"answer-{number:02d}"), Answer)
-
-
-def put_limit_on_all(store: ObjectStore, limit: Limit) -> None:
-    """Keep until when GitHub wants no request of anybody's, in place of what was said before."""
-    _put(store, _LIMIT_ON_ALL, limit)
-
-
-def find_limit_on_all(store: ObjectStore) -> Limit | None:
-    """Return until when GitHub last wanted no request of anybody's."""
-    return _read(store, _LIMIT_ON_ALL, Limit)
-
-
-def put_run(store: ObjectStore, key: str, run: Run) -> None:
-    """Keep which run an execution has."""
-    _put(store, _name(key, "run"), run)
-
-
-def find_run(store: ObjectStore, key: str) -> Run | None:
-    """Return the run of an execution, as far as it is known."""
-    return _read(store, _name(key, "run"), Run)
-
-
-def find_run_id(store: ObjectStore, key: str) -> int | None:
-    """Return the id of an execution's run: the one that has claimed it or, while none has, the one on record."""
-    claim = find_claim(store, key)
-    if claim and claim.run_id != NOBODY:
-        return claim.run_id
-    run = find_run(store, key)
-    return run.run_id if run else None
-
-
-# -- the runner
-
-
-def claim(store: ObjectStore, key: str, run_id: int) -> bool:
-    """Return whether a run may compute an execution: it is the first to ask, or has asked before.
-
-    Of a key's runs one alone is ever told True, and none once the execution is settled: what it has left undone may be
-    with another by then. Each job asks, since GitHub can run a job again long after. Raises ExecutionError if there is
-    no such execution.
-    """
-    read_intent(store, key)
-    if find_settled(store, key):
-        return False
-    if _create(store, _name(key, "claim"), Claim(run_id=run_id, claimed_at=datetime.now(UTC))):
-        return True
-    holder = find_claim(store, key)
-    return holder is not None and holder.run_id == run_id
+        if execution.intent_slot.create(intent):
+            return execution
 
 
 def claim_own(
     store: ObjectStore, run: Run, model: str, library_digest: str, shards: Sequence[str], *, sample: int | None = None
-) -> Intent | None:
-    """Open an execution for a run that nobody has launched, one from GitHub's own UI, and claim it.
+) -> Execution | None:
+    """Open and claim an execution for a run without one, such as a run that was started by hand in GitHub's UI.
 
-    The same run gets the same execution again. Returns None if all that is asked for is with other executions.
+    The same run gets the same execution again. Returns None if other executions compute everything that is asked for.
     """
-    for intent in unsettled(store, model):
-        holder = find_claim(store, intent.key)
-        if holder and holder.run_id == run.run_id:
-            return intent
+    for execution in unsettled(store, model):
+        claim = execution.claim.read()
+        if claim and claim.run_id == run.run_id:
+            return execution
     opened = open_execution(store, model, library_digest, shards, sample=sample)
-    if opened and claim(store, opened.key, run.run_id):
-        put_run(store, opened.key, run)
+    if opened and opened.take(run.run_id):
+        opened.run.put(run)
         return opened
     return None
 
 
-def close(store: ObjectStore, key: str, reason: str) -> Claim:
-    """Keep runs that are late from computing; return who has the claim, which is a run if one was faster."""
-    claim = Claim(run_id=NOBODY, reason=reason, claimed_at=datetime.now(UTC))
-    _create(store, _name(key, "claim"), claim)
-    return find_claim(store, key) or claim
+def list_executions(store: ObjectStore, model: str | None = None) -> list[Execution]:
+    """Return a model's executions, or those of all models, oldest first."""
+    folders = obstore.list_with_delimiter(store, storage.EXECUTIONS)["common_prefixes"]
+    keys = [folder.rstrip("/").rpartition("/")[2] for folder in folders]
+    found = [Execution(store, key) for key in keys if _parse_key(key)]
+    chosen = [execution for execution in found if model in (None, execution.model)]
+    return sorted(chosen, key=lambda execution: (execution.model, execution.number))
 
 
-def find_claim(store: ObjectStore, key: str) -> Claim | None:
-    """Return who has claimed an execution, None if nobody has."""
-    return _read(store, _name(key, "claim"), Claim)
+def unsettled(store: ObjectStore, model: str | None = None) -> list[Execution]:
+    """Return the executions that are not settled yet, of a model or of all, oldest first."""
+    return [execution for execution in list_executions(store, model) if not execution.settled.read()]
 
 
-def report_shard(store: ObjectStore, key: str, run_id: int, outcome: ShardOutcome) -> None:
-    """Keep, from the runner, what came of a shard; of one that landed, its manifest says everything."""
-    if not outcome.landed:
-        report = ShardReport(shard=outcome.shard, run_id=run_id, failure=outcome.failure, unfinished=outcome.unfinished)
-        _put(store, _name(key, f"shards/{outcome.shard}"), report)
-
-
-def find_report(store: ObjectStore, key: str, shard: str) -> ShardReport | None:
-    """Return what the runner said of a shard that did not land, if it did."""
-    return _read(store, _name(key, f"shards/{shard}"), ShardReport)
-
-
-# -- following
-
-
-def put_follower(store: ObjectStore, key: str, follower: Follower) -> None:
-    """Keep who follows an execution, in place of who did before."""
-    _put(store, _name(key, "follower"), follower)
-
-
-def find_follower(store: ObjectStore, key: str) -> Follower | None:
-    """Return who follows an execution, dead or alive."""
-    return _read(store, _name(key, "follower"), Follower)
-
-
-def followed(store: ObjectStore, model: str, dagster_run: str) -> list[Intent]:
+def followed(store: ObjectStore, model: str, dagster_run: str) -> list[Execution]:
     """Return the unsettled executions of a model that this Dagster run follows."""
     follower = Follower(dagster_run=dagster_run)
-    return [intent for intent in unsettled(store, model) if find_follower(store, intent.key) == follower]
+    return [execution for execution in unsettled(store, model) if execution.follower.read() == follower]
 
 
-def put_cancel(store: ObjectStore, key: str, now: datetime) -> None:
-    """Have an execution end; the next `step` asks GitHub for it. One that is to end already stays as it is."""
-    _create(store, _name(key, "cancel"), Cancel(asked_at=now))
-
-
-def find_cancel(store: ObjectStore, key: str) -> Cancel | None:
-    """Return since when an execution is to end, None if it is not."""
-    return _read(store, _name(key, "cancel"), Cancel)
-
-
-def put_settled(store: ObjectStore, key: str, settled: Settled) -> Settled:
-    """Settle an execution; return what it is settled as, which is what the first has said who settled it."""
-    _create(store, _name(key, "settled"), settled)
-    return find_settled(store, key) or settled
-
-
-def find_settled(store: ObjectStore, key: str) -> Settled | None:
-    """Return what came of an execution, None while it is under way."""
-    return _read(store, _name(key, "settled"), Settled)
-
-
-# -- requests
-
-
-def put_request(store: ObjectStore, model: str, sample: int | None = None) -> Request:
-    """Ask for a model to be precalculated, or for its canary. Raises UsageError if the model's id is none."""
-    now = datetime.now(UTC)
-    request_id = f"{now:%Y%m%dT%H%M%S}-{check_model_id(model)}-{secrets.token_hex(4)}"
-    request = Request(id=request_id, model=model, sample=sample, requested_at=now)
-    _create(store, storage.request(request_id), request)
-    return request
-
-
-def pending_requests(store: ObjectStore) -> Iterator[str]:
-    """Yield the ids of the requests that are not met, oldest first."""
-    for entry in sorted(obstore.list_with_delimiter(store, storage.REQUESTS)["objects"], key=lambda e: e["path"]):
-        yield entry["path"].rpartition("/")[2].removesuffix(".json")
-
-
-def read_request(store: ObjectStore, request_id: str) -> Request | None:
-    """Return a request, None if it is met meanwhile. Raises ExecutionError if somebody has written it wrongly."""
-    request = _read(store, storage.request(request_id), Request)
-    if request and not is_model_id(request.model):
-        raise ExecutionError(
-            f"{storage.request(request_id)} asks for {request.model!r}, which is no model id; delete it"
-        )
-    return request
-
-
-def meet_request(store: ObjectStore, request_id: str) -> None:
-    """Mark a request as met. One that is met already stays so."""
-    try:
-        obstore.rename(store, storage.request(request_id), storage.met_request(request_id))
-    except FileNotFoundError:
-        return
-
-
-# -- reading and writing
-
-
-def _name(key: str, record: str) -> str:
-    return f"{storage.execution(key)}/{record}.json"
-
-
-def _number(key: str) -> int:
-    return int(key.rpartition("-")[2])
-
-
-def _order(key: re.Match[str]) -> tuple[str, int]:
-    return key["model"], int(key["number"])
-
-
-def _create(store: ObjectStore, name: str, record: _Record) -> bool:
-    """Write a record unless there is one, and return whether it was written."""
-    try:
-        obstore.put(store, name, record.model_dump_json().encode(), mode="create")
-    except AlreadyExistsError:
-        return False
-    return True
-
-
-def _put(store: ObjectStore, name: str, record: _Record) -> None:
-    obstore.put(store, name, record.model_dump_json().encode())
-
-
-def _read(store: ObjectStore, name: str, kind: type[RecordType]) -> RecordType | None:
-    try:
-        content = bytes(obstore.get(store, name).bytes())
-    except FileNotFoundError:
-        return None
-    try:
-        return kind.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ExecutionError(
-            f"{name} is damaged ({place}: {first['msg']}); delete its folder's records to give it up"
-        ) from None
+def _parse_key(key: str) -> tuple[str, int] | None:
+    """Return the model and the number in an execution's key; None for any other text."""
+    found = _KEY.fullmatch(key)
+    return (found["model"], int(found["number"])) if found and is_model_id(found["model"]) else None

@@ -1,23 +1,23 @@
-"""What the tests of executions share: settings that name the fake, and a client of it."""
+"""Shared by the tests of executions: settings for the fake GitHub, and backends that ask it over HTTP."""
 
 from collections.abc import Callable, Iterator
 
 import pytest
 from fake_github import REPOSITORY, TOKEN, FakeGitHub
 
-from precalc_assets.executions.github import GitHubClient, open_github
+from precalc_assets.executions.github import GitHubBackend, open_github
 from precalc_assets.settings import Settings
 
 
 def github_settings(url: str = "http://127.0.0.1:9", **more: object) -> Settings:
-    """Return settings for the fake at an address, and none of whoever runs the tests."""
+    """Return settings for the fake at an address; the environment of the tests does not count."""
     named = {"github_repository": REPOSITORY, "github_token": TOKEN, "github_api_url": url, "n_shards": 4}
     return Settings(_env_file=None, **{**named, **more})
 
 
 @pytest.fixture
 def fake() -> FakeGitHub:
-    """A GitHub that does what it is asked for at once."""
+    """A GitHub that does everything at once."""
     return FakeGitHub()
 
 
@@ -29,12 +29,12 @@ def served(fake: FakeGitHub) -> Iterator[str]:
 
 
 @pytest.fixture
-def client(served: str) -> GitHubClient:
-    """A client of the fake that tries reads again at once."""
+def backend(served: str) -> GitHubBackend:
+    """A backend over the fake, which retries reads at once."""
     return open_github(github_settings(served), read_pauses=(0.01, 0.01))
 
 
 @pytest.fixture
-def open_client(served: str) -> Callable[..., GitHubClient]:
-    """A function that opens clients of the fake with other settings."""
+def open_backend(served: str) -> Callable[..., GitHubBackend]:
+    """A function that opens backends over the fake with other settings."""
     return lambda **settings: open_github(github_settings(served, **settings), read_pauses=(0.01, 0.01))

@@ -1,17 +1,18 @@
-"""Executions without time, network and models: a clock that only sleeping moves, and runners that work at its pace.
+"""Executions without time, network and models: only sleeping moves the clock, and runners work at its pace.
 
-What launches and follows is the real code over a store in memory. It is stopped at any of its `points`: before and
-after each record it writes and each run it asks GitHub for.
+The real code launches and follows, over a store in memory. It can be stopped at any of its `points`: before and after
+each record that it writes, and each run that it asks GitHub for.
 """
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from unittest.mock import patch
 
+import githubkit
 import obstore
 from conftest import github_settings
 from fake_github import (
@@ -21,8 +22,10 @@ from fake_github import (
     DROPPED_DONE,
     FORBIDDEN,
     NOT_FOUND,
+    REPOSITORY,
     SECONDARY,
     SECONDARY_BARE,
+    TOKEN,
     TOO_MANY,
     UNAUTHORIZED,
     UNPROCESSABLE,
@@ -35,26 +38,19 @@ from fake_github import (
 from fake_runners import put_manifest
 from obstore.store import MemoryStore
 
-from precalc_assets.executions import records
-from precalc_assets.executions.following import follow
-from precalc_assets.executions.github import (
-    GitHubError,
-    Job,
-    LimitError,
-    RefusedError,
-    UnansweredError,
-    WorkflowRun,
-)
-from precalc_assets.executions.records import Run
-from precalc_assets.executions.settling import Runners
+from precalc_assets import json_records
+from precalc_assets.executions import Engine, Execution, follow
+from precalc_assets.executions.backend import BackendError, LimitError, RefusedError, UnansweredError
+from precalc_assets.executions.github import GitHubBackend
 from precalc_assets.library import LibraryManifest, ShardInfo
 from precalc_assets.outcomes import ShardOutcome
 from precalc_assets.sharding import parse_shards, shard_keys
 
 MODEL = "eos9abc"
 SHARDS = tuple(shard_keys(4))
+SETTINGS = github_settings()
 
-_FAULTS: dict[type[GitHubError], dict[str, Fault]] = {
+_FAULTS: dict[type[BackendError], dict[str, Fault]] = {
     UnansweredError: {
         "502": BAD_GATEWAY,
         "502, done": BAD_GATEWAY_DONE,
@@ -71,7 +67,7 @@ _FAULTS: dict[type[GitHubError], dict[str, Fault]] = {
 }
 
 MEANINGS = {name: (fault, kind) for kind, faults in _FAULTS.items() for name, fault in faults.items()}
-"""Each fault, and what the client makes of it: the tests of the client over HTTP hold it to this table."""
+"""Each fault, and the error that the backend raises for it. The backend's tests over HTTP check this table."""
 
 
 class CrashError(BaseException):
@@ -81,10 +77,10 @@ class CrashError(BaseException):
 class Simulation:
     """A store, a library of four shards, GitHub, and runners that take a minute for a run's shards.
 
-    `point` is called by name at each point at which the launching process could die. `computed` has by shard the runs
-    that computed it. `fails` has by shard how many more runs fail it, `no_time` how many have no time for it, with a
-    part to show for it if `writes_parts`; `vanishing` are shards whose jobs are gone from the list in the end, and
-    `wrong_jobs` has each job say the opposite. `each_time` is called as time passes.
+    `point` is called with the name of each point at which the launching process could die. `computed` holds by shard
+    the runs that computed it, `fails` how many more runs fail it, and `no_time` how many more have no time for it,
+    after they wrote a part if `writes_parts`. The jobs of `vanishing` shards are not listed in the end, and with
+    `wrong_jobs` each job concludes the opposite. `each_time` is called as time passes.
     """
 
     def __init__(self, *, list_lag: float = 0.0) -> None:
@@ -112,15 +108,16 @@ class Simulation:
         return list(self.following())
 
     def following(self, dagster_run: str = "") -> Iterator[ShardOutcome]:
-        """Follow all shards to their end, with the process's points watched."""
-        return follow(self.runners(), self.library, MODEL, SHARDS, dagster_run=dagster_run)
+        """Follow all shards to their end."""
+        return follow(self.engine(), MODEL, SHARDS, dagster_run=dagster_run)
 
-    def runners(self, sleep: Callable[[float], None] | None = None) -> Runners:
-        """Return what a process follows with."""
-        return Runners(
+    def engine(self, sleep: Callable[[float], None] | None = None) -> Engine:
+        """Return an engine over GitHub without HTTP."""
+        return Engine(
             self.store,
             DirectGitHub(self),
-            github_settings(),
+            self.library,
+            SETTINGS,
             say=self.said.append,
             now=lambda: self.time,
             sleep=sleep or self.sleep,
@@ -140,7 +137,7 @@ class Simulation:
             self.sleep(60)
 
     def at(self, seconds: float, happen: Callable[[], object]) -> None:
-        """Let something happen once, in so many seconds from now, and after what was to happen before it."""
+        """Let something happen once, so many seconds from now, after what happens at each time anyway."""
         when, before, left = self.time + timedelta(seconds=seconds), self.each_time, [happen]
 
         def each_time() -> None:
@@ -151,7 +148,7 @@ class Simulation:
         self.each_time = each_time
 
     def work(self) -> None:
-        """Let each run do what it is time for."""
+        """Let each run begin or end if it is time."""
         self._working = True
         try:
             self._work()
@@ -169,7 +166,7 @@ class Simulation:
     def begin(self, run: FakeRun) -> None:
         """Let a run claim its execution, and begin to compute if it may."""
         self.fake.begin_run(run.id)
-        if not records.claim(self.store, run.inputs["key"], run.id):
+        if not Execution(self.store, run.inputs["key"]).take(run.id):
             self.fake.end_run(run.id)
             return
         for shard in _shards(run):
@@ -185,7 +182,7 @@ class Simulation:
                 self.fails[shard] -= 1
             elif stops:
                 self.no_time[shard] -= 1
-                records.report_shard(self.store, run.inputs["key"], run.id, ShardOutcome(shard, unfinished=True))
+                Execution(self.store, run.inputs["key"]).report(ShardOutcome(shard, unfinished=True))
                 if self.writes_parts:
                     obstore.put(self.store, f"raw/model={MODEL}/shard={shard}/part-{run.id}.csv.gz", b"")
             else:
@@ -198,12 +195,12 @@ class Simulation:
         self.fake.end_run(run.id, "failure" if "failure" in conclusions else "success")
 
     def put_manifest(self, shard: str) -> None:
-        """Let a shard's raw predictions be there."""
+        """Write a shard's manifest."""
         put_manifest(self.store, self.library, MODEL, shard)
 
     @contextmanager
     def watched(self, point: Callable[[str], None]) -> Iterator[None]:
-        """Call `point` at each point of whatever launches and follows within the context; it may raise CrashError."""
+        """Call `point` at each point of the processes within the context; it may raise CrashError."""
 
         def put(store: object, name: str, *arguments: object, **options: object) -> object:
             if self._working:
@@ -217,18 +214,18 @@ class Simulation:
         shim.put = put
         self.point, self._process.dead = point, False
         try:
-            with patch.object(records, "obstore", shim):
+            with patch.object(json_records, "obstore", shim):
                 yield
         finally:
             self.point, self._process.dead = None, False
 
     @property
     def dead(self) -> bool:
-        """Whether the process that asks, a thread, is dead."""
+        """Whether the calling process, a thread, is dead."""
         return getattr(self._process, "dead", False)
 
     def reach(self, point: str) -> None:
-        """Be at a point of the process; it does nothing more once it is dead."""
+        """Tell that the process is at this point. A dead process does nothing more."""
         if self.dead:
             raise CrashError(point)
         if self.point:
@@ -239,70 +236,33 @@ class Simulation:
                 raise
 
 
-class DirectGitHub:
-    """The client of the fake without HTTP, by the table of what each fault means."""
+class DirectGitHub(GitHubBackend):
+    """The backend without HTTP: the fake answers its requests at once."""
 
     def __init__(self, simulation: Simulation) -> None:
+        super().__init__(SETTINGS, githubkit.TokenAuthStrategy(TOKEN), ())
         self._simulation = simulation
-        self._fake = simulation.fake
 
-    def dispatch(self, inputs: Mapping[str, str]) -> Run:
-        self._simulation.reach("before POST")
-        run_id = self._ask(lambda: self._fake.dispatch("main", dict(inputs)))
-        self._simulation.reach("after POST")
-        return Run(run_id=run_id, url=f"https://github.com/runs/{run_id}")
-
-    def list_runs(self, since: datetime) -> list[WorkflowRun]:
-        return [_run(run) for run in self._ask(self._fake.list_runs) if run.created_at >= since]
-
-    def get_run(self, run_id: int) -> WorkflowRun:
-        return _run(self._ask(lambda: self._fake.get_run(run_id)))
-
-    def list_jobs(self, run_id: int) -> list[Job]:
-        return [
-            Job(
-                id=job.id,
-                name=job.name,
-                status=job.status,
-                conclusion=job.conclusion,
-                html_url=f"https://github.com/jobs/{job.id}",
-                created_at=job.created_at,
-                started_at=job.started_at or job.created_at,
-                completed_at=job.completed_at,
-            )
-            for job in self._ask(lambda: self._fake.list_jobs(run_id))
-        ]
-
-    def cancel(self, run_id: int, *, force: bool = False) -> None:
-        self._simulation.reach("before cancel")
-        self._ask(lambda: self._fake.cancel(run_id, force=force))
-        self._simulation.reach("after cancel")
-
-    def _ask(self, work: Callable[[], object]) -> object:
+    def _ask(self, method: str, path: str, *, params: dict[str, str] | None = None, json: object = None) -> object:
+        changes = "cancel" if path.endswith("cancel") else method
+        if method == "POST":
+            self._simulation.reach(f"before {changes}")
         if self._simulation.dead:
             raise CrashError
         try:
-            return work()
+            _, answer = self._simulation.fake.answer(method, f"/repos/{REPOSITORY}{path}", params or {}, json or {})
         except RefusalError as refusal:
             raise _meaning(refusal.fault) from None
+        if method == "POST":
+            self._simulation.reach(f"after {changes}")
+        return answer
 
 
-def _meaning(fault: Fault) -> GitHubError:
+def _meaning(fault: Fault) -> BackendError:
     kind = next((kind for known, kind in MEANINGS.values() if known == fault), RefusedError)
     if kind is LimitError:
         return LimitError(fault.message, timedelta(seconds=int(fault.headers.get("retry-after", 60))))
     return RefusedError(fault.message, fault.status or 0) if kind is RefusedError else UnansweredError(fault.message)
-
-
-def _run(run: FakeRun) -> WorkflowRun:
-    return WorkflowRun(
-        id=run.id,
-        display_title=run.title,
-        status=run.status,
-        conclusion=run.conclusion,
-        html_url=f"https://github.com/runs/{run.id}",
-        created_at=run.created_at,
-    )
 
 
 def _shards(run: FakeRun) -> list[str]:

@@ -1,4 +1,4 @@
-"""`precalc github cancel`: it ends the run on GitHub, once, and says what is there."""
+"""`precalc github cancel` ends the run on GitHub, and tells which shards have landed."""
 
 import pytest
 from conftest import github_settings
@@ -6,20 +6,19 @@ from fake_github import FakeGitHub
 
 from precalc_assets.cli.github import cancel
 from precalc_assets.errors import ExecutionError
-from precalc_assets.executions import records
-from precalc_assets.executions.following import shards_to_try_again
+from precalc_assets.executions import Run, open_execution, shards_to_retry
 
 MODEL = "eos9abc"
 
 
 @pytest.fixture
 def key(world, served: str, fake: FakeGitHub, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The key of an execution whose run is at work, and the settings of whoever cancels it."""
+    """The key of an execution whose run is at work, with settings for cancelling it in the environment."""
     library = world.build_library()
-    intent = records.open_execution(world.store, MODEL, library.digest, list(library.shards))
-    assert intent is not None
-    run_id = fake.dispatch("main", {"model-id": MODEL, "key": intent.key})
-    records.put_run(world.store, intent.key, records.Run(run_id=run_id, url="https://github.com/runs/1001"))
+    execution = open_execution(world.store, MODEL, library.digest, list(library.shards))
+    assert execution is not None
+    run_id = fake.dispatch("main", {"model-id": MODEL, "key": execution.key})
+    execution.run.put(Run(run_id=run_id, url="https://github.com/runs/1001"))
     github = github_settings(served)
     settings = world.environment | {
         "PRECALC_GITHUB_API_URL": served,
@@ -29,14 +28,14 @@ def key(world, served: str, fake: FakeGitHub, monkeypatch: pytest.MonkeyPatch) -
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(world.root)
-    return intent.key
+    return execution.key
 
 
-def test_cancelling_by_command_ends_the_run_for_good(key, world, fake, capsys) -> None:
+def test_cancel_command_ends_the_run_for_good(key, world, fake, capsys) -> None:
     cancel(key)
     assert [run.conclusion for run in fake.runs.values()] == ["cancelled"]
     assert capsys.readouterr().out.endswith(f"{key}: cancelled by precalc; 0 shards have landed and stay\n")
-    assert shards_to_try_again(world.store, MODEL) == {}
+    assert shards_to_retry(world.store, MODEL) == {}
     with pytest.raises(ExecutionError, match=f"{key} is over"):
         cancel(key)
     with pytest.raises(ExecutionError, match="there is no execution eos9abc-0009"):

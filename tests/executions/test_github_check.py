@@ -1,4 +1,4 @@
-"""`precalc github check`: each thing that can be wrong is found, said with its way out, and nothing is launched."""
+"""`precalc github check` finds each thing that can be wrong, says what to do about it, and launches nothing."""
 
 import os
 import subprocess
@@ -9,15 +9,13 @@ from pathlib import Path
 import pytest
 from fake_github import FORBIDDEN, NOT_FOUND, REPOSITORY, TOKEN, WORKFLOW_FILE, FakeGitHub
 
-from precalc_assets.executions.check import WORKFLOW_INPUTS, check
-from precalc_assets.executions.github import GitHubClient
-from precalc_assets.executions.launch import workflow_inputs
+from precalc_assets.executions.github import GitHubBackend, workflow_inputs
+from precalc_assets.executions.github_check import WORKFLOW_INPUTS, check
 from precalc_assets.executions.records import Intent
-from precalc_assets.settings import Settings
 
 
-def test_all_is_well_and_nothing_is_launched(client: GitHubClient, fake: FakeGitHub) -> None:
-    assert [found.name for found in check(client) if found.passed] == [
+def test_check_passes_and_launches_nothing(backend: GitHubBackend, fake: FakeGitHub) -> None:
+    assert [found.name for found in check(backend) if found.passed] == [
         "repository",
         "ref",
         "workflow",
@@ -39,7 +37,7 @@ def _fail(endpoint: str) -> Callable[[FakeGitHub], None]:
     ("spoil", "settings", "name", "said"),
     [
         (None, {"github_token": "old"}, "repository", "Bad credentials; the token has expired"),
-        (None, {"github_repository": "ersilia-os/other"}, "repository", "PRECALC_GITHUB_REPOSITORY is right"),
+        (None, {"github_repository": "ersilia-os/other"}, "repository", "check PRECALC_GITHUB_REPOSITORY"),
         (_set("archived", True), {}, "repository", "unarchive it"),
         (None, {"github_ref": "0123abc"}, "ref", "0123abc is no branch and no tag"),
         (None, {"github_workflow": "other.yml"}, "workflow", "PRECALC_GITHUB_WORKFLOW"),
@@ -52,35 +50,35 @@ def _fail(endpoint: str) -> Callable[[FakeGitHub], None]:
         (_set("may_write", False), {}, "permission", "Actions: write"),
     ],
 )
-def test_what_is_wrong_is_said_with_what_to_do(
+def test_each_fault_is_named_with_its_remedy(
     spoil: Callable[[FakeGitHub], None] | None,
     settings: dict[str, str],
     name: str,
     said: str,
-    open_client: Callable[..., GitHubClient],
+    open_backend: Callable[..., GitHubBackend],
     fake: FakeGitHub,
 ) -> None:
     if spoil:
         spoil(fake)
-    *_, last = check(open_client(**settings))
+    *_, last = check(open_backend(**settings))
     assert (last.name, last.passed) == (name, False)
     assert said in last.description
     assert fake.runs == {}
 
 
-def test_what_is_checked_for_is_what_is_sent() -> None:
+def test_checked_inputs_are_the_inputs_sent() -> None:
     intent = Intent.model_validate(
         {"key": "k", "model": "m", "library_digest": "d", "shards": ["00"], "sample": 5, "created_at": 0}
     )
-    assert set(workflow_inputs(intent, Settings(_env_file=None))) == set(WORKFLOW_INPUTS)
+    assert set(workflow_inputs(intent, 50)) == set(WORKFLOW_INPUTS)
 
 
-def test_the_workflow_of_this_repository_takes_the_inputs(client: GitHubClient, fake: FakeGitHub) -> None:
+def test_workflow_of_this_repository_takes_the_inputs(backend: GitHubBackend, fake: FakeGitHub) -> None:
     fake.workflow_file = (Path(__file__).parents[2] / ".github/workflows/predict-parallel.yml").read_text()
-    assert all(found.passed for found in check(client))
+    assert all(found.passed for found in check(backend))
 
 
-def test_the_command_says_it_in_a_line(served: str, fake: FakeGitHub, tmp_path: Path) -> None:
+def test_check_command_prints_one_line_for_the_fault(served: str, fake: FakeGitHub, tmp_path: Path) -> None:
     environment = {
         "PATH": os.environ["PATH"],
         "PRECALC_GITHUB_API_URL": served,

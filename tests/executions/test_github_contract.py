@@ -1,4 +1,4 @@
-"""What we ask of GitHub, and what the fake answers, held against GitHub's own description of its API, by Prism."""
+"""Prism checks our requests, and the fake's answers, against GitHub's own description of its API."""
 
 import json
 import re
@@ -16,11 +16,16 @@ from conftest import github_settings
 from fake_github import DROPPED, INSTALLATION, REPOSITORY, TOKEN, WORKFLOW, FakeGitHub, wait_for
 from simulation import MEANINGS, MODEL, SHARDS, Simulation
 
-from precalc_assets.executions.check import check
-from precalc_assets.executions.following import follow
-from precalc_assets.executions.github import GitHubClient, GitHubError, UnansweredError, open_github
+from precalc_assets.executions import Intent, follow
+from precalc_assets.executions.backend import BackendError, UnansweredError
+from precalc_assets.executions.github import GitHubBackend, open_github
+from precalc_assets.executions.github_check import check
 
 pytestmark = pytest.mark.slow
+
+INTENT = Intent(
+    key=f"{MODEL}-0009", model=MODEL, library_digest="d", shards=SHARDS, created_at=datetime(2020, 1, 1, tzinfo=UTC)
+)
 
 _MODULES = Path(__file__).parent / "node_modules"
 _DESCRIPTION = _MODULES / "@octokit" / "openapi" / "generated" / "api.github.com.json"
@@ -100,43 +105,44 @@ def _listens(port: int) -> bool:
 
 
 @pytest.fixture
-def checked(prism: str) -> GitHubClient:
-    """A client of the fake, through the proxy."""
+def checked(prism: str) -> GitHubBackend:
+    """A backend over the fake, through the proxy."""
     return open_github(github_settings(prism), read_pauses=())
 
 
-def test_an_execution_with_every_request_of_ours_keeps_the_contract(
-    checked: GitHubClient, fake: FakeGitHub, simulation: Simulation
+def test_every_request_of_ours_keeps_the_contract(
+    checked: GitHubBackend, fake: FakeGitHub, simulation: Simulation
 ) -> None:
     simulation.fails = {"02": 1}
     assert all(found.passed for found in check(checked))
-    runners = replace(simulation.runners(), github=checked)
-    assert all(outcome.landed for outcome in follow(runners, simulation.library, MODEL, SHARDS))
-    run_id = fake.dispatch("main", {"model-id": MODEL})
-    assert any(run.id == run_id for run in checked.list_runs(datetime(2020, 1, 1, tzinfo=UTC)))
+    engine = replace(simulation.engine(), backend=checked)
+    assert all(outcome.landed for outcome in follow(engine, MODEL, SHARDS))
+    run_id = fake.dispatch("main", {"model-id": MODEL, "key": INTENT.key})
+    found = checked.look_up(INTENT)
+    assert found is not None
+    assert found.run_id == run_id
     checked.cancel(run_id)
-    with pytest.raises(GitHubError, match="GitHub answers 409"):
-        checked.cancel(run_id, force=True)
+    checked.cancel(run_id, force=True)
     asked = {"repository", "ref", "workflow", "contents", "dispatch", "list_runs", "get_run", "list_jobs"}
     assert asked | {"cancel", "force_cancel"} == set(fake.asked)
 
 
-def test_an_app_asks_for_its_token_by_the_contract(prism: str, fake: FakeGitHub) -> None:
+def test_token_request_of_an_app_keeps_the_contract(prism: str, fake: FakeGitHub) -> None:
     answer = httpx.post(f"{prism}/app/installations/{INSTALLATION}/access_tokens", json={}, timeout=20)
     assert answer.status_code == 201
     assert answer.json()["token"] == TOKEN
 
 
 @pytest.mark.parametrize("name", [name for name, (fault, _) in MEANINGS.items() if fault.status != DROPPED.status])
-def test_a_fault_means_the_same_through_the_proxy(name: str, checked: GitHubClient, fake: FakeGitHub) -> None:
+def test_fault_means_the_same_through_the_proxy(name: str, checked: GitHubBackend, fake: FakeGitHub) -> None:
     fault, kind = MEANINGS[name]
     fake.faults["dispatch"].append(fault)
-    with pytest.raises(GitHubError) as error:
+    with pytest.raises(BackendError) as error:
         checked.dispatch({"model-id": MODEL})
     assert type(error.value) is kind
 
 
-def test_a_request_that_breaks_the_contract_is_caught(prism: str, fake: FakeGitHub) -> None:
+def test_request_that_breaks_the_contract_is_caught(prism: str, fake: FakeGitHub) -> None:
     url = f"{prism}/repos/{REPOSITORY}/actions/workflows/{WORKFLOW}/dispatches"
     answer = httpx.post(url, json={"ref": 5}, headers={"authorization": f"token {TOKEN}"}, timeout=20)
     assert answer.status_code == 422
@@ -148,8 +154,8 @@ def _without_title(run: fake_github.FakeRun) -> dict:
     return {name: value for name, value in fake_github.run_object(run).items() if name != "display_title"}
 
 
-def test_an_answer_of_the_fake_that_breaks_the_contract_is_caught(checked: GitHubClient, fake: FakeGitHub) -> None:
+def test_answer_that_breaks_the_contract_is_caught(checked: GitHubBackend, fake: FakeGitHub) -> None:
     run_id = fake.dispatch("main", {"model-id": MODEL})
     fake.describe_run = _without_title
     with pytest.raises(UnansweredError, match="Request/Response not valid"):
-        checked.get_run(run_id)
+        checked.status(INTENT, run_id)

@@ -1,4 +1,4 @@
-"""Several who launch and follow at the same time, each stopped at any point, killed there, or going on hours later."""
+"""Several processes that launch and follow at the same time, each stopped or killed at any point, or hours late."""
 
 import sys
 import threading
@@ -20,8 +20,8 @@ from hypothesis.stateful import (
 )
 from simulation import MEANINGS, MODEL, SHARDS, CrashError, Simulation
 
-from precalc_assets.executions.following import follow
-from precalc_assets.executions.github import RefusedError
+from precalc_assets.executions import follow
+from precalc_assets.executions.backend import RefusedError
 from precalc_assets.outcomes import ShardOutcome
 
 _UNANSWERED = ["502, done", "dropped, done"] * 4
@@ -32,7 +32,7 @@ STEPS: Counter[str] = Counter()
 
 
 class _Process:
-    """One who follows some shards, in a thread that goes no further than the next point when it is told to go on."""
+    """A process that follows some shards: a thread that stops at each point until it is told to go on."""
 
     def __init__(self, simulation: Simulation, shards: tuple[str, ...]) -> None:
         self.outcomes: list[ShardOutcome] = []
@@ -52,7 +52,7 @@ class _Process:
         assert self._stopped.acquire(timeout=20)
 
     def kill(self) -> None:
-        """Let it die where it is."""
+        """Kill it where it is."""
         self._killed = True
         self.go_on()
         self._thread.join(20)
@@ -78,8 +78,7 @@ class _Process:
     def _run(self) -> None:
         self._go.acquire()
         try:
-            runners = self._simulation.runners(sleep=self.sleep)
-            self.outcomes += follow(runners, self._simulation.library, MODEL, self._shards)
+            self.outcomes += follow(self._simulation.engine(sleep=self.sleep), MODEL, self._shards)
         except BaseException as error:  # noqa: BLE001 - it is looked at in the test's own thread
             self.error = error
         self.ended = True
@@ -87,7 +86,7 @@ class _Process:
 
 
 class Launching(RuleBasedStateMachine):
-    """Whatever the order: one run computes a shard at most, and in the end each is computed."""
+    """In every order of events, each shard is computed in the end, and by one run."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +107,7 @@ class Launching(RuleBasedStateMachine):
     def something_is_amiss(
         self, lag: int, beginning: int, dispatches: list[str], reads: list[str], points: int
     ) -> None:
-        """Lists lag, runners are busy, GitHub fails requests that are still to come, and one is on its way already."""
+        """Make lists lag, runners busy and GitHub fail later requests, with one process on its way already."""
         fake = self.simulation.fake
         fake.list_lag = timedelta(seconds=lag)
         self.simulation.seconds_to_begin = beginning
@@ -165,7 +164,7 @@ class Launching(RuleBasedStateMachine):
         assert all(len(runs) <= 1 for runs in self.simulation.computed.values()), self.simulation.computed
 
     def teardown(self) -> None:
-        """Let faults end and everybody go on: each shard is computed, and once."""
+        """End the faults and let all processes go on: each shard is computed once."""
         self.simulation.fake.faults.clear()
         try:
             for _ in range(2_000):
@@ -191,7 +190,7 @@ class Launching(RuleBasedStateMachine):
         STEPS["second runs"] += len({run.inputs["key"] for run in runs}) < len(runs)
 
 
-def test_whoever_launches_stops_and_dies_each_shard_is_computed_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_shard_is_computed_once_by_many_processes(capsys: pytest.CaptureFixture[str]) -> None:
     STEPS.clear()
     run_state_machine_as_test(
         Launching,

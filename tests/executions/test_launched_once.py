@@ -1,4 +1,4 @@
-"""At most one run computes each shard, and each shard is computed in the end: whatever fails, and whoever dies when."""
+"""Each shard is computed in the end, and by one run, whatever fails and whenever the launcher dies."""
 
 import sys
 
@@ -6,14 +6,14 @@ import pytest
 from fake_github import Fault
 from simulation import MEANINGS, SHARDS, CrashError, Simulation
 
-from precalc_assets.executions.launch import GRACE
+from precalc_assets.executions.protocol import GRACE
 
 FAULTS: dict[str, Fault | None] = {"nothing": None} | {name: fault for name, (fault, _) in MEANINGS.items()}
 LAGS = (0.0, 60.0, 200.0)
-"""Seconds until a run is in the lists: at once, within the grace, and after it."""
+"""Seconds until a run is in the lists: at once, within the grace period, and after it."""
 
 BEGINNINGS = (5.0, 400.0)
-"""Seconds until a run claims: before it is looked for, and after the grace is over and a second one is asked for."""
+"""Seconds until a run claims: before it is looked up, and after the grace period, when a second one is dispatched."""
 
 
 class _Killer:
@@ -34,7 +34,7 @@ class _Killer:
 def _simulate(fault: Fault | None, lag: float, beginning: float) -> Simulation:
     simulation = Simulation(list_lag=lag)
     simulation.seconds_to_begin = beginning
-    # Longer than the grace, so that a second run would find the first one at work.
+    # Longer than the grace period, so that a second run would find the first one at work.
     simulation.seconds_to_compute = 600
     if fault:
         simulation.fake.faults["dispatch"].append(fault)
@@ -42,7 +42,7 @@ def _simulate(fault: Fault | None, lag: float, beginning: float) -> Simulation:
 
 
 def _follow_until_computed(simulation: Simulation, killer: _Killer) -> None:
-    """Follow, again after each crash, and again after a refusal, as the person does who has mended it."""
+    """Follow, again after each crash, and again after a refusal, as a person does after repairing its cause."""
     for _ in range(4):
         try:
             with simulation.watched(killer):
@@ -57,7 +57,7 @@ def _follow_until_computed(simulation: Simulation, killer: _Killer) -> None:
 
 @pytest.mark.parametrize("beginning", BEGINNINGS)
 @pytest.mark.parametrize("lag", LAGS)
-def test_no_crash_and_no_fault_makes_two_runs_compute_or_none(
+def test_each_crash_and_fault_leaves_one_run_that_computes(
     lag: float, beginning: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cases = second_runs = 0
@@ -79,5 +79,5 @@ def test_no_crash_and_no_fault_makes_two_runs_compute_or_none(
             f"\n{cases} cases of fault and crash, lists {lag:g} s late, runs beginning after {beginning:g} s; "
             f"{second_runs} had a second run, which computed nothing\n"
         )
-    # Only where a run neither claims nor is listed within the grace is there ever a second one.
+    # A second run exists only if the first is neither claimed nor listed within the grace period.
     assert bool(second_runs) == (beginning > GRACE.total_seconds() and lag > GRACE.total_seconds())

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from precalc_assets.cards import find_card
 from precalc_assets.cli.jobs import split_shards
-from precalc_assets.executions import Settled, open_execution
-from precalc_assets.executions.records import find_report, put_settled
+from precalc_assets.executions import Execution, Settled, open_execution
 from precalc_assets.library import LibraryManifest
 from precalc_assets.sharding import parse_shards, shard_keys
 
@@ -93,9 +92,9 @@ def test_what_one_run_computes_is_left_to_it_by_the_next_and_by_its_own_second_a
 
 
 def test_a_job_that_github_runs_again_after_its_execution_was_settled_computes_nothing(world, library: LibraryManifest):
-    intent = open_execution(world.store, MODEL, library.digest, SHARDS)
-    planned = outputs(jobs(world, "plan", MODEL, "--key", intent.key))
-    put_settled(world.store, intent.key, Settled(conclusion="cancelled", settled_at=intent.created_at))
+    execution = open_execution(world.store, MODEL, library.digest, SHARDS)
+    planned = outputs(jobs(world, "plan", MODEL, "--key", execution.key))
+    execution.settled.create(Settled(conclusion="cancelled", settled_at=execution.intent.created_at))
 
     again = jobs(world, "predict", planned["key"], "--shards", "00", "--until", "1h")
 
@@ -127,7 +126,7 @@ def test_shards_for_which_there_was_no_time_are_told(world, library: LibraryMani
 
     assert predicted.returncode == 0
     assert "stopped in time" in predicted.stderr
-    assert find_report(world.store, key, "03").unfinished
+    assert Execution(world.store, key).shard_report("03").read().unfinished
     assert served.returncode == 0
     assert "left out, for want of raw predictions" in served.stderr
     assert report.returncode == 1
@@ -141,8 +140,9 @@ def test_a_model_that_cannot_be_opened_is_the_reason_of_every_shard_of_the_job(w
 
     assert jobs(world, "predict", key, "--shards", "00-01", "--until", "1h").returncode == 1
 
-    assert "run.sh" in find_report(world.store, key, "01").failure
-    assert find_report(world.store, key, "02") is None
+    execution = Execution(world.store, key)
+    assert "run.sh" in execution.shard_report("01").read().failure
+    assert execution.shard_report("02").read() is None
     assert "shards 02-03: its job did not say" in jobs(world, "report", key).stdout
 
 

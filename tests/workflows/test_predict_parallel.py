@@ -6,9 +6,8 @@ from datetime import UTC, datetime
 import pytest
 from aws_emulator import tables_url
 
-from precalc_assets.executions import Settled, open_execution
-from precalc_assets.executions.records import find_claim, find_report, put_settled
-from precalc_assets.inference import find_report as find_canary_report
+from precalc_assets.executions import Execution, Settled, open_execution
+from precalc_assets.inference import find_report
 from precalc_assets.library import build_library, read_shard
 from precalc_assets.predictions import require_manifest
 from precalc_assets.sharding import shard_keys
@@ -43,7 +42,8 @@ def assert_served(workshop, shards: Iterable[str], tables: KeyValueStore | None 
 
 
 def settle(workshop, key: str) -> None:
-    put_settled(workshop.world.store, key, Settled(conclusion="failure", settled_at=datetime.now(UTC)))
+    settled = Settled(conclusion="failure", settled_at=datetime.now(UTC))
+    assert Execution(workshop.world.store, key).settled.create(settled)
 
 
 def test_a_failed_shard_holds_none_back_is_told_with_its_reason_and_ends_well_when_it_is_launched_again(new_workshop):
@@ -57,10 +57,10 @@ def test_a_failed_shard_holds_none_back_is_told_with_its_reason_and_ends_well_wh
     assert done.returncode == 1, done.stdout
     assert workshop.landed() == shards[:4]
     assert_served(workshop, shards[:4])
-    assert "answers no molecule" in find_report(store, first.key, "04").failure
+    assert "answers no molecule" in first.shard_report("04").read().failure
     assert "4 of 5 shards" in done.stdout
     assert "- shards 04: " in done.stdout
-    assert find_claim(store, first.key).run_id == 1001
+    assert first.claim.read().run_id == 1001
 
     asked = len(workshop.world.calls())
     again = workshop.run(model_id=MODEL, key=first.key)
@@ -106,15 +106,15 @@ def test_on_s3_and_dynamodb_shards_land_and_are_claimed_as_on_disk(new_workshop,
     workshop.variables |= {"PRECALC_STORE_URL": url, "PRECALC_TABLES_URL": tables}
     store = open_store(url)
     library = build_library(store, workshop.world.root / "library.smi", n_shards=5, processes=1)
-    intent = open_execution(store, MODEL, library.digest, shard_keys(5))
+    execution = open_execution(store, MODEL, library.digest, shard_keys(5))
 
-    done = workshop.run(model_id=MODEL, key=intent.key, n_workers="2")
+    done = workshop.run(model_id=MODEL, key=execution.key, n_workers="2")
     asked = len(workshop.world.calls())
-    again = workshop.run(model_id=MODEL, key=intent.key)
+    again = workshop.run(model_id=MODEL, key=execution.key)
 
     assert (done.returncode, again.returncode) == (0, 0), done.stdout
     assert len(workshop.world.calls()) == asked
-    assert find_claim(store, intent.key).run_id == 1001
+    assert execution.claim.read().run_id == 1001
     assert sorted(TableReader(open_tables(tables), MODEL).directories()) == shard_keys(5)
 
 
@@ -124,7 +124,7 @@ def test_a_sample_is_the_canary_and_nothing_else(new_workshop):
     done = workshop.run(model_id=MODEL, sample_only="12")
 
     assert done.returncode == 0, done.stdout
-    assert find_canary_report(workshop.world.store, MODEL).molecules == 12
+    assert find_report(workshop.world.store, MODEL).molecules == 12
     assert workshop.landed() == []
     assert not workshop.world.tables.has_table(MODEL)
 
@@ -132,13 +132,13 @@ def test_a_sample_is_the_canary_and_nothing_else(new_workshop):
 def test_a_model_that_fails_its_canary_gets_no_fifty_jobs(new_workshop):
     workshop = new_workshop(5, FEW)
     workshop.world.write_model(answer="return 'high,1,x'")
-    intent = open_execution(workshop.world.store, MODEL, workshop.library.digest, shard_keys(5))
+    execution = open_execution(workshop.world.store, MODEL, workshop.library.digest, shard_keys(5))
 
-    done = workshop.run(model_id=MODEL, key=intent.key)
+    done = workshop.run(model_id=MODEL, key=execution.key)
 
     assert done.returncode == 1
     assert "/Predict" not in done.stdout
-    assert "score is 'high'" in find_report(workshop.world.store, intent.key, "03").failure
+    assert "score is 'high'" in execution.shard_report("03").read().failure
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from playwright.sync_api import Page, sync_playwright
 from test_predict_parallel import FEW, MANY, assert_served, refuse, smiles_of
 
 from precalc_assets.cards import find_card
-from precalc_assets.executions.records import find_settled, list_executions
+from precalc_assets.executions import list_executions
 from precalc_assets.library import build_library, put_source
 from precalc_assets.sharding import shard_keys
 from precalc_assets.storage import open_store
@@ -81,7 +81,7 @@ def test_a_model_goes_from_a_run_of_dagster_over_the_workflow_to_its_table_on_aw
         assert [event.partition for event in graph.materializations("sample_predictions")] == [MODEL]
     assert [run.inputs["shards"] for run in actions.fake.runs.values()] == ["00-04", "04"]
     store = graph.platform.store
-    first, second = (find_settled(store, key) for key in list_executions(store))
+    first, second = (execution.settled.read() for execution in list_executions(store))
     assert first.failures.keys() == {"04"}
     assert second is None or second.landed == ("04",)
     assert_served(workshop, shards, graph.platform.tables)

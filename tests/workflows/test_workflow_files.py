@@ -7,15 +7,13 @@ import os
 import re
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
 
 from precalc_assets.cli.durations import parse_duration
-from precalc_assets.executions.github import Job
-from precalc_assets.executions.jobs import computed_shards
+from precalc_assets.executions.github import computed_shards
 from precalc_assets.settings import Settings
 
 PROJECT = Path(__file__).parents[2]
@@ -111,18 +109,7 @@ def test_dagster_finds_a_run_and_the_jobs_of_its_shards_by_their_names():
     assert workflow["run-name"].endswith(" [${{ inputs.key || 'by hand' }}]")
 
     name = workflow["jobs"]["predict"]["name"].replace("${{ matrix.shards }}", "00-02,07")
-    now = datetime.now(UTC)
-    job = Job(
-        id=1,
-        name=name,
-        status="queued",
-        conclusion=None,
-        html_url="",
-        created_at=now,
-        started_at=now,
-        completed_at=None,
-    )
-    assert computed_shards(50, job) == ("00", "01", "02", "07")
+    assert computed_shards(name, 50) == ("00", "01", "02", "07")
 
 
 def test_a_job_stops_in_time_for_what_it_computed_to_be_put_and_before_github_ends_it():

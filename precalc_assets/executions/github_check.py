@@ -1,0 +1,118 @@
+"""Checking whether executions can be launched on GitHub, without launching one."""
+
+import base64
+import secrets
+from collections.abc import Callable, Iterator
+from urllib.parse import quote
+
+import yaml
+
+from precalc_assets.executions.backend import BackendError, RefusedError
+from precalc_assets.executions.github import GitHubBackend
+from precalc_assets.outcomes import Check
+
+WORKFLOW_INPUTS = ("model-id", "sample-only", "n-workers", "shards", "key")
+"""The inputs that the workflow must take; see `github.workflow_inputs`."""
+
+_UNPROCESSABLE = 422
+
+_REMEDIES = {
+    401: "the token has expired or was revoked, or the App's id and private key do not belong together: make new ones",
+    403: "give the token, or the App, the permissions Actions: write and Contents: read, and accept them",
+    404: "check PRECALC_GITHUB_REPOSITORY, and that the token, or the App's installation, includes the repository",
+}
+"""By HTTP status, what to do about GitHub's refusal."""
+
+
+class _Wrong(Exception):  # noqa: N818 - a finding, not an error
+    """A failed check; the message says what is wrong and what to do about it."""
+
+
+def check(github: GitHubBackend) -> Iterator[Check]:
+    """Yield the checks in order, and end at the first that fails, since the next ones need it.
+
+    Nothing is changed. The permission to start runs is checked by asking for one at a ref that does not exist: GitHub
+    refuses that with 422 if it would start a run at an existing ref, and with 403 or 404 if it would not.
+    """
+    checks: dict[str, Callable[[GitHubBackend], str]] = {
+        "repository": _check_repository,
+        "ref": _check_ref,
+        "workflow": _check_workflow,
+        "inputs": _check_inputs,
+        "permission": _check_permission,
+    }
+    for name, find_out in checks.items():
+        try:
+            found = Check(name, passed=True, description=find_out(github))
+        except _Wrong as wrong:
+            found = Check(name, passed=False, description=str(wrong))
+        except BackendError as error:
+            found = Check(name, passed=False, description=f"{error}; {_remedy(error)}")
+        yield found
+        if not found.passed:
+            return
+
+
+def _check_repository(github: GitHubBackend) -> str:
+    repository = github.read("")
+    if repository.get("archived"):
+        raise _Wrong(f"{github.repository} is archived and runs nothing; unarchive it in its settings")
+    return f"{repository.get('full_name')} can be read"
+
+
+def _check_ref(github: GitHubBackend) -> str:
+    for kind, name in {"heads": "branch", "tags": "tag"}.items():
+        if github.find(f"/git/ref/{quote(f'{kind}/{github.ref}', safe='')}"):
+            return f"{github.ref} is a {name}"
+    raise _Wrong(
+        f"{github.ref} is no branch and no tag of {github.repository}; set PRECALC_GITHUB_REF to one, or let "
+        "the token read Contents"
+    )
+
+
+def _check_workflow(github: GitHubBackend) -> str:
+    found = github.find(f"/actions/workflows/{quote(github.workflow, safe='')}")
+    if not found:
+        raise _Wrong(
+            f"{github.workflow} is not on the default branch of {github.repository}, where GitHub looks for workflows; "
+            "merge it, or set PRECALC_GITHUB_WORKFLOW"
+        )
+    if found.get("state") != "active":
+        raise _Wrong(f"{github.workflow} is {found.get('state')}; enable it under Actions, or by `gh workflow enable`")
+    return f"{github.workflow} is active"
+
+
+def _check_inputs(github: GitHubBackend) -> str:
+    file = github.read(f"/contents/{quote(f'.github/workflows/{github.workflow}', safe='')}", ref=github.ref)
+    here = f"{github.workflow} at {github.ref}"
+    try:
+        workflow = yaml.safe_load(base64.b64decode(file["content"]))
+        # YAML 1.1 reads the key `on` as true.
+        triggers = workflow.get("on", workflow.get(True))
+        declared = triggers["workflow_dispatch"]["inputs"]
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError):
+        raise _Wrong(f"{here} has no workflow_dispatch with inputs; merge this version's file") from None
+    missing = [name for name in WORKFLOW_INPUTS if name not in declared]
+    if missing:
+        raise _Wrong(f"{here} has no input {', '.join(missing)}; merge this version's file")
+    others = {name: about for name, about in declared.items() if name not in WORKFLOW_INPUTS and about}
+    required = [name for name, about in others.items() if about.get("required") and "default" not in about]
+    if required:
+        raise _Wrong(f"{here} requires {', '.join(required)}, which precalc does not give; merge this version's file")
+    return f"{here} takes {', '.join(WORKFLOW_INPUTS)}"
+
+
+def _check_permission(github: GitHubBackend) -> str:
+    try:
+        github.dispatch({}, ref=f"precalc-check-{secrets.token_hex(8)}")
+    except RefusedError as error:
+        if error.status == _UNPROCESSABLE:
+            return "runs may be started"
+        raise
+    raise _Wrong("GitHub has started a run at a ref that does not exist; look at the repository's Actions")
+
+
+def _remedy(error: BackendError) -> str:
+    if isinstance(error, RefusedError):
+        return _REMEDIES.get(error.status, "see docs/github.md")
+    return "try again later, or check PRECALC_GITHUB_API_URL and the network"
