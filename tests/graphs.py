@@ -148,5 +148,5 @@ class QuickPlatform(Platform):
 
     clock = Clock()
 
-    def runners(self, say, *, patient=True):
-        return replace(super().runners(say, patient=False), now=self.clock.now, sleep=self.clock.sleep)
+    def engine(self, say, *, patient=True):
+        return replace(super().engine(say, patient=False), now=self.clock.now, sleep=self.clock.sleep)

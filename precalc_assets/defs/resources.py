@@ -17,7 +17,7 @@ from precalc_assets.storage import absolute_url, open_store
 from precalc_assets.tables import KeyValueStore, open_tables
 
 if TYPE_CHECKING:
-    from precalc_assets.executions import Runners
+    from precalc_assets.executions import Engine
 
 TABLES_KIND = urlsplit(load_settings().tables_url).scheme
 """What the UI calls the store of the tables: sqlite."""
@@ -52,16 +52,17 @@ class Platform:
         """Return what a long step tells its progress to: here, lines in the run's log."""
         return ProgressLines(log.info, molecules)
 
-    def runners(self, say: Callable[[str], None], *, patient: bool = True) -> Runners:
-        """Return GitHub's runners; `say` is told how executions get on, and who is patient asks GitHub again.
+    def engine(self, say: Callable[[str], None], *, patient: bool = True) -> Engine:
+        """Return the engine over GitHub's runners; `say` gets its progress, and `patient` retries failed reads.
 
-        Raises UsageError if a setting is missing.
+        Raises UsageError if a setting is missing, LibraryError if there is no library.
         """
         # githubkit takes a third of a second to load, and a run on this machine needs none of it.
-        from precalc_assets.executions import Runners, open_github
+        from precalc_assets.executions import Engine
+        from precalc_assets.executions.github import open_github
 
         github = open_github(self.settings) if patient else open_github(self.settings, read_pauses=())
-        return Runners(self.store, github, self.settings, say=say)
+        return Engine(self.store, github, self.library(), self.settings, say=say)
 
     def uri(self, path: str) -> str:
         """Return the full name of an object of the store."""

@@ -17,14 +17,18 @@ from graphs import MODEL, MOLECULES, SHARDS, Clock, Graph, QuickPlatform
 
 from precalc_assets.defs.executions.reporting import canary_events, shard_events, tell_dagster
 from precalc_assets.defs.executions.settling import Tick
-from precalc_assets.executions import Run, Settled, claim_own, facts_of, find_settled, read_intent, step
-from precalc_assets.executions.records import (
-    CANCELLED,
+from precalc_assets.executions import (
+    Execution,
+    Run,
+    Settled,
+    claim_own,
     list_executions,
     open_execution,
     pending_requests,
-    put_settled,
+    step,
 )
+from precalc_assets.executions.following import shard_facts
+from precalc_assets.executions.records import CANCELLED
 from precalc_assets.inference import find_report
 
 pytestmark = pytest.mark.slow
@@ -203,8 +207,8 @@ def test_a_run_that_is_terminated_cancels_its_runs_on_github(graph: RunnerGraph,
     assert not graph.run_range("raw_predictions").success
 
     [run] = graph.fake.runs.values()
-    [key] = list_executions(graph.platform.store)
-    settled = find_settled(graph.platform.store, key)
+    [execution] = list_executions(graph.platform.store)
+    settled = execution.settled.read()
     if terminated:
         assert (run.conclusion, settled.conclusion) == ("cancelled", CANCELLED)
     else:
@@ -310,26 +314,26 @@ def test_a_request_that_is_none_holds_no_other_back(graph: RunnerGraph):
 # -- settling and trying again
 
 
-def started_by_hand(graph: RunnerGraph, shards=SHARDS) -> str:
+def started_by_hand(graph: RunnerGraph, shards=SHARDS) -> Execution:
     """Let a person start the workflow, and its jobs end."""
     store = graph.platform.store
     on_dispatch, graph.fake.on_dispatch = graph.fake.on_dispatch, None
     run_id = graph.fake.dispatch("main", {"model-id": MODEL})
     graph.fake.on_dispatch = on_dispatch
     run = Run(run_id=run_id, url=f"https://github.example/runs/{run_id}")
-    intent = claim_own(store, run, MODEL, graph.platform.library().digest, shards)
-    bad = graph.runners.compute(intent.key, run_id)
+    execution = claim_own(store, run, MODEL, graph.platform.library().digest, shards)
+    bad = graph.runners.compute(execution, run_id)
     graph.fake.end_run(run_id, "failure" if bad else "success")
-    return intent.key
+    return execution
 
 
 def test_what_a_person_has_started_is_settled_and_reported_once_with_the_marks_of_a_run(world):
     with running(world) as graph:
         assert graph.materialize("library_shards", first="03", last="06").success
-        key = started_by_hand(graph)
+        execution = started_by_hand(graph)
 
         _, cursor = graph.tick("github_executions")
-        assert find_settled(graph.platform.store, key).landed == SHARDS
+        assert execution.settled.read().landed == SHARDS
         assert graph.instance.get_dynamic_partitions("models") == [MODEL]
         for before in (cursor, None):
             graph.tick("github_executions", before)
@@ -344,7 +348,7 @@ def test_what_a_person_has_started_is_settled_and_reported_once_with_the_marks_o
 
         told = graph.instance.get_run_records(dg.RunsFilter(tags={"dagster/sensor_name": "github_executions"}))
         assert [(run.dagster_run.tags["precalc/reported"], run.dagster_run.is_success) for run in told] == [
-            (key, True)
+            (execution.key, True)
         ] * 2
         assert all(run.start_time and run.end_time for run in told)
 
@@ -411,20 +415,20 @@ def test_a_shard_over_the_limit_fails_in_the_run_that_follows_it(graph: RunnerGr
 
 def test_a_report_that_broke_off_is_completed_once(world):
     with running(world) as graph:
-        key = started_by_hand(graph)
+        execution = started_by_hand(graph)
         tick = Tick(graph.context(), graph.platform)
-        settled = step(tick.runners, tick.library, read_intent(world.store, key))
-        facts = facts_of(read_intent(world.store, key), settled)
+        settled = step(tick.engine, execution)
+        facts = shard_facts(execution.intent, settled)
         graph.instance.add_dynamic_partitions("models", [MODEL])
 
         def events() -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
-            shards = shard_events(graph.instance, graph.platform, tick.runners, tick.library, MODEL, SHARDS, facts)
+            shards = shard_events(graph.instance, graph.platform, tick.engine, MODEL, SHARDS, facts)
             return chain(canary_events(graph.instance, graph.platform, MODEL), shards)
 
         whole = list(events())
         for last in (2, 4, 6, 12):
-            tell_dagster(graph.instance, key, islice(events(), last))
-        tell_dagster(graph.instance, key, events())
+            tell_dagster(graph.instance, execution.key, islice(events(), last))
+        tell_dagster(graph.instance, execution.key, events())
 
         assert list(events()) == []
         assert whole
@@ -458,8 +462,7 @@ def test_what_a_dead_run_has_left_is_settled_and_its_failed_shards_are_tried_thr
     graph.runners.go_on.set()
 
     def settled() -> int:
-        found = [find_settled(graph.platform.store, key) for key in list_executions(graph.platform.store)]
-        return sum(one is not None for one in found)
+        return sum(each.settled.read() is not None for each in list_executions(graph.platform.store))
 
     for attempt in (1, 2, 3):
         graph.tick_until("github_executions", lambda attempt=attempt: settled() == attempt)
@@ -469,7 +472,7 @@ def test_what_a_dead_run_has_left_is_settled_and_its_failed_shards_are_tried_thr
 
     assert graph.dispatched() == ["03-06", "04", "04"]
     *_, last = list_executions(graph.platform.store)
-    assert read_intent(graph.platform.store, last).reasons == {"04": ("the model breaks today",) * 2}
+    assert last.intent.reasons == {"04": ("the model breaks today",) * 2}
     assert recorded(graph) == keys(("03", "05", "06"))
 
 
@@ -492,14 +495,14 @@ def test_nobody_tries_again_what_was_cancelled_or_was_of_another_library(graph: 
     store, digest = graph.platform.store, graph.platform.library().digest
     ended = (("03", digest, CANCELLED), ("04", "another", "failure"), ("05", digest, "failure"))
     for shard, of, conclusion in (*ended, ("06", digest, "cancelled")):
-        intent = open_execution(store, MODEL, of, [shard])
+        execution = open_execution(store, MODEL, of, [shard])
         settled = Settled(conclusion=conclusion, failures={shard: "its job ended"}, settled_at=datetime.now(UTC))
-        put_settled(store, intent.key, settled)
+        execution.settled.create(settled)
 
     graph.tick("failed_shards")
 
     opened = list_executions(store)[4:]
-    assert [read_intent(store, key).shards for key in opened] == [("05", "06")]
+    assert [each.intent.shards for each in opened] == [("05", "06")]
 
 
 def test_without_github_s_settings_the_sensors_say_what_is_missing(world):

@@ -12,8 +12,8 @@ from dagster_dev import DagsterDev, dagster_dev, wait_until
 from fake_github import REPOSITORY, TOKEN, FakeGitHub
 from fake_runners import FakeRunners
 
-from precalc_assets.executions import find_follower, find_settled, unsettled
-from precalc_assets.executions.records import CANCELLED, find_run, list_executions
+from precalc_assets.executions import Execution, list_executions, unsettled
+from precalc_assets.executions.records import CANCELLED
 from precalc_assets.settings import Settings
 from precalc_assets.sharding import shard_keys
 
@@ -107,12 +107,14 @@ def test_runs_that_are_killed_reattach_or_are_settled_by_the_sensor_and_one_that
         dev.terminate(terminated)
         for model, at in {**AGAIN, **LEFT}.items():
             assert len(recorded(dev, model)) == (2 if at is WAITING else 0)
-            assert (find_run(store, f"{model}-0001") is None) is (at is POSTED)
-            assert find_settled(store, f"{model}-0001") is None
+            assert (Execution(store, f"{model}-0001").run.read() is None) is (at is POSTED)
+            assert Execution(store, f"{model}-0001").settled.read() is None
 
         again = {model: launch(dev, model) for model in AGAIN}
         for model in AGAIN:
-            wait_until(lambda model=model: find_follower(store, f"{model}-0001").dagster_run == again[model])
+            wait_until(
+                lambda model=model: Execution(store, f"{model}-0001").follower.read().dagster_run == again[model]
+            )
         for held in runners.half.values():
             held.set()
         dev.switch_on("github_executions")
@@ -121,8 +123,8 @@ def test_runs_that_are_killed_reattach_or_are_settled_by_the_sensor_and_one_that
         wait_until(lambda: dev.runs_of("raw_predictions")[terminated] == "CANCELED")
         wait_until(lambda: not unsettled(store))
 
-        assert list_executions(store) == [f"{model}-0001" for model in (*killed, TERMINATED)]
-        cancelled = find_settled(store, f"{TERMINATED}-0001")
+        assert [each.key for each in list_executions(store)] == [f"{model}-0001" for model in (*killed, TERMINATED)]
+        cancelled = Execution(store, f"{TERMINATED}-0001").settled.read()
         assert (cancelled.conclusion, len(cancelled.landed)) == (CANCELLED, 2)
         assert len(runners.computed) == 26
         assert all(len(runs) == 1 for runs in runners.computed.values())

@@ -17,8 +17,7 @@ from graphs import Graph
 from precalc_assets.definitions import build_defs
 from precalc_assets.defs.executions.requests import REQUEST_TAG, STAGE_TAG
 from precalc_assets.defs.resources import Platform
-from precalc_assets.executions import Request, Run, Settled, put_request
-from precalc_assets.executions.records import claim, open_execution, put_run, put_settled, unsettled
+from precalc_assets.executions import Request, Run, Settled, open_execution, put_request, unsettled
 from precalc_assets.settings import Settings
 from precalc_assets.sharding import shard_keys
 
@@ -66,10 +65,10 @@ class Sensors:
 
     def execute(self, model: str, came: str) -> None:
         """Let a model's execution be running, have ended, be settled, or have failed a shard and be settled."""
-        intent = open_execution(self.store, model, self.library.digest, SHARDS)
-        run_id = self.fake.dispatch("main", {"model-id": model, "key": intent.key})
-        put_run(self.store, intent.key, Run(run_id=run_id, url=f"https://github.example/{run_id}"))
-        claim(self.store, intent.key, run_id)
+        execution = open_execution(self.store, model, self.library.digest, SHARDS)
+        run_id = self.fake.dispatch("main", {"model-id": model, "key": execution.key})
+        execution.run.put(Run(run_id=run_id, url=f"https://github.example/{run_id}"))
+        execution.take(run_id)
         for shard in SHARDS:
             self.fake.begin_job(run_id, f"Predict {shard}")
         if came == "running":
@@ -83,7 +82,7 @@ class Sensors:
         if came != "ended":
             failures = {shard: "it breaks" for shard in SHARDS if shard not in landed}
             settled = Settled(conclusion="x", landed=tuple(landed), failures=failures, settled_at=datetime.now(UTC))
-            put_settled(self.store, intent.key, settled)
+            execution.settled.create(settled)
 
     def tick(self, name: str) -> float:
         """Let a sensor tick, and return the seconds that it took."""

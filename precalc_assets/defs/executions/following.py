@@ -17,7 +17,7 @@ from precalc_assets.defs.inference.computing import Computation
 from precalc_assets.defs.recording import Input
 from precalc_assets.defs.resources import Platform
 from precalc_assets.errors import ExecutionError
-from precalc_assets.executions import Runners, cancel, follow, follow_sample, followed
+from precalc_assets.executions import Engine, cancel, follow, follow_sample, followed
 from precalc_assets.inference import CanaryReport, find_report
 from precalc_assets.library import LibraryManifest
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
@@ -31,13 +31,13 @@ def compute_on_runners(
     So is that of a shard which a run before had recorded when it died: Dagster takes a partition that a run was asked
     for and has not recorded for failed if that run fails, whatever was recorded before.
     """
-    runners = platform.runners(context.log.info)
+    engine = replace(platform.engine(context.log.info), library=library)
 
     def outcomes() -> Iterator[ShardOutcome]:
         left = set(shards)
         try:
-            with _cancelling(context, runners, library, model):
-                for outcome in follow(runners, library, model, shards, dagster_run=context.run.run_id):
+            with _cancelling(context, engine, model):
+                for outcome in follow(engine, model, shards, dagster_run=context.run.run_id):
                     left.discard(outcome.shard)
                     yield outcome if outcome.landed else with_checks(outcome)
         except FAILURES as error:
@@ -46,7 +46,7 @@ def compute_on_runners(
 
     def with_checks(outcome: ShardOutcome) -> ShardOutcome:
         """Return a shard that failed with the checks that its data in the store broke, if there are data."""
-        found = find_outcome(runners, library, model, outcome.shard)
+        found = find_outcome(engine, model, outcome.shard)
         return replace(found, failure=outcome.failure) if found and not found.landed else outcome
 
     def beside(outcome: ShardOutcome) -> Sequence[Input]:
@@ -66,10 +66,10 @@ def try_on_runner(
     """
     before = find_report(platform.store, model)
     failure: ExecutionError | None = None
-    runners = platform.runners(context.log.info)
+    engine = replace(platform.engine(context.log.info), library=library)
     try:
-        with _cancelling(context, runners, library, model):
-            follow_sample(runners, library, model, size, dagster_run=context.run.run_id)
+        with _cancelling(context, engine, model):
+            follow_sample(engine, model, size, dagster_run=context.run.run_id)
     except ExecutionError as error:
         failure = error
     report = find_report(platform.store, model)
@@ -79,9 +79,7 @@ def try_on_runner(
 
 
 @contextmanager
-def _cancelling(
-    context: dg.AssetExecutionContext, runners: Runners, library: LibraryManifest, model: str
-) -> Iterator[None]:
+def _cancelling(context: dg.AssetExecutionContext, engine: Engine, model: str) -> Iterator[None]:
     """Cancel what this run follows if somebody terminates the run.
 
     An interruption that nobody asked for, as when Dagster is stopped, leaves GitHub's runs at work, as a crash does.
@@ -92,5 +90,5 @@ def _cancelling(
         run = context.instance.get_run_by_id(context.run.run_id)
         terminated = run and run.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
         if terminated and not isinstance(stop, Exception | GeneratorExit):
-            cancel(runners, library, followed(runners.store, model, context.run.run_id))
+            cancel(engine, followed(engine.store, model, context.run.run_id))
         raise

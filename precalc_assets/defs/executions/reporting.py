@@ -30,9 +30,9 @@ from precalc_assets.defs.partitions import partition_key
 from precalc_assets.defs.recording import EVALUATED_VERSION, Input, ShardEvents
 from precalc_assets.defs.resources import Platform
 from precalc_assets.errors import ShardError
-from precalc_assets.executions import Facts, Runners, find_landed
+from precalc_assets.executions import Engine, find_landed
+from precalc_assets.executions.following import Facts
 from precalc_assets.inference import find_report
-from precalc_assets.library import LibraryManifest
 from precalc_assets.outcomes import ShardOutcome
 
 AssetEvent = dg.AssetMaterialization | dg.AssetCheckEvaluation
@@ -96,8 +96,7 @@ def canary_events(instance: dg.DagsterInstance, platform: Platform, model: str) 
 def shard_events(
     instance: dg.DagsterInstance,
     platform: Platform,
-    runners: Runners,
-    library: LibraryManifest,
+    engine: Engine,
     model: str,
     shards: Sequence[str],
     facts: Facts,
@@ -116,7 +115,7 @@ def shard_events(
     events = ShardEvents(instance, platform, RAW, _LIBRARY.to_user_string(), partitions)
     reported: dict[str, ShardOutcome] = {}
     for shard, key in keys.items():
-        found = find_outcome(runners, library, model, shard)
+        found = find_outcome(engine, model, shard)
         if found is None:
             continue
         outcome = replace(found, facts={**found.facts, **facts.get(shard, {})})
@@ -138,12 +137,12 @@ def shard_events(
         yield from RAW.summaries(instance)
 
 
-def find_outcome(runners: Runners, library: LibraryManifest, model: str, shard: str) -> ShardOutcome | None:
+def find_outcome(engine: Engine, model: str, shard: str) -> ShardOutcome | None:
     """Return what there is of a shard; nothing of one that is damaged, which whoever computes it next is told."""
     try:
-        return find_landed(runners, library, model, shard)
+        return find_landed(engine, model, shard)
     except ShardError as error:
-        runners.say(str(error))
+        engine.say(str(error))
         return None
 
 

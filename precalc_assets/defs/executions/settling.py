@@ -19,18 +19,17 @@ from precalc_assets.defs.executions.reporting import canary_events, shard_events
 from precalc_assets.defs.partitions import MODELS
 from precalc_assets.defs.resources import Platform
 from precalc_assets.executions import (
+    Cancellation,
+    Execution,
     Intent,
     Settled,
-    facts_of,
-    find_follower,
     find_landed,
-    find_settled,
+    list_executions,
     open_execution,
-    read_intent,
-    shards_to_try_again,
+    shards_to_retry,
     step,
 )
-from precalc_assets.executions.records import list_executions, put_cancel
+from precalc_assets.executions.following import describe, shard_facts
 from precalc_assets.outcomes import FAILURES, reason
 
 _TICK_SECONDS = 15.0
@@ -62,22 +61,21 @@ class Tick:
     def __init__(self, context: dg.SensorEvaluationContext, platform: Platform) -> None:
         self.instance = context.instance
         self.platform = platform
-        self.runners = platform.runners(context.log.info, patient=False)
-        self.library = platform.library()
+        self.engine = platform.engine(context.log.info, patient=False)
         self._started = time.monotonic()
 
     def has_time(self) -> bool:
         """Return whether the tick is young enough to begin something."""
         return time.monotonic() - self._started < _TICK_SECONDS
 
-    def follower(self, key: str) -> dg.DagsterRun | None:
+    def follower(self, execution: Execution) -> dg.DagsterRun | None:
         """Return the Dagster run that follows an execution or did so last, if this instance has it."""
-        follower = find_follower(self.platform.store, key)
+        follower = execution.follower.read()
         return self.instance.get_run_by_id(follower.dagster_run) if follower and follower.dagster_run else None
 
-    def is_followed(self, key: str) -> bool:
+    def is_followed(self, execution: Execution) -> bool:
         """Return whether a Dagster run that has not ended follows an execution."""
-        run = self.follower(key)
+        run = self.follower(execution)
         return run is not None and not run.is_finished
 
 
@@ -103,24 +101,23 @@ def settle_unfollowed(tick: Tick, position: Position) -> tuple[int, Position]:
 
     Return how many events Dagster was told, and where the sensor is then.
     """
-    store = tick.platform.store
-    keys = [key for key in list_executions(store) if _number(key) > position.done.get(_model(key), 0)]
+    everything = list_executions(tick.platform.store)
+    new = {each.key: each for each in everything if each.number > position.done.get(each.model, 0)}
     reported: set[str] = set()
     told = 0
     last = position.last
-    for key in _from(keys, last):
+    for key in _from(list(new), last):
         if not tick.has_time():
             break
         last = key
         try:
-            intent = read_intent(store, key)
-            settled = _bring_on(tick, intent)
+            settled = _bring_on(tick, new[key])
             if settled:
-                told += _report(tick, intent, settled)
+                told += _report(tick, new[key].intent, settled)
                 reported.add(key)
         except FAILURES as error:
-            tick.runners.say(f"{key}: {reason(error)}")
-    return told, Position(done=_advance(position.done, keys, reported), last=last)
+            tick.engine.say(f"{key}: {reason(error)}")
+    return told, Position(done=_advance(position.done, list(new.values()), reported), last=last)
 
 
 def launch_again(tick: Tick, position: Position) -> tuple[list[Intent], Position]:
@@ -130,25 +127,26 @@ def launch_again(tick: Tick, position: Position) -> tuple[list[Intent], Position
     or that were of another version of the library; and shards that have landed by other ways.
     """
     store = tick.platform.store
-    by_model: dict[str, list[str]] = {}
-    for key in list_executions(store):
-        by_model.setdefault(_model(key), []).append(key)
+    by_model: dict[str, list[Execution]] = {}
+    for execution in list_executions(store):
+        by_model.setdefault(execution.model, []).append(execution)
     opened: list[Intent] = []
     done = dict(position.done)
     last = position.last
-    for model in _from([model for model, keys in by_model.items() if done.get(model) != _number(keys[-1])], last):
+    for model in _from([model for model, its in by_model.items() if done.get(model) != its[-1].number], last):
         if not tick.has_time():
             break
         last = model
-        keys = by_model[model]
+        its = by_model[model]
         try:
-            again = _worth_another(tick, model, keys)
-            intent = open_execution(store, model, tick.library.digest, list(again), reasons=again) if again else None
-            opened += [intent] if intent else []
-            if not intent and all(find_settled(store, key) and not tick.is_followed(key) for key in keys):
-                done[model] = _number(keys[-1])
+            again = _worth_another(tick, model, its)
+            digest = tick.engine.library.digest
+            new = open_execution(store, model, digest, list(again), reasons=again) if again else None
+            opened += [new.intent] if new else []
+            if not new and all(each.settled.read() and not tick.is_followed(each) for each in its):
+                done[model] = its[-1].number
         except FAILURES as error:
-            tick.runners.say(f"{model}: {reason(error)}")
+            tick.engine.say(f"{model}: {reason(error)}")
     return opened, Position(done=done, last=last)
 
 
@@ -157,65 +155,53 @@ def _from(names: Sequence[str], last: str) -> list[str]:
     return sorted(names, key=lambda name: (name <= last, name))
 
 
-def _bring_on(tick: Tick, intent: Intent) -> Settled | None:
+def _bring_on(tick: Tick, execution: Execution) -> Settled | None:
     """Bring an execution a step further unless a Dagster run follows it; return what came of it if it has ended."""
-    run = tick.follower(intent.key)
+    run = tick.follower(execution)
     if run and not run.is_finished:
         return None
-    if run and run.status is dg.DagsterRunStatus.CANCELED and not find_settled(tick.platform.store, intent.key):
+    if run and run.status is dg.DagsterRunStatus.CANCELED and not execution.settled.read():
         # The run had no time to do it, or somebody has marked it as cancelled when it was dead.
-        put_cancel(tick.platform.store, intent.key, tick.runners.now())
-    settled = step(tick.runners, tick.library, intent)
+        execution.cancellation.create(Cancellation(requested_at=tick.engine.now()))
+    settled = step(tick.engine, execution)
     if not isinstance(settled, Settled):
         return None
-    came = f"{len(settled.landed)} landed, {len(settled.failures)} failed, {len(settled.unfinished)} unfinished"
-    took = f"queued {settled.queue_seconds:,.0f} s, {settled.runner_seconds:,.0f} runner-seconds"
-    tick.runners.say(f"{intent.key}: {settled.conclusion}: {came}; {took}; {settled.url}")
+    tick.engine.say(describe(execution.key, settled))
     return settled
 
 
 def _report(tick: Tick, intent: Intent, settled: Settled) -> int:
     """Tell Dagster of an execution's canary, and then of its shards, whose events name that of the canary."""
-    facts = {shard: facts for shard, facts in facts_of(intent, settled).items() if shard in settled.landed}
+    facts = {shard: facts for shard, facts in shard_facts(intent, settled).items() if shard in settled.landed}
     tick.instance.add_dynamic_partitions(MODELS, [intent.model])
     canary = canary_events(tick.instance, tick.platform, intent.model)
     told = tell_dagster(tick.instance, intent.key, canary, sensor=_SENSOR)
-    shards = shard_events(tick.instance, tick.platform, tick.runners, tick.library, intent.model, intent.shards, facts)
+    shards = shard_events(tick.instance, tick.platform, tick.engine, intent.model, intent.shards, facts)
     return told + tell_dagster(tick.instance, intent.key, shards, sensor=_SENSOR)
 
 
-def _worth_another(tick: Tick, model: str, keys: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def _worth_another(tick: Tick, model: str, executions: Sequence[Execution]) -> dict[str, tuple[str, ...]]:
     """Return the shards that are worth another attempt, with why those so far failed."""
-    store = tick.platform.store
-    again = shards_to_try_again(store, model)
+    again = shards_to_retry(tick.platform.store, model)
     last: dict[str, str] = {}
-    for key in keys if again else ():
-        intent, settled = read_intent(store, key), find_settled(store, key)
-        may = settled and intent.library_digest == tick.library.digest
-        last |= dict.fromkeys(intent.shards, key if may else "")
-    free = {key for key in {last[shard] for shard in again} if key and not tick.is_followed(key)}
+    for each in executions if again else ():
+        may = each.settled.read() and each.intent.library_digest == tick.engine.library.digest
+        last |= dict.fromkeys(each.intent.shards, each.key if may else "")
+    free = {each.key for each in executions if each.key in last.values() and not tick.is_followed(each)}
     return {
         shard: why
         for shard, why in again.items()
-        if last[shard] in free and find_landed(tick.runners, tick.library, model, shard) is None
+        if last[shard] in free and find_landed(tick.engine, model, shard) is None
     }
 
 
-def _advance(done: dict[str, int], keys: Sequence[str], reported: set[str]) -> dict[str, int]:
-    """Return by model the number up to which all executions are reported; `keys` are the others, oldest first."""
+def _advance(done: dict[str, int], others: Sequence[Execution], reported: set[str]) -> dict[str, int]:
+    """Return by model the number up to which all executions are reported; `others` are not yet, oldest first."""
     advanced = dict(done)
     stopped: set[str] = set()
-    for key in keys:
-        if key not in reported:
-            stopped.add(_model(key))
-        elif _model(key) not in stopped:
-            advanced[_model(key)] = _number(key)
+    for execution in others:
+        if execution.key not in reported:
+            stopped.add(execution.model)
+        elif execution.model not in stopped:
+            advanced[execution.model] = execution.number
     return advanced
-
-
-def _model(key: str) -> str:
-    return key.rpartition("-")[0]
-
-
-def _number(key: str) -> int:
-    return int(key.rpartition("-")[2])
