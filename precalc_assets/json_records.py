@@ -1,9 +1,10 @@
-"""JSON objects of the store that are pydantic models: reading one, replacing one, and creating one that must be new.
+"""JSON objects of the store that are pydantic models: the place of one, where it is read, created once or replaced.
 
 The names of the objects, and what each of them says, belong to the packages that own them.
 """
 
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import obstore
 from obstore.exceptions import AlreadyExistsError
@@ -15,34 +16,41 @@ from precalc_assets.errors import PrecalcError
 RecordType = TypeVar("RecordType", bound=BaseModel)
 
 
-def read_record(
-    store: ObjectStore, name: str, kind: type[RecordType], *, error: type[PrecalcError], remedy: str
-) -> RecordType | None:
-    """Return the object of this name, or None if there is none.
+@dataclass(frozen=True)
+class Slot(Generic[RecordType]):
+    """The place of a record that is written once. A damaged record raises `error`, which ends with the `remedy`."""
 
-    Raises `error`, with the first fault and the `remedy`, if the object is not JSON of this kind.
-    """
-    try:
-        content = bytes(obstore.get(store, name).bytes())
-    except FileNotFoundError:
-        return None
-    try:
-        return kind.model_validate_json(content)
-    except ValidationError as invalid:
-        first = invalid.errors()[0]
-        fault = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
-        raise error(f"{name} is damaged ({fault}); {remedy}") from None
+    store: ObjectStore
+    name: str
+    kind: type[RecordType]
+    error: type[PrecalcError]
+    remedy: str
+
+    def read(self) -> RecordType | None:
+        """Return the record, or None if there is none. Raises `error` if the object is not JSON of this kind."""
+        try:
+            content = bytes(obstore.get(self.store, self.name).bytes())
+        except FileNotFoundError:
+            return None
+        try:
+            return self.kind.model_validate_json(content)
+        except ValidationError as invalid:
+            first = invalid.errors()[0]
+            fault = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+            raise self.error(f"{self.name} is damaged ({fault}); {self.remedy}") from None
+
+    def create(self, record: RecordType) -> bool:
+        """Write the record unless there is one. Return whether it was written."""
+        try:
+            obstore.put(self.store, self.name, record.model_dump_json().encode(), mode="create")
+        except AlreadyExistsError:
+            return False
+        return True
 
 
-def put_record(store: ObjectStore, name: str, record: BaseModel) -> None:
-    """Write an object in place of the one of this name, if there is one."""
-    obstore.put(store, name, record.model_dump_json().encode())
+class ReplaceableSlot(Slot[RecordType]):
+    """The place of a record of which the last one counts."""
 
-
-def create_record(store: ObjectStore, name: str, record: BaseModel) -> bool:
-    """Write an object unless there is one of this name. Return whether it was written."""
-    try:
-        obstore.put(store, name, record.model_dump_json().encode(), mode="create")
-    except AlreadyExistsError:
-        return False
-    return True
+    def put(self, record: RecordType) -> None:
+        """Write the record in place of an earlier one."""
+        obstore.put(self.store, self.name, record.model_dump_json().encode())

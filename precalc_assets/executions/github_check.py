@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import yaml
 
+from precalc_assets.errors import ExecutionError
 from precalc_assets.executions.backend import BackendError, RefusedError
 from precalc_assets.executions.github import GitHubBackend
 from precalc_assets.outcomes import Check
@@ -22,10 +23,6 @@ _REMEDIES = {
     404: "check PRECALC_GITHUB_REPOSITORY, and that the token, or the App's installation, includes the repository",
 }
 """By HTTP status, what to do about GitHub's refusal."""
-
-
-class _Wrong(Exception):  # noqa: N818 - a finding, not an error
-    """A failed check; the message says what is wrong and what to do about it."""
 
 
 def check(github: GitHubBackend) -> Iterator[Check]:
@@ -44,10 +41,8 @@ def check(github: GitHubBackend) -> Iterator[Check]:
     for name, find_out in checks.items():
         try:
             found = Check(name, passed=True, description=find_out(github))
-        except _Wrong as wrong:
-            found = Check(name, passed=False, description=str(wrong))
-        except BackendError as error:
-            found = Check(name, passed=False, description=f"{error}; {_remedy(error)}")
+        except ExecutionError as error:
+            found = Check(name, passed=False, description=f"{error}{_remedy(error)}")
         yield found
         if not found.passed:
             return
@@ -56,7 +51,7 @@ def check(github: GitHubBackend) -> Iterator[Check]:
 def _check_repository(github: GitHubBackend) -> str:
     repository = github.read("")
     if repository.get("archived"):
-        raise _Wrong(f"{github.repository} is archived and runs nothing; unarchive it in its settings")
+        raise ExecutionError(f"{github.repository} is archived and runs nothing; unarchive it in its settings")
     return f"{repository.get('full_name')} can be read"
 
 
@@ -64,7 +59,7 @@ def _check_ref(github: GitHubBackend) -> str:
     for kind, name in {"heads": "branch", "tags": "tag"}.items():
         if github.find(f"/git/ref/{quote(f'{kind}/{github.ref}', safe='')}"):
             return f"{github.ref} is a {name}"
-    raise _Wrong(
+    raise ExecutionError(
         f"{github.ref} is no branch and no tag of {github.repository}; set PRECALC_GITHUB_REF to one, or let "
         "the token read Contents"
     )
@@ -73,12 +68,14 @@ def _check_ref(github: GitHubBackend) -> str:
 def _check_workflow(github: GitHubBackend) -> str:
     found = github.find(f"/actions/workflows/{quote(github.workflow, safe='')}")
     if not found:
-        raise _Wrong(
+        raise ExecutionError(
             f"{github.workflow} is not on the default branch of {github.repository}, where GitHub looks for workflows; "
             "merge it, or set PRECALC_GITHUB_WORKFLOW"
         )
     if found.get("state") != "active":
-        raise _Wrong(f"{github.workflow} is {found.get('state')}; enable it under Actions, or by `gh workflow enable`")
+        raise ExecutionError(
+            f"{github.workflow} is {found.get('state')}; enable it under Actions, or by `gh workflow enable`"
+        )
     return f"{github.workflow} is active"
 
 
@@ -91,14 +88,16 @@ def _check_inputs(github: GitHubBackend) -> str:
         triggers = workflow.get("on", workflow.get(True))
         declared = triggers["workflow_dispatch"]["inputs"]
     except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError):
-        raise _Wrong(f"{here} has no workflow_dispatch with inputs; merge this version's file") from None
+        raise ExecutionError(f"{here} has no workflow_dispatch with inputs; merge this version's file") from None
     missing = [name for name in WORKFLOW_INPUTS if name not in declared]
     if missing:
-        raise _Wrong(f"{here} has no input {', '.join(missing)}; merge this version's file")
+        raise ExecutionError(f"{here} has no input {', '.join(missing)}; merge this version's file")
     others = {name: about for name, about in declared.items() if name not in WORKFLOW_INPUTS and about}
     required = [name for name, about in others.items() if about.get("required") and "default" not in about]
     if required:
-        raise _Wrong(f"{here} requires {', '.join(required)}, which precalc does not give; merge this version's file")
+        raise ExecutionError(
+            f"{here} requires {', '.join(required)}, which precalc does not give; merge this version's file"
+        )
     return f"{here} takes {', '.join(WORKFLOW_INPUTS)}"
 
 
@@ -109,10 +108,13 @@ def _check_permission(github: GitHubBackend) -> str:
         if error.status == _UNPROCESSABLE:
             return "runs may be started"
         raise
-    raise _Wrong("GitHub has started a run at a ref that does not exist; look at the repository's Actions")
+    raise ExecutionError("GitHub has started a run at a ref that does not exist; look at the repository's Actions")
 
 
-def _remedy(error: BackendError) -> str:
+def _remedy(error: ExecutionError) -> str:
+    """Return what to do about an error of the backend; a failed check says so by itself."""
     if isinstance(error, RefusedError):
-        return _REMEDIES.get(error.status, "see docs/github.md")
-    return "try again later, or check PRECALC_GITHUB_API_URL and the network"
+        return f"; {_REMEDIES.get(error.status, 'see docs/github.md')}"
+    if isinstance(error, BackendError):
+        return "; try again later, or check PRECALC_GITHUB_API_URL and the network"
+    return ""

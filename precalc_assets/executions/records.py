@@ -17,10 +17,8 @@ must survive the death of its launcher, its follower or its runner. `protocol` s
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Generic
 
 import obstore
 from obstore.store import ObjectStore
@@ -28,7 +26,7 @@ from pydantic import BaseModel, ConfigDict
 
 from precalc_assets import storage
 from precalc_assets.errors import ExecutionError
-from precalc_assets.json_records import RecordType, create_record, put_record, read_record
+from precalc_assets.json_records import RecordType, ReplaceableSlot, Slot
 from precalc_assets.model_ids import check_model_id, is_model_id
 from precalc_assets.outcomes import ShardOutcome
 
@@ -42,6 +40,7 @@ NOT_LAUNCHED = "not launched"
 CANCELLED = "cancelled by precalc"
 VANISHED = "vanished"
 
+_REMEDY = "delete the execution's records to give it up"
 _KEY = re.compile(r"(?P<model>.+)-(?P<number>[0-9]{4,})")
 
 
@@ -179,32 +178,6 @@ class Settled(Record):
     settled_at: datetime
 
 
-@dataclass(frozen=True)
-class Slot(Generic[RecordType]):
-    """The place of one record in the store. The record is written once."""
-
-    store: ObjectStore
-    name: str
-    kind: type[RecordType]
-
-    def read(self) -> RecordType | None:
-        """Return the record, or None if there is none. Raises ExecutionError if it is damaged."""
-        remedy = "delete the records of this execution to give it up"
-        return read_record(self.store, self.name, self.kind, error=ExecutionError, remedy=remedy)
-
-    def create(self, record: RecordType) -> bool:
-        """Write the record unless there is one. Return whether it was written."""
-        return create_record(self.store, self.name, record)
-
-
-class ReplaceableSlot(Slot[RecordType]):
-    """The place of a record of which the last one counts."""
-
-    def put(self, record: RecordType) -> None:
-        """Write the record in place of an earlier one."""
-        put_record(self.store, self.name, record)
-
-
 class Execution:
     """The records of one execution. Raises ExecutionError if the key is malformed."""
 
@@ -212,26 +185,26 @@ class Execution:
         found = _parse_key(key)
         if not found:
             raise ExecutionError(f"{key!r} is not the key of an execution: keys read eos3b5e-0007")
-        self.store, self.key = store, key
+        self.store, self.key, self.folder = store, key, storage.execution(key)
         self.model, self.number = found
-        self.intent_slot = Slot(store, self._name("intent"), Intent)
-        self.run = ReplaceableSlot(store, self._name("run"), Run)
-        self.claim = Slot(store, self._name("claim"), Claim)
-        self.follower = ReplaceableSlot(store, self._name("follower"), Follower)
-        self.cancellation = Slot(store, self._name("cancel"), Cancellation)
-        self.settled = Slot(store, self._name("settled"), Settled)
+        self.intent_slot = self._once("intent", Intent)
+        self.run = self._replaceable("run", Run)
+        self.claim = self._once("claim", Claim)
+        self.follower = self._replaceable("follower", Follower)
+        self.cancellation = self._once("cancel", Cancellation)
+        self.settled = self._once("settled", Settled)
 
     def dispatch(self, number: int) -> Slot[Dispatch]:
         """Return the slot of a dispatch, counted from 0."""
-        return Slot(self.store, self._name(f"dispatch-{number:02d}"), Dispatch)
+        return self._once(f"dispatch-{number:02d}", Dispatch)
 
     def answer(self, number: int) -> Slot[Answer]:
         """Return the slot of the answer to a dispatch."""
-        return Slot(self.store, self._name(f"answer-{number:02d}"), Answer)
+        return self._once(f"answer-{number:02d}", Answer)
 
     def shard_report(self, shard: str) -> ReplaceableSlot[ShardReport]:
         """Return the slot of the runner's report on a shard, or on the SAMPLE."""
-        return ReplaceableSlot(self.store, self._name(f"shards/{shard}"), ShardReport)
+        return self._replaceable(f"shards/{shard}", ShardReport)
 
     @cached_property
     def intent(self) -> Intent:
@@ -268,13 +241,16 @@ class Execution:
             report = ShardReport(failure=outcome.failure, unfinished=outcome.unfinished)
             self.shard_report(outcome.shard).put(report)
 
-    def _name(self, record: str) -> str:
-        return f"{storage.execution(self.key)}/{record}.json"
+    def _once(self, name: str, kind: type[RecordType]) -> Slot[RecordType]:
+        return Slot(self.store, f"{self.folder}/{name}.json", kind, ExecutionError, _REMEDY)
+
+    def _replaceable(self, name: str, kind: type[RecordType]) -> ReplaceableSlot[RecordType]:
+        return ReplaceableSlot(self.store, f"{self.folder}/{name}.json", kind, ExecutionError, _REMEDY)
 
 
 def rate_limit(store: ObjectStore) -> ReplaceableSlot[Limit]:
     """Return the slot of the rate limit that binds all processes that use this store."""
-    return ReplaceableSlot(store, f"{storage.EXECUTIONS}/limit.json", Limit)
+    return ReplaceableSlot(store, f"{storage.EXECUTIONS}/limit.json", Limit, ExecutionError, "delete it")
 
 
 def open_execution(

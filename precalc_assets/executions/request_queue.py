@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from precalc_assets import storage
 from precalc_assets.errors import ExecutionError
-from precalc_assets.json_records import create_record, read_record
+from precalc_assets.json_records import Slot
 from precalc_assets.model_ids import check_model_id, is_model_id
 
 
@@ -36,7 +36,7 @@ def put_request(store: ObjectStore, model: str, sample: int | None = None) -> Re
     now = datetime.now(UTC)
     request_id = f"{now:%Y%m%dT%H%M%S}-{check_model_id(model)}-{secrets.token_hex(4)}"
     request = Request(id=request_id, model=model, sample=sample, requested_at=now)
-    create_record(store, storage.request(request_id), request)
+    _slot(store, request_id).create(request)
     return request
 
 
@@ -48,10 +48,10 @@ def pending_requests(store: ObjectStore) -> Iterator[str]:
 
 def read_request(store: ObjectStore, request_id: str) -> Request | None:
     """Return a request, or None if it was met meanwhile. Raises ExecutionError if it is malformed."""
-    name, remedy = storage.request(request_id), "delete it"
-    request = read_record(store, name, Request, error=ExecutionError, remedy=remedy)
+    slot = _slot(store, request_id)
+    request = slot.read()
     if request and not is_model_id(request.model):
-        raise ExecutionError(f"{name} asks for {request.model!r}, which is not a model id; {remedy}")
+        raise ExecutionError(f"{slot.name} asks for {request.model!r}, which is not a model id; {slot.remedy}")
     return request
 
 
@@ -61,3 +61,7 @@ def meet_request(store: ObjectStore, request_id: str) -> None:
         obstore.rename(store, storage.request(request_id), storage.met_request(request_id))
     except FileNotFoundError:
         return
+
+
+def _slot(store: ObjectStore, request_id: str) -> Slot[Request]:
+    return Slot(store, storage.request(request_id), Request, ExecutionError, "delete it")

@@ -29,11 +29,10 @@ from precalc_assets.executions.records import (
     Execution,
     Limit,
     Settled,
-    Slot,
     rate_limit,
 )
 from precalc_assets.executions.settling import conclude
-from precalc_assets.json_records import RecordType
+from precalc_assets.json_records import RecordType, Slot
 
 
 def step(engine: Engine, execution: Execution) -> Settled | Underway | Waiting:
@@ -47,7 +46,7 @@ def step(engine: Engine, execution: Execution) -> Settled | Underway | Waiting:
 
 def read_state(execution: Execution) -> State:
     """Return what the records say of an execution that is not settled."""
-    names = storage.list_sizes(execution.store, storage.execution(execution.key))
+    names = storage.list_sizes(execution.store, execution.folder)
 
     def find(slot: Slot[RecordType]) -> RecordType | None:
         return slot.read() if slot.name in names else None

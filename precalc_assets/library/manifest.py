@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from precalc_assets import storage
 from precalc_assets.errors import LibraryError
-from precalc_assets.json_records import read_record
+from precalc_assets.json_records import Slot
 from precalc_assets.outcomes import reason
 from precalc_assets.storage import arrow_reader
 
@@ -62,7 +62,7 @@ class LibraryManifest(BaseModel):
 def find_library(store: ObjectStore) -> LibraryManifest | None:
     """Return the manifest of the library in the store, or None. Raises LibraryError if it is damaged."""
     remedy = f"{_REBUILD} for {store}"
-    return read_record(store, storage.LIBRARY_MANIFEST, LibraryManifest, error=LibraryError, remedy=remedy)
+    return Slot(store, storage.LIBRARY_MANIFEST, LibraryManifest, LibraryError, remedy).read()
 
 
 def read_manifest(store: ObjectStore) -> LibraryManifest:

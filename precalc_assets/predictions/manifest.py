@@ -14,7 +14,7 @@ from precalc_assets import storage
 from precalc_assets.adoption_record import Adoption
 from precalc_assets.columns import Column
 from precalc_assets.errors import ShardError
-from precalc_assets.json_records import read_record
+from precalc_assets.json_records import Slot
 from precalc_assets.predictions.cells import read_cells
 
 
@@ -79,7 +79,7 @@ def find_manifest(store: ObjectStore, model: str, shard: str) -> RawManifest | N
     Raises ShardError if the object is there and is no manifest.
     """
     remedy = f"delete it and predict shard {shard} again"
-    return read_record(store, manifest_name(model, shard), RawManifest, error=ShardError, remedy=remedy)
+    return Slot(store, manifest_name(model, shard), RawManifest, ShardError, remedy).read()
 
 
 def require_manifest(store: ObjectStore, model: str, shard: str) -> RawManifest:
