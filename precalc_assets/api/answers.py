@@ -12,6 +12,7 @@ from precalc_assets.adoption_record import Adoption
 from precalc_assets.api.served import Predictions, ServedModel
 from precalc_assets.cards import ModelCard
 from precalc_assets.columns import ColumnType
+from precalc_assets.csv_cells import csv_cell
 from precalc_assets.sharding import INCHIKEY
 from precalc_assets.tables import Value
 
@@ -387,21 +388,17 @@ def to_json(predictions: Predictions) -> str:
 
 
 def to_csv(predictions: Predictions) -> str:
-    """Return a line of CSV for each InChIKey as asked, the cells of a missing one empty.
-
-    A null is an empty cell, an empty string a quoted one. A text that a spreadsheet would run as a formula has an
-    apostrophe before it.
-    """
-    names = [_cell(column.name) for column in predictions.served.reader.columns]
+    """Return a header and a line of CSV for each InChIKey as asked, the cells of a missing one empty."""
+    names = [csv_cell(column.name) for column in predictions.served.reader.columns]
     absent = "," * len(names)
     smiles = predictions.smiles
     heads = predictions.inchikeys
     if smiles is not None:
         names.insert(0, "smiles")
-        heads = [f"{inchikey},{_cell(text)}" for inchikey, text in zip(heads, smiles, strict=True)]
+        heads = [f"{inchikey},{csv_cell(text)}" for inchikey, text in zip(heads, smiles, strict=True)]
     lines = [",".join(("inchikey", *names))]
     for head, row in zip(heads, predictions.rows, strict=True):
-        lines.append(head + absent if row is None else ",".join((head, *map(_cell, row))))
+        lines.append(head + absent if row is None else ",".join((head, *map(csv_cell, row))))
     return "\n".join([*lines, ""])
 
 
@@ -431,13 +428,3 @@ def best_type(accept: str) -> str | None:
 
 
 _QUALITY = re.compile(r"[01](\.\d{0,3})?")
-_FORMULA = re.compile(r"[=+\-@\t\r\n]")
-"""How a text begins that a spreadsheet may run (OWASP, "CSV Injection")."""
-_NEEDS_QUOTES = re.compile(r'[,"\r\n]|^$')
-
-
-def _cell(value: Value) -> str:
-    if not isinstance(value, str):
-        return "" if value is None else repr(value)
-    text = f"'{value}" if _FORMULA.match(value) else value
-    return '"' + text.replace('"', '""') + '"' if _NEEDS_QUOTES.search(text) else text

@@ -6,15 +6,14 @@ blocks can be gone on with. Parquet cannot; its blocks are those of an Arrow str
 
 import gzip
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from precalc_assets.columns import Column
+from precalc_assets.csv_cells import csv_cell
 from precalc_assets.errors import UsageError
-from precalc_assets.tables import Value
 from precalc_assets.tables.reader import Row
 
 if TYPE_CHECKING:
@@ -28,11 +27,6 @@ PRECALCULATED, COMPUTED, FAILED = "precalculated", "computed", "failed"
 _GZIP_LEVEL = 5
 _ROW_GROUP_VALUES = 1_000_000
 """Values that Parquet has in a group of rows, which is made in memory."""
-
-_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
-"""How a text begins that a spreadsheet may run (OWASP, "CSV Injection"), or that looks like one made harmless."""
-_NEEDS_QUOTES = re.compile(r'[,"\r\n]|^$')
-_ODD = re.compile(f"^{_FORMULA.pattern}|{_NEEDS_QUOTES.pattern}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +103,7 @@ def find_format(name: str | None, path: Path | None) -> type[Format]:
 
 
 class CsvFormat:
-    """A header and a line for each row. A null is an empty cell, an empty string a quoted one.
-
-    A text that a spreadsheet would run as a formula has an apostrophe before it; so has one that has begun like that
-    before, so that taking one apostrophe away again (`plain_text`) always gives the text that was there.
-    """
+    """A header and a line for each row; `csv_cells` says how a value is written."""
 
     def __init__(self, layout: Layout, provenance: Mapping[str, object]) -> None:
         self._layout = layout
@@ -121,14 +111,14 @@ class CsvFormat:
 
     def start(self) -> bytes:
         """See `Format.start`."""
-        return (",".join(map(_text, self._layout.names)) + "\n").encode()
+        return (",".join(map(csv_cell, self._layout.names)) + "\n").encode()
 
     def encode(self, block: Block) -> bytes:
         """See `Format.encode`."""
         nothing = "," * (len(self._layout.columns) - 1)
         cells = _cells if any(column.type == "string" for column in self._layout.columns) else _numbers
         lines = [
-            f"{key or ''},{','.join(map(_text, leading))},{nothing if row is None else cells(row)}\n"
+            f"{key or ''},{','.join(map(csv_cell, leading))},{nothing if row is None else cells(row)}\n"
             for (key, *leading), row in zip(block.leading(), block.rows, strict=True)
         ]
         return "".join(lines).encode()
@@ -223,15 +213,6 @@ _FORMATS: dict[str, type[Format]] = {
 }
 
 
-def plain_text(cell: str) -> str:
-    """Return the text that a cell of our CSV stands for: without the apostrophe that keeps spreadsheets from it.
-
-    >>> plain_text("'=SUM(A1)"), plain_text("'quoted'"), plain_text("CCO")
-    ('=SUM(A1)', "'quoted'", 'CCO')
-    """
-    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
-
-
 def read_blocks(path: Path, layout: Layout) -> Iterator[Block]:
     """Yield the blocks of a file that `ParquetFormat` has not finished yet."""
     import pyarrow as pa
@@ -246,28 +227,13 @@ def read_blocks(path: Path, layout: Layout) -> Iterator[Block]:
             yield replace(block, smiles=smiles, sources=next(leading) if layout.source else None)
 
 
-def _text(cell: str | None) -> str:
-    if cell is None:
-        return ""
-    if not _ODD.search(cell):
-        return cell
-    text = f"'{cell}" if _FORMULA.match(cell) else cell
-    return '"' + text.replace('"', '""') + '"' if _NEEDS_QUOTES.search(text) else text
-
-
 def _numbers(row: Row) -> str:
     # A float is written as `repr` does, so that it is read as the same one.
     return ",".join(["" if value is None else repr(value) for value in row])
 
 
 def _cells(row: Row) -> str:
-    return ",".join([_cell(value) for value in row])
-
-
-def _cell(value: Value) -> str:
-    if value is None or isinstance(value, str):
-        return _text(value)
-    return repr(value)
+    return ",".join(map(csv_cell, row))
 
 
 def _schema(layout: Layout) -> "pa.Schema":

@@ -17,6 +17,7 @@ from precalc_assets.adoption_record import Adoption
 from precalc_assets.api.answers import best_type
 from precalc_assets.cards import publish_card
 from precalc_assets.columns import Column
+from precalc_assets.csv_cells import plain_text
 from precalc_assets.library import read_manifest
 from precalc_assets.sharding import key_hash, shard_of
 from precalc_assets.tables import REGISTRY, Item
@@ -90,15 +91,19 @@ def test_csv_tells_an_empty_text_from_a_null(tables):
     assert lines[1:] == [f'{KEYS[0]},0.5,1,""', f"{KEYS[1]},0.5,1,"]
 
 
-def test_a_spreadsheet_runs_no_formula_out_of_csv_and_numbers_stay_numbers(tables):
-    formulas = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("x")']
+def test_csv_runs_no_formula_and_every_text_comes_back(tables):
+    texts = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("x")', "'=1", "''=1", "'quoted'", "it's"]
     columns = [Column("=name", "string", "", ""), Column("value", "float", "", "")]
-    serve(tables, {key: (text, -1.5) for key, text in zip(KEYS, formulas, strict=False)}, columns=columns)
-    keys = KEYS[: len(formulas)]
+    serve(tables, {key: (text, -1.5) for key, text in zip(KEYS, texts, strict=False)}, columns=columns)
+    keys = KEYS[: len(texts)]
     header, *rows = csv.reader(io.StringIO(Api(tables).predictions(keys, accept="text/csv").text, newline=""))
     assert header[1] == "'=name"
-    assert [row[1:] for row in rows] == [[f"'{text}", "-1.5"] for text in formulas]
-    assert [row[0] for row in Api(tables).predictions(keys).json["predictions"]] == formulas
+    cells, numbers = [row[1] for row in rows], {row[2] for row in rows}
+    assert not [cell for cell in cells if cell[0] in "=+-@\t\r"]
+    assert [plain_text(cell) for cell in cells] == texts
+    assert len(set(cells)) == len(texts)
+    assert numbers == {"-1.5"}
+    assert [row[0] for row in Api(tables).predictions(keys).json["predictions"]] == texts
 
 
 @pytest.mark.parametrize(

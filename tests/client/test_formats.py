@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from precalc_assets.client.formats import Block, Layout, ParquetFormat, find_format, plain_text, read_blocks
+from precalc_assets.client.formats import Block, Layout, ParquetFormat, find_format, read_blocks
 from precalc_assets.columns import Column
+from precalc_assets.csv_cells import plain_text
 from precalc_assets.errors import UsageError
 
 COLUMNS = (
