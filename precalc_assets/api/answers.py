@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from precalc_assets.adoption_record import Adoption
-from precalc_assets.api.served import Predictions, ServedModel
+from precalc_assets.api.served import Predictions
 from precalc_assets.cards import ModelCard
+from precalc_assets.catalogue import CatalogueEntry
 from precalc_assets.columns import ColumnType
 from precalc_assets.csv_cells import csv_cell
 from precalc_assets.sharding import INCHIKEY
@@ -172,7 +173,7 @@ class ModelAnswer(BaseModel):
     updated: str | None
 
     @classmethod
-    def of(cls, served: ServedModel) -> "ModelAnswer":
+    def of(cls, served: CatalogueEntry) -> "ModelAnswer":
         """Return what is known of a model."""
         card = served.card
         return cls(
@@ -189,10 +190,10 @@ class ModelAnswer(BaseModel):
                 for c in served.reader.columns
             ],
             n_shards=served.reader.n_shards,
-            shards=list(served.releases),
+            shards=list(served.directories),
             molecules=served.molecules,
             quarantined=card and card.quarantined,
-            releases=sorted(set(served.releases.values())),
+            releases=served.releases,
             library_digest=served.library_digest,
             deterministic=served.deterministic,
             varying=card and card.varying,
@@ -246,7 +247,7 @@ class OneModelAnswer(BaseModel):
     @classmethod
     def of(cls, predictions: Predictions) -> "OneModelAnswer":
         """Return what a model has of the one molecule that it was asked for."""
-        served, (inchikey,), (row,) = predictions.served, predictions.inchikeys, predictions.rows
+        served, (inchikey,), (row,) = predictions.entry, predictions.inchikeys, predictions.rows
         columns = served.reader.columns
         return cls(
             model=served.model,
@@ -366,10 +367,10 @@ def provenance(predictions: Predictions) -> dict[str, object]:
     """Return what an answer for many molecules says of its predictions as a whole."""
     missing = sum(row is None for row in predictions.rows)
     return {
-        "model": predictions.served.model,
+        "model": predictions.entry.model,
         "releases": predictions.releases,
         "library_digest": predictions.library_digest,
-        "deterministic": predictions.served.deterministic,
+        "deterministic": predictions.entry.deterministic,
         "found": len(predictions.rows) - missing,
         "missing": missing,
     }
@@ -379,7 +380,7 @@ def to_json(predictions: Predictions) -> str:
     """Return a `MoleculesAnswer`."""
     answer = {
         **provenance(predictions),
-        "columns": [{"name": column.name, "type": column.type} for column in predictions.served.reader.columns],
+        "columns": [{"name": column.name, "type": column.type} for column in predictions.entry.reader.columns],
         "inchikeys": predictions.inchikeys,
     }
     if predictions.smiles is not None:
@@ -389,7 +390,7 @@ def to_json(predictions: Predictions) -> str:
 
 def to_csv(predictions: Predictions) -> str:
     """Return a header and a line of CSV for each InChIKey as asked, the cells of a missing one empty."""
-    names = [csv_cell(column.name) for column in predictions.served.reader.columns]
+    names = [csv_cell(column.name) for column in predictions.entry.reader.columns]
     absent = "," * len(names)
     smiles = predictions.smiles
     heads = predictions.inchikeys

@@ -21,7 +21,8 @@ from aws_lambda_powertools.event_handler.api_gateway import ApiGatewayResolver
 from pydantic import BaseModel, ConfigDict
 
 from precalc_assets.api.problems import Problem, unknown_model
-from precalc_assets.api.served import ServedModel, ServedModels
+from precalc_assets.api.served import ServedModels
+from precalc_assets.catalogue import CatalogueEntry
 from precalc_assets.errors import MissingTableError, TableError, UsageError
 from precalc_assets.model_ids import check_model_id, is_model_id
 from precalc_assets.tables import Directory
@@ -123,7 +124,7 @@ def add_file_routes(app: ApiGatewayResolver, models: ServedModels, links: FileLi
         return Response(HTTPStatus.OK, "application/json", _answer(served, links), headers=headers)
 
 
-def _answer(served: ServedModel, links: FileLinks) -> FilesAnswer:
+def _answer(served: CatalogueEntry, links: FileLinks) -> FilesAnswer:
     directories = _directories(served)
     try:
         made = links.link(served.model, list(directories))
@@ -152,7 +153,7 @@ def _answer(served: ServedModel, links: FileLinks) -> FilesAnswer:
     )
 
 
-def _directories(served: ServedModel) -> dict[str, Directory]:
+def _directories(served: CatalogueEntry) -> dict[str, Directory]:
     """Return what is loaded now, which may be newer than what the model was opened with."""
     try:
         directories = served.reader.directories()

@@ -23,9 +23,10 @@ from aws_lambda_powertools.utilities.data_classes.common import BaseProxyEvent
 
 from precalc_assets.api.problems import shortened
 from precalc_assets.api.routes import MAX_MOLECULES, MAX_VALUES
-from precalc_assets.api.served import ServedModel, ServedModels
+from precalc_assets.api.served import ServedModels
 from precalc_assets.cards import ModelCard, name_variation
 from precalc_assets.cards.plots import draw
+from precalc_assets.catalogue import CatalogueEntry
 from precalc_assets.columns import Column
 from precalc_assets.errors import TableError
 from precalc_assets.sharding import shard_keys
@@ -123,13 +124,13 @@ def _option(row: _Row) -> _Option:
     return _Option(row.model, width if row.card is None or width > _WIDE else None)
 
 
-def _one(served: ServedModel, root: str, find: str, first: str) -> dict[str, Any]:
+def _one(served: CatalogueEntry, root: str, find: str, first: str) -> dict[str, Any]:
     card, columns = served.card, served.reader.columns
     matching = list(_found(columns, find))
     start = min(int(first), len(matching)) if re.fullmatch(r"[1-9][0-9]{0,5}", first) else 1
     by_release: dict[str, list[str]] = defaultdict(list)
-    for shard, release in served.releases.items():
-        by_release[release].append(shard)
+    for shard, directory in served.directories.items():
+        by_release[directory.release].append(shard)
     n_shards = served.reader.n_shards
     drawn = shard_keys(n_shards) if n_shards <= _MOST_SHARDS else []
 
@@ -142,8 +143,8 @@ def _one(served: ServedModel, root: str, find: str, first: str) -> dict[str, Any
         "card": card,
         "molecules": served.molecules,
         "n_columns": len(columns),
-        "releases": sorted(by_release),
-        "by_release": "; ".join(f"{release}: {_some(by_release[release])}" for release in sorted(by_release)),
+        "releases": served.releases,
+        "by_release": "; ".join(f"{release}: {_some(by_release[release])}" for release in served.releases),
         "updated": served.updated,
         "variation": name_variation(card.varying) if card else "",
         "sources": _sources(card),
@@ -156,9 +157,9 @@ def _one(served: ServedModel, root: str, find: str, first: str) -> dict[str, Any
         "longest_description": _LONGEST_DESCRIPTION,
         "page_link": page_link,
         "n_shards": n_shards,
-        "served_shards": len(served.releases),
-        "missing_shards": n_shards - len(served.releases),
-        "shards": [(shard, shard in served.releases) for shard in drawn],
+        "served_shards": len(served.directories),
+        "missing_shards": n_shards - len(served.directories),
+        "shards": [(shard, shard in served.directories) for shard in drawn],
         "quarantined": _quarantined(card) if card else "",
     }
 

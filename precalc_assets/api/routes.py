@@ -27,7 +27,8 @@ from precalc_assets.api.answers import (
 from precalc_assets.api.bodies import read_body
 from precalc_assets.api.problems import Problem, shortened, unavailable, unknown_model
 from precalc_assets.api.questions import check_inchikeys, includes_smiles, named_models, read_query
-from precalc_assets.api.served import MANY_SECONDS, Predictions, ServedModel, ServedModels
+from precalc_assets.api.served import MANY_SECONDS, Predictions, ServedModels
+from precalc_assets.catalogue import CatalogueEntry
 from precalc_assets.errors import TableError
 from precalc_assets.sharding import shard_of
 
@@ -134,7 +135,7 @@ def add_routes(app: ApiGatewayResolver, models: ServedModels) -> None:
         return Response(HTTPStatus.OK, JSON, all_models_json(inchikey, texts, read))
 
 
-def check_number(served: ServedModel, inchikeys: Sequence[str]) -> None:
+def check_number(served: CatalogueEntry, inchikeys: Sequence[str]) -> None:
     """Raise Problem for more molecules than one answer holds; it tells how many that are."""
     n_columns = len(served.reader.columns)
     largest = max(1, min(MAX_MOLECULES, MAX_VALUES // max(1, n_columns)))
@@ -152,7 +153,7 @@ def provenance_header(predictions: Predictions) -> dict[str, str]:
     return {_PROVENANCE: json.dumps(provenance(predictions))}
 
 
-def _find(models: ServedModels, model: str) -> ServedModel:
+def _find(models: ServedModels, model: str) -> CatalogueEntry:
     served = models.find(model)
     if served is None:
         raise unknown_model(model)
@@ -171,13 +172,13 @@ def _read_all(
 ) -> list[Predictions]:
     """Return a molecule's predictions of the models that are named, otherwise of all, in their order."""
 
-    def find(name: str) -> ServedModel | None:
+    def find(name: str) -> CatalogueEntry | None:
         try:
             return models.find(name, within=MANY_SECONDS)
         except TableError as error:
             raise unavailable(error, name) from error
 
-    def read(served: ServedModel) -> Predictions | None:
+    def read(served: CatalogueEntry) -> Predictions | None:
         try:
             return models.read(served.model, [inchikey], within=MANY_SECONDS)
         except TableError as error:
@@ -212,7 +213,7 @@ def _unknown_models(unknown: Sequence[str]) -> Problem:
 
 
 def _unknown_molecule(predictions: Predictions, inchikey: str) -> Problem:
-    served = predictions.served
+    served = predictions.entry
     if predictions.release_of(inchikey) is None:
         shard = shard_of(inchikey, served.reader.n_shards)
         return Problem(
@@ -232,7 +233,7 @@ def _answer(kind: str, predictions: Predictions) -> Response[str]:
     if kind != CSV:
         return Response(HTTPStatus.OK, kind, to_json(predictions), headers=headers)
     headers |= {
-        "Content-Disposition": f'attachment; filename="{predictions.served.model}.csv"',
+        "Content-Disposition": f'attachment; filename="{predictions.entry.model}.csv"',
         **provenance_header(predictions),
     }
     return Response(HTTPStatus.OK, f"{CSV}; charset=utf-8", to_csv(predictions), headers=headers)

@@ -1,100 +1,45 @@
 """The models that are served, kept open between requests.
 
-A model is opened anew after `CACHE_SECONDS`, or when a shard turns out to have been loaded since, so new columns, cards
-and coverage are seen after a minute at the latest. What is not there is looked for every time, so a new model is found
+A model is read anew after `CACHE_SECONDS`, or when a shard turns out to have been loaded since: readers see new columns,
+cards and coverage after a minute at most. A model that is not in the cache is always looked up, so a new one is found
 at once.
 """
 
-import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 
-from precalc_assets.cards import ModelCard, find_card, read_card
+from precalc_assets.cards import ModelCard
+from precalc_assets.catalogue import CatalogueEntry, read_cards, read_entry
 from precalc_assets.errors import MissingTableError, TableError
 from precalc_assets.model_ids import is_model_id
 from precalc_assets.sharding import shard_of
-from precalc_assets.tables import LIBRARY, REGISTRY, Directory, Item, KeyValueStore, TableReader
+from precalc_assets.tables import LIBRARY, Directory, KeyValueStore, TableReader
 from precalc_assets.tables.reader import CACHE_SECONDS, Reading, Row
 
 LISTING_SECONDS = 10.0
 """How long a list of models is used before it is read again."""
 
 MANY_SECONDS = 600.0
-"""How long a model is used where many are asked at a time. To open one takes a read of each shard's directory, 12,000
-for 240 models of 50 shards; to read a molecule of one that is open takes two."""
+"""How long an entry is used where many models are asked at a time. Opening one reads each shard's directory, 12,000
+items for 240 models of 50 shards; reading a molecule of an open model takes two."""
 
 _PATIENCE_SECONDS = 5.0
-"""A store that takes longer to fail has tried again and again already, DynamoDB's for some 15 s. Asked once more, the
-answer would come after the 29 s that API Gateway waits."""
-
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ServedModel:
-    """A model as it was when it was opened: its table, and what it says of itself, if it has been published.
-
-    `directories` has what is loaded, by shard. `updated` is the time of the last load, ISO 8601 in UTC.
-    """
-
-    model: str
-    reader: TableReader
-    card: ModelCard | None
-    directories: dict[str, Directory]
-    opened_at: float
-
-    @property
-    def deterministic(self) -> bool | None:
-        """Whether the model predicts the same every time, None if that was not found out."""
-        return self.card.deterministic if self.card else None
-
-    @property
-    def releases(self) -> dict[str, str]:
-        """The release of each loaded shard."""
-        return {shard: directory.release for shard, directory in self.directories.items()}
-
-    @property
-    def library_digest(self) -> str | None:
-        """The version of the reference library that was predicted, None unless every shard is loaded."""
-        return self.library_digest_with({})
-
-    @property
-    def molecules(self) -> int:
-        """How many molecules are in the table."""
-        return sum(directory.rows for directory in self.directories.values())
-
-    @property
-    def updated(self) -> str | None:
-        """When a shard was last loaded, None if none is."""
-        return max((directory.loaded_at for directory in self.directories.values()), default=None)
-
-    def is_older_than(self, read: Mapping[str, Directory]) -> bool:
-        """Return whether a shard was loaded since this was opened, by the directories that rows were read from."""
-        known = self.directories
-        return any(shard not in known or known[shard].generation != d.generation for shard, d in read.items())
-
-    def library_digest_with(self, newer: Mapping[str, Directory]) -> str | None:
-        """Return the library's digest with these directories in place of what they were when this was opened."""
-        directories = {**self.directories, **newer}
-        if len(directories) < self.reader.n_shards:
-            return None
-        # As the library's manifest has it: of the digests of its shards, in order.
-        return _sha256(directory.shard_digest for _, directory in sorted(directories.items()))
+"""A store that takes longer to fail has retried already, DynamoDB's for some 15 s. Another attempt would answer after
+the 29 s that API Gateway waits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What a model's table holds of the molecules that were asked for, in their order, None where that is nothing.
+    """What a model's table holds of the requested molecules, in their order, None for a missing one.
 
-    `directories` are those that the rows were read from, by shard: what is said of the rows is said of these, which
-    may be newer than the model is open. `smiles` is None if nobody asked for it, and None for a molecule that the
+    `directories` are those that the rows were read from, by shard: releases and digests of the answer follow from
+    these, which may be newer than `entry`. `smiles` is None unless requested, and None for a molecule that the
     library's table does not have.
     """
 
-    served: ServedModel
+    entry: CatalogueEntry
     inchikeys: Sequence[str]
     rows: list[Row | None]
     directories: dict[str, Directory] = field(repr=False)
@@ -109,34 +54,34 @@ class Predictions:
     @property
     def library_digest(self) -> str | None:
         """The version of the reference library that was predicted, None unless every shard is loaded."""
-        return self.served.library_digest_with(self.directories)
+        return self.entry.library_digest_with(self.directories)
 
     def release_of(self, inchikey: str) -> str | None:
-        """Return the release that a molecule's shard is of, None if that is not loaded."""
-        directory = self.directories.get(shard_of(inchikey, self.served.reader.n_shards))
+        """Return the release of a molecule's shard, None if that shard is not loaded."""
+        directory = self.directories.get(shard_of(inchikey, self.entry.reader.n_shards))
         return directory.release if directory else None
 
 
 class ServedModels:
-    """The models in a key-value store, opened when they are first asked for. May be used by several threads."""
+    """The models in a key-value store, opened when they are first requested. May be used by several threads."""
 
     def __init__(self, tables: KeyValueStore, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._tables = tables
         self._clock = clock
-        self._models: dict[str, ServedModel] = {}
+        self._entries: dict[str, tuple[float, CatalogueEntry]] = {}
         self._library: tuple[float, TableReader] | None = None
         self._lock = threading.Lock()
         self._listing: tuple[float, dict[str, ModelCard | None]] | None = None
         self._names: tuple[float, list[str]] | None = None
 
-    def find(self, model: str, *, within: float = CACHE_SECONDS) -> ServedModel | None:
-        """Return a model that was opened within so many seconds, None if nothing of it is served.
+    def find(self, model: str, *, within: float = CACHE_SECONDS) -> CatalogueEntry | None:
+        """Return a model's entry, read within so many seconds; None if the model is not served.
 
-        Raises TableError if the store cannot tell.
+        Raises TableError if the store cannot be read.
         """
-        known = self._models.get(model)
-        if known and self._clock() - known.opened_at < within:
-            return known
+        known = self._entries.get(model)
+        if known and self._clock() - known[0] < within:
+            return known[1]
         return self._open(model)
 
     def read(
@@ -144,42 +89,42 @@ class ServedModels:
     ) -> Predictions | None:
         """Return predictions of molecules by the model that `find` finds, with their SMILES if wanted.
 
-        Raises UsageError for a malformed InChIKey, TableError if the store cannot tell.
+        Raises UsageError for a malformed InChIKey, TableError if the store cannot be read.
         """
-        served = self.find(model, within=within)
-        if served is None:
+        entry = self.find(model, within=within)
+        if entry is None:
             return None
         reading, started = None, self._clock()
         try:
-            reading = served.reader.read(inchikeys)
+            reading = entry.reader.read(inchikeys)
         except TableError:
             # The table may have been dropped or made anew since it was opened.
             if self._took_long(started):
                 raise
-        if reading is None or served.is_older_than(reading.directories):
-            served = self._open(model)
-            if served is None:
+        if reading is None or entry.is_older_than(reading.directories):
+            entry = self._open(model)
+            if entry is None:
                 return None
-            reading = served.reader.read(inchikeys)
+            reading = entry.reader.read(inchikeys)
         texts = self.smiles(inchikeys) if smiles else None
-        return Predictions(served, inchikeys, reading.rows, reading.directories, texts)
+        return Predictions(entry, inchikeys, reading.rows, reading.directories, texts)
 
     def smiles(self, inchikeys: Sequence[str]) -> list[str | None]:
-        """Return the molecules' SMILES as the library's table has them, None for those that it has not.
+        """Return the molecules' SMILES in the library's table, None for those that it does not have.
 
-        Raises UsageError for a malformed InChIKey, TableError if the store cannot tell.
+        Raises UsageError for a malformed InChIKey, TableError if the store cannot be read.
         """
         try:
             reading = self._read_library(inchikeys)
         except MissingTableError:
-            # A library that was never built, or before tables had it: predictions are served all the same.
+            # The library has no table yet: predictions are served without it.
             return [None] * len(inchikeys)
         return [None if row is None or row[0] is None else str(row[0]) for row in reading.rows]
 
     def names(self) -> list[str]:
-        """Return all models that have a table, without their cards: those of wide models are large.
+        """Return all models that have a table, without their cards: the cards of wide models are large.
 
-        Raises TableError if the store cannot tell.
+        Raises TableError if the store cannot be read.
         """
         now = self._clock()
         if self._names is None or now - self._names[0] >= LISTING_SECONDS:
@@ -189,31 +134,26 @@ class ServedModels:
     def cards(self) -> dict[str, ModelCard | None]:
         """Return the cards of all models that have a table, by model; None for those without one.
 
-        Raises TableError if the store cannot tell.
+        Raises TableError if the store cannot be read.
         """
         now = self._clock()
         if self._listing is None or now - self._listing[0] >= LISTING_SECONDS:
-            self._listing = now, self._read_cards()
+            self._listing = now, read_cards(self._tables)
         return self._listing[1]
 
-    def _open(self, model: str) -> ServedModel | None:
-        served = self._opened(model) if is_model_id(model) else None
+    def _open(self, model: str) -> CatalogueEntry | None:
+        opened_at = self._clock()
+        try:
+            entry = read_entry(self._tables, model, clock=self._clock) if is_model_id(model) else None
+        except MissingTableError:
+            entry = None
         now = self._clock()
         with self._lock:
-            # Whatever is too old goes, so that memory holds no more than what was asked for lately.
-            self._models = {m: s for m, s in self._models.items() if m != model and now - s.opened_at < MANY_SECONDS}
-            if served:
-                self._models[model] = served
-        return served
-
-    def _opened(self, model: str) -> ServedModel | None:
-        now = self._clock()
-        try:
-            reader = TableReader(self._tables, model, clock=self._clock)
-            directories = reader.directories()
-        except MissingTableError:
-            return None
-        return ServedModel(model, reader, self._find_card(model), directories, now)
+            # Old entries are dropped, so that memory holds only the models of recent requests.
+            self._entries = {m: e for m, e in self._entries.items() if m != model and now - e[0] < MANY_SECONDS}
+            if entry:
+                self._entries[model] = opened_at, entry
+        return entry
 
     def _read_library(self, inchikeys: Sequence[str]) -> Reading:
         known, now = self._library, self._clock()
@@ -230,28 +170,3 @@ class ServedModels:
 
     def _took_long(self, started: float) -> bool:
         return self._clock() - started > _PATIENCE_SECONDS
-
-    def _find_card(self, model: str) -> ModelCard | None:
-        try:
-            return find_card(self._tables, model)
-        except TableError as error:
-            _log.warning("%s", error)
-            return None
-
-    def _read_cards(self) -> dict[str, ModelCard | None]:
-        names = self._tables.list_tables()
-        models = list(filter(is_model_id, names))
-        items = self._tables.get_many(REGISTRY, models) if REGISTRY in names else {}
-        return {model: _read_card(items.get(model)) for model in models}
-
-
-def _read_card(item: Item | None) -> ModelCard | None:
-    try:
-        return read_card(item) if item else None
-    except TableError as error:
-        _log.warning("%s", error)
-        return None
-
-
-def _sha256(parts: Iterable[str]) -> str:
-    return sha256("".join(parts).encode()).hexdigest()

@@ -56,7 +56,7 @@ def test_new_columns_are_seen_after_a_minute(tables, models, clock):
     serve(tables, rows, columns=[Column("new", "integer", "", "")], release="v2.0.0")
     clock.now = CACHE_SECONDS
     answered = models.read(MODEL, KEYS)
-    assert [column.name for column in answered.served.reader.columns] == ["new"]
+    assert [column.name for column in answered.entry.reader.columns] == ["new"]
     assert answered.rows == list(rows.values())
     assert answered.releases == ["v2.0.0"]
 
@@ -121,9 +121,9 @@ def test_what_is_said_of_rows_that_were_loaded_since_is_read_with_them(tables, m
     serve(tables, rows, columns=[Column("new", "integer", "", "")], release="v2.0.0")
     clock.now = CACHE_SECONDS
     answered = models.read(MODEL, KEYS, within=MANY_SECONDS)
-    assert [column.name for column in answered.served.reader.columns] == ["new"]
+    assert [column.name for column in answered.entry.reader.columns] == ["new"]
     assert answered.rows == [None, *rows.values()]
-    assert answered.served.releases == dict.fromkeys(("00", "01", "02", "03"), "v2.0.0")
+    assert {d.release for d in answered.entry.directories.values()} == {"v2.0.0"}
     assert answered.library_digest != before.library_digest
 
 

@@ -1,0 +1,102 @@
+"""What the tables say of the models in them: cards, loaded shards, releases and the library's digest.
+
+The API and the client both read models through this module. It goes into the Lambda: no Dagster, no data frames. How
+long an entry is kept, and how predictions are read from it, belongs to them.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+
+from precalc_assets.cards import ModelCard, find_card, read_card
+from precalc_assets.errors import TableError
+from precalc_assets.model_ids import is_model_id
+from precalc_assets.tables import REGISTRY, Directory, Item, KeyValueStore, TableReader
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueEntry:
+    """One model as it was when the entry was read: its table, its card if it is published, and its loaded shards."""
+
+    model: str
+    reader: TableReader
+    card: ModelCard | None
+    directories: dict[str, Directory]
+
+    @property
+    def deterministic(self) -> bool | None:
+        """Whether the model predicts the same every time, None if unknown."""
+        return self.card.deterministic if self.card else None
+
+    @property
+    def releases(self) -> list[str]:
+        """The releases of the loaded shards, sorted."""
+        return sorted({directory.release for directory in self.directories.values()})
+
+    @property
+    def molecules(self) -> int:
+        """The number of molecules in the table."""
+        return sum(directory.rows for directory in self.directories.values())
+
+    @property
+    def updated(self) -> str | None:
+        """The time of the last load, ISO 8601 in UTC, None if no shard is loaded."""
+        return max((directory.loaded_at for directory in self.directories.values()), default=None)
+
+    @property
+    def library_digest(self) -> str | None:
+        """The version of the reference library that was predicted, None unless every shard is loaded."""
+        return self.library_digest_with({})
+
+    def library_digest_with(self, newer: Mapping[str, Directory]) -> str | None:
+        """Return the library's digest if these directories take the place of the entry's."""
+        directories = {**self.directories, **newer}
+        if len(directories) < self.reader.n_shards:
+            return None
+        # As in the library's manifest: the digest of its shards' digests, in order.
+        text = "".join(directory.shard_digest for _, directory in sorted(directories.items()))
+        return sha256(text.encode()).hexdigest()
+
+    def is_older_than(self, read: Mapping[str, Directory]) -> bool:
+        """Return whether one of these directories, which rows were read from, is newer than the entry."""
+        known = self.directories
+        return any(shard not in known or known[shard].generation != d.generation for shard, d in read.items())
+
+
+def read_entry(tables: KeyValueStore, model: str, *, clock: Callable[[], float] = time.monotonic) -> CatalogueEntry:
+    """Return what the tables say of one model.
+
+    A damaged card is logged and left out. Raises MissingTableError if the model has no table, TableError if the table
+    cannot be read.
+    """
+    reader = TableReader(tables, model, clock=clock)
+    directories = reader.directories()
+    try:
+        card = find_card(tables, model)
+    except TableError as error:
+        _log.warning("%s", error)
+        card = None
+    return CatalogueEntry(model, reader, card, directories)
+
+
+def read_cards(tables: KeyValueStore) -> dict[str, ModelCard | None]:
+    """Return the cards of all models that have a table, by model; None where a card is missing or damaged.
+
+    Raises TableError if the store cannot be read.
+    """
+    names = tables.list_tables()
+    models = list(filter(is_model_id, names))
+    items = tables.get_many(REGISTRY, models) if REGISTRY in names else {}
+    return {model: _read_card(items.get(model)) for model in models}
+
+
+def _read_card(item: Item | None) -> ModelCard | None:
+    try:
+        return read_card(item) if item else None
+    except TableError as error:
+        _log.warning("%s", error)
+        return None
