@@ -1,25 +1,22 @@
 """Reading from the tables themselves: those on this disk, or DynamoDB's with credentials of one's own."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from precalc_assets.cards import ModelCard, find_card, read_card
+from precalc_assets.cards import ModelCard
+from precalc_assets.catalogue import CatalogueEntry, read_cards, read_entry
 from precalc_assets.client.downloading import CutOffError, Listing, ServedFile, Stream
 from precalc_assets.client.errors import ChangedError, DownloadError
 from precalc_assets.client.source import Answer, ModelInfo, ModelSummary, changed
-from precalc_assets.errors import MissingTableError, TableError
-from precalc_assets.model_ids import check_model_id, is_model_id
+from precalc_assets.errors import MissingTableError
+from precalc_assets.model_ids import check_model_id
 from precalc_assets.outcomes import reason
-from precalc_assets.tables import LIBRARY, REGISTRY, Directory, Item, KeyValueStore, TableReader
+from precalc_assets.tables import LIBRARY, KeyValueStore, TableReader
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
-
-_log = logging.getLogger(__name__)
 
 _MOST_MOLECULES = 100_000
 _MOST_VALUES = 1_000_000
@@ -38,33 +35,28 @@ class LocalSource:
 
     def models(self) -> list[ModelSummary]:
         """See `Source.models`."""
-        names = self._tables.list_tables()
-        models = list(filter(is_model_id, names))
-        items = self._tables.get_many(REGISTRY, models) if REGISTRY in names else {}
-        return [_summary(model, items.get(model)) for model in models]
+        return [_summary(model, card) for model, card in read_cards(self._tables).items()]
 
     def open(self, model: str) -> "LocalModel":
         """See `Source.open`."""
-        reader, directories = self._read(model)
-        card = self._card(model)
+        entry = self._read(model)
         info = ModelInfo(
             source=self.name,
             model=model,
-            columns=reader.columns,
-            releases=tuple(sorted({directory.release for directory in directories.values()})),
-            library_digest=_library_digest(directories, reader.n_shards),
-            deterministic=card.deterministic if card else None,
-            varying=card.varying if card else (),
-            updated=max((directory.loaded_at for directory in directories.values()), default=None),
-            molecules=sum(directory.rows for directory in directories.values()),
+            columns=entry.reader.columns,
+            releases=tuple(entry.releases),
+            library_digest=entry.library_digest,
+            deterministic=entry.deterministic,
+            varying=entry.card.varying if entry.card else (),
+            updated=entry.updated,
+            molecules=entry.molecules,
         )
-        generations = {shard: directory.generation for shard, directory in directories.items()}
-        return LocalModel(info, reader, generations, self._tables)
+        generations = {shard: directory.generation for shard, directory in entry.directories.items()}
+        return LocalModel(info, entry.reader, generations, self._tables)
 
-    def _read(self, model: str) -> tuple[TableReader, dict[str, Directory]]:
+    def _read(self, model: str) -> CatalogueEntry:
         try:
-            reader = TableReader(self._tables, check_model_id(model))
-            return reader, reader.directories()
+            return read_entry(self._tables, check_model_id(model))
         except MissingTableError:
             raise MissingTableError(
                 f"no predictions of {model!r} are in {self.name}; name an API that has them, "
@@ -73,12 +65,12 @@ class LocalSource:
 
     def files(self, model: str) -> Listing:
         """See `FileSource.files`."""
-        reader, directories = self._read(model)
+        entry = self._read(model)
         return Listing(
             source=self._store_url,
             model=model,
-            releases=tuple(sorted({directory.release for directory in directories.values()})),
-            library_digest=_library_digest(directories, reader.n_shards),
+            releases=tuple(entry.releases),
+            library_digest=entry.library_digest,
             files=tuple(
                 ServedFile(
                     model=model,
@@ -90,7 +82,7 @@ class LocalSource:
                     rows=directory.rows,
                     release=directory.release,
                 )
-                for shard, directory in directories.items()
+                for shard, directory in entry.directories.items()
             ),
         )
 
@@ -120,14 +112,6 @@ class LocalSource:
     def close(self) -> None:
         """See `Source.close`."""
         self._tables.close()
-
-    def _card(self, model: str) -> ModelCard | None:
-        """Return the model's card; one that is damaged stops nobody who wants predictions."""
-        try:
-            return find_card(self._tables, model)
-        except TableError as error:
-            _log.warning("warning: %s", error)
-            return None
 
 
 class LocalModel:
@@ -166,11 +150,7 @@ class LocalModel:
             return None
 
 
-def _summary(model: str, item: Item | None) -> ModelSummary:
-    try:
-        card = read_card(item) if item else None
-    except TableError:
-        card = None
+def _summary(model: str, card: ModelCard | None) -> ModelSummary:
     if card is None:
         return ModelSummary(model)
     return ModelSummary(
@@ -184,10 +164,3 @@ def _summary(model: str, item: Item | None) -> ModelSummary:
         deterministic=card.deterministic,
         updated=card.updated.isoformat(timespec="seconds"),
     )
-
-
-def _library_digest(directories: dict[str, Directory], n_shards: int) -> str | None:
-    """Return the digest that the library's manifest has: of the digests of its shards, in order."""
-    if len(directories) < n_shards:
-        return None
-    return sha256("".join(directory.shard_digest for _, directory in sorted(directories.items())).encode()).hexdigest()
