@@ -38,12 +38,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
+from fastapi import FastAPI
 
 from benchmarks.command import end, size
 from benchmarks.invented import MODEL, REGION, Shape, floats, load_all, put_plainly
 from infra.lambda_asset import LAMBDA, READER, THIS_PYTHON, build_asset
-from precalc_assets.api.events import answer
-from precalc_assets.api.handler import make_app
+from precalc_assets.api.app import make_app
+from precalc_assets.api.gateway import answer_event
 from precalc_assets.sharding import key_hash, shard_of
 from precalc_assets.tables import KeyValueStore, TableReader, open_tables
 from precalc_assets.tables.directory import COLUMNS_KEY
@@ -136,6 +137,10 @@ def asked_for(keys: Sequence[str], model: str = MODEL, **headers: str) -> dict[s
     return event("POST", route, json.dumps({"inchikeys": list(keys)}), {"content_type": "application/json"} | headers)
 
 
+def answer(app: FastAPI, asked: dict[str, Any]) -> dict[str, Any]:
+    return answer_event(lambda: app, asked, None)
+
+
 def checked(response: dict[str, Any], found: int = ASKED) -> dict[str, Any]:
     if response["statusCode"] != 200 or f'"found":{found},' not in response["body"]:
         raise SystemExit(f"not what was asked for: {response['statusCode']} {response['body'][:300]}")
@@ -151,11 +156,11 @@ def measure_answer(tables: KeyValueStore, questions: list[list[str]]) -> bool:
     app = make_app(tables)
     reader = TableReader(tables, MODEL)
     warm, *fresh = questions
-    body = checked(answer(app, asked_for(warm), None))["body"]
+    body = checked(answer(app, asked_for(warm)))["body"]
     reader.get(warm)
     zipped = {"accept_encoding": "gzip"}
-    plain = min(cpu_ms(lambda keys=keys: answer(app, asked_for(keys), None)) for keys in fresh)
-    compressed = min(cpu_ms(lambda keys=keys: answer(app, asked_for(keys, **zipped), None)) for keys in fresh)
+    plain = min(cpu_ms(lambda keys=keys: answer(app, asked_for(keys))) for keys in fresh)
+    compressed = min(cpu_ms(lambda keys=keys: answer(app, asked_for(keys, **zipped))) for keys in fresh)
     rows = min(cpu_ms(lambda keys=keys: reader.get(keys)) for keys in fresh)
     print(f"answer, {ASKED:,} molecules on {ASKED:,} pages, 10 columns, SQLite: {len(body):,} bytes of JSON")
     print(f"  of which reading rows {rows:.1f} ms; gzip and base64 add {compressed - plain:.1f} ms")
@@ -180,13 +185,13 @@ def measure_plain(tables: KeyValueStore, shape: Shape, model: str, keys: list[st
 
     app = make_app(store)
     asked = asked_for(keys, model)
-    ours = json.loads(checked(answer(app, asked, None))["body"])
+    ours = json.loads(checked(answer(app, asked))["body"])
     if json.loads(plain())["predictions"] != ours["predictions"]:
         raise SystemExit("the plain way has other values")
-    pairs = [(cpu_ms(lambda: answer(app, asked, None)), cpu_ms(plain)) for _ in range(ROUNDS)]
+    pairs = [(cpu_ms(lambda: answer(app, asked)), cpu_ms(plain)) for _ in range(ROUNDS)]
     local = make_app(tables)
-    answer(local, asked, None)
-    in_sqlite = min(cpu_ms(lambda: answer(local, asked, None)) for _ in range(ROUNDS))
+    answer(local, asked)
+    in_sqlite = min(cpu_ms(lambda: answer(local, asked)) for _ in range(ROUNDS))
     store.close()
     ours_ms, plain_ms = (min(times) for times in zip(*pairs, strict=True))
     ratio = plain_ms / ours_ms

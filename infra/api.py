@@ -55,6 +55,14 @@ _REFUSALS = {
     apigateway.ResponseType.DEFAULT_5_XX: ("unavailable", "the predictions cannot be read now; try again later"),
 }
 
+_RETRY_AFTER = {
+    apigateway.ResponseType.THROTTLED: 5,
+    # A month's quota: nobody knows from when. Programs stop at the code.
+    apigateway.ResponseType.QUOTA_EXCEEDED: 3_600,
+    apigateway.ResponseType.DEFAULT_5_XX: 10,
+}
+"""Seconds after which a client may try again."""
+
 
 class ApiStack(Stack):
     """A REST API of this region with keys and a usage plan, and the Lambdas behind it."""
@@ -114,17 +122,26 @@ class ApiStack(Stack):
                 },
             ),
         )
-        api.root.add_proxy()
+        rest = api.root.add_proxy()
         for path in _OPEN:
             api.root.resource_for_path(path).add_method("GET", api_key_required=False)
-        api.root.resource_for_path("/inchikeys").add_method(
-            "POST", apigateway.LambdaIntegration(inchikeys, allow_test_invoke=False)
-        )
+        molecules = api.root.resource_for_path("/inchikeys")
+        molecules.add_method("POST", apigateway.LambdaIntegration(inchikeys, allow_test_invoke=False))
+        if parameters.cors_origins:
+            # A browser asks first, without a key, and the application answers.
+            for resource in (rest, molecules):
+                resource.add_method("OPTIONS", api_key_required=False)
         # The output that CDK makes of its own accord says what `Url` says, without a description.
         api.node.try_remove_child("Endpoint")
         for kind, (code, message) in _REFUSALS.items():
             body = json.dumps({"error": {"code": code, "message": message}})
-            api.add_gateway_response(code, type=kind, templates={"application/json": body})
+            headers = {"Retry-After": f"'{_RETRY_AFTER[kind]}'"} if kind in _RETRY_AFTER else {}
+            if parameters.cors_origins:
+                # What is wrong with a key is no secret from any page.
+                headers["Access-Control-Allow-Origin"] = "'*'"
+            api.add_gateway_response(
+                code, type=kind, templates={"application/json": body}, response_headers=headers or None
+            )
         _acknowledge_openness(api)
         return api
 

@@ -36,7 +36,11 @@ def make_reader(scope: Construct, parameters: Parameters) -> lambda_.Function:
         description="Reads predictions by InChIKey",
         memory_mb=_READER_MB,
         log_group=_make_log(scope, "Log", role),
-        environment={"PRECALC_TABLES_URL": parameters.tables_url, "PRECALC_STORE_URL": parameters.store_url},
+        environment={
+            "PRECALC_TABLES_URL": parameters.tables_url,
+            "PRECALC_STORE_URL": parameters.store_url,
+            **_origins(parameters),
+        },
     )
 
 
@@ -52,8 +56,12 @@ def make_inchikeys(scope: Construct, parameters: Parameters) -> lambda_.Function
         description="Makes InChIKeys of SMILES, by RDKit",
         memory_mb=_RDKIT_MB,
         log_group=_make_log(scope, "InChIKeysLog", role),
-        environment={},
+        environment=_origins(parameters),
     )
+
+
+def _origins(parameters: Parameters) -> dict[str, str]:
+    return {"PRECALC_CORS_ORIGINS": parameters.cors_origins} if parameters.cors_origins else {}
 
 
 def _make_role(scope: Construct, name: str, description: str, statements: Sequence[iam.PolicyStatement]) -> iam.Role:

@@ -25,6 +25,8 @@ _UNWANTED = (
     "*.dist-info/uv_cache.json",
     # zstandard's second copy of zstd, for Pythons that are not CPython: a third of the asset.
     "zstandard/_cffi.*",
+    # Another page than the one that we show.
+    "fastapi_offline/static/redoc*",
 )
 
 
@@ -47,7 +49,9 @@ class Asset:
 READER = Asset(
     name="reader",
     handler="precalc_assets.api.handler.handler",
-    packages=("aws-lambda-powertools", "jinja2", "pydantic", "zstandard"),
+    packages=("fastapi", "jinja2", "mangum", "zstandard"),
+    # Swagger UI; of what it depends on, FastAPI, the rest is here.
+    alone=("fastapi-offline",),
     modules=("precalc_assets.tables.dynamodb",),
     files=("precalc_assets/api/templates",),
 )
@@ -56,7 +60,7 @@ READER = Asset(
 INCHIKEYS = Asset(
     name="inchikeys",
     handler="precalc_assets.api.inchikey_handler.handler",
-    packages=("aws-lambda-powertools", "pydantic"),
+    packages=("fastapi", "mangum"),
     # NumPy and Pillow are for what it draws and for arrays; a molecule's InChIKey needs neither.
     alone=("rdkit",),
     files=("precalc_assets/library/molecules.py",),

@@ -20,6 +20,7 @@ _PATTERNS = {
     "environment": r"[A-Za-z0-9._-]+",
     "deploy_environment": r"[A-Za-z0-9._-]+",
     "alarm_email": r"[^@\s]+@[^@\s]+",
+    "cors_origins": r"\*|https?://[^/\s,]+(,https?://[^/\s,]+)*",
     "keep": "true|false",
     "github_provider": "create|existing",
 }
@@ -33,6 +34,7 @@ class Parameters:
     keep: bool = True
     lambda_folder: Path = Path("lambda.out")
     alarm_email: str | None = None
+    cors_origins: str | None = None
     repository: str | None = None
     environment: str = "precalc"
     deploy_environment: str = "aws"

@@ -20,12 +20,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CatalogueEntry:
-    """One model as it was when the entry was read: its table, its card if it is published, and its loaded shards."""
+    """One model as it was when the entry was read: its table, its card if it is published, and its loaded shards.
+
+    `library_digest` is the version of the reference library that was predicted, None unless every shard is loaded.
+    """
 
     model: str
     reader: TableReader
     card: ModelCard | None
     directories: dict[str, Directory]
+    library_digest: str | None
 
     @property
     def deterministic(self) -> bool | None:
@@ -47,24 +51,16 @@ class CatalogueEntry:
         """The time of the last load, ISO 8601 in UTC, None if no shard is loaded."""
         return max((directory.loaded_at for directory in self.directories.values()), default=None)
 
-    @property
-    def library_digest(self) -> str | None:
-        """The version of the reference library that was predicted, None unless every shard is loaded."""
-        return self.library_digest_with({})
-
-    def library_digest_with(self, newer: Mapping[str, Directory]) -> str | None:
-        """Return the library's digest if these directories take the place of the entry's."""
-        directories = {**self.directories, **newer}
-        if len(directories) < self.reader.n_shards:
-            return None
-        # As in the library's manifest: the digest of its shards' digests, in order.
-        text = "".join(directory.shard_digest for _, directory in sorted(directories.items()))
-        return sha256(text.encode()).hexdigest()
-
     def is_older_than(self, read: Mapping[str, Directory]) -> bool:
         """Return whether one of these directories, which rows were read from, is newer than the entry."""
         known = self.directories
         return any(shard not in known or known[shard].generation != d.generation for shard, d in read.items())
+
+    def library_digest_with(self, newer: Mapping[str, Directory]) -> str | None:
+        """Return the library's digest if these directories take the place of the entry's."""
+        if not self.is_older_than(newer):
+            return self.library_digest
+        return _library_digest({**self.directories, **newer}, self.reader.n_shards)
 
 
 def read_entry(tables: KeyValueStore, model: str, *, clock: Callable[[], float] = time.monotonic) -> CatalogueEntry:
@@ -80,7 +76,7 @@ def read_entry(tables: KeyValueStore, model: str, *, clock: Callable[[], float] 
     except TableError as error:
         _log.warning("%s", error)
         card = None
-    return CatalogueEntry(model, reader, card, directories)
+    return CatalogueEntry(model, reader, card, directories, _library_digest(directories, reader.n_shards))
 
 
 def read_cards(tables: KeyValueStore) -> dict[str, ModelCard | None]:
@@ -92,6 +88,13 @@ def read_cards(tables: KeyValueStore) -> dict[str, ModelCard | None]:
     models = list(filter(is_model_id, names))
     items = tables.get_many(REGISTRY, models) if REGISTRY in names else {}
     return {model: _read_card(items.get(model)) for model in models}
+
+
+def _library_digest(directories: Mapping[str, Directory], n_shards: int) -> str | None:
+    """Return the digest that the library's manifest has: of its shards' digests, in order."""
+    if len(directories) < n_shards:
+        return None
+    return sha256("".join(d.shard_digest for _, d in sorted(directories.items())).encode()).hexdigest()
 
 
 def _read_card(item: Item | None) -> ModelCard | None:

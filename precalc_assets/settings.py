@@ -106,6 +106,19 @@ class Settings(BaseSettings):
     github_api_url: str = "https://api.github.com"
     """GitHub's API; another one for GitHub Enterprise Server."""
 
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins whose web pages may read the API's answers: https://lab.example,https://other.example; * is all."""
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        origins = tuple(origin.strip() for origin in value.split(",") if origin.strip())
+        if not all(re.fullmatch(r"\*|https?://[^/\s]+", origin) for origin in origins):
+            raise ValueError("write https://host,https://host:port without a path")
+        return origins
+
     @field_validator("models_dir", mode="before")
     @classmethod
     def _split_path(cls, value: object) -> object:

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from gateway_events import event
 
-from precalc_assets.api.events import answer
-from precalc_assets.api.handler import make_app
+from precalc_assets.api.app import make_app
+from precalc_assets.api.gateway import answer_event
 from precalc_assets.client import Precalc
 from precalc_assets.client.asked import MoleculeList
 from precalc_assets.client.computing import Computer, get_and_compute
@@ -132,11 +132,12 @@ def test_the_sample_has_both(predicted) -> None:
 
 
 def test_the_api_answers_with_both(predicted) -> None:
-    app = make_app(predicted.tables).sealed()
+    app = make_app(predicted.tables)
 
     def ask(method: str, url: str, body: object = None, **headers: str) -> str:
         text = None if body is None else json.dumps(body)
-        response = answer(app, event(method, url, text, {"content_type": "application/json"} | headers), None)
+        asked = event(method, url, text, {"content_type": "application/json"} | headers)
+        response = answer_event(lambda: app, asked, None)
         assert response["statusCode"] == 200, response
         return response["body"]
 

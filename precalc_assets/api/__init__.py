@@ -1,6 +1,7 @@
-"""The read API: predictions by InChIKey over HTTP, one code for Lambda and for a local server.
+"""The read API: predictions by InChIKey over HTTP, one ASGI application for Lambdas and for a local server.
 
-`served` knows the models, `routes` what can be asked, `answers` what it looks like, `openapi` how that is described.
-`handler` is Lambda's way in; `server` answers on this machine, by making the events that a Lambda gets. But for
-`server`, all of it goes into a Lambda of a few MB: no Dagster, no data frames, no RDKit.
+`served` keeps models open, `routes` and its neighbours answer, `answers` has the forms of answers, and `documents`
+describes them. `middleware` is around all routes, `framework` is FastAPI as they use it. `gateway` and the handlers are
+the way in from API Gateway; `server` and `limits` are the one on this machine. But for these two, all of it goes into a
+Lambda of a few MB: no Dagster, no data frames, no RDKit.
 """

@@ -1,20 +1,21 @@
 """What answers look like: the JSON of each route, and predictions of many molecules as JSON or CSV."""
 
-import json
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
+from pydantic_core import to_json as to_json_bytes
 
 from precalc_assets.adoption_record import Adoption
+from precalc_assets.api.parameters import INCHIKEY_SCHEMA
 from precalc_assets.api.served import Predictions
 from precalc_assets.cards import ModelCard
 from precalc_assets.catalogue import CatalogueEntry
 from precalc_assets.columns import ColumnType
 from precalc_assets.csv_cells import csv_cell
-from precalc_assets.sharding import INCHIKEY
 from precalc_assets.tables import Value
 
 JSON = "application/json"
@@ -23,12 +24,8 @@ CSV = "text/csv"
 MAX_MOLECULES = 1_000
 """Molecules in one request, of a model with few columns."""
 
-InChIKey = Annotated[
-    str,
-    # As JSON Schema has it, where `$` is the end of the text.
-    Field(json_schema_extra={"pattern": INCHIKEY.pattern.replace(r"\Z", "$"), "minLength": 27, "maxLength": 27}),
-]
-"""Described as what it is; whether one is, is checked where a message can say which."""
+InChIKey = Annotated[str, Field(json_schema_extra={**INCHIKEY_SCHEMA})]
+"""Described, not checked: a route checks it where a message can say which key is malformed."""
 
 _EXAMPLE_KEY = "BSYNRYMUTXBXSQ-UHFFFAOYSA-N"
 _EXAMPLE_SMILES = "CC(=O)Oc1ccccc1C(=O)O"
@@ -77,19 +74,10 @@ class ModelSummary(BaseModel):
         """Return a model's summary, from its card where it has one."""
         if card is None:
             return cls(model=model)
-        return cls(
-            model=model,
-            title=card.metadata.title,
-            description=card.metadata.description,
-            tags=card.metadata.tags,
-            n_columns=len(card.columns),
-            n_shards=card.n_shards,
-            shards=len(card.shards),
-            molecules=card.molecules,
-            releases=card.releases,
-            deterministic=card.deterministic,
-            updated=card.updated.isoformat(timespec="seconds"),
-        )
+        shared = set(cls.model_fields) - {"shards", "updated"}
+        said = card.metadata.model_dump(include=shared) | card.model_dump(include=shared)
+        updated = card.updated.isoformat(timespec="seconds")
+        return cls(**said, n_columns=len(card.columns), shards=len(card.shards), updated=updated)
 
 
 _EXAMPLE_SUMMARY: JsonDict = {
@@ -173,34 +161,23 @@ class ModelAnswer(BaseModel):
     updated: str | None
 
     @classmethod
-    def of(cls, served: CatalogueEntry) -> "ModelAnswer":
+    def of(cls, entry: CatalogueEntry) -> "ModelAnswer":
         """Return what is known of a model."""
-        card = served.card
-        return cls(
-            model=served.model,
-            title=card and card.metadata.title,
-            description=card and card.metadata.description,
-            interpretation=card and card.metadata.interpretation,
-            tags=card and card.metadata.tags,
-            license=card and card.metadata.license,
-            publication=card and card.metadata.publication,
-            source_code=card and card.metadata.source_code,
-            columns=[
-                DescribedColumn(name=c.name, type=c.type, direction=c.direction, description=c.description)
-                for c in served.reader.columns
-            ],
-            n_shards=served.reader.n_shards,
-            shards=list(served.directories),
-            molecules=served.molecules,
-            quarantined=card and card.quarantined,
-            releases=served.releases,
-            library_digest=served.library_digest,
-            deterministic=served.deterministic,
-            varying=card and card.varying,
-            example=card and card.example,
-            adopted=card and card.adopted,
-            updated=served.updated,
-        )
+        from_table = {
+            "model": entry.model,
+            "columns": [asdict(column) for column in entry.reader.columns],
+            "n_shards": entry.reader.n_shards,
+            "shards": list(entry.directories),
+            "molecules": entry.molecules,
+            "releases": entry.releases,
+            "library_digest": entry.library_digest,
+            "updated": entry.updated,
+        }
+        answer = dict.fromkeys(cls.model_fields)
+        if entry.card:
+            shared = set(cls.model_fields)
+            answer |= entry.card.metadata.model_dump(include=shared) | entry.card.model_dump(include=shared)
+        return cls.model_validate(answer | from_table)
 
 
 class MoleculeAnswer(BaseModel):
@@ -243,20 +220,6 @@ class OneModelAnswer(BaseModel):
     deterministic: bool | None
     columns: list[ColumnAnswer]
     predictions: dict[str, Value] | None
-
-    @classmethod
-    def of(cls, predictions: Predictions) -> "OneModelAnswer":
-        """Return what a model has of the one molecule that it was asked for."""
-        served, (inchikey,), (row,) = predictions.entry, predictions.inchikeys, predictions.rows
-        columns = served.reader.columns
-        return cls(
-            model=served.model,
-            release=predictions.release_of(inchikey),
-            library_digest=predictions.library_digest,
-            deterministic=served.deterministic,
-            columns=[ColumnAnswer(name=c.name, type=c.type) for c in columns],
-            predictions=None if row is None else {c.name: v for c, v in zip(columns, row, strict=True)},
-        )
 
 
 class AllModelsAnswer(BaseModel):
@@ -343,24 +306,24 @@ class MoleculesAnswer(BaseModel):
     predictions: list[list[Value] | None]
 
 
-def molecule_json(predictions: Predictions) -> str:
-    """Return a `MoleculeAnswer` for the one molecule that was asked for, and that is there."""
-    (inchikey,), one = predictions.inchikeys, OneModelAnswer.of(predictions)
-    answer: dict[str, object] = {"model": one.model, "inchikey": inchikey}
-    if predictions.smiles is not None:
-        answer["smiles"] = predictions.smiles[0]
-    return dump(answer | one.model_dump())
+def molecule_json(predictions: Predictions) -> bytes:
+    """Return a `MoleculeAnswer` for the one molecule that was requested, and that is there."""
+    one = _one_model(predictions)
+    smiles = {} if predictions.smiles is None else {"smiles": predictions.smiles[0]}
+    return dump({"model": one["model"], "inchikey": predictions.inchikeys[0], **smiles, **one})
 
 
-def all_models_json(inchikey: str, smiles: list[str | None] | None, models: Sequence[Predictions]) -> str:
-    """Return an `AllModelsAnswer` for a molecule, with its SMILES if that was asked for."""
-    answer: dict[str, object] = {"inchikey": inchikey}
-    if smiles is not None:
-        answer["smiles"] = smiles[0]
+def all_models_json(inchikey: str, smiles: list[str | None] | None, models: Sequence[Predictions]) -> bytes:
+    """Return an `AllModelsAnswer` for a molecule, with its SMILES if it was requested."""
     digests = {predictions.library_digest for predictions in models}
-    answer["library_digest"] = digests.pop() if len(digests) == 1 else None
-    answer["models"] = [OneModelAnswer.of(predictions).model_dump() for predictions in models]
-    return dump(answer)
+    return dump(
+        {
+            "inchikey": inchikey,
+            **({} if smiles is None else {"smiles": smiles[0]}),
+            "library_digest": digests.pop() if len(digests) == 1 else None,
+            "models": [_one_model(predictions) for predictions in models],
+        }
+    )
 
 
 def provenance(predictions: Predictions) -> dict[str, object]:
@@ -376,16 +339,17 @@ def provenance(predictions: Predictions) -> dict[str, object]:
     }
 
 
-def to_json(predictions: Predictions) -> str:
+def to_json(predictions: Predictions) -> bytes:
     """Return a `MoleculesAnswer`."""
-    answer = {
-        **provenance(predictions),
-        "columns": [{"name": column.name, "type": column.type} for column in predictions.entry.reader.columns],
-        "inchikeys": predictions.inchikeys,
-    }
-    if predictions.smiles is not None:
-        answer["smiles"] = predictions.smiles
-    return dump(answer | {"predictions": predictions.rows})
+    return dump(
+        {
+            **provenance(predictions),
+            "columns": _columns(predictions),
+            "inchikeys": predictions.inchikeys,
+            **({} if predictions.smiles is None else {"smiles": predictions.smiles}),
+            "predictions": predictions.rows,
+        }
+    )
 
 
 def to_csv(predictions: Predictions) -> str:
@@ -403,10 +367,28 @@ def to_csv(predictions: Predictions) -> str:
     return "\n".join([*lines, ""])
 
 
-def dump(answer: dict[str, object]) -> str:
-    """Return an answer as JSON."""
-    # A float is written as `repr` does, so that it is read as the same one.
-    return json.dumps(answer, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+def dump(answer: dict[str, object]) -> bytes:
+    """Return an answer as JSON. Floats are written with as many digits as it takes to read the same ones."""
+    # What a model prints that is not finite is null in its table already.
+    return to_json_bytes(answer, inf_nan_mode="null")
+
+
+def _one_model(predictions: Predictions) -> dict[str, object]:
+    """Return a `OneModelAnswer` for the one molecule that was requested."""
+    entry, (inchikey,), (row,) = predictions.entry, predictions.inchikeys, predictions.rows
+    names = [column.name for column in entry.reader.columns]
+    return {
+        "model": entry.model,
+        "release": predictions.release_of(inchikey),
+        "library_digest": predictions.library_digest,
+        "deterministic": entry.deterministic,
+        "columns": _columns(predictions),
+        "predictions": None if row is None else dict(zip(names, row, strict=True)),
+    }
+
+
+def _columns(predictions: Predictions) -> list[dict[str, str]]:
+    return [{"name": column.name, "type": column.type} for column in predictions.entry.reader.columns]
 
 
 def best_type(accept: str) -> str | None:

@@ -1,22 +1,55 @@
 """What describes the API to programs and to people: `GET /openapi.json`, and `GET /docs`, where one can try it out.
 
-The page is Swagger UI, which Powertools carries. All that it needs is in the page itself, so that it works without a
-network, under the stage of API Gateway, and where every request of its own would need a key.
+FastAPI derives the OpenAPI document from the routes. The page is Swagger UI, which fastapi-offline carries. All that it
+needs is in the page itself, so that it works without a network, under the stage of API Gateway, and where every request
+of its own would need a key.
 """
 
 import json
 from base64 import b64encode
 from hashlib import sha256
-from http import HTTPStatus
 from importlib.resources import files
+from typing import Any
 
-from aws_lambda_powertools.event_handler import Response
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
 
-from precalc_assets.api.openapi import make_document
-from precalc_assets.api.resolver import Resolver
+from precalc_assets.api.inchikeys import add_inchikey_routes
+from precalc_assets.api.problems import EVERYWHERE
 
-_HTML = "text/html; charset=utf-8"
+_VERSION = "1.0.0"
+"""Of what is described here: what a program may rely on changes with its first number."""
+
 _KEPT = "private, max-age=3600"
+
+_TAGS = {
+    "predictions": "Predictions by InChIKey",
+    "models": "What is precalculated",
+    "molecules": "From SMILES to InChIKeys",
+    "files": "Everything of a model, as Parquet",
+    "service": "The API itself",
+}
+
+_DESCRIPTION = """\
+Predictions of the models of the [Ersilia Model Hub](https://ersilia.io/model-hub) for a reference library of molecules,
+calculated beforehand. A molecule is asked for by its InChIKey; `POST /inchikeys` makes these of SMILES.
+
+Values are those that the model printed. Every answer names the release of the model and the digest of the library
+that it is of, and tells by `deterministic` whether the model would predict the same again; null is for not known.
+
+Answers to `GET` have an `ETag`; send it as `If-None-Match` to be told that nothing has changed. Whatever is larger than
+a KB is compressed for those who accept gzip. Every error is `{"error": {"code", "message"}}`: a code for programs, a
+sentence for people. 429 and 503 say in `Retry-After` how many seconds to wait."""
+
+_KEY = {
+    "type": "apiKey",
+    "in": "header",
+    "name": "x-api-key",
+    "description": "Deployed on AWS the API needs a key; `precalc api` on your own machine needs none.",
+}
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -39,26 +72,61 @@ _START = """SwaggerUIBundle({{spec: {document}, dom_id: "#docs", deepLinking: tr
 defaultModelsExpandDepth: 0, tryItOutEnabled: true, validatorUrl: null}});"""
 
 
-def add_documents(app: Resolver) -> None:
-    """Make a resolver describe its routes."""
+def add_documents(app: FastAPI) -> None:
+    """Make an application describe its routes."""
 
     @app.get("/openapi.json", include_in_schema=False)
-    def describe_api() -> Response[str]:
-        return Response(HTTPStatus.OK, "application/json", _document(app), headers={"Cache-Control": _KEPT})
+    def describe_api(request: Request) -> Response:
+        return Response(_json(app, request), media_type="application/json", headers={"Cache-Control": _KEPT})
 
     @app.get("/docs", include_in_schema=False)
-    def show_api() -> Response[str]:
-        bundle = files("aws_lambda_powertools.event_handler.openapi.swagger_ui")
-        script = (bundle / "swagger-ui-bundle.min.js").read_text(encoding="utf-8")
+    def show_api(request: Request) -> Response:
+        bundle = files("fastapi_offline") / "static"
+        script = (bundle / "swagger-ui-bundle.js").read_text(encoding="utf-8")
         # As part of a page, no text of it may end the script.
-        start = _START.format(document=_document(app).replace("</", "<\\/"))
-        css = (bundle / "swagger-ui.min.css").read_text(encoding="utf-8")
+        start = _START.format(document=_json(app, request).replace("</", "<\\/"))
+        css = (bundle / "swagger-ui.css").read_text(encoding="utf-8")
         headers = {"Cache-Control": _KEPT, "Content-Security-Policy": _policy(script, start)}
-        return Response(HTTPStatus.OK, _HTML, _PAGE.format(css=css, bundle=script, start=start), headers=headers)
+        return Response(_PAGE.format(css=css, bundle=script, start=start), media_type="text/html", headers=headers)
 
 
-def _document(app: Resolver) -> str:
-    return json.dumps(make_document(app, app.base_path or "/"), ensure_ascii=False)
+def make_document(app: FastAPI, server: str = "/") -> dict[str, Any]:
+    """Return the OpenAPI document of an application at a server's URL.
+
+    `POST /inchikeys` is part of every API, also where another Lambda answers it. Pages are for people, and no part.
+    """
+    routes = list(app.routes)
+    if not any(getattr(route, "path", "") == "/inchikeys" for route in routes):
+        elsewhere = APIRouter(responses=EVERYWHERE)
+        add_inchikey_routes(elsewhere)
+        routes += elsewhere.routes
+    document = get_openapi(
+        title="precalc",
+        version=_VERSION,
+        summary="Predictions of the Ersilia Model Hub, precalculated",
+        description=_DESCRIPTION,
+        routes=routes,
+        tags=[{"name": name, "description": text} for name, text in _TAGS.items()],
+        servers=[{"url": server}],
+        license_info={"name": "MIT", "identifier": "MIT"},
+        separate_input_output_schemas=False,
+    )
+    # FastAPI's own form of an error, which no route of ours has.
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            operation["responses"].pop("422", None)
+    schemas = document["components"]["schemas"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    # FastAPI leaves out what is null, in examples too.
+    for model in (route.response_model for route in routes if isinstance(route, APIRoute) and route.include_in_schema):
+        schemas[model.__name__] |= model.model_config.get("json_schema_extra", {})
+    document["components"]["securitySchemes"] = {"key": _KEY}
+    return document | {"security": [{"key": []}, {}]}
+
+
+def _json(app: FastAPI, request: Request) -> str:
+    return json.dumps(make_document(app, request.scope["root_path"] or "/"), ensure_ascii=False)
 
 
 def _policy(*scripts: str) -> str:

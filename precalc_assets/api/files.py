@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
-from aws_lambda_powertools.event_handler import Response
-from aws_lambda_powertools.event_handler.api_gateway import ApiGatewayResolver
+from fastapi import FastAPI, Response
 from pydantic import BaseModel, ConfigDict
 
-from precalc_assets.api.problems import Problem, unknown_model
+from precalc_assets.api.parameters import ModelId
+from precalc_assets.api.problems import Problem, refusals, unavailable, unknown_model
 from precalc_assets.api.served import ServedModels
 from precalc_assets.catalogue import CatalogueEntry
 from precalc_assets.errors import MissingTableError, TableError, UsageError
@@ -103,40 +103,44 @@ class FilesAnswer(BaseModel):
     files: list[FileAnswer]
 
 
-def add_file_routes(app: ApiGatewayResolver, models: ServedModels, links: FileLinks | None) -> None:
-    """Make a resolver name the files of these models; without links, say that it has none."""
+def add_file_routes(app: FastAPI, models: ServedModels, links: FileLinks | None) -> None:
+    """Make an application name the files of these models; without links, say that it has none."""
+    no_files = Problem(HTTPStatus.NOT_FOUND, "no_files", "files are not served here, predictions alone are")
 
     @app.get(
-        "/models/<model>/files",
+        "/models/{model}/files",
         summary="The files of a model",
-        description="Links to the Parquet files of a model, one for each shard, with sizes and checksums. They hold "
-        "`inchikey`, `smiles` and a column for each output, and stop working at `expires_at`: ask again then.",
         tags=["files"],
+        responses=refusals(unknown_model("eos9zzz"), no_files, unavailable()),
     )
-    def list_files(model: str) -> Response[FilesAnswer]:
-        served = models.find(model)
-        if served is None:
+    def list_files(response: Response, model: ModelId) -> FilesAnswer:
+        """Return links to the Parquet files of a model, one for each shard, with sizes and checksums.
+
+        They hold `inchikey`, `smiles` and a column for each output, and stop working at `expires_at`: ask again then.
+        """
+        entry = models.find(model)
+        if entry is None:
             raise unknown_model(model)
         if links is None:
-            raise Problem(HTTPStatus.NOT_FOUND, "no_files", "files are not served here, predictions alone are")
+            raise no_files
         # Links are as good as keys as long as they work.
-        headers = {"Cache-Control": "no-store"}
-        return Response(HTTPStatus.OK, "application/json", _answer(served, links), headers=headers)
+        response.headers["Cache-Control"] = "no-store"
+        return _answer(entry, links)
 
 
-def _answer(served: CatalogueEntry, links: FileLinks) -> FilesAnswer:
-    directories = _directories(served)
+def _answer(entry: CatalogueEntry, links: FileLinks) -> FilesAnswer:
+    directories = _directories(entry)
     try:
-        made = links.link(served.model, list(directories))
+        made = links.link(entry.model, list(directories))
     except UsageError as error:
         _log.error("%s", error)
         message = "links to files cannot be made at the moment; try again later"
         raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", message) from None
     return FilesAnswer(
-        model=served.model,
+        model=entry.model,
         releases=sorted({directory.release for directory in directories.values()}),
-        library_digest=served.library_digest_with(directories),
-        deterministic=served.deterministic,
+        library_digest=entry.library_digest_with(directories),
+        deterministic=entry.deterministic,
         expires_at=made.expires_at and made.expires_at.isoformat(),
         files=[
             FileAnswer(
@@ -153,14 +157,14 @@ def _answer(served: CatalogueEntry, links: FileLinks) -> FilesAnswer:
     )
 
 
-def _directories(served: CatalogueEntry) -> dict[str, Directory]:
+def _directories(entry: CatalogueEntry) -> dict[str, Directory]:
     """Return what is loaded now, which may be newer than what the model was opened with."""
     try:
-        directories = served.reader.directories()
+        directories = entry.reader.directories()
     except MissingTableError:
-        raise unknown_model(served.model) from None
-    if any(directory.n_shards != served.reader.n_shards for directory in directories.values()):
-        raise TableError(f"{served.model}: the table was made anew with other shards; open it again")
+        raise unknown_model(entry.model) from None
+    if any(directory.n_shards != entry.reader.n_shards for directory in directories.values()):
+        raise TableError(f"{entry.model}: the table was made anew with other shards; open it again")
     return directories
 
 

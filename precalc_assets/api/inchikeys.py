@@ -3,12 +3,10 @@
 from http import HTTPStatus
 from typing import Annotated
 
-from aws_lambda_powertools.event_handler import Response
-from aws_lambda_powertools.event_handler.api_gateway import ApiGatewayResolver
+from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
-from precalc_assets.api.bodies import read_body
-from precalc_assets.api.problems import Problem
+from precalc_assets.api.problems import Problem, body_refusals, too_many
 from precalc_assets.api.rdkit_processes import BusyError, Identified, RDKitProcesses
 
 MAX_SMILES = 1_000
@@ -61,8 +59,8 @@ class InChIKeysAnswer(BaseModel):
     errors: list[SmilesError]
 
 
-def add_inchikey_routes(app: ApiGatewayResolver, processes: RDKitProcesses | None = None) -> None:
-    """Make a resolver answer for molecules, by these processes, otherwise by some of its own."""
+def add_inchikey_routes(app: FastAPI | APIRouter, processes: RDKitProcesses | None = None) -> None:
+    """Make an application answer for molecules, by these processes, otherwise by some of its own."""
     rdkit = processes or RDKitProcesses(_PROCESSES, molecule_seconds=MOLECULE_SECONDS, seconds=REQUEST_SECONDS)
 
     @app.post(
@@ -71,17 +69,17 @@ def add_inchikey_routes(app: ApiGatewayResolver, processes: RDKitProcesses | Non
         description=f"The InChIKeys of up to {MAX_SMILES:,} molecules, as the reference library has them, by RDKit. "
         f"A SMILES may have {MAX_CHARACTERS:,} characters; of one that has no InChIKey, `errors` says why.",
         tags=["molecules"],
+        responses=body_refusals(_too_many_smiles(1_001)),
     )
-    def find_inchikeys() -> Response[InChIKeysAnswer]:
-        question = read_body(app.current_event, SmilesQuestion)
-        _check_number(question.smiles)
-        return Response(HTTPStatus.OK, "application/json", _answer(question.smiles, rdkit))
+    def find_inchikeys(question: SmilesQuestion) -> InChIKeysAnswer:
+        if len(question.smiles) > MAX_SMILES:
+            raise _too_many_smiles(len(question.smiles))
+        return _answer(question.smiles, rdkit)
 
 
-def _check_number(smiles: list[str]) -> None:
-    if len(smiles) > MAX_SMILES:
-        message = f"{len(smiles):,} SMILES are too many for one request; up to {MAX_SMILES:,} are answered at a time"
-        raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_many_smiles", message)
+def _too_many_smiles(number: int) -> Problem:
+    message = f"{number:,} SMILES are too many for one request; up to {MAX_SMILES:,} are answered at a time"
+    return too_many("too_many_smiles", message)
 
 
 def _answer(smiles: list[str], rdkit: RDKitProcesses) -> InChIKeysAnswer:

@@ -1,22 +1,23 @@
 """`GET` and `POST /predictions`: the contract of the earlier API, for programs that still speak it.
 
 It answered what its table held: an entry for each molecule that it found, nothing for the others, so neither an
-unknown model nor a malformed key is an error. It took a body with any method, and answered 204 and `{}` without one.
-Ours differs where the old one failed or was not defined: the output is in the order asked; a molecule that is asked for
-twice is answered twice, and 1,000 at a time instead of 100; errors have the form of all our answers, a POST without a
-body among them. A SMILES is that of the library's table, null where it has none. The release and the library that it is
-of are in a header.
+unknown model nor a malformed key is an error. It took a body with any method, and answered 204 without one. Ours
+differs where the old one failed or was not defined: the output is in the order of the request; a molecule that is named
+twice is answered twice, and 1,000 at a time instead of 100; errors have the form of all our answers, also for a POST
+without a body. A SMILES is that of the library's table, null where it has none. Release and library are in a header.
 """
 
 from http import HTTPStatus
+from typing import Annotated
 
-from aws_lambda_powertools.event_handler import Response
-from aws_lambda_powertools.event_handler.api_gateway import ApiGatewayResolver
+from fastapi import Body, FastAPI
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
+from starlette.responses import Response
 
 from precalc_assets.api.answers import JSON, dump
-from precalc_assets.api.bodies import read_body
-from precalc_assets.api.routes import check_number, provenance_header
+from precalc_assets.api.problems import answer_too_large, body_refusals, unavailable
+from precalc_assets.api.routes import PROVENANCE_HEADER, check_number, provenance_header, too_many_inchikeys
 from precalc_assets.api.served import ServedModels
 from precalc_assets.sharding import INCHIKEY
 from precalc_assets.tables import Value
@@ -60,8 +61,10 @@ class LegacyAnswer(BaseModel):
     output: list[LegacyOutput]
 
 
-def add_legacy_routes(app: ApiGatewayResolver, models: ServedModels) -> None:
-    """Make a resolver answer for these models as the earlier API did."""
+def add_legacy_routes(app: FastAPI, models: ServedModels) -> None:
+    """Make an application answer for these models as the earlier API did."""
+    problems = (too_many_inchikeys(1_001, "eos3b5e", 1), answer_too_large(), unavailable())
+    responses = {200: {"headers": PROVENANCE_HEADER}} | body_refusals(*problems)
 
     @app.post(
         "/predictions",
@@ -69,9 +72,11 @@ def add_legacy_routes(app: ApiGatewayResolver, models: ServedModels) -> None:
         description=f"{_DESCRIPTION} Write new programs for `POST /models/{{model}}/predictions`.",
         tags=["predictions"],
         deprecated=True,
+        response_model=LegacyAnswer,
+        responses=responses,
     )
-    def predict_as_before() -> Response[str]:
-        return _answer(models, read_body(app.current_event, LegacyQuestion))
+    def predict_as_before(question: LegacyQuestion) -> Response:
+        return _answer(models, question)
 
     @app.get(
         "/predictions",
@@ -80,27 +85,28 @@ def add_legacy_routes(app: ApiGatewayResolver, models: ServedModels) -> None:
         " drop it: ask by POST where you can.",
         tags=["predictions"],
         deprecated=True,
+        response_model=LegacyAnswer,
+        responses=responses | {204: {"description": "Nothing was asked for: the request has no body."}},
     )
-    def predict_as_before_by_get() -> Response[str]:
-        event = app.current_event
-        response = Response(HTTPStatus.NO_CONTENT, JSON, "{}")
-        if event.body:
-            response = _answer(models, read_body(event, LegacyQuestion))
+    def predict_as_before_by_get(
+        question: Annotated[LegacyQuestion | SkipJsonSchema[None], Body()] = None,
+    ) -> Response:
+        response = _answer(models, question) if question else Response(status_code=HTTPStatus.NO_CONTENT)
         # Caches keep an answer to GET by its URL, which does not say what the body asked for.
         response.headers["Cache-Control"] = "no-store"
         return response
 
 
-def _answer(models: ServedModels, question: LegacyQuestion) -> Response[str]:
+def _answer(models: ServedModels, question: LegacyQuestion) -> Response:
     output: list[dict[str, object]] = []
     headers = {}
-    served = models.find(question.model_id)
-    if served:
-        check_number(served, question.inchikeys)
+    entry = models.find(question.model_id)
+    if entry:
+        check_number(entry, question.inchikeys)
         keys = [inchikey for inchikey in question.inchikeys if INCHIKEY.match(inchikey)]
         predictions = models.read(question.model_id, keys, smiles=True)
         if predictions:
             found = zip(predictions.smiles or (), predictions.rows, strict=True)
             output = [{"smiles": smiles, "value": row} for smiles, row in found if row is not None]
             headers = provenance_header(predictions)
-    return Response(HTTPStatus.OK, JSON, dump({"model_id": question.model_id, "output": output}), headers=headers)
+    return Response(dump({"model_id": question.model_id, "output": output}), media_type=JSON, headers=headers)

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
 
-from aws_lambda_powertools.event_handler import Response
-from aws_lambda_powertools.event_handler.api_gateway import ApiGatewayResolver
-from aws_lambda_powertools.utilities.data_classes.common import BaseProxyEvent
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
 
-from precalc_assets.api.problems import shortened
-from precalc_assets.api.routes import MAX_MOLECULES, MAX_VALUES
+from precalc_assets.api.answers import MAX_MOLECULES
+from precalc_assets.api.inchikeys import MAX_SMILES
+from precalc_assets.api.problems import shortened, unavailable
+from precalc_assets.api.routes import MAX_VALUES
 from precalc_assets.api.served import ServedModels
 from precalc_assets.cards import ModelCard, name_variation
 from precalc_assets.cards.plots import draw
@@ -37,9 +39,6 @@ if TYPE_CHECKING:
 
 HTML = "text/html; charset=utf-8"
 
-MAX_SMILES = 1_000
-"""SMILES that `POST /inchikeys` takes at a time."""
-
 COLUMNS_PER_PAGE = 50
 """Columns of a model that a page shows; there may be thousands."""
 
@@ -53,7 +52,6 @@ _WIDE = MAX_VALUES // MAX_MOLECULES
 """Columns up to which the number of keys alone limits a request."""
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_ROOT = re.compile(r"(/[\w.~-]+)*", re.ASCII)
 
 
 class _Row(NamedTuple):
@@ -73,30 +71,28 @@ class _Option(NamedTuple):
     n: int | None
 
 
-def add_pages(app: ApiGatewayResolver, models: ServedModels) -> None:
-    """Make a resolver answer with pages for these models."""
+def add_pages(app: FastAPI, models: ServedModels) -> None:
+    """Make an application answer with pages for these models."""
 
     @app.get("/", include_in_schema=False)
-    def show_models() -> Response[str]:
-        event = app.current_event
-        root = _root(event, "/")
+    def show_models(request: Request) -> Response:
+        root = request.scope["root_path"]  # A stage of API Gateway, or nothing.
         try:
-            return _page("index.html", root, _index(models, _asked(event, "q")))
-        except TableError:
-            return _unavailable(root)
+            return _page("index.html", root, _index(models, _searched(request, "q")))
+        except TableError as error:
+            return _unavailable(root, error)
 
-    @app.get("/browse/<model>", include_in_schema=False)
-    def show_model(model: str) -> Response[str]:
-        event = app.current_event
-        root = _root(event, "/browse/")
+    @app.get("/browse/{model}", include_in_schema=False)
+    def show_model(request: Request, model: str) -> Response:
+        root = request.scope["root_path"]
         try:
-            served = models.find(model)
-        except TableError:
-            return _unavailable(root)
-        if served is None:
+            entry = models.find(model)
+        except TableError as error:
+            return _unavailable(root, error)
+        if entry is None:
             message = f"No predictions of {shortened(model)} are served."
             return _message(root, HTTPStatus.NOT_FOUND, "No such model", message)
-        return _page("model.html", root, _one(served, root, _asked(event, "find"), _asked(event, "from")))
+        return _page("model.html", root, _one(entry, root, _searched(request, "find"), _searched(request, "from")))
 
 
 def _index(models: ServedModels, searched: str) -> dict[str, Any]:
@@ -124,28 +120,28 @@ def _option(row: _Row) -> _Option:
     return _Option(row.model, width if row.card is None or width > _WIDE else None)
 
 
-def _one(served: CatalogueEntry, root: str, find: str, first: str) -> dict[str, Any]:
-    card, columns = served.card, served.reader.columns
+def _one(entry: CatalogueEntry, root: str, find: str, first: str) -> dict[str, Any]:
+    card, columns = entry.card, entry.reader.columns
     matching = list(_found(columns, find))
     start = min(int(first), len(matching)) if re.fullmatch(r"[1-9][0-9]{0,5}", first) else 1
     by_release: dict[str, list[str]] = defaultdict(list)
-    for shard, directory in served.directories.items():
+    for shard, directory in entry.directories.items():
         by_release[directory.release].append(shard)
-    n_shards = served.reader.n_shards
+    n_shards = entry.reader.n_shards
     drawn = shard_keys(n_shards) if n_shards <= _MOST_SHARDS else []
 
     def page_link(at: int) -> str:
         asked = {name: str(value) for name, value in (("find", find), ("from", max(1, at))) if value}
-        return f"{root}/browse/{served.model}?{urlencode(asked)}#columns-title"
+        return f"{root}/browse/{entry.model}?{urlencode(asked)}#columns-title"
 
     return {
-        "model": served.model,
+        "model": entry.model,
         "card": card,
-        "molecules": served.molecules,
+        "molecules": entry.molecules,
         "n_columns": len(columns),
-        "releases": served.releases,
-        "by_release": "; ".join(f"{release}: {_some(by_release[release])}" for release in served.releases),
-        "updated": served.updated,
+        "releases": entry.releases,
+        "by_release": "; ".join(f"{release}: {_some(by_release[release])}" for release in entry.releases),
+        "updated": entry.updated,
         "variation": name_variation(card.varying) if card else "",
         "sources": _sources(card),
         "plots": [draw(distribution) for distribution in card.distributions] if card else [],
@@ -157,9 +153,9 @@ def _one(served: CatalogueEntry, root: str, find: str, first: str) -> dict[str, 
         "longest_description": _LONGEST_DESCRIPTION,
         "page_link": page_link,
         "n_shards": n_shards,
-        "served_shards": len(served.directories),
-        "missing_shards": n_shards - len(served.directories),
-        "shards": [(shard, shard in served.directories) for shard in drawn],
+        "served_shards": len(entry.directories),
+        "missing_shards": n_shards - len(entry.directories),
+        "shards": [(shard, shard in entry.directories) for shard in drawn],
         "quarantined": _quarantined(card) if card else "",
     }
 
@@ -195,7 +191,7 @@ def _quarantined(card: ModelCard) -> str:
     return f"The model could not answer {card.quarantined:,} of {card.molecules:,} molecules ({share:.2%})."
 
 
-def _page(template: str, root: str, shown: dict[str, Any], status: HTTPStatus = HTTPStatus.OK) -> Response[str]:
+def _page(template: str, root: str, shown: dict[str, Any], status: HTTPStatus = HTTPStatus.OK) -> Response:
     text = (
         _templates()
         .get_template(template)
@@ -214,35 +210,25 @@ def _page(template: str, root: str, shown: dict[str, Any], status: HTTPStatus = 
         "Content-Security-Policy": _policy(),
         "Referrer-Policy": "no-referrer",
     }
-    return Response(status, HTML, text, headers=headers)
+    return Response(text, status, headers, HTML)
 
 
-def _message(root: str, status: HTTPStatus, heading: str, message: str) -> Response[str]:
+def _message(root: str, status: HTTPStatus, heading: str, message: str) -> Response:
     return _page("message.html", root, {"heading": heading, "message": message}, status)
 
 
-def _unavailable(root: str) -> Response[str]:
+def _unavailable(root: str, error: TableError) -> Response:
+    problem = unavailable(error)
     message = "The predictions cannot be read at the moment; try again later."
-    return _message(root, HTTPStatus.SERVICE_UNAVAILABLE, "Not available", message)
+    page = _message(root, problem.status, "Not available", message)
+    page.headers["Retry-After"] = problem.headers["Retry-After"]
+    return page
 
 
-def _asked(event: BaseProxyEvent, name: str) -> str:
+def _searched(request: Request, name: str) -> str:
     """Return a parameter of the address, cut to what makes sense; empty if there is none."""
-    values = event.resolved_query_string_parameters.get(name) or [""]
-    return " ".join("".join(letter for letter in values[0] if letter.isprintable()).split())[:_LONGEST_SEARCH]
-
-
-def _root(event: BaseProxyEvent, route: str) -> str:
-    """Return what stands before our routes in the address that the browser knows: a stage's `/v1`, or nothing.
-
-    API Gateway takes the stage off the path that it hands on, and says in the request's context what it was.
-    """
-    context = event.raw_event.get("requestContext")
-    path = context.get("path") if isinstance(context, dict) else None
-    known = str(path or "")
-    # What is behind the route is not the same text there: it may be encoded.
-    root = (known if route == "/" else known.rpartition(route)[0]).rstrip("/")
-    return root if _ROOT.fullmatch(root) else ""
+    text = next(iter(request.query_params.getlist(name)), "")
+    return " ".join("".join(letter for letter in text if letter.isprintable()).split())[:_LONGEST_SEARCH]
 
 
 @cache

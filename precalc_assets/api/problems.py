@@ -1,4 +1,8 @@
-"""What a reader is told when there is no answer: a status, a code for programs and a sentence for people."""
+"""What a reader is told when there is no answer: a status, a code for programs and a sentence for people.
+
+Problems that several routes share are made here, so that the routes raise, and the OpenAPI document shows, the same
+sentences.
+"""
 
 import json
 import logging
@@ -6,10 +10,8 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from aws_lambda_powertools.event_handler import Response
-from aws_lambda_powertools.event_handler.api_gateway import ApiGatewayResolver
-from aws_lambda_powertools.event_handler.content_types import APPLICATION_JSON
-from aws_lambda_powertools.event_handler.exceptions import NotFoundError
+from pydantic import BaseModel
+from starlette.responses import Response
 
 from precalc_assets.errors import TableError
 
@@ -17,6 +19,9 @@ _LONGEST = 40
 """Characters of a request that a message repeats; an InChIKey has 27."""
 
 _LONGEST_MESSAGE = 320
+
+_RETRY_AFTER = {HTTPStatus.TOO_MANY_REQUESTS: "5", HTTPStatus.SERVICE_UNAVAILABLE: "10"}
+"""Seconds after which a client may try again."""
 
 _log = logging.getLogger(__name__)
 
@@ -28,39 +33,107 @@ class Problem(Exception):  # noqa: N818 - most of them are the request's, not er
         super().__init__(message)
         self.status = status
         self.code = code
-        # However long what it repeats of the request may be.
+        # It may repeat parts of the request of any length.
         self.message = message if len(message) <= _LONGEST_MESSAGE else f"{message[: _LONGEST_MESSAGE - 1]}…"
-        self.headers = {**(headers or {}), "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+        self.headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **(headers or {})}
+        if status in _RETRY_AFTER:
+            self.headers["Retry-After"] = _RETRY_AFTER[status]
 
     @property
-    def body(self) -> str:
-        """The JSON that is sent, `{"error": {"code", "message"}}`."""
-        return json.dumps({"error": {"code": self.code, "message": self.message}})
+    def body(self) -> dict[str, dict[str, str]]:
+        """What is sent: `{"error": {"code", "message"}}`."""
+        return {"error": {"code": self.code, "message": self.message}}
 
-    def response(self) -> Response[Any]:
-        """Return what the resolver sends."""
-        return Response(self.status, APPLICATION_JSON, self.body, headers=self.headers)
+    def response(self) -> Response:
+        """Return the answer."""
+        return Response(json.dumps(self.body), self.status, self.headers, "application/json")
 
-    def event(self) -> dict[str, Any]:
-        """Return what a Lambda answers with."""
-        return {
-            "statusCode": self.status.value,
-            "body": self.body,
-            "isBase64Encoded": False,
-            "multiValueHeaders": {n: [v] for n, v in {"Content-Type": APPLICATION_JSON, **self.headers}.items()},
+
+class ErrorDetail(BaseModel):
+    """What went wrong: `code` for programs, `message` for people."""
+
+    code: str
+    message: str
+
+
+class ErrorAnswer(BaseModel):
+    """Every error, whatever its status."""
+
+    error: ErrorDetail
+
+
+def refusals(*problems: Problem) -> dict[int | str, dict[str, Any]]:
+    """Return what OpenAPI says of these problems: the responses by status, with an example for each code."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for status in sorted({problem.status for problem in problems}):
+        examples = {problem.code: {"value": problem.body} for problem in problems if problem.status == status}
+        responses[status.value] = {
+            "model": ErrorAnswer,
+            "description": f"{status.phrase}: {', '.join(f'`{code}`' for code in examples)}",
+            "content": {"application/json": {"examples": examples}},
         }
+    return responses
+
+
+def body_refusals(*problems: Problem) -> dict[int | str, dict[str, Any]]:
+    """Return what OpenAPI says of a route with a body: these problems, and those that any body may have."""
+    missing = Problem(HTTPStatus.BAD_REQUEST, "bad_request", "body.inchikeys: Field required")
+    return refusals(*problems, invalid_json(), missing, unsupported_media_type(), body_too_large())
+
+
+def unknown_route() -> Problem:
+    """Return the problem of a path that no route has."""
+    return Problem(HTTPStatus.NOT_FOUND, "unknown_route", "there is no such route; GET /models is one that there is")
 
 
 def unknown_model(model: str) -> Problem:
-    """Return the problem of a model that nothing is served of, or that is no model id at all."""
+    """Return the problem of a model that is not served, or whose id is none."""
     message = f"no predictions of {shortened(model)} are served; GET /models lists the models that are"
     return Problem(HTTPStatus.NOT_FOUND, "unknown_model", message)
 
 
-def unavailable(error: TableError, model: str = "") -> Problem:
-    """Return the problem of a table that cannot be read, which is logged. It names the model if there were several."""
-    # Its message is for those who look after the tables: it may name files and commands.
-    _log.error("%s", error)
+def malformed_inchikey(which: str) -> Problem:
+    """Return the problem of a text that is no InChIKey; `which` names it, and its place if there are several."""
+    message = f"{which} is not an InChIKey; it has 27 characters, like BSYNRYMUTXBXSQ-UHFFFAOYSA-N"
+    return Problem(HTTPStatus.BAD_REQUEST, "malformed_inchikey", message)
+
+
+def invalid_json() -> Problem:
+    """Return the problem of a body that cannot be parsed."""
+    return Problem(HTTPStatus.BAD_REQUEST, "invalid_json", "the body is not JSON in UTF-8")
+
+
+def unsupported_media_type() -> Problem:
+    """Return the problem of a body of another type."""
+    message = "the body has to be JSON, and the header content-type: application/json"
+    return Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
+
+
+def body_too_large() -> Problem:
+    """Return the problem of a body that API Gateway would not take either."""
+    return too_many("body_too_large", "the body is larger than 10 MB; ask for less at a time")
+
+
+def bad_query(message: str) -> Problem:
+    """Return the problem of a query's parameter."""
+    return Problem(HTTPStatus.BAD_REQUEST, "bad_query", message)
+
+
+def too_many(code: str, message: str) -> Problem:
+    """Return the problem of a request for more than one answer holds."""
+    return Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, code, message)
+
+
+def answer_too_large() -> Problem:
+    """Return the problem of an answer that a Lambda cannot give."""
+    return too_many("answer_too_large", "the answer is too large; ask for fewer at a time, or accept gzip")
+
+
+def unavailable(error: TableError | None = None, model: str = "") -> Problem:
+    """Return the problem of a table that cannot be read; log the error. `model` is named if there were several."""
+    if error:
+        # Its message is for those who look after the tables: it may name files and commands.
+        _log.error("%s", error)
     which, way = (f" of {model}", "name other models, or ") if model else ("", "")
     message = f"the predictions{which} cannot be read at the moment; {way}try again later"
     return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", message)
@@ -76,25 +149,17 @@ def shortened(text: str) -> str:
     return repr(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
 
 
-def add_problems(app: ApiGatewayResolver) -> None:
-    """Make a resolver tell of all that goes wrong in our form; of a fault of ours, no more than that there is one."""
-    app.exception_handler(Problem)(Problem.response)
-    app.exception_handler(NotFoundError)(lambda _: _unknown_route(app).response())
-    app.exception_handler(TableError)(lambda error: unavailable(error).response())
-    app.exception_handler(Exception)(_defect)
+def request_timeout() -> Problem:
+    """Return the problem of a body that does not arrive."""
+    message = "the body has not arrived in time; send it again"
+    return Problem(HTTPStatus.REQUEST_TIMEOUT, "request_timeout", message, {"Connection": "close"})
 
 
-def _unknown_route(app: ApiGatewayResolver) -> Problem:
-    path: str = app.context["_path"]
-    methods = {route.method for route in app._static_routes + app._dynamic_routes if route.rule.fullmatch(path)}
-    if methods:
-        # Those who ask for the head are answered by the route for GET.
-        allowed = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
-        message = f"this route is asked by {allowed}"
-        return Problem(HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", message, {"Allow": allowed})
-    return Problem(HTTPStatus.NOT_FOUND, "unknown_route", "there is no such route; GET /models is one that there is")
-
-
-def _defect(error: Exception) -> Response[Any]:
-    _log.error("unexpected error: %r", error, exc_info=error)
-    return internal_error().response()
+EVERYWHERE = refusals(
+    Problem(HTTPStatus.FORBIDDEN, "invalid_api_key", "send a key that is valid in the header x-api-key"),
+    request_timeout(),
+    Problem(HTTPStatus.TOO_MANY_REQUESTS, "too_many_requests", "too many requests at a time; try again in a second"),
+    Problem(HTTPStatus.TOO_MANY_REQUESTS, "quota_exceeded", "the key has used up its requests of this month"),
+    internal_error(),
+)
+"""What any route may answer with."""

@@ -5,17 +5,21 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 
-from aws_lambda_powertools.event_handler import Response
-from aws_lambda_powertools.event_handler.api_gateway import ApiGatewayResolver
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
 
 from precalc_assets.api.answers import (
     CSV,
     JSON,
     MAX_MOLECULES,
+    AllModelsAnswer,
     Health,
     ModelAnswer,
     ModelList,
     ModelSummary,
+    MoleculeAnswer,
+    MoleculesAnswer,
     MoleculesQuestion,
     all_models_json,
     best_type,
@@ -24,15 +28,24 @@ from precalc_assets.api.answers import (
     to_csv,
     to_json,
 )
-from precalc_assets.api.bodies import read_body
-from precalc_assets.api.problems import Problem, shortened, unavailable, unknown_model
-from precalc_assets.api.questions import check_inchikeys, includes_smiles, named_models, read_query
+from precalc_assets.api.middleware import VALIDATED
+from precalc_assets.api.parameters import Include, ModelId, ModelIds, MoleculeKey, check_inchikeys, named_models
+from precalc_assets.api.problems import (
+    Problem,
+    answer_too_large,
+    bad_query,
+    body_refusals,
+    malformed_inchikey,
+    refusals,
+    shortened,
+    too_many,
+    unavailable,
+    unknown_model,
+)
 from precalc_assets.api.served import MANY_SECONDS, Predictions, ServedModels
 from precalc_assets.catalogue import CatalogueEntry
 from precalc_assets.errors import TableError
 from precalc_assets.sharding import shard_of
-
-__all__ = ["MAX_MOLECULES", "MAX_VALUES", "add_routes", "check_number", "provenance_header"]
 
 MAX_VALUES = 200_000
 """Values in one answer: at 25 characters, the longest that a float64 is written with, 5 MB of the 6 that a Lambda may
@@ -42,8 +55,16 @@ MAX_COLUMNS = 60_000
 """Columns of one molecule's answer, of all models together: each is there with its name, twice, its type and a value,
 which take up to 100 bytes of the same 6 MB."""
 
-_PROVENANCE = "Precalc-Provenance"
-"""Carries what JSON has beside the predictions, as JSON in ASCII."""
+PROVENANCE = "Precalc-Provenance"
+"""The header that carries, as JSON in ASCII, what a JSON body has beside the predictions."""
+
+PROVENANCE_HEADER = {
+    PROVENANCE: {
+        "description": "Where the body has no place for it: `model`, `releases`, `library_digest`, `deterministic`,"
+        " `found` and `missing`, as JSON in ASCII.",
+        "schema": {"type": "string"},
+    }
+}
 
 _PARALLEL = 8
 """Models that a request reads at the same time: half of the connections that a store of DynamoDB keeps open."""
@@ -51,156 +72,203 @@ _PARALLEL = 8
 _NAMED = 5
 """Unknown models that a message names; it counts the others."""
 
+_KEY = "BSYNRYMUTXBXSQ-UHFFFAOYSA-N"
+_CSV_CONTENT = {
+    CSV: {
+        "schema": {"type": "string"},
+        "example": f"inchikey,smiles,mol_weight\n{_KEY},CC(=O)Oc1ccccc1C(=O)O,180.159\n",
+    }
+}
 
-def add_routes(app: ApiGatewayResolver, models: ServedModels) -> None:
-    """Make a resolver answer for these models."""
+# Examples of what may be wrong, for the document.
+UNKNOWN_MODEL = unknown_model("eos9zzz")
+_MALFORMED = malformed_inchikey("'aspirin'")
+_BAD_QUERY = bad_query("include='inchi' is not known; write include=smiles")
+
+
+def add_routes(app: FastAPI, served: ServedModels) -> None:
+    """Make an application answer for these models."""
     pool = ThreadPoolExecutor(_PARALLEL, thread_name_prefix="models")  # It starts threads when they are needed.
 
-    @app.get(
-        "/health",
-        summary="Whether the API is up",
-        description="It says nothing of the tables.",
-        tags=["service"],
-    )
-    def health() -> Response[str]:
-        return Response(HTTPStatus.OK, JSON, Health().model_dump_json(), headers={"Cache-Control": "no-store"})
+    @app.get("/health", summary="Whether the API is up", tags=["service"], response_model=Health)
+    async def health() -> Response:
+        """Say that the API is up. This tells nothing of the tables."""
+        return Response(Health().model_dump_json(), media_type=JSON, headers={"Cache-Control": "no-store"})
 
     @app.get(
         "/models",
         summary="All models",
-        description="What is precalculated, by model: title, columns, coverage. It may be ten seconds old.",
         tags=["models"],
+        responses=VALIDATED | refusals(unavailable(), answer_too_large()),
     )
     def list_models() -> ModelList:
-        return ModelList(models=[ModelSummary.of(model, card) for model, card in models.cards().items()])
+        """List what is precalculated, by model: title, columns, coverage. The list may be ten seconds old."""
+        return ModelList(models=[ModelSummary.of(model, card) for model, card in served.cards().items()])
 
     @app.get(
-        "/models/<model>",
+        "/models/{model}",
         summary="One model",
-        description="What one model predicts, what of it is precalculated, and when.",
         tags=["models"],
+        responses=VALIDATED | refusals(UNKNOWN_MODEL, unavailable(), answer_too_large()),
     )
-    def describe_model(model: str) -> ModelAnswer:
-        return ModelAnswer.of(_find(models, model))
+    def describe_model(model: ModelId) -> ModelAnswer:
+        """Describe what one model predicts, what of it is precalculated, and when it was loaded."""
+        return ModelAnswer.of(_find(served, model))
 
     @app.get(
-        "/models/<model>/predictions/<inchikey>",
+        "/models/{model}/predictions/{inchikey}",
         summary="One molecule of one model",
-        description="The code of a 404 says whether the model is unknown, the molecule, or its shard not loaded yet.",
         tags=["predictions"],
+        response_model=MoleculeAnswer,
+        responses=VALIDATED
+        | refusals(
+            _MALFORMED,
+            _BAD_QUERY,
+            UNKNOWN_MODEL,
+            _unknown_molecule(_KEY, "eos3b5e", 4_980),
+            _not_precalculated(_KEY, "eos3b5e", "07"),
+            unavailable(),
+            answer_too_large(),
+        ),
     )
-    def predict_molecule(model: str, inchikey: str) -> Response[str]:
-        smiles = includes_smiles(read_query(app.current_event, {"include"}))
+    def predict_molecule(model: ModelId, inchikey: MoleculeKey, include: Include = None) -> Response:
+        """Return the predictions. A 404 tells apart an unknown model, an unknown molecule and a missing shard."""
         check_inchikeys([inchikey])
-        predictions = _read(models, model, [inchikey], smiles=smiles)
+        predictions = _read(served, model, [inchikey], smiles=include is not None)
         if predictions.rows == [None]:
-            raise _unknown_molecule(predictions, inchikey)
-        return Response(HTTPStatus.OK, JSON, molecule_json(predictions))
+            raise _missing(predictions, inchikey)
+        return Response(molecule_json(predictions), media_type=JSON)
 
     @app.post(
-        "/models/<model>/predictions",
+        "/models/{model}/predictions",
         summary="Many molecules of one model",
         description=f"Up to {MAX_MOLECULES:,} molecules at a time, fewer of a model with more than"
         f" {MAX_VALUES // MAX_MOLECULES:,} columns: the answer holds up to {MAX_VALUES:,} values. It is in the order of"
-        " the question, with null for a molecule that is missing. As CSV its cells are empty, a text that a"
-        f" spreadsheet would run has an apostrophe before it, and the header {_PROVENANCE} carries the rest.",
+        " the request, with null for a molecule that is missing. As CSV the cells of a missing one are empty, a text"
+        " that a spreadsheet may run as a formula, or that looks like one with apostrophes in front, has an apostrophe"
+        f" more, and the header {PROVENANCE} carries the rest.",
         tags=["predictions"],
+        response_model=MoleculesAnswer,
+        responses={200: {"headers": PROVENANCE_HEADER, "content": _CSV_CONTENT}}
+        | body_refusals(
+            _MALFORMED,
+            _BAD_QUERY,
+            UNKNOWN_MODEL,
+            _not_acceptable(),
+            too_many_inchikeys(1_001, "eos3b5e", 1),
+            answer_too_large(),
+            unavailable(),
+        ),
     )
-    def predict_molecules(model: str) -> Response[str]:
-        smiles = includes_smiles(read_query(app.current_event, {"include"}))
-        question = read_body(app.current_event, MoleculesQuestion)
-        kind = best_type(app.current_event.headers.get("accept", ""))
+    def predict_molecules(
+        request: Request, model: ModelId, question: MoleculesQuestion, include: Include = None
+    ) -> Response:
+        kind = best_type(request.headers.get("accept", ""))
         if kind is None:
-            raise Problem(
-                HTTPStatus.NOT_ACCEPTABLE, "not_acceptable", "predictions come as application/json or text/csv"
-            )
-        check_number(_find(models, model), question.inchikeys)
+            raise _not_acceptable()
+        check_number(_find(served, model), question.inchikeys)
         check_inchikeys(question.inchikeys)
-        return _answer(kind, _read(models, model, question.inchikeys, smiles=smiles))
+        return _answer(kind, _read(served, model, question.inchikeys, smiles=include is not None))
 
     @app.get(
-        "/molecules/<inchikey>",
+        "/molecules/{inchikey}",
         summary="One molecule of many models",
         description="All models, or those that are named. Predictions are null of a model that does not have the"
         f" molecule. The columns of these models may be {MAX_COLUMNS:,} in all. Predictions and releases may be a"
         " minute old, what else is said of a model ten.",
         tags=["predictions"],
+        response_model=AllModelsAnswer,
+        responses=VALIDATED
+        | refusals(
+            _MALFORMED, _BAD_QUERY, UNKNOWN_MODEL, _too_many_columns(240, 312_000), answer_too_large(), unavailable()
+        ),
     )
-    def predict_by_all(inchikey: str) -> Response[str]:
-        query = read_query(app.current_event, {"include", "models"})
-        smiles, named = includes_smiles(query), named_models(query)
+    def predict_by_all(inchikey: MoleculeKey, models: ModelIds = None, include: Include = None) -> Response:
+        named = named_models(models)
         check_inchikeys([inchikey])
-        read = _read_all(pool, models, named, inchikey)
-        texts = models.smiles([inchikey]) if smiles else None
-        return Response(HTTPStatus.OK, JSON, all_models_json(inchikey, texts, read))
+        read = _read_all(pool, served, named, inchikey)
+        smiles = served.smiles([inchikey]) if include else None
+        return Response(all_models_json(inchikey, smiles, read), media_type=JSON)
 
 
-def check_number(served: CatalogueEntry, inchikeys: Sequence[str]) -> None:
+def check_number(entry: CatalogueEntry, inchikeys: Sequence[str]) -> None:
     """Raise Problem for more molecules than one answer holds; it tells how many that are."""
-    n_columns = len(served.reader.columns)
-    largest = max(1, min(MAX_MOLECULES, MAX_VALUES // max(1, n_columns)))
-    if len(inchikeys) > largest:
-        raise Problem(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            "too_many_inchikeys",
-            f"{len(inchikeys):,} InChIKeys are too many for one request; {served.model} has {n_columns:,} columns and"
-            f" answers up to {largest:,} at a time",
-        )
+    n_columns = len(entry.reader.columns)
+    if len(inchikeys) > _most_molecules(n_columns):
+        raise too_many_inchikeys(len(inchikeys), entry.model, n_columns)
+
+
+def too_many_inchikeys(number: int, model: str, n_columns: int) -> Problem:
+    """Return the problem of more molecules than one answer of this model holds."""
+    message = (
+        f"{number:,} InChIKeys are too many for one request; {model} has {n_columns:,} columns and answers up to"
+        f" {_most_molecules(n_columns):,} at a time"
+    )
+    return too_many("too_many_inchikeys", message)
 
 
 def provenance_header(predictions: Predictions) -> dict[str, str]:
     """Return the header that says of predictions what their body has no place for."""
-    return {_PROVENANCE: json.dumps(provenance(predictions))}
+    return {PROVENANCE: json.dumps(provenance(predictions))}
 
 
-def _find(models: ServedModels, model: str) -> CatalogueEntry:
-    served = models.find(model)
-    if served is None:
+def _most_molecules(n_columns: int) -> int:
+    return max(1, min(MAX_MOLECULES, MAX_VALUES // max(1, n_columns)))
+
+
+def _find(served: ServedModels, model: str) -> CatalogueEntry:
+    entry = served.find(model)
+    if entry is None:
         raise unknown_model(model)
-    return served
+    return entry
 
 
-def _read(models: ServedModels, model: str, inchikeys: Sequence[str], *, smiles: bool) -> Predictions:
-    predictions = models.read(model, inchikeys, smiles=smiles)
+def _read(served: ServedModels, model: str, inchikeys: Sequence[str], *, smiles: bool) -> Predictions:
+    predictions = served.read(model, inchikeys, smiles=smiles)
     if predictions is None:
         raise unknown_model(model)
     return predictions
 
 
 def _read_all(
-    pool: ThreadPoolExecutor, models: ServedModels, named: list[str] | None, inchikey: str
+    pool: ThreadPoolExecutor, served: ServedModels, named: list[str] | None, inchikey: str
 ) -> list[Predictions]:
     """Return a molecule's predictions of the models that are named, otherwise of all, in their order."""
 
     def find(name: str) -> CatalogueEntry | None:
         try:
-            return models.find(name, within=MANY_SECONDS)
+            return served.find(name, within=MANY_SECONDS)
         except TableError as error:
             raise unavailable(error, name) from error
 
-    def read(served: CatalogueEntry) -> Predictions | None:
+    def read(entry: CatalogueEntry) -> Predictions | None:
         try:
-            return models.read(served.model, [inchikey], within=MANY_SECONDS)
+            return served.read(entry.model, [inchikey], within=MANY_SECONDS)
         except TableError as error:
-            raise unavailable(error, served.model) from error
+            raise unavailable(error, entry.model) from error
 
-    names = models.names() if named is None else named
+    names = served.names() if named is None else named
     found = dict(zip(names, pool.map(find, names), strict=True))
     unknown = [name for name in names if found[name] is None]
     if unknown and named is not None:
         raise _unknown_models(unknown)
-    served = [one for one in found.values() if one]
-    n_columns = sum(len(one.reader.columns) for one in served)
+    entries = [entry for entry in found.values() if entry]
+    n_columns = sum(len(entry.reader.columns) for entry in entries)
     if n_columns > MAX_COLUMNS:
-        raise Problem(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            "too_many_columns",
-            f"{len(served):,} models have {n_columns:,} columns, and one answer up to {MAX_COLUMNS:,}; name fewer of"
-            " them by models=",
-        )
+        raise _too_many_columns(len(entries), n_columns)
+    # A model that has been dropped meanwhile is left out.
+    return [predictions for predictions in pool.map(read, entries) if predictions]
 
-    # One that has been dropped meanwhile is left out.
-    return [predictions for predictions in pool.map(read, served) if predictions]
+
+def _answer(kind: str, predictions: Predictions) -> Response:
+    headers = {"Vary": "Accept"}
+    if kind != CSV:
+        return Response(to_json(predictions), media_type=kind, headers=headers)
+    headers |= {
+        "Content-Disposition": f'attachment; filename="{predictions.entry.model}.csv"',
+        **provenance_header(predictions),
+    }
+    return Response(to_csv(predictions), media_type=CSV, headers=headers)
 
 
 def _unknown_models(unknown: Sequence[str]) -> Problem:
@@ -212,28 +280,31 @@ def _unknown_models(unknown: Sequence[str]) -> Problem:
     return Problem(HTTPStatus.NOT_FOUND, "unknown_model", message)
 
 
-def _unknown_molecule(predictions: Predictions, inchikey: str) -> Problem:
-    served = predictions.entry
+def _missing(predictions: Predictions, inchikey: str) -> Problem:
+    entry = predictions.entry
     if predictions.release_of(inchikey) is None:
-        shard = shard_of(inchikey, served.reader.n_shards)
-        return Problem(
-            HTTPStatus.NOT_FOUND,
-            "not_precalculated_yet",
-            f"{inchikey} belongs to shard {shard}, which is not precalculated for {served.model} yet",
-        )
-    return Problem(
-        HTTPStatus.NOT_FOUND,
-        "unknown_molecule",
-        f"{inchikey} is not among the {served.molecules:,} molecules precalculated for {served.model}",
+        return _not_precalculated(inchikey, entry.model, shard_of(inchikey, entry.reader.n_shards))
+    return _unknown_molecule(inchikey, entry.model, entry.molecules)
+
+
+def _not_precalculated(inchikey: str, model: str, shard: str) -> Problem:
+    message = f"{inchikey} belongs to shard {shard}, which is not precalculated for {model} yet"
+    return Problem(HTTPStatus.NOT_FOUND, "not_precalculated_yet", message)
+
+
+def _unknown_molecule(inchikey: str, model: str, molecules: int) -> Problem:
+    message = f"{inchikey} is not among the {molecules:,} molecules precalculated for {model}"
+    return Problem(HTTPStatus.NOT_FOUND, "unknown_molecule", message)
+
+
+def _not_acceptable() -> Problem:
+    message = "predictions come as application/json or text/csv"
+    return Problem(HTTPStatus.NOT_ACCEPTABLE, "not_acceptable", message)
+
+
+def _too_many_columns(models: int, n_columns: int) -> Problem:
+    message = (
+        f"{models:,} models have {n_columns:,} columns, and one answer up to {MAX_COLUMNS:,}; name fewer of them by"
+        " models="
     )
-
-
-def _answer(kind: str, predictions: Predictions) -> Response[str]:
-    headers = {"Vary": "Accept"}
-    if kind != CSV:
-        return Response(HTTPStatus.OK, kind, to_json(predictions), headers=headers)
-    headers |= {
-        "Content-Disposition": f'attachment; filename="{predictions.entry.model}.csv"',
-        **provenance_header(predictions),
-    }
-    return Response(HTTPStatus.OK, f"{CSV}; charset=utf-8", to_csv(predictions), headers=headers)
+    return too_many("too_many_columns", message)

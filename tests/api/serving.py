@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
+import httpx
 from gateway_events import event
 from made_up import COLUMNS, MODEL, N_SHARDS, inchikeys, rows_of
 
-from precalc_assets.api.events import answer
-from precalc_assets.api.handler import make_app
+from precalc_assets.api.app import make_app
+from precalc_assets.api.files import FileLinks
+from precalc_assets.api.gateway import answer_event
 from precalc_assets.cards import ModelCard
 from precalc_assets.tables import KeyValueStore
 
@@ -53,8 +55,8 @@ def card(model: str = MODEL, **changes: Any) -> ModelCard:
 class Api:
     """The API for a store, as API Gateway asks it."""
 
-    def __init__(self, tables: KeyValueStore) -> None:
-        self.app = make_app(tables).sealed()
+    def __init__(self, tables: KeyValueStore, links: FileLinks | None = None, origins: Sequence[str] = ()) -> None:
+        self.app = make_app(tables, links, origins)
 
     def get(self, url: str, method: str = "GET", **headers: str) -> "Answer":
         return self.send(event(method, url, None, headers))
@@ -67,7 +69,7 @@ class Api:
         return self.post(f"/models/{model}/predictions{query}", {"inchikeys": list(keys)}, **headers)
 
     def send(self, event: dict[str, Any]) -> "Answer":
-        return Answer(answer(self.app, event, None))
+        return Answer(answer_event(lambda: self.app, event, None))
 
 
 class Answer:
@@ -76,7 +78,8 @@ class Answer:
     def __init__(self, response: dict[str, Any]) -> None:
         json.dumps(response)  # Lambda has to be able to.
         self.status: int = response["statusCode"]
-        self.headers = {name: values[0] for name, values in response["multiValueHeaders"].items()}
+        assert not response["multiValueHeaders"]
+        self.headers = httpx.Headers(response["headers"])
         body: str = response["body"]
         content = base64.b64decode(body, validate=True) if response["isBase64Encoded"] else body.encode()
         self.compressed = self.headers.get("Content-Encoding") == "gzip"

@@ -197,7 +197,7 @@ def test_the_earlier_contract_is_also_asked_by_get(with_library):
     by_get = with_library.send(event("GET", "/predictions", asked, {}))
     by_post = with_library.post("/predictions", asked)
     assert by_get.json == by_post.json
-    assert by_get.headers.items() >= {"Precalc-Provenance": by_post.headers["Precalc-Provenance"]}.items()
+    assert by_get.headers["Precalc-Provenance"] == by_post.headers["Precalc-Provenance"]
     # Its URL does not say what it answers.
     assert by_get.headers["Cache-Control"] == "no-store"
     assert "ETag" not in by_get.headers
@@ -207,7 +207,7 @@ def test_the_earlier_contract_is_also_asked_by_get(with_library):
 @pytest.mark.parametrize("body", [None, ""])
 def test_the_earlier_contract_answers_nothing_to_no_question(api, body):
     answer = api.send(event("GET", "/predictions", body, {}))
-    assert (answer.status, answer.json) == (204, {})
+    assert (answer.status, answer.text) == (204, "")
     head = api.send(event("HEAD", "/predictions", body, {}))
     assert (head.status, head.text) == (204, "")
 

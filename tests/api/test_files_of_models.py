@@ -16,7 +16,6 @@ from made_up import MODEL, serve
 from serving import KEYS, Api, predictions
 
 from precalc_assets.api.files import BucketLinks, FolderLinks, open_links
-from precalc_assets.api.handler import make_app
 from precalc_assets.errors import UsageError
 from precalc_assets.storage import predictions as predictions_name
 
@@ -35,9 +34,7 @@ def credentials(monkeypatch):
 
 def files_api(tables, links) -> Api:
     serve(tables, predictions(KEYS), shards=SHARDS)
-    api = Api(tables)
-    api.app = make_app(tables, links)
-    return api
+    return Api(tables, links)
 
 
 def test_the_files_of_a_model_are_those_of_its_shards_with_size_checksum_and_rows(tables, tmp_path):

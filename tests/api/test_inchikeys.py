@@ -8,11 +8,10 @@ import pytest
 from gateway_events import event
 from serving import Answer
 
-from precalc_assets.api.events import answer
+from precalc_assets.api.framework import new_app
+from precalc_assets.api.gateway import answer_event
 from precalc_assets.api.inchikeys import MAX_CHARACTERS, MAX_SMILES, add_inchikey_routes
-from precalc_assets.api.problems import add_problems
 from precalc_assets.api.rdkit_processes import BusyError, RDKitProcesses
-from precalc_assets.api.resolver import Resolver
 from precalc_assets.library import inchikey
 
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
@@ -42,14 +41,13 @@ def processes():
 
 @pytest.fixture(scope="module")
 def ask(processes):
-    app = Resolver()
+    app = new_app()
     add_inchikey_routes(app, processes)
-    add_problems(app)
 
     def ask(body: object, **headers: str) -> Answer:
         text = body if isinstance(body, str) else json.dumps(body)
         asked = event("POST", "/inchikeys", text, {"content_type": "application/json"} | headers)
-        return Answer(answer(app, asked, None))
+        return Answer(answer_event(lambda: app, asked, None))
 
     return ask
 

@@ -20,8 +20,8 @@ from serving import KEYS, Api, predictions
 
 from precalc_assets import storage
 from precalc_assets.api.files import open_links
-from precalc_assets.api.handler import make_app
-from precalc_assets.api.server import MAX_BODY_BYTES, LocalApi
+from precalc_assets.api.limits import MAX_BODY_BYTES
+from precalc_assets.api.server import make_local_app
 from precalc_assets.columns import Column
 from precalc_assets.tables import LIBRARY
 
@@ -68,7 +68,7 @@ async def test_a_body_that_is_too_large_is_refused_before_all_of_it_is_read(tabl
             taken += 2**20
             yield b" " * 2**20
 
-    transport = httpx.ASGITransport(LocalApi(tables))
+    transport = httpx.ASGITransport(make_local_app(tables))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         answer = await client.post("/predictions", content=body(), headers=headers)
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
@@ -97,7 +97,7 @@ async def test_a_web_page_whose_name_leads_here_reads_nothing(tables, tmp_path, 
     file = tmp_path / storage.predictions(MODEL, "00")
     file.parent.mkdir(parents=True)
     file.write_bytes(b"PAR1")
-    api = LocalApi(tables, f"file://{tmp_path}")
+    api = make_local_app(tables, f"file://{tmp_path}")
     transport = httpx.ASGITransport(api)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         for path, answered in (("/models", b"{"), (f"/models/{MODEL}/files/shard=00.parquet", b"PAR1")):
@@ -151,8 +151,7 @@ def test_what_many_are_answered_over_http_equals_the_files_and_what_a_lambda_ans
         for shard in SHARDS
         for row in pq.read_table(served.path(storage.predictions(TRUE_MODEL, shard))).to_pylist()
     }
-    in_process = Api(served.tables)
-    in_process.app = make_app(served.tables, open_links(served.environment["PRECALC_STORE_URL"])).sealed()
+    in_process = Api(served.tables, open_links(served.environment["PRECALC_STORE_URL"]))
     keys = list(rows)
     urls = [
         "/models",

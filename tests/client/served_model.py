@@ -9,8 +9,9 @@ from typing import NoReturn
 import httpx
 from httpx_retries import Retry
 from made_up import inchikeys, rows_of, serve
+from starlette.types import ASGIApp
 
-from precalc_assets.api.server import LocalApi
+from precalc_assets.api.server import make_local_app
 from precalc_assets.client.remote import RemoteSource, retries
 from precalc_assets.columns import Column
 from precalc_assets.tables import LIBRARY, KeyValueStore
@@ -31,7 +32,7 @@ def load_smiles(tables: KeyValueStore, smiles: dict[str, str]) -> None:
 class InProcess(httpx.BaseTransport):
     """Takes requests to an ASGI application in this process, which runs in a thread of its own."""
 
-    def __init__(self, app: LocalApi) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._inner = httpx.ASGITransport(app)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
@@ -104,7 +105,7 @@ def impatient() -> Retry:
 
 def remote(tables: KeyValueStore, faults: Sequence[Fault | None] = (), *, store_url: str | None = None) -> RemoteSource:
     """Return the API for these tables as the client reads it. `source.transport` has what was requested."""
-    transport = Faulty(InProcess(LocalApi(tables, store_url)), faults)
+    transport = Faulty(InProcess(make_local_app(tables, store_url)), faults)
     source = RemoteSource(URL, transport=transport, retry=impatient())
     source.transport = transport
     return source

@@ -211,6 +211,23 @@ def test_what_api_gateway_refuses_has_the_form_of_all_answers(stacks):
         body = json.loads(response["ResponseTemplates"]["application/json"])
         assert body.keys() == {"error"}
         assert body["error"].keys() == {"code", "message"}
+        waits = "gatewayresponse.header.Retry-After" in response.get("ResponseParameters", {})
+        assert waits == (response["ResponseType"] in {"THROTTLED", "QUOTA_EXCEEDED", "DEFAULT_5XX"})
+
+
+def test_browsers_of_named_origins_may_ask_without_a_key(stacks, tmp_path):
+    def preflights(template):
+        methods = [resource["Properties"] for resource in template.all("ApiGateway::Method")]
+        return [method for method in methods if method["HttpMethod"] == "OPTIONS"]
+
+    assert preflights(stacks["api"]) == []
+    done = run_app(tmp_path / "cdk.out", cors_origins="https://lab.example")
+    assert done.returncode == 0, done.stderr
+    api = load_templates(tmp_path / "cdk.out")["api"]
+    assert [method["ApiKeyRequired"] for method in preflights(api)] == [False, False]
+    for name in ("Function", "InChIKeys"):
+        variables = api.named("Lambda::Function", name)["Environment"]["Variables"]
+        assert variables["PRECALC_CORS_ORIGINS"] == "https://lab.example"
 
 
 def test_the_lambda_is_told_where_tables_and_files_are_and_no_secret(stacks):

@@ -1,0 +1,67 @@
+"""One event of API Gateway, answered by an ASGI application through Mangum: the way into both Lambdas."""
+
+import binascii
+import logging
+import os
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from mangum import Mangum
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from precalc_assets.api.problems import Problem, internal_error, invalid_json
+
+if TYPE_CHECKING:
+    from mangum.types import LambdaContext
+
+_PREFIX = re.compile(r"(/[\w.~-]+)*", re.ASCII)
+
+_log = logging.getLogger(__name__)
+
+
+def answer_event(
+    find_app: Callable[[], ASGIApp], event: dict[str, Any], context: "LambdaContext | None"
+) -> dict[str, Any]:
+    """Answer one event, whatever it holds, and also if there is no application."""
+    try:
+        app = find_app()
+
+        async def staged(scope: Scope, receive: Receive, send: Send) -> None:
+            prefix = _stage_prefix(event, scope["path"])
+            await app({**scope, "root_path": prefix, "path": prefix + scope["path"]}, receive, send)
+
+        # API Gateway counts itself, and after HEAD there is nothing to count.
+        return Mangum(staged, lifespan="off", exclude_headers=["content-length"])(event, context)  # type: ignore[arg-type]
+    except binascii.Error:
+        return _refused(invalid_json())
+    except Exception:  # noqa: BLE001 - only Lambda is above us, and it would answer without an explanation
+        _log.exception("unexpected error")
+        return _refused(internal_error())
+
+
+def cors_origins() -> list[str]:
+    """Return the origins that the setting names."""
+    return [origin for origin in os.environ.get("PRECALC_CORS_ORIGINS", "").split(",") if origin]
+
+
+def _stage_prefix(event: dict[str, Any], path: str) -> str:
+    """Return what stands before our routes in the address that the browser knows: a stage's `/v1`, or nothing.
+
+    API Gateway takes the stage off the path that it hands on; the request's context has the whole path, encoded.
+    """
+    known = unquote(str(event["requestContext"].get("path") or ""))
+    prefix = known.rstrip("/").removesuffix(path.rstrip("/"))
+    return prefix if known.rstrip("/") == prefix + path.rstrip("/") and _PREFIX.fullmatch(prefix) else ""
+
+
+def _refused(problem: Problem) -> dict[str, Any]:
+    response = problem.response()
+    return {
+        "statusCode": response.status_code,
+        "headers": dict(response.headers),
+        "multiValueHeaders": {},
+        "body": bytes(response.body).decode(),
+        "isBase64Encoded": False,
+    }
