@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from precalc_assets.api.answers import JSON, dump
 from precalc_assets.api.problems import answer_too_large, body_refusals, unavailable
-from precalc_assets.api.routes import PROVENANCE_HEADER, check_number, provenance_header, too_many_inchikeys
+from precalc_assets.api.routes import WITH_PROVENANCE, check_number, provenance_header, too_many_inchikeys
 from precalc_assets.api.served import ServedModels
 from precalc_assets.sharding import INCHIKEY
 from precalc_assets.tables import Value
@@ -64,7 +64,7 @@ class LegacyAnswer(BaseModel):
 def add_legacy_routes(app: FastAPI, models: ServedModels) -> None:
     """Make an application answer for these models as the earlier API did."""
     problems = (too_many_inchikeys(1_001, "eos3b5e", 1), answer_too_large(), unavailable())
-    responses = {200: {"headers": PROVENANCE_HEADER}} | body_refusals(*problems)
+    responses = WITH_PROVENANCE | body_refusals(*problems)
 
     @app.post(
         "/predictions",

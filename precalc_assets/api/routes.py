@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.requests import Request
@@ -58,13 +59,18 @@ which take up to 100 bytes of the same 6 MB."""
 PROVENANCE = "Precalc-Provenance"
 """The header that carries, as JSON in ASCII, what a JSON body has beside the predictions."""
 
-PROVENANCE_HEADER = {
-    PROVENANCE: {
-        "description": "Where the body has no place for it: `model`, `releases`, `library_digest`, `deterministic`,"
-        " `found` and `missing`, as JSON in ASCII.",
-        "schema": {"type": "string"},
+WITH_PROVENANCE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "headers": {
+            PROVENANCE: {
+                "description": "Where the body has no place for it: `model`, `releases`, `library_digest`,"
+                " `deterministic`, `found` and `missing`, as JSON in ASCII.",
+                "schema": {"type": "string"},
+            }
+        }
     }
 }
+"""What OpenAPI says of an answer with that header."""
 
 _PARALLEL = 8
 """Models that a request reads at the same time: half of the connections that a store of DynamoDB keeps open."""
@@ -73,11 +79,9 @@ _NAMED = 5
 """Unknown models that a message names; it counts the others."""
 
 _KEY = "BSYNRYMUTXBXSQ-UHFFFAOYSA-N"
-_CSV_CONTENT = {
-    CSV: {
-        "schema": {"type": "string"},
-        "example": f"inchikey,smiles,mol_weight\n{_KEY},CC(=O)Oc1ccccc1C(=O)O,180.159\n",
-    }
+_CSV_EXAMPLE = f"inchikey,smiles,mol_weight\n{_KEY},CC(=O)Oc1ccccc1C(=O)O,180.159\n"
+_WITH_CSV: dict[int | str, dict[str, Any]] = {
+    200: WITH_PROVENANCE[200] | {"content": {CSV: {"schema": {"type": "string"}, "example": _CSV_EXAMPLE}}}
 }
 
 # Examples of what may be wrong, for the document.
@@ -149,7 +153,7 @@ def add_routes(app: FastAPI, served: ServedModels) -> None:
         f" more, and the header {PROVENANCE} carries the rest.",
         tags=["predictions"],
         response_model=MoleculesAnswer,
-        responses={200: {"headers": PROVENANCE_HEADER, "content": _CSV_CONTENT}}
+        responses=_WITH_CSV
         | body_refusals(
             _MALFORMED,
             _BAD_QUERY,
