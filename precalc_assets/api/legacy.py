@@ -8,11 +8,10 @@ without a body. A SMILES is that of the library's table, null where it has none.
 """
 
 from http import HTTPStatus
-from typing import Annotated
+from typing import Any
 
 from fastapi import Body, FastAPI
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic.json_schema import SkipJsonSchema
 from starlette.responses import Response
 
 from precalc_assets.api.answers import JSON, dump
@@ -64,6 +63,8 @@ class LegacyAnswer(BaseModel):
 def add_legacy_routes(app: FastAPI, models: ServedModels) -> None:
     """Make an application answer for these models as the earlier API did."""
     problems = (too_many_inchikeys(1_001, "eos3b5e", 1), answer_too_large(), unavailable())
+    # Not `LegacyQuestion | None`, by which a body of `null` would be one, too.
+    left_out: Any = Body(None)
     responses = WITH_PROVENANCE | body_refusals(*problems)
 
     @app.post(
@@ -88,9 +89,7 @@ def add_legacy_routes(app: FastAPI, models: ServedModels) -> None:
         response_model=LegacyAnswer,
         responses=responses | {204: {"description": "Nothing was asked for: the request has no body."}},
     )
-    def predict_as_before_by_get(
-        question: Annotated[LegacyQuestion | SkipJsonSchema[None], Body()] = None,
-    ) -> Response:
+    def predict_as_before_by_get(question: LegacyQuestion = left_out) -> Response:
         response = _answer(models, question) if question else Response(status_code=HTTPStatus.NO_CONTENT)
         # Caches keep an answer to GET by its URL, which does not say what the body asked for.
         response.headers["Cache-Control"] = "no-store"

@@ -202,6 +202,7 @@ def test_the_earlier_contract_is_also_asked_by_get(with_library):
     assert by_get.headers["Cache-Control"] == "no-store"
     assert "ETag" not in by_get.headers
     assert with_library.send(event("GET", "/predictions", "[", {})).error == (400, "invalid_json")
+    assert with_library.send(event("GET", "/predictions", "null", {})).error == (400, "bad_request")
 
 
 @pytest.mark.parametrize("body", [None, ""])
