@@ -53,7 +53,7 @@ READER = Asset(
     # Swagger UI; of what it depends on, FastAPI, the rest is here.
     alone=("fastapi-offline",),
     modules=("precalc_assets.tables.dynamodb",),
-    files=("precalc_assets/api/templates",),
+    files=("precalc_assets/api/examples.json", "precalc_assets/api/templates"),
 )
 """Answers whatever needs the tables."""
 

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic.config import JsonDict
 from pydantic_core import to_json as to_json_bytes
 
 from precalc_assets.adoption_record import Adoption
@@ -26,12 +25,6 @@ MAX_MOLECULES = 1_000
 
 InChIKey = Annotated[str, Field(json_schema_extra={**INCHIKEY_SCHEMA})]
 """Described, not checked: a route checks it where a message can say which key is malformed."""
-
-_EXAMPLE_KEY = "BSYNRYMUTXBXSQ-UHFFFAOYSA-N"
-_EXAMPLE_SMILES = "CC(=O)Oc1ccccc1C(=O)O"
-_UNKNOWN_KEY = "AAAAAAAAAAAAAA-AAAAAAAAAA-N"
-_EXAMPLE_DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
-_EXAMPLE_MODEL = "eos3b5e"
 
 
 class Health(BaseModel):
@@ -80,49 +73,8 @@ class ModelSummary(BaseModel):
         return cls(**said, n_columns=len(card.columns), shards=len(card.shards), updated=updated)
 
 
-_EXAMPLE_SUMMARY: JsonDict = {
-    "model": _EXAMPLE_MODEL,
-    "title": "Molecular weight",
-    "description": "The model is simply an implementation of the function Descriptors.MolWt of RDKit.",
-    "tags": ["Molecular weight"],
-    "n_columns": 1,
-    "n_shards": 50,
-    "shards": 50,
-    "molecules": 1399966,
-    "releases": ["v1.0.0"],
-    "deterministic": True,
-    "updated": "2026-11-01T12:00:00+00:00",
-}
-_EXAMPLE_DESCRIPTION: JsonDict = {
-    "model": _EXAMPLE_MODEL,
-    "title": "Molecular weight",
-    "description": "The model is simply an implementation of the function Descriptors.MolWt of RDKit.",
-    "interpretation": "Calculated molecular weight (g/mol)",
-    "tags": ["Molecular weight"],
-    "license": "GPL-3.0-only",
-    "publication": "https://www.rdkit.org/docs/RDKit_Book.html",
-    "source_code": "https://github.com/rdkit/rdkit",
-    "columns": [
-        {"name": "mol_weight", "type": "float", "direction": "high", "description": "Molecular weight in g/mol"}
-    ],
-    "n_shards": 2,
-    "shards": ["00", "01"],
-    "molecules": 4980,
-    "quarantined": 11,
-    "releases": ["v1.0.0"],
-    "library_digest": _EXAMPLE_DIGEST,
-    "deterministic": True,
-    "varying": [],
-    "example": "equal: 3 values of 3 molecules are those of its example",
-    "adopted": None,
-    "updated": "2026-11-01T12:00:00+00:00",
-}
-
-
 class ModelList(BaseModel):
     """All models that are served, by id."""
-
-    model_config = ConfigDict(json_schema_extra={"example": {"models": [_EXAMPLE_SUMMARY]}})
 
     models: list[ModelSummary]
 
@@ -136,8 +88,6 @@ class ModelAnswer(BaseModel):
     `adopted` tells which earlier release computed the predictions, if this one was shown to print the same. `updated`
     is when a shard was last loaded.
     """
-
-    model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE_DESCRIPTION})
 
     model: str
     title: str | None
@@ -186,21 +136,6 @@ class MoleculeAnswer(BaseModel):
     `smiles` is there if the request includes it, null if the library's table does not have the molecule.
     """
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "model": _EXAMPLE_MODEL,
-                "inchikey": _EXAMPLE_KEY,
-                "smiles": _EXAMPLE_SMILES,
-                "release": "v1.0.0",
-                "library_digest": _EXAMPLE_DIGEST,
-                "deterministic": True,
-                "columns": [{"name": "mol_weight", "type": "float"}],
-                "predictions": {"mol_weight": 180.159},
-            }
-        }
-    )
-
     model: str
     inchikey: InChIKey
     smiles: str | None = None
@@ -225,34 +160,6 @@ class OneModelAnswer(BaseModel):
 class AllModelsAnswer(BaseModel):
     """One molecule's predictions of many models, those of one after the other."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "inchikey": _EXAMPLE_KEY,
-                "smiles": _EXAMPLE_SMILES,
-                "library_digest": _EXAMPLE_DIGEST,
-                "models": [
-                    {
-                        "model": _EXAMPLE_MODEL,
-                        "release": "v1.0.0",
-                        "library_digest": _EXAMPLE_DIGEST,
-                        "deterministic": True,
-                        "columns": [{"name": "mol_weight", "type": "float"}],
-                        "predictions": {"mol_weight": 180.159},
-                    },
-                    {
-                        "model": "eos4e40",
-                        "release": None,
-                        "library_digest": None,
-                        "deterministic": None,
-                        "columns": [{"name": "activity", "type": "float"}],
-                        "predictions": None,
-                    },
-                ],
-            }
-        }
-    )
-
     inchikey: InChIKey
     smiles: str | None = None
     library_digest: Annotated[
@@ -264,9 +171,7 @@ class AllModelsAnswer(BaseModel):
 class MoleculesQuestion(BaseModel):
     """The molecules whose predictions are wanted; one that is named twice is answered twice."""
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, json_schema_extra={"example": {"inchikeys": [_EXAMPLE_KEY, _UNKNOWN_KEY]}}
-    )
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     inchikeys: Annotated[list[InChIKey], Field(json_schema_extra={"maxItems": MAX_MOLECULES})]
 
@@ -276,23 +181,6 @@ class MoleculesAnswer(BaseModel):
 
     `releases` are those of the molecules that were found. `smiles` is there if the request includes it.
     """
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "model": _EXAMPLE_MODEL,
-                "releases": ["v1.0.0"],
-                "library_digest": _EXAMPLE_DIGEST,
-                "deterministic": True,
-                "found": 1,
-                "missing": 1,
-                "columns": [{"name": "mol_weight", "type": "float"}],
-                "inchikeys": [_EXAMPLE_KEY, _UNKNOWN_KEY],
-                "smiles": [_EXAMPLE_SMILES, None],
-                "predictions": [[180.159], None],
-            }
-        }
-    )
 
     model: str
     releases: list[str]

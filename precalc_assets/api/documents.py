@@ -9,21 +9,25 @@ import json
 from base64 import b64encode
 from hashlib import sha256
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
-from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
 from precalc_assets.api.inchikeys import add_inchikey_routes
+from precalc_assets.api.pages import templates
 from precalc_assets.api.problems import EVERYWHERE
 
 _VERSION = "1.0.0"
 """Of what is described here: what a program may rely on changes with its first number."""
 
 _KEPT = "private, max-age=3600"
+
+_EXAMPLES = Path(__file__).parent / "examples.json"
+"""An example of each body, by the name of its class."""
 
 _TAGS = {
     "predictions": "Predictions by InChIKey",
@@ -51,23 +55,6 @@ _KEY = {
     "description": "Deployed on AWS the API needs a key; `precalc api` on your own machine needs none.",
 }
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>precalc: API</title>
-<link rel="icon" href="data:,">
-<style>{css}</style>
-</head>
-<body>
-<div id="docs"><noscript>The description of this API is shown by a script; as JSON it is
-<a href="openapi.json">openapi.json</a>.</noscript></div>
-<script>{bundle}</script>
-<script>{start}</script>
-</body>
-</html>
-"""
 _START = """SwaggerUIBundle({{spec: {document}, dom_id: "#docs", deepLinking: true, docExpansion: "list",
 defaultModelsExpandDepth: 0, tryItOutEnabled: true, validatorUrl: null}});"""
 
@@ -81,13 +68,13 @@ def add_documents(app: FastAPI) -> None:
 
     @app.get("/docs", include_in_schema=False)
     def show_api(request: Request) -> Response:
-        bundle = files("fastapi_offline") / "static"
-        script = (bundle / "swagger-ui-bundle.js").read_text(encoding="utf-8")
+        static = files("fastapi_offline") / "static"
+        bundle, style = ((static / f"swagger-ui{end}").read_text(encoding="utf-8") for end in ("-bundle.js", ".css"))
         # As part of a page, no text of it may end the script.
         start = _START.format(document=_json(app, request).replace("</", "<\\/"))
-        css = (bundle / "swagger-ui.css").read_text(encoding="utf-8")
-        headers = {"Cache-Control": _KEPT, "Content-Security-Policy": _policy(script, start)}
-        return Response(_PAGE.format(css=css, bundle=script, start=start), media_type="text/html", headers=headers)
+        page = templates().get_template("docs.html").render(style=style, bundle=bundle, start=start)
+        headers = {"Cache-Control": _KEPT, "Content-Security-Policy": _policy(bundle, start)}
+        return Response(page, media_type="text/html", headers=headers)
 
 
 def make_document(app: FastAPI, server: str = "/") -> dict[str, Any]:
@@ -118,9 +105,8 @@ def make_document(app: FastAPI, server: str = "/") -> dict[str, Any]:
     schemas = document["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    # FastAPI leaves out what is null, in examples too.
-    for model in (route.response_model for route in routes if isinstance(route, APIRoute) and route.include_in_schema):
-        schemas[model.__name__] |= model.model_config.get("json_schema_extra", {})
+    for name, example in json.loads(_EXAMPLES.read_text(encoding="utf-8")).items():
+        schemas[name]["example"] = example
     document["components"]["securitySchemes"] = {"key": _KEY}
     return document | {"security": [{"key": []}, {}]}
 

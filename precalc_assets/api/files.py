@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from precalc_assets.api.parameters import ModelId
 from precalc_assets.api.problems import Problem, refusals, unavailable, unknown_model
@@ -71,29 +71,6 @@ class FilesAnswer(BaseModel):
     `url` may be relative to that of the request. `expires_at` is when the links stop working, ISO 8601 in UTC, null
     for links that do not.
     """
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "model": "eos3b5e",
-                "releases": ["v1.0.0"],
-                "library_digest": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
-                "deterministic": True,
-                "expires_at": "2026-11-01T13:00:00+00:00",
-                "files": [
-                    {
-                        "shard": "07",
-                        "name": "shard=07.parquet",
-                        "url": "https://bucket.s3.eu-central-1.amazonaws.com/predictions/model%3Deos3b5e/…",
-                        "bytes": 482113,
-                        "sha256": "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
-                        "rows": 28012,
-                        "release": "v1.0.0",
-                    }
-                ],
-            }
-        }
-    )
 
     model: str
     releases: list[str]

@@ -26,11 +26,7 @@ _REPEATED = 200
 class SmilesQuestion(BaseModel):
     """The molecules whose InChIKeys are wanted; one that is named twice is answered twice."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        json_schema_extra={"example": {"smiles": ["CC(=O)Oc1ccccc1C(=O)O", "C1CC"]}},
-    )
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     smiles: Annotated[list[str], Field(json_schema_extra={"maxItems": MAX_SMILES})]
 
@@ -45,15 +41,6 @@ class SmilesError(BaseModel):
 
 class InChIKeysAnswer(BaseModel):
     """The InChIKeys in the order of the question, null where there is none; `errors` says why, for each of these."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "inchikeys": ["BSYNRYMUTXBXSQ-UHFFFAOYSA-N", None],
-                "errors": [{"index": 1, "smiles": "C1CC", "reason": "SMILES Parse Error: unclosed ring"}],
-            }
-        }
-    )
 
     inchikeys: list[str | None]
     errors: list[SmilesError]

@@ -30,10 +30,7 @@ _DESCRIPTION = (
 class LegacyQuestion(BaseModel):
     """A model, and the InChIKeys of the molecules whose predictions are wanted."""
 
-    model_config = ConfigDict(
-        strict=True,
-        json_schema_extra={"example": {"modelId": "eos3b5e", "inputKeyArray": ["BSYNRYMUTXBXSQ-UHFFFAOYSA-N"]}},
-    )
+    model_config = ConfigDict(strict=True)
 
     model_id: str = Field(alias="modelId")
     inchikeys: list[str] = Field(alias="inputKeyArray", json_schema_extra={"maxItems": 1_000})
@@ -49,12 +46,7 @@ class LegacyOutput(BaseModel):
 class LegacyAnswer(BaseModel):
     """The molecules that were found, in the order asked; the others are not there."""
 
-    model_config = ConfigDict(
-        protected_namespaces=(),
-        json_schema_extra={
-            "example": {"model_id": "eos3b5e", "output": [{"smiles": "CC(=O)Oc1ccccc1C(=O)O", "value": [180.159]}]}
-        },
-    )
+    model_config = ConfigDict(protected_namespaces=())
 
     model_id: str
     output: list[LegacyOutput]

@@ -193,7 +193,7 @@ def _quarantined(card: ModelCard) -> str:
 
 def _page(template: str, root: str, shown: dict[str, Any], status: HTTPStatus = HTTPStatus.OK) -> Response:
     text = (
-        _templates()
+        templates()
         .get_template(template)
         .render(
             root=root,
@@ -232,7 +232,8 @@ def _searched(request: Request, name: str) -> str:
 
 
 @cache
-def _templates() -> "jinja2.Environment":
+def templates() -> "jinja2.Environment":
+    """Return the environment of our templates."""
     import jinja2
     from markupsafe import Markup
 

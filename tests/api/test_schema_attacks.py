@@ -8,12 +8,16 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from http import HTTPStatus
 
+import psutil
 import pytest
 from made_up import MODEL
 from schema_server import PARQUET, WIDE, Server, run_server
 from serving import KEYS
+
+from precalc_assets.api.limits import ALL_BODIES_BYTES, HEADER_SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -345,6 +349,31 @@ def test_clients_that_never_finish_keep_nobody_waiting(server):
     finally:
         for connection in slow:
             connection.close()
+
+
+def test_half_open_connections_are_closed(server):
+    with ExitStack() as stack:
+        slow = [stack.enter_context(socket.create_connection(server.address, HEADER_SECONDS + 20)) for _ in range(400)]
+        for at, connection in enumerate(slow):
+            connection.sendall(get("/health")[:-4] if at % 2 else b"")
+        started = time.monotonic()
+        assert {connection.recv(1) for connection in slow} == {b""}
+        assert time.monotonic() - started < HEADER_SECONDS + 10
+
+
+def test_stalled_bodies_take_little_memory(server):
+    process = psutil.Process(server.process.pid)
+    before = process.memory_info().rss
+    head = post(PREDICTIONS, "", f"Content-Length: {10**7}").replace(b"Content-Length: 0\r\n", b"")
+    with ExitStack() as stack:
+        for _ in range(60):
+            slow = stack.enter_context(socket.create_connection(server.address, 20))
+            slow.sendall(head + b" " * (9 << 20))
+        assert process.memory_info().rss - before < 3 * ALL_BODIES_BYTES
+        refused = slow.recv(1 << 16)
+        assert error(refused) == (503, "unavailable")
+        assert b"retry-after: " in refused
+        assert status(server.send(get(f"{PREDICTIONS}/{KEY}"))) == 200
 
 
 def test_clients_that_leave_early_do_no_harm(server):
