@@ -32,7 +32,7 @@ def with_library(tables, api):
     return api
 
 
-def test_smiles_come_back_on_request_and_only_then(with_library):
+def test_smiles_are_included_only_on_request(with_library):
     asked = [KEYS[3], UNKNOWN, KEYS[-1], KEYS[3]]
     texts = [SMILES[KEYS[3]], None, None, SMILES[KEYS[3]]]
     answer = with_library.predictions(asked, query="?include=smiles").json
@@ -54,7 +54,7 @@ def test_csv_has_smiles_after_the_inchikeys(tables, api):
     assert {len(row) for row in rows} == {5}
 
 
-def test_without_a_library_smiles_are_null_until_there_is_one(tables, api):
+def test_smiles_are_null_until_a_library_is_loaded(tables, api):
     assert api.predictions(KEYS, query="?include=smiles").json["smiles"] == [None] * len(KEYS)
     serve_library(tables)
     answered = api.predictions(KEYS, query="?include=smiles").json
@@ -64,7 +64,7 @@ def test_without_a_library_smiles_are_null_until_there_is_one(tables, api):
     assert api.get(f"{PREDICTIONS}/{KEYS[0]}?include=smiles").json["smiles"] == "N"
 
 
-def test_what_is_said_of_a_row_is_said_of_the_generation_that_it_is_of(tables, api):
+def test_release_and_digest_belong_to_the_rows_generation(tables, api):
     key = KEYS[0]
     shard = shard_of(key, 4)
     before = api.get(f"{PREDICTIONS}/{key}")
@@ -82,7 +82,7 @@ def test_what_is_said_of_a_row_is_said_of_the_generation_that_it_is_of(tables, a
         assert after.json["library_digest"] != whole
 
 
-def test_a_molecule_is_asked_of_all_models_or_of_those_that_are_named(tables, with_library):
+def test_molecule_is_read_from_all_or_from_named_models(tables, with_library):
     few = [key for key in KEYS if shard_of(key, 4) in {"00", "01"}]
     serve(tables, {key: (at,) for at, key in enumerate(few)}, model=OTHER, columns=COLUMNS[1:2], shards=["00", "01"])
     publish_card(tables, card(deterministic=False))
@@ -114,7 +114,7 @@ def test_a_molecule_is_asked_of_all_models_or_of_those_that_are_named(tables, wi
     assert alone["library_digest"] == one["library_digest"] is not None
 
 
-def test_no_model_at_all_is_an_empty_answer(tables):
+def test_molecule_without_any_model_is_an_empty_answer(tables):
     assert Api(tables).get(f"/molecules/{KEYS[0]}").json == {
         "inchikey": KEYS[0],
         "library_digest": None,
@@ -122,7 +122,7 @@ def test_no_model_at_all_is_an_empty_answer(tables):
     }
 
 
-def test_models_that_are_not_served_are_named(api):
+def test_unknown_models_are_named(api):
     one = api.get(f"/molecules/{KEYS[0]}?models={MODEL},eos9zzz")
     assert one.error == (404, "unknown_model")
     assert "'eos9zzz'" in one.message
@@ -145,18 +145,18 @@ def test_models_that_are_not_served_are_named(api):
         ("models=" + ",".join(f"eos{i:04}" for i in range(501)), "up to 500"),
     ],
 )
-def test_a_query_that_makes_no_sense_is_told(api, query, told):
+def test_malformed_query_is_refused(api, query, told):
     answer = api.get(f"/molecules/{KEYS[0]}?{query}")
     assert answer.error == (400, "bad_query")
     assert told in answer.message
     assert "Set-Cookie" not in answer.headers
 
 
-def test_a_molecule_has_to_be_one_here_too(api):
+def test_malformed_inchikey_of_many_models_is_refused(api):
     assert api.get("/molecules/aspirin").error == (400, "malformed_inchikey")
 
 
-def test_too_many_columns_are_told_before_they_are_read(tables, monkeypatch):
+def test_too_many_columns_are_refused_before_reading(tables, monkeypatch):
     monkeypatch.setattr("precalc_assets.api.routes.MAX_COLUMNS", 5)
     serve(tables, ROWS)
     serve(tables, ROWS, model=OTHER)
@@ -167,7 +167,7 @@ def test_too_many_columns_are_told_before_they_are_read(tables, monkeypatch):
     assert api.get(f"/molecules/{KEYS[0]}?models={OTHER}").status == 200
 
 
-def test_a_damaged_table_among_many_is_named_and_the_others_can_be_asked(tables, api):
+def test_damaged_table_among_many_is_named(tables, api):
     serve(tables, ROWS, model=OTHER)
     directories = TableReader(tables, OTHER).directories()
     tables.delete_many(OTHER, [key for shard, found in directories.items() for key in found.pages.keys(shard)])
@@ -177,7 +177,7 @@ def test_a_damaged_table_among_many_is_named_and_the_others_can_be_asked(tables,
     assert api.get(f"/molecules/{KEYS[0]}?models={MODEL}").status == 200
 
 
-def test_the_earlier_contract_answers_what_is_there_and_leaves_out_the_rest(with_library):
+def test_earlier_contract_leaves_out_missing_molecules(with_library):
     asked = [KEYS[7], UNKNOWN, "not a key", KEYS[-1], KEYS[7]]
     body = {"modelId": MODEL, "inputKeyArray": asked, "something": "else"}
     sent = with_library.post("/predictions", body)
@@ -192,7 +192,7 @@ def test_the_earlier_contract_answers_what_is_there_and_leaves_out_the_rest(with
         assert unknown == {"model_id": model, "output": []}
 
 
-def test_the_earlier_contract_is_also_asked_by_get(with_library):
+def test_earlier_contract_answers_get(with_library):
     asked = json.dumps({"modelId": MODEL, "inputKeyArray": [KEYS[7], UNKNOWN]})
     by_get = with_library.send(event("GET", "/predictions", asked, {}))
     by_post = with_library.post("/predictions", asked)
@@ -206,7 +206,7 @@ def test_the_earlier_contract_is_also_asked_by_get(with_library):
 
 
 @pytest.mark.parametrize("body", [None, ""])
-def test_the_earlier_contract_answers_nothing_to_no_question(api, body):
+def test_earlier_contract_answers_204_without_a_body(api, body):
     answer = api.send(event("GET", "/predictions", body, {}))
     assert (answer.status, answer.text) == (204, "")
     head = api.send(event("HEAD", "/predictions", body, {}))
@@ -214,17 +214,17 @@ def test_the_earlier_contract_answers_nothing_to_no_question(api, body):
 
 
 @pytest.mark.parametrize("body", [{}, {"modelId": 1, "inputKeyArray": []}, {"modelId": MODEL, "inputKeyArray": "x"}])
-def test_the_earlier_contract_tells_a_body_of_another_form(api, body):
+def test_earlier_contract_refuses_a_body_of_another_form(api, body):
     assert api.post("/predictions", body).error == (400, "bad_request")
     assert api.post("/predictions", "").error == (400, "invalid_json")
 
 
-def test_the_earlier_contract_has_the_same_limits(api):
+def test_earlier_contract_has_the_same_limits(api):
     answer = api.post("/predictions", {"modelId": MODEL, "inputKeyArray": ["x"] * 1_001})
     assert answer.error == (413, "too_many_inchikeys")
 
 
-def test_headers_are_ascii_whatever_a_release_is_called(tables):
+def test_headers_are_ascii_whatever_the_release(tables):
     serve(tables, ROWS, release="v1 naïve ☃\r\nX: y")
     header = Api(tables).predictions(KEYS, accept="text/csv").headers["Precalc-Provenance"]
     assert header.isascii()

@@ -9,12 +9,14 @@ from hashlib import sha256
 import pyarrow.parquet as pq
 import pytest
 from gateway_events import event
+from hypothesis import given
+from hypothesis import strategies as st
 from made_up import COLUMNS, MODEL, serve
 from serving import KEYS, UNKNOWN, Api, card, predictions
 
 from precalc_assets import storage
 from precalc_assets.adoption_record import Adoption
-from precalc_assets.api.answers import best_type
+from precalc_assets.api.answers import best_type, dump
 from precalc_assets.cards import publish_card
 from precalc_assets.columns import Column
 from precalc_assets.csv_cells import plain_text
@@ -30,7 +32,7 @@ def as_lists(keys):
     return [list(ROWS[key]) if key in ROWS else None for key in keys]
 
 
-def test_every_value_is_the_one_in_the_table_and_of_its_type(api):
+def test_values_equal_the_tables_in_value_and_type(api):
     answered = api.predictions(KEYS).json["predictions"]
     assert repr(answered) == repr(as_lists(KEYS))
     for key, row in ROWS.items():
@@ -38,7 +40,12 @@ def test_every_value_is_the_one_in_the_table_and_of_its_type(api):
         assert repr(list(values.items())) == repr([(c.name, v) for c, v in zip(COLUMNS, row, strict=True)])
 
 
-def test_the_answer_equals_the_files_of_a_model_that_really_ran(world):
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**63), 2**63 - 1) | st.none()))
+def test_json_is_read_as_the_same_values(values):
+    assert repr(json.loads(dump({"row": values}))["row"]) == repr(values)
+
+
+def test_answer_equals_the_files_of_a_real_run(world):
     world.write_model()
     world.build_library()
     world.predict()
@@ -56,7 +63,7 @@ def test_the_answer_equals_the_files_of_a_model_that_really_ran(world):
     assert answer["library_digest"] == read_manifest(world.store).digest
 
 
-def test_answers_come_in_the_order_asked_duplicates_twice_missing_ones_null_and_counted(api):
+def test_rows_keep_the_order_of_the_request(api):
     asked = [KEYS[7], UNKNOWN, KEYS[0], KEYS[7], KEYS[3], UNKNOWN]
     answer = api.predictions(asked).json
     assert answer["inchikeys"] == asked
@@ -122,11 +129,11 @@ def test_csv_runs_no_formula_and_every_text_comes_back(tables):
         (";;;,,q=,text/csv;q=nan", None),
     ],
 )
-def test_the_type_of_an_answer_is_what_accept_prefers(accept, kind):
+def test_accept_header_chooses_the_media_type(accept, kind):
     assert best_type(accept) == kind
 
 
-def test_answers_are_compressed_for_those_who_accept_it_and_large_enough(api):
+def test_large_answers_are_compressed_if_the_client_accepts_gzip(api):
     plain, packed = api.predictions(KEYS), api.predictions(KEYS, accept_encoding="br, GZIP")
     assert (plain.compressed, packed.compressed) == (False, True)
     assert packed.text == plain.text
@@ -139,7 +146,7 @@ ADOPTION = Adoption(
 )
 
 
-def test_a_model_is_described_by_its_table_and_its_card(tables, api):
+def test_model_is_described_by_its_table_and_card(tables, api):
     publish_card(tables, card(deterministic=False, varying=("score",), molecules=1, example="equal", adopted=ADOPTION))
     answer = api.get(f"/models/{MODEL}").json
     ordered = sorted(KEYS, key=key_hash)
@@ -172,7 +179,7 @@ def test_a_model_is_described_by_its_table_and_its_card(tables, api):
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-def test_a_model_without_a_whole_card_is_served_all_the_same(tables, api, damaged):
+def test_model_with_missing_or_damaged_card_is_served(tables, api, damaged):
     if damaged:
         tables.create_table(REGISTRY)
         tables.put_many(REGISTRY, [Item(MODEL, b"{]")])
@@ -183,7 +190,7 @@ def test_a_model_without_a_whole_card_is_served_all_the_same(tables, api, damage
     assert {name: value for name, value in listed.items() if value is not None} == {"model": MODEL}
 
 
-def test_models_are_listed_by_id_and_other_tables_are_not(tables, api):
+def test_models_are_listed_by_id_without_other_tables(tables, api):
     serve(tables, ROWS, model=OTHER, shards=["01"])
     publish_card(tables, card())
     publish_card(tables, card("eos9zzz"))
@@ -205,7 +212,7 @@ def test_models_are_listed_by_id_and_other_tables_are_not(tables, api):
     }
 
 
-def test_every_answer_tells_when_the_model_is_not_deterministic(tables):
+def test_every_answer_marks_a_nondeterministic_model(tables):
     serve(tables, ROWS)
     publish_card(tables, card(deterministic=False, varying=("score",)))
     api = Api(tables)
@@ -214,7 +221,7 @@ def test_every_answer_tells_when_the_model_is_not_deterministic(tables):
     assert json.loads(api.predictions(KEYS, accept="text/csv").headers["Precalc-Provenance"])["deterministic"] is False
 
 
-def test_releases_are_those_of_the_molecules_that_were_found(tables):
+def test_releases_are_those_of_the_found_molecules(tables):
     serve(tables, ROWS, shards=["00", "01"])
     serve(tables, ROWS, release="v2.0.0", shards=["02", "03"])
     api = Api(tables)
@@ -226,13 +233,13 @@ def test_releases_are_those_of_the_molecules_that_were_found(tables):
     assert api.get(f"/models/{MODEL}").json["releases"] == ["v1.0.0", "v2.0.0"]
 
 
-def test_no_library_is_named_while_shards_are_missing(tables):
+def test_library_digest_is_null_while_shards_are_missing(tables):
     serve(tables, ROWS, shards=["00"])
     answer = Api(tables).get(f"/models/{MODEL}").json
     assert (answer["library_digest"], answer["shards"]) == (None, ["00"])
 
 
-def test_a_body_may_come_in_base64_and_headers_in_any_case_or_not_at_all(api):
+def test_event_may_have_base64_body_and_headers_in_any_case(api):
     asked = event("POST", f"/models/{MODEL}/predictions", "eyJpbmNoaWtleXMiOiBbXX0=", {})
     for headers in (None, {}, {"CONTENT-TYPE": "application/json; charset=UTF-8", "accept": "application/json"}):
         answer = api.send({**asked, "isBase64Encoded": True, "headers": headers})

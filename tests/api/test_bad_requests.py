@@ -31,7 +31,7 @@ class BrokenStore:
         return fail
 
 
-def test_an_unknown_molecule_is_told_from_an_unknown_model(api):
+def test_unknown_molecule_differs_from_unknown_model(api):
     molecule = api.get(f"{PREDICTIONS}/{UNKNOWN}")
     assert molecule.error == (404, "unknown_molecule")
     assert UNKNOWN in molecule.message
@@ -41,7 +41,7 @@ def test_an_unknown_molecule_is_told_from_an_unknown_model(api):
     assert "eos9zzz" in model.message
 
 
-def test_a_molecule_of_a_shard_that_is_not_loaded_is_not_unknown(tables):
+def test_molecule_of_a_missing_shard_is_not_unknown(tables):
     rows = predictions(KEYS)
     serve(tables, rows, shards=["00"])
     key = next(key for key in KEYS if shard_of(key, 4) == "02")
@@ -53,7 +53,7 @@ def test_a_molecule_of_a_shard_that_is_not_loaded_is_not_unknown(tables):
 @pytest.mark.parametrize(
     "model", ["eos9zzz", "library", "models", "eos3b5e-v", "EOS3B5E", "..", "*", "eos3b5e'--", "é", "x" * 5_000]
 )
-def test_what_is_no_model_or_not_served_is_unknown_on_every_route(api, tables, model):
+def test_model_that_is_not_served_is_unknown_on_every_route(api, tables, model):
     tables.create_table("library")
     tables.create_table("models")
     assert api.get(f"/models/{model}").error == (404, "unknown_model")
@@ -92,7 +92,7 @@ def test_there_are_no_other_routes(api, method, path):
         ("NONSENSE", "/openapi.json", "GET, HEAD"),
     ],
 )
-def test_another_method_is_told_which_there_are(api, method, path, allowed):
+def test_wrong_method_is_told_the_allowed_ones(api, method, path, allowed):
     answer = api.send(event(method, path, None, {}))
     assert answer.status == 405
     assert answer.headers["Allow"] == allowed
@@ -102,13 +102,13 @@ def test_another_method_is_told_which_there_are(api, method, path, allowed):
 @pytest.mark.parametrize(
     "bad", ["aspirin", KEYS[0].lower(), KEYS[0][:-1], f"{KEYS[0]}\n", "", "é" * 27, "=cmd()", "A" * 100_000]
 )
-def test_a_malformed_inchikey_is_named_and_so_is_its_place(api, bad):
+def test_malformed_inchikey_is_named_with_its_place(api, bad):
     answer = api.predictions([KEYS[0], bad, KEYS[1]])
     assert answer.error == (400, "malformed_inchikey")
     assert answer.message.startswith(f"number 2, {bad[:40]!r}"[:-1])
 
 
-def test_a_malformed_inchikey_in_the_path_is_a_bad_request(api):
+def test_malformed_inchikey_in_the_path_is_a_bad_request(api):
     answer = api.get(f"{PREDICTIONS}/aspirin")
     assert answer.error == (400, "malformed_inchikey")
     assert answer.message.startswith("'aspirin' is not an InChIKey")
@@ -127,12 +127,12 @@ def test_a_malformed_inchikey_in_the_path_is_a_bad_request(api):
         '{"inchikeys": ' + "1" * 5_000 + "}",
     ],
 )
-def test_a_body_that_is_not_json_is_told(api, body):
+def test_body_that_is_not_json_is_refused(api, body):
     assert api.post(PREDICTIONS, body).error == (400, "invalid_json")
 
 
 @pytest.mark.parametrize("body", ["not base64!", "a", "//79", "eyJpbmNo"])
-def test_a_body_that_cannot_be_decoded_is_told(api, body):
+def test_undecodable_body_is_refused(api, body):
     broken = {**event("POST", PREDICTIONS, body, {"content_type": "application/json"}), "isBase64Encoded": True}
     assert api.send(broken).error == (400, "invalid_json")
 
@@ -155,23 +155,23 @@ def test_a_body_that_cannot_be_decoded_is_told(api, body):
         ('{"inchikeys": [], "%s": []}' % ("k" * 100_000), "kkk"),
     ],
 )
-def test_a_body_of_another_form_is_told_where(api, body, told):
+def test_malformed_field_is_named(api, body, told):
     answer = api.post(PREDICTIONS, body)
     assert answer.error == (400, "bad_request")
     assert told in answer.message
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
-def test_a_body_of_another_type_is_told(api, kind):
+def test_body_of_another_media_type_is_refused(api, kind):
     answer = api.post(PREDICTIONS, f"inchikeys={KEYS[0]}", content_type=kind)
     assert answer.error == (415, "unsupported_media_type")
 
 
-def test_an_answer_that_nobody_makes_is_not_acceptable(api):
+def test_unknown_media_type_is_not_acceptable(api):
     assert api.predictions(KEYS, accept="application/parquet").error == (406, "not_acceptable")
 
 
-def test_a_thousand_molecules_at_a_time_and_fewer_of_a_wide_model(tables):
+def test_request_has_a_thousand_molecules_or_fewer_if_wide(tables):
     serve(tables, predictions(KEYS))
     wide = [Column(f"c{at}", "integer", "", "") for at in range(2_048)]
     serve(tables, {KEYS[0]: tuple(range(2_048))}, model="eos5axz", columns=wide)
@@ -186,7 +186,7 @@ def test_a_thousand_molecules_at_a_time_and_fewer_of_a_wide_model(tables):
     assert "2,048 columns and answers up to 97 at a time" in answer.message
 
 
-def test_the_widest_answer_of_numbers_fits_into_what_a_lambda_may_answer(tables):
+def test_widest_answer_of_numbers_fits_into_a_lambdas_limit(tables):
     columns = [Column(f"a_column_{at}", "float", "", "") for at in range(200)]
     serve(tables, dict.fromkeys(KEYS, (-2.2250738585072014e-308,) * 200), columns=columns)
     answer = Api(tables).predictions([KEYS[0]] * 1_000)
@@ -194,7 +194,7 @@ def test_the_widest_answer_of_numbers_fits_into_what_a_lambda_may_answer(tables)
     assert 5_000_000 < len(json.dumps(answer.text)) <= MAX_ANSWER_BYTES
 
 
-def test_texts_that_are_too_long_for_a_lambda_are_told_and_may_fit_when_compressed(tables):
+def test_answer_too_large_for_a_lambda_may_fit_compressed(tables):
     serve(tables, dict.fromkeys(KEYS, (0.0, 0, "☃" * 4_000)), columns=COLUMNS)
     api = Api(tables)
     asked = [KEYS[0]] * 600
@@ -204,15 +204,18 @@ def test_texts_that_are_too_long_for_a_lambda_are_told_and_may_fit_when_compress
     assert api.predictions(asked, accept_encoding="gzip").json["found"] == 600
 
 
-def test_a_store_out_of_order_is_told_without_its_secrets(caplog):
+def test_broken_store_is_reported_without_its_secrets(caplog):
     api = Api(BrokenStore(TableError("/secret/tables.db: disk I/O error; run `precalc`")))
     for answer in (api.get("/models"), api.get(f"/models/{MODEL}"), api.predictions(KEYS)):
         assert answer.error == (503, "unavailable")
+        assert int(answer.headers["Retry-After"]) > 0
         assert "secret" not in answer.text
+    page = api.get("/")
+    assert (page.status, int(page.headers["Retry-After"]) > 0) == (503, True)
     assert "/secret/tables.db" in caplog.text
 
 
-def test_a_lost_page_is_an_error_and_not_a_null(tables, api):
+def test_lost_page_is_an_error_and_not_a_null(tables, api):
     api.predictions(KEYS)
     tables.delete_many(MODEL, page_keys(tables))
     assert api.predictions(KEYS).error == (503, "unavailable")
@@ -223,7 +226,7 @@ def page_keys(tables):
     return [key for shard, directory in directories.items() for key in directory.pages.keys(shard)]
 
 
-def test_a_defect_is_logged_and_not_shown(caplog, capsys):
+def test_defect_is_logged_and_not_shown(caplog, capsys):
     api = Api(BrokenStore(ZeroDivisionError("secret")))
     for answer in (api.get("/models"), api.get(f"/models/{MODEL}"), api.predictions(KEYS)):
         assert answer.error == (500, "internal_error")
@@ -232,7 +235,7 @@ def test_a_defect_is_logged_and_not_shown(caplog, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_the_handler_answers_whatever_it_is_given(monkeypatch, tmp_path, caplog):
+def test_handler_answers_any_event(monkeypatch, tmp_path, caplog):
     monkeypatch.setenv("PRECALC_TABLES_URL", f"sqlite:///{tmp_path / 'tables.db'}")
     handler_module._app.cache_clear()
     assert handler(event("GET", "/health", None, {}), None)["statusCode"] == 200

@@ -160,7 +160,7 @@ def read_download(page: Page, name: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_chemist_finds_a_model_looks_ten_molecules_up_and_takes_them_home(served, url, open_page, size, tmp_path):
+def test_chemist_looks_up_ten_molecules_and_downloads_them(served, url, open_page, size, tmp_path):
     page = open_page(url, size)
     page.screenshot(path=tmp_path / f"models-{size[0]}.png", full_page=True)
     page.get_by_label("Search").fill("drug-likeness logp")
@@ -198,7 +198,7 @@ def test_a_chemist_finds_a_model_looks_ten_molecules_up_and_takes_them_home(serv
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("path", ["/", f"/browse/{MODEL}"])
-def test_a_page_is_one_small_answer_that_fits_its_screen(url, open_page, path, size):
+def test_page_is_one_small_answer_that_fits_its_screen(url, open_page, path, size):
     page = open_page(size=size)
     answers = []
     page.on("response", lambda answer: answers.append(answer))
@@ -238,7 +238,7 @@ CONTRASTS = """() => {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everything_can_be_read_in_either_scheme(served, url, open_page, scheme, tmp_path):
+def test_text_is_readable_in_light_and_dark_scheme(served, url, open_page, scheme, tmp_path):
     """Contrast of WCAG 2.2, AA: 4.5 to 1, and 3 to 1 for large text."""
     page = open_page(f"{url}/browse/{MODEL}", color_scheme=scheme, reduced_motion="reduce")
     look_up(page, pasted(served)[0])
@@ -247,7 +247,7 @@ def test_everything_can_be_read_in_either_scheme(served, url, open_page, scheme,
     page.screenshot(path=tmp_path / f"{scheme}.png", full_page=True)
 
 
-def test_all_of_it_works_by_keyboard_and_shows_where_one_is(served, url, open_page):
+def test_pages_work_by_keyboard_with_visible_focus(served, url, open_page):
     page = open_page(url)
     row = next(iter(served.rows().values()))
 
@@ -283,7 +283,7 @@ def test_all_of_it_works_by_keyboard_and_shows_where_one_is(served, url, open_pa
     page.wait_for_url(f"**/browse/{MODEL}")
 
 
-def test_search_works_without_javascript_and_the_box_says_what_it_needs(url, open_page):
+def test_search_works_without_javascript_but_the_box_does_not(url, open_page):
     page = open_page(url, java_script_enabled=False)
     assert page.get_by_text("This box needs JavaScript").is_visible()
     assert not page.get_by_label("Molecules", exact=True).is_visible()
@@ -325,7 +325,7 @@ class Gateway:
         route.fulfill(status=found.status, headers=headers, body=found.text)
 
 
-def test_behind_a_stage_that_wants_a_key_the_page_asks_for_it_once(served, open_page):
+def test_page_behind_a_stage_asks_for_the_key_once(served, open_page):
     page = open_page(allowed="403")
     gateway = Gateway(page, served.tables, "right")
     page.goto("https://precalc.test/v1/")
@@ -348,7 +348,7 @@ def test_behind_a_stage_that_wants_a_key_the_page_asks_for_it_once(served, open_
     assert not page.get_by_label("API key").is_visible()
 
 
-def test_batches_are_of_the_allowed_size_and_the_file_has_what_no_number_of_javascript_holds(tmp_path, open_page):
+def test_wide_model_is_asked_in_batches_and_keeps_64_bit_values(tmp_path, open_page):
     """1,001 columns let 199 keys through at a time; integers are of 64 bits, texts have quotes and line feeds."""
     names = [f"c{at}" for at in range(1_001)]
     columns = [Column(name, "integer", "", "") for name in names[:-1]] + [Column(names[-1], "string", "", "")]

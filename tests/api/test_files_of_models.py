@@ -37,7 +37,7 @@ def files_api(tables, links) -> Api:
     return Api(tables, links)
 
 
-def test_the_files_of_a_model_are_those_of_its_shards_with_size_checksum_and_rows(tables, tmp_path):
+def test_files_have_the_size_checksum_and_rows_of_their_shards(tables, tmp_path):
     answer = files_api(tables, FolderLinks(tmp_path)).get(f"/models/{MODEL}/files")
     assert answer.headers["Cache-Control"] == "no-store"
     said = answer.json
@@ -56,7 +56,7 @@ def test_the_files_of_a_model_are_those_of_its_shards_with_size_checksum_and_row
     )
 
 
-def test_a_link_to_a_bucket_is_signed_for_its_region_one_object_and_an_hour(tables, credentials):
+def test_bucket_link_is_signed_for_one_object_and_one_hour(tables, credentials):
     before = datetime.now(UTC).replace(microsecond=0)
     said = files_api(tables, open_links("s3://precalc-1/a/prefix/")).get(f"/models/{MODEL}/files").json
     for file in said["files"]:
@@ -80,7 +80,7 @@ def test_a_link_to_a_bucket_is_signed_for_its_region_one_object_and_an_hour(tabl
         ("bucket", "http://localhost:4566", "localhost:4566", "/bucket/predictions/"),
     ],
 )
-def test_a_bucket_whose_name_is_no_name_of_a_host_is_in_the_path(
+def test_bucket_that_is_no_hostname_goes_into_the_path(
     credentials, monkeypatch, bucket, endpoint, host, path
 ):
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
@@ -89,7 +89,7 @@ def test_a_bucket_whose_name_is_no_name_of_a_host_is_in_the_path(
     assert urlsplit(url).path.startswith(path)
 
 
-def test_a_link_ends_with_the_credentials_that_sign_it():
+def test_link_expires_with_its_credentials():
     end = datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=30)
     short = RefreshableCredentials("AKIDEXAMPLE", "secret", "token", end, refresh_using=dict, method="test")
     links = BucketLinks("bucket", "")
@@ -100,7 +100,7 @@ def test_a_link_ends_with_the_credentials_that_sign_it():
     assert 1_790 <= int(parse_qs(urlsplit(url).query)["X-Amz-Expires"][0]) <= 1_800
 
 
-def test_without_credentials_readers_are_told_to_come_again(tables, credentials, monkeypatch):
+def test_files_without_credentials_are_unavailable(tables, credentials, monkeypatch):
     api = files_api(tables, open_links("s3://bucket"))
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name)
@@ -116,21 +116,21 @@ def test_without_credentials_readers_are_told_to_come_again(tables, credentials,
         link.link(MODEL, ["00"])
 
 
-def test_where_there_is_no_store_readers_are_told_so(tables):
+def test_without_a_store_there_are_no_files(tables):
     assert files_api(tables, None).get(f"/models/{MODEL}/files").error == (404, "no_files")
 
 
 @pytest.mark.parametrize(
     "model", ["eos9zzz", "library", "models", "..", "%2e%2e", "eos3b5e%2F..", "EOS3B5E", "eos3b5e\n"]
 )
-def test_files_of_what_is_no_model_are_not_named(tables, tmp_path, model):
+def test_unknown_model_has_no_files(tables, tmp_path, model):
     status, code = files_api(tables, FolderLinks(tmp_path)).get(f"/models/{model}/files").error
     assert (status, code in {"unknown_model", "unknown_route"}) == (404, True)
 
 
 @pytest.mark.parametrize("links", [FolderLinks(Path("/store")), BucketLinks("bucket", "")])
 @pytest.mark.parametrize("model", ["..", "eos3b5e/../eos4e40", "", "library"])
-def test_no_link_is_made_of_what_is_no_model_id(credentials, links, model):
+def test_malformed_model_id_gets_no_link(credentials, links, model):
     with pytest.raises(UsageError, match="not a model id"):
         links.link(model, ["00"])
 
@@ -150,7 +150,7 @@ def folder(tmp_path_factory) -> FolderLinks:
     return FolderLinks(root)
 
 
-def test_a_path_of_the_local_server_leads_to_its_file(folder):
+def test_local_link_leads_to_its_file(folder):
     (path,), expires = folder.link(MODEL, ["07"])
     assert folder.find(path).read_text() == predictions_name(MODEL, "07")
     assert expires is None
@@ -173,11 +173,11 @@ def test_no_other_path_leads_to_a_file(folder, path):
 
 
 @pytest.mark.parametrize("url", ["http://bucket", "s3://", "", "/folder", "memory:///"])
-def test_links_to_no_store_are_refused_with_what_to_write(url):
+def test_url_of_no_store_is_refused_with_what_to_write(url):
     with pytest.raises(UsageError, match=r"is not a store; write file:///folder or s3://bucket"):
         open_links(url)
 
 
-def test_an_answer_of_files_is_small_for_every_shard(tables, credentials):
+def test_answer_has_under_a_kilobyte_per_file(tables, credentials):
     text = files_api(tables, open_links("s3://precalc-1")).get(f"/models/{MODEL}/files").text
     assert len(text) / len(json.loads(text)["files"]) < 1_000

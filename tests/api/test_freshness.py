@@ -33,14 +33,14 @@ def models(tables, clock):
     return ServedModels(tables, clock=clock)
 
 
-def test_a_model_is_found_as_soon_as_it_is_served(tables, models):
+def test_model_is_found_as_soon_as_it_is_loaded(tables, models):
     assert models.find(MODEL) is None
     assert models.read(MODEL, KEYS) is None
     serve(tables, ROWS)
     assert models.read(MODEL, KEYS).rows == list(ROWS.values())
 
 
-def test_a_model_is_opened_once_a_minute(tables, models, clock):
+def test_model_is_opened_once_a_minute(tables, models, clock):
     serve(tables, ROWS)
     first = models.find(MODEL)
     clock.now = CACHE_SECONDS - 1
@@ -61,7 +61,7 @@ def test_new_columns_are_seen_after_a_minute(tables, models, clock):
     assert answered.releases == ["v2.0.0"]
 
 
-def test_a_table_that_was_made_anew_is_opened_anew(tables, models):
+def test_recreated_table_is_opened_again(tables, models):
     serve(tables, ROWS)
     models.find(MODEL)
     tables.drop_table(MODEL)
@@ -69,14 +69,14 @@ def test_a_table_that_was_made_anew_is_opened_anew(tables, models):
     assert models.read(MODEL, KEYS).rows == list(ROWS.values())
 
 
-def test_a_model_that_was_dropped_is_not_served(tables, models):
+def test_dropped_model_is_not_served(tables, models):
     serve(tables, ROWS)
     models.find(MODEL)
     tables.drop_table(MODEL)
     assert models.read(MODEL, KEYS) is None
 
 
-def test_the_list_of_models_is_read_again_after_some_seconds(tables, models, clock):
+def test_list_of_models_is_read_again_after_some_seconds(tables, models, clock):
     assert models.cards() == {}
     serve(tables, ROWS)
     clock.now = LISTING_SECONDS - 1
@@ -100,7 +100,7 @@ class CountingStore:
         return getattr(self._tables, name)
 
 
-def test_a_molecule_of_a_model_among_many_is_read_by_two_items_for_ten_minutes(tables, clock):
+def test_open_model_needs_two_items_per_molecule_for_ten_minutes(tables, clock):
     serve(tables, ROWS)
     counted = CountingStore(tables)
     models = ServedModels(counted, clock=clock)
@@ -114,7 +114,7 @@ def test_a_molecule_of_a_model_among_many_is_read_by_two_items_for_ten_minutes(t
     assert counted.asked > 2
 
 
-def test_what_is_said_of_rows_that_were_loaded_since_is_read_with_them(tables, models, clock):
+def test_columns_and_releases_are_read_with_newer_rows(tables, models, clock):
     serve(tables, ROWS)
     before = models.read(MODEL, KEYS, within=MANY_SECONDS)
     rows = {key: (at,) for at, key in enumerate(KEYS[1:])}
@@ -127,7 +127,7 @@ def test_what_is_said_of_rows_that_were_loaded_since_is_read_with_them(tables, m
     assert answered.library_digest != before.library_digest
 
 
-def test_the_names_of_models_are_told_without_their_cards(tables, clock):
+def test_names_of_models_are_listed_without_reading_cards(tables, clock):
     serve(tables, ROWS)
     publish_card(tables, card())
     counted = CountingStore(tables)
@@ -139,7 +139,7 @@ def test_the_names_of_models_are_told_without_their_cards(tables, clock):
     assert models.names() == []
 
 
-def test_a_store_that_took_long_to_fail_is_not_asked_again(tables, clock):
+def test_store_that_failed_slowly_is_not_asked_again(tables, clock):
     serve(tables, ROWS)
     serve(tables, dict.fromkeys(KEYS, ("C",)), model=LIBRARY, columns=[Column("smiles", "string", "", "")])
     counted = CountingStore(tables)
@@ -158,7 +158,7 @@ def test_a_store_that_took_long_to_fail_is_not_asked_again(tables, clock):
         assert clock.now == started + 15
 
 
-def test_a_store_that_cannot_be_read_is_not_a_model_that_is_unknown(tables, models):
+def test_unreadable_store_is_not_an_unknown_model(tables, models):
     tables.create_table(MODEL)
     assert models.find(MODEL) is None
     for value in (b"damaged", zstandard.compress(b"{}"), zstandard.compress(b"nothing")):

@@ -67,12 +67,12 @@ def fragile(tmp_path):
         processes.close()
 
 
-def test_keys_are_those_of_the_reference_library_in_the_order_asked(ask):
+def test_keys_equal_the_librarys_and_keep_the_order(ask):
     smiles = [ASPIRIN, "CCO", f" {ASPIRIN}\n", "C[C@H](N)C(=O)O", "[Na+].[Cl-]", "CCO"]
     assert ask({"smiles": smiles}).json == {"inchikeys": [inchikey(text) for text in smiles], "errors": []}
 
 
-def test_what_has_no_key_is_null_with_its_place_and_a_reason(ask):
+def test_smiles_without_a_key_has_its_index_and_a_reason(ask):
     long = "C" * (MAX_CHARACTERS + 1)
     said = ask({"smiles": ["C1CC", ASPIRIN, "", "CCO ethanol", long, "\0", "*"]}).json
     assert [key is None for key in said["inchikeys"]] == [True, False, True, True, True, True, True]
@@ -84,7 +84,7 @@ def test_what_has_no_key_is_null_with_its_place_and_a_reason(ask):
     assert said["errors"][3]["smiles"] == "C" * 200 + "…"
 
 
-def test_a_thousand_molecules_are_answered_and_not_one_more(ask):
+def test_request_has_up_to_a_thousand_smiles(ask):
     assert ask({"smiles": ["C"] * MAX_SMILES}).json["inchikeys"] == [inchikey("C")] * MAX_SMILES
     refused = ask({"smiles": ["C"] * (MAX_SMILES + 1)})
     assert refused.error == (413, "too_many_smiles")
@@ -105,15 +105,15 @@ def test_a_thousand_molecules_are_answered_and_not_one_more(ask):
         ('{"smiles": [], "more": 1}', "bad_request"),
     ],
 )
-def test_a_body_that_is_no_list_of_texts_is_refused(ask, body, code):
+def test_body_without_a_list_of_texts_is_refused(ask, body, code):
     assert ask(body).error == (400, code)
 
 
-def test_a_body_of_another_type_is_refused(ask):
+def test_body_of_another_media_type_is_refused(ask):
     assert ask("smiles=C", content_type="application/x-www-form-urlencoded").error == (415, "unsupported_media_type")
 
 
-def test_a_molecule_that_takes_for_ever_or_breaks_rdkit_costs_itself_alone(fragile):
+def test_molecule_that_hangs_or_breaks_rdkit_costs_only_itself(fragile):
     found = fragile().identify(["a", "hang", "b", "die", "bad", "c"])
     assert [one.inchikey.split("-")[1] if one.inchikey else "" for one in found] == ["a", "", "b", "", "", "c"]
     assert [one.reason for one in found if one.reason] == [
@@ -123,13 +123,13 @@ def test_a_molecule_that_takes_for_ever_or_breaks_rdkit_costs_itself_alone(fragi
     ]
 
 
-def test_a_molecule_that_takes_all_memory_is_given_up(fragile):
+def test_molecule_that_takes_all_memory_is_given_up(fragile):
     eaten, other = fragile(molecule_seconds=5).identify(["eat", "a"])
     assert eaten.reason == "RDKit breaks down over it"
     assert other.inchikey
 
 
-def test_a_request_ends_in_time_and_says_which_molecules_it_did_not_reach(fragile):
+def test_late_request_names_the_molecules_it_did_not_reach(fragile):
     started = time.perf_counter()
     found = fragile(seconds=1).identify(["slow"] * 50)
     assert time.perf_counter() - started < 3
@@ -138,14 +138,14 @@ def test_a_request_ends_in_time_and_says_which_molecules_it_did_not_reach(fragil
     assert found == [*answered, *[one for one in found if "not reached within the 1 s of a request" in one.reason]]
 
 
-def test_processes_are_kept_and_no_more_than_so_many(fragile):
+def test_processes_are_reused_up_to_their_number(fragile):
     processes = fragile(2)
     with ThreadPoolExecutor(8) as pool:
         found = [one for part in pool.map(processes.identify, [["a", "slow"]] * 8) for one in part]
     assert len({one.inchikey.split("-")[2] for one in found}) <= 2
 
 
-def test_who_finds_all_of_them_at_work_is_told_to_come_again(fragile):
+def test_busy_processes_raise_busy_error(fragile):
     processes = fragile(seconds=0.5, molecule_seconds=2)
     processes.identify(["a"])
     with ThreadPoolExecutor(1) as pool:
@@ -159,7 +159,17 @@ def test_who_finds_all_of_them_at_work_is_told_to_come_again(fragile):
     assert processes.identify(["a"])[0].inchikey
 
 
-def test_without_rdkit_it_is_a_defect_of_ours(tmp_path):
+def test_busy_server_says_when_to_ask_again(monkeypatch, ask, processes):
+    def busy(_smiles):
+        raise BusyError
+
+    monkeypatch.setattr(processes, "identify", busy)
+    answer = ask({"smiles": ["C"]})
+    assert answer.error == (429, "too_many_requests")
+    assert int(answer.headers["Retry-After"]) > 0
+
+
+def test_missing_rdkit_raises_runtime_error(tmp_path):
     (tmp_path / "none.py").write_text("raise SystemExit(1)")
     processes = RDKitProcesses(1, molecule_seconds=1, seconds=5, script=tmp_path / "none.py")
     with pytest.raises(RuntimeError, match="RDKit cannot be loaded"):

@@ -51,7 +51,7 @@ def packed(contents: dict[str, bytes]) -> bytes:
 
 
 @pytest.mark.parametrize("asset", ASSETS, ids=lambda asset: asset.name)
-def test_the_asset_for_lambda_is_small_and_the_same_each_time(tmp_path, asset):
+def test_lambda_asset_is_small_and_reproducible(tmp_path, asset):
     first = files(build_asset(tmp_path / "first", asset))
     (tmp_path / "second").mkdir()
     (tmp_path / "second" / "left.over").touch()
@@ -66,7 +66,7 @@ def test_the_asset_for_lambda_is_small_and_the_same_each_time(tmp_path, asset):
     assert sum(map(len, first.values())) < UNZIPPED
 
 
-def test_rdkit_for_lambda_has_the_libraries_that_it_has_where_it_is_tried(tmp_path):
+def test_rdkit_for_lambda_has_the_same_libraries_as_here(tmp_path):
     def libraries(folder):
         names = (name for name in files(folder) if name.startswith(("rdkit/", "rdkit.libs/")))
         # Digests of their content, and the Python that they link to, are what differs.
@@ -89,7 +89,7 @@ def ask(asset: Path, handler: str, asked: dict, **environment: str) -> dict:
     return json.loads(done.stdout)
 
 
-def test_a_process_with_nothing_but_the_asset_answers(tables, tmp_path):
+def test_reader_asset_alone_answers(tables, tmp_path):
     asset = build_asset(tmp_path / "asset", READER, THIS_PYTHON)
     rows = predictions(KEYS)
     serve(tables, rows)
@@ -106,7 +106,7 @@ def test_a_process_with_nothing_but_the_asset_answers(tables, tmp_path):
         assert response["headers"]["content-type"].startswith(kind)
 
 
-def test_a_process_with_nothing_but_the_asset_of_rdkit_answers(tmp_path):
+def test_rdkit_asset_alone_answers(tmp_path):
     asset = build_asset(tmp_path / "asset", INCHIKEYS, THIS_PYTHON)
     asked = event("POST", "/inchikeys", json.dumps({"smiles": ["CC(=O)Oc1ccccc1C(=O)O", "C1CC", "[Xx]"]}), {})
     answer = ask(asset, INCHIKEYS.handler, asked)
@@ -153,7 +153,7 @@ def make_lambda(aws, asset: Asset, folder: Path, **environment: str):
     return ask
 
 
-def test_lambdas_made_of_the_assets_read_dynamodb_and_know_molecules(aws, tmp_path):
+def test_lambdas_read_dynamodb_and_make_inchikeys(aws, tmp_path):
     url = tables_url()
     rows = predictions(KEYS)
     serve(open_tables(url), rows)
@@ -168,7 +168,7 @@ def test_lambdas_made_of_the_assets_read_dynamodb_and_know_molecules(aws, tmp_pa
     assert json.loads(answer["body"])["inchikeys"] == ["LFQSCWFLJHTTHZ-UHFFFAOYSA-N"] * 1_000
 
 
-def test_a_package_that_is_not_the_one_of_the_lock_is_refused(tmp_path, monkeypatch):
+def test_package_that_differs_from_the_lock_is_refused(tmp_path, monkeypatch):
     other = re.sub(r"sha256:\w{8}", "sha256:00000000", lambda_asset._LOCK.read_text())
     (tmp_path / "lock").write_text(other)
     monkeypatch.setattr(lambda_asset, "_LOCK", tmp_path / "lock")

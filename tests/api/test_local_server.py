@@ -32,7 +32,7 @@ SHARDS = ("00", "01", "02", "03")
 KEPT = ("etag", "cache-control", "vary", "content-type", "precalc-provenance", "content-disposition")
 
 
-def test_threads_that_ask_at_the_same_time_get_their_own_answers(api):
+def test_parallel_requests_get_their_own_answers(api):
     def ask(at: int) -> bool:
         key = KEYS[at % len(KEYS)]
         if at % 3 == 0:
@@ -59,7 +59,7 @@ def test_threads_that_ask_at_the_same_time_get_their_own_answers(api):
         ({"content-length": str(2 * MAX_BODY_BYTES), "expect": "100-continue"}, 0),
     ],
 )
-async def test_a_body_that_is_too_large_is_refused_before_all_of_it_is_read(tables, headers, most):
+async def test_large_body_is_refused_before_all_of_it_is_read(tables, headers, most):
     taken = 0
 
     async def body():
@@ -93,7 +93,7 @@ async def test_a_body_that_is_too_large_is_refused_before_all_of_it_is_read(tabl
         ([""], False),
     ],
 )
-async def test_a_web_page_whose_name_leads_here_reads_nothing(tables, tmp_path, hosts, ours):
+async def test_request_for_another_host_is_refused(tables, tmp_path, hosts, ours):
     file = tmp_path / storage.predictions(MODEL, "00")
     file.parent.mkdir(parents=True)
     file.write_bytes(b"PAR1")
@@ -145,7 +145,7 @@ def served(world):
 
 
 @pytest.mark.slow
-def test_what_many_are_answered_over_http_equals_the_files_and_what_a_lambda_answers(served):
+def test_http_answers_equal_the_files_and_the_lambdas_answers(served):
     rows = {
         row["inchikey"]: row
         for shard in SHARDS
@@ -211,7 +211,7 @@ def test_what_many_are_answered_over_http_equals_the_files_and_what_a_lambda_ans
 
 
 @pytest.mark.slow
-def test_a_port_that_is_in_use_is_told_and_an_end_is_quiet(world):
+def test_port_in_use_is_an_error_and_shutdown_is_quiet(world):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = subprocess.run(

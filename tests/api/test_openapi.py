@@ -32,7 +32,7 @@ def check(document, schema, value):
     Draft202012Validator({**document, **schema}).validate(value)
 
 
-def test_every_route_is_described_and_nothing_else(api, document):
+def test_document_describes_exactly_the_routes(api, document):
     routes = {(method, route.path_format) for route in api.app.routes for method in route.methods}
     # SMILES are another Lambda's.
     assert operations(document).keys() == (routes - PAGES) | {("POST", "/inchikeys")}
@@ -41,7 +41,7 @@ def test_every_route_is_described_and_nothing_else(api, document):
     assert all(operation["summary"] and operation["description"] for operation in operations(document).values())
 
 
-def test_every_example_is_what_its_schema_says(document):
+def test_examples_match_their_schemas(document):
     for name, schema in document["components"]["schemas"].items():
         Draft202012Validator.check_schema(schema)
         if "example" in schema:
@@ -78,7 +78,7 @@ def test_every_example_is_what_its_schema_says(document):
         ("GET", "/predictions", "/predictions", {}),
     ],
 )
-def test_answers_are_as_they_are_described(api, document, method, path, url, body):
+def test_answers_match_the_document(api, document, method, path, url, body):
     answer = api.send(event(method, url, None if body is None else json.dumps(body), {}))
     response = operations(document)[method, path]["responses"][str(answer.status)]
     check(document, response["content"]["application/json"]["schema"], answer.json)
@@ -87,14 +87,14 @@ def test_answers_are_as_they_are_described(api, document, method, path, url, bod
     assert {name.lower() for name in response.get("headers", {})} - {"precalc-provenance"} <= answer.headers.keys()
 
 
-def test_a_body_that_may_be_left_away_is_described_so(api, document):
+def test_optional_body_is_described_as_optional(api, document):
     described = operations(document)["GET", "/predictions"]
     assert described["requestBody"].get("required", False) is False
     assert api.get("/predictions").status == 204
     assert "content" not in described["responses"]["204"]
 
 
-def test_under_a_stage_the_server_is_the_stage(api):
+def test_document_names_the_stage_as_server(api):
     plain = event("GET", "/openapi.json", None, {})
     staged = api.send(plain)
     alone = api.send({**plain, "requestContext": {**plain["requestContext"], "path": "/openapi.json"}})
@@ -102,7 +102,7 @@ def test_under_a_stage_the_server_is_the_stage(api):
     assert alone.json["servers"] == [{"url": "/"}]
 
 
-def test_the_page_has_all_that_it_needs_in_itself_and_runs_nothing_else(tables):
+def test_docs_page_is_self_contained_and_runs_nothing_else(tables):
     serve(tables, predictions(KEYS))
     api = Api(tables)
     page = api.get("/docs", accept_encoding="gzip")

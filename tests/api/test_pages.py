@@ -84,7 +84,7 @@ def policy(answer) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("path", ["/", "/?q=nothing-like-it", f"/browse/{MODEL}", "/browse/eos9zzz", "/browse/%3Cb%3E"])
-def test_a_page_runs_its_own_script_and_nothing_else(api, path):
+def test_page_allows_only_its_own_script_and_style(api, path):
     answer = api.get(path)
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
     allowed = policy(answer)
@@ -95,7 +95,7 @@ def test_a_page_runs_its_own_script_and_nothing_else(api, path):
         assert allowed[f"{kind}-src"] == f"'sha256-{digest}'"
 
 
-def test_nothing_is_loaded_from_elsewhere_and_no_attribute_is_script_or_style(both):
+def test_pages_load_nothing_and_have_no_inline_handlers(both):
     for page in both:
         for tag, attrs in page.tags:
             assert "src" not in attrs
@@ -106,7 +106,7 @@ def test_nothing_is_loaded_from_elsewhere_and_no_attribute_is_script_or_style(bo
         assert not re.search(r"url\(|@import", "".join(page.scripts["style"]))
 
 
-def test_whoever_listens_or_has_no_mouse_finds_the_way(both):
+def test_pages_are_accessible(both):
     for page in both:
         labelled = {attrs["for"] for attrs in page.all("label")}
         fields = [f for f in page.all("input", "select", "textarea") if f.get("type") != "hidden"]
@@ -128,7 +128,7 @@ def test_whoever_listens_or_has_no_mouse_finds_the_way(both):
         assert all("tabindex" in attrs for _, attrs in page.tags if attrs.get("class") == "scroll")
 
 
-def test_a_plot_says_in_words_what_it_shows(both):
+def test_plot_describes_itself_in_words(both):
     [plot] = [attrs for attrs in both[1].all("svg") if attrs.get("role") == "img"]
     assert plot["aria-label"] == (
         "Histogram of score: -3 to 1.25, median 0.75, 1 without a value; most molecules, 77%, at 0.5 to 1"
@@ -155,7 +155,7 @@ def test_every_distribution_is_drawn(tables, api, odd):
     assert api.get(f"/browse/{MODEL}").status == 200
 
 
-def test_two_hundred_and_forty_models_are_less_than_a_hundred_kilobytes(tables):
+def test_page_of_240_models_is_under_100_kilobytes(tables):
     for at in range(240):
         # SQLite alone knows which tables there are, so these are made without rows.
         model = f"eos{1 + at % 9}{at:03x}"
@@ -179,7 +179,7 @@ def test_two_hundred_and_forty_models_are_less_than_a_hundred_kilobytes(tables):
     assert len(api.get("/?q=strain+17").text) < len(whole.text)
 
 
-def test_a_model_of_thousands_of_columns_is_shown_by_page_and_searched(tables):
+def test_thousands_of_columns_are_paged_and_searched(tables):
     columns = [Column(f"dim_{at:04}", "integer", "", f"Bit {at} of a fingerprint. " * 20) for at in range(2_048)]
     rows = {key: (1,) * len(columns) for key in KEYS[:2]}
     serve(tables, rows, columns=columns)
@@ -203,14 +203,14 @@ def test_a_model_of_thousands_of_columns_is_shown_by_page_and_searched(tables):
     assert names("?from=-3&find=") == names("?from=x") == names("")
 
 
-def test_the_box_asks_for_as_many_molecules_as_the_api_answers(tables, api):
+def test_box_knows_the_apis_limits(tables, api):
     publish_card(tables, card())
     [form] = [attrs for attrs in Page(api.get("/").text).all("form") if attrs.get("id") == "lookup"]
     assert (form["data-keys"], form["data-values"]) == ("1000", "200000")
     assert form["data-smiles"] == str(inchikeys.MAX_SMILES) == str(pages.MAX_SMILES)
 
 
-def test_search_works_without_a_script_and_asks_for_all_its_words(tables, api):
+def test_search_without_a_script_matches_all_words(tables, api):
     serve(tables, predictions(KEYS[:4]), model="eos4e40")
     publish_card(tables, card("eos4e40", title="Antibiotic activity", description="Against E. coli", tags=("ESKAPE",)))
     publish_card(tables, card())
@@ -227,7 +227,7 @@ def test_search_works_without_a_script_and_asks_for_all_its_words(tables, api):
 
 
 @pytest.mark.parametrize("word", [HOSTILE, "{{ 7 * 7 }}", "</textarea><script>", "\x00\ufffd", "ü" * 300])
-def test_what_is_searched_for_is_shown_as_text(tables, api, word):
+def test_search_text_is_shown_as_text(tables, api, word):
     publish_card(tables, card(columns=[Column(f"c{at}", "float", "", "") for at in range(200)]))
     for path in (f"/?q={quote(word)}", f"/browse/{MODEL}?find={quote(word)}"):
         answer = api.get(path)
@@ -240,7 +240,7 @@ def test_what_is_searched_for_is_shown_as_text(tables, api, word):
         assert "49" not in page.texts
 
 
-def test_what_a_model_says_of_itself_is_shown_as_text_and_only_addresses_are_links(tables):
+def test_metadata_is_shown_as_text_and_only_urls_are_links(tables):
     columns = [Column(HOSTILE, "string", HOSTILE, HOSTILE)]
     serve(tables, dict.fromkeys(KEYS[:4], (HOSTILE,)), columns=columns, release=HOSTILE)
     said = dict.fromkeys(("title", "description", "interpretation", "license"), HOSTILE)
@@ -281,7 +281,7 @@ def test_what_a_model_says_of_itself_is_shown_as_text_and_only_addresses_are_lin
         (None, ""),
     ],
 )
-def test_links_begin_with_the_stage_that_the_browser_asked_for(api, known, root):
+def test_links_begin_with_the_stage(api, known, root):
     asked = event("GET", "/", None, {})
     asked["requestContext"]["path"] = known
     page = Page(api.send(asked).text)
@@ -289,26 +289,26 @@ def test_links_begin_with_the_stage_that_the_browser_asked_for(api, known, root)
     assert {attrs["href"] for attrs in page.all("a") if "browse" in attrs["href"]} == {f"{root}/browse/{MODEL}"}
 
 
-def test_the_page_of_no_model_knows_its_stage_too(api):
+def test_page_of_an_unknown_model_knows_its_stage(api):
     asked = event("GET", "/browse/no model", None, {})
     asked["requestContext"]["path"] = "/v1/browse/no%20model"
     assert "/v1/" in {attrs["href"] for attrs in Page(api.send(asked).text).all("a")}
 
 
-def test_a_page_that_has_not_changed_is_not_sent_again_and_one_that_has_is(tables, api):
+def test_page_is_sent_again_only_if_it_changed(tables, api):
     first = api.get(f"/browse/{MODEL}")
     assert first.headers["Cache-Control"] == "no-cache"
     assert api.get(f"/browse/{MODEL}", if_none_match=first.headers["ETag"]).status == 304
     assert api.get("/", if_none_match=first.headers["ETag"]).status == 200
 
 
-def test_a_model_that_is_not_served_has_a_page_that_says_so(api):
+def test_unknown_model_has_a_page_that_says_so(api):
     answer = api.get("/browse/eos9zzz")
     assert (answer.status, answer.headers["Cache-Control"]) == (404, "no-store")
     assert Page(answer.text).texts["No such model"] == 1
 
 
-def test_without_models_or_cards_there_are_pages_all_the_same(tables):
+def test_pages_work_without_models_or_cards(tables):
     assert "No model is served yet" in Api(tables).get("/").text
     serve(tables, predictions(KEYS), shards=["01"])
     api = Api(tables)
@@ -318,7 +318,7 @@ def test_without_models_or_cards_there_are_pages_all_the_same(tables):
     assert page.count('class="no"') == 3
 
 
-def test_releases_that_are_mixed_are_named_with_their_shards(tables):
+def test_mixed_releases_are_named_with_their_shards(tables):
     serve(tables, predictions(KEYS), release="v1.0.0", shards=["00", "02", "03"])
     serve(tables, predictions(KEYS), release="v2.0.0", shards=["01"])
     assert "v1.0.0: 00, 02, 03; v2.0.0: 01" in Api(tables).get(f"/browse/{MODEL}").text

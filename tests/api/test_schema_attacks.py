@@ -110,7 +110,7 @@ def error(answer: bytes) -> tuple[int, str]:
     ],
     ids=lambda value: repr(value[:30]),
 )
-def test_a_body_that_is_not_a_question_is_refused(server, content, code):
+def test_malformed_body_is_refused(server, content, code):
     assert error(server.send(post(PREDICTIONS, content))) == (400, code)
     zipped = post(PREDICTIONS, content, "Content-Encoding: gzip")
     assert error(server.send(zipped)) == (400, code)
@@ -120,13 +120,13 @@ def test_a_body_that_is_not_a_question_is_refused(server, content, code):
     "kind",
     ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/jsonx", "\xff"],
 )
-def test_a_body_of_another_type_is_refused(server, kind):
+def test_body_of_another_media_type_is_refused(server, kind):
     answer = server.send(post(PREDICTIONS, ASKED, kind=f"Content-Type: {kind}"))
     assert error(answer) == (415, "unsupported_media_type")
 
 
 @pytest.mark.parametrize(("model", "largest"), [(MODEL, 1_000), (WIDE, 666)])
-def test_as_many_molecules_as_are_allowed_are_answered_and_not_one_more(server, model, largest):
+def test_largest_request_is_answered_and_not_one_molecule_more(server, model, largest):
     asked = [KEYS[at % len(KEYS)] for at in range(largest + 1)]
     full = server.send(post(f"/models/{model}/predictions", json.dumps({"inchikeys": asked[:largest]})))
     assert status(full) == 200
@@ -136,7 +136,7 @@ def test_as_many_molecules_as_are_allowed_are_answered_and_not_one_more(server, 
     assert f"{largest:,}" in body(more).decode()
 
 
-def test_a_body_that_is_too_large_is_refused_when_it_has_been_sent(server):
+def test_large_body_is_refused_after_it_was_sent(server):
     assert error(server.send(post(PREDICTIONS, b" " * (11 << 20)))) == (413, "body_too_large")
     head = get(PREDICTIONS, "Content-Type: application/json", "Transfer-Encoding: chunked", method="POST")
     chunks = b"".join(b"100000\r\n" + b" " * 0x100000 + b"\r\n" for _ in range(11)) + b"0\r\n\r\n"
@@ -167,7 +167,7 @@ def test_a_body_that_is_too_large_is_refused_when_it_has_been_sent(server):
     ],
     ids=lambda text: text[:20],
 )
-def test_nothing_is_found_at_a_model_that_is_none(server, model, rest):
+def test_unknown_model_is_not_found_on_any_path(server, model, rest):
     answer = server.send(get(f"/models/{model}{rest}"))
     code, _ = error(answer)
     assert code == 404
@@ -177,7 +177,7 @@ def test_nothing_is_found_at_a_model_that_is_none(server, model, rest):
 @pytest.mark.parametrize(
     "model", ["%3Cscript%3Ealert(1)", "%3Cimg%20src=x%20onerror=alert(1)%3E", "%22onload=alert(1)", "{{7*7}}", "<img"]
 )
-def test_a_page_shows_a_model_that_is_none_as_text(server, model):
+def test_page_shows_an_unknown_model_as_text(server, model):
     for path in (f"/browse/{model}", f"/?q={model}"):
         answer = server.send(get(path))
         assert status(answer) in {200, 404}
@@ -202,7 +202,7 @@ def test_a_page_shows_a_model_that_is_none_as_text(server, model):
         "shard%3D00.parquet%0a",
     ],
 )
-def test_no_file_is_sent_but_those_that_were_loaded(server, path):
+def test_only_loaded_files_are_sent(server, path):
     answer = server.send(get(f"/models/{MODEL}/files/{path}"))
     assert error(answer)[0] == 404
     assert body(server.send(get(FILE))) == PARQUET
@@ -226,7 +226,7 @@ def test_no_file_is_sent_but_those_that_were_loaded(server, path):
     ],
     ids=lambda value: repr(value)[:24],
 )
-def test_a_range_is_sent_or_the_whole_file_or_an_error(server, asked, content):
+def test_range_gives_a_part_the_file_or_an_error(server, asked, content):
     answer = server.send(get(FILE, f"Range: {asked}"))
     if status(answer) == HTTPStatus.PARTIAL_CONTENT:
         assert content is not None
@@ -253,7 +253,7 @@ def test_a_range_is_sent_or_the_whole_file_or_an_error(server, asked, content):
     ],
     ids=lambda text: text[:20],
 )
-def test_a_query_that_is_not_known_is_refused(server, query):
+def test_unknown_query_is_refused(server, query):
     assert error(server.send(get(f"{PREDICTIONS}/{KEY}?{query}"))) == (400, "bad_query")
 
 
@@ -262,33 +262,33 @@ def test_a_query_that_is_not_known_is_refused(server, query):
     ["", ",", "..", "%00", "library", "eos9zzz", ",".join(f"eos1{at:03}" for at in range(501)), "a" * 50_000],
     ids=len,
 )
-def test_models_that_are_none_are_refused(server, models):
+def test_malformed_models_are_refused(server, models):
     assert error(server.send(get(f"/molecules/{KEY}?models={models}")))[0] in {400, 404}
 
 
 @pytest.mark.parametrize(
     "accept", ["*/*;q=0", "image/png", "application/json;q=2", ",", "," * 5_000, "text/csv;q=nan", "\xff", "q="]
 )
-def test_an_answer_in_no_form_that_there_is_is_refused(server, accept):
+def test_accept_header_without_a_known_type_is_refused(server, accept):
     assert error(server.send(post(PREDICTIONS, ASKED, f"Accept: {accept}"))) == (406, "not_acceptable")
 
 
 @pytest.mark.parametrize("method", ["OPTIONS", "TRACE", "PUT", "DELETE", "PATCH", "CONNECT"])
 @pytest.mark.parametrize("path", ["/models", PREDICTIONS, "/"])
-def test_a_method_that_a_route_does_not_have_is_refused_and_echoes_nothing(server, method, path):
+def test_unknown_method_is_refused_and_echoes_nothing(server, method, path):
     answer = server.send(get(path, "X-Secret: 12345", method=method))
     assert error(answer) == (405, "method_not_allowed")
     assert b"12345" not in answer
 
 
-def test_head_is_answered_as_get_without_a_body(server):
+def test_head_is_answered_without_a_body(server):
     for path in ("/models", f"/models/{MODEL}", FILE, "/"):
         answer = server.send(get(path, method="HEAD"))
         assert status(answer) == 200
         assert body(answer) == b""
 
 
-def test_a_handshake_for_another_protocol_is_no_fault_of_ours(server):
+def test_websocket_handshake_is_no_server_error(server):
     headers = ("Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")
     request = get("/models", *headers).replace(b"Connection: close", b"Connection: Upgrade")
     assert status(server.send(request, timeout=2)) < 500
@@ -313,14 +313,14 @@ def test_a_handshake_for_another_protocol_is_no_fault_of_ours(server):
     ],
     ids=lambda value: repr(value[:24]),
 )
-def test_bytes_that_are_no_request_are_refused_and_the_connection_is_closed(server, request_):
+def test_bytes_that_are_not_http_are_refused(server, request_):
     answer = server.send(request_)
     assert status(answer) in {400, 404}
     assert answer.count(b"HTTP/1.1 ") == 1
     assert body(answer) == BY_PROTOCOL or error(answer)
 
 
-def test_headers_decide_nothing_that_they_should_not(server):
+def test_forwarded_headers_change_nothing(server):
     plain = body(server.send(get("/openapi.json")))
     evil = ("X-Forwarded-Host: evil.example", "X-Forwarded-Proto: javascript", "X-Forwarded-Prefix: //evil.example")
     assert body(server.send(get("/openapi.json", *evil))) == plain
@@ -329,7 +329,7 @@ def test_headers_decide_nothing_that_they_should_not(server):
     assert b"x-evil" not in server.send(get(f"/models/{MODEL}", "If-None-Match: a\r\nX-Evil: b")).lower()
 
 
-def test_requests_that_follow_each_other_without_waiting_are_answered_in_order(server):
+def test_pipelined_requests_are_answered_in_order(server):
     first = get("/health").replace(b"Connection: close\r\n", b"")
     answer = server.send(first * 20 + get(f"/models/{MODEL}"))
     assert answer.count(b"HTTP/1.1 200 OK") == 21
@@ -337,7 +337,7 @@ def test_requests_that_follow_each_other_without_waiting_are_answered_in_order(s
     assert f'"model":"{MODEL}"'.encode() in answer.rpartition(b"\r\n\r\n")[2]
 
 
-def test_clients_that_never_finish_keep_nobody_waiting(server):
+def test_clients_that_never_finish_delay_nobody(server):
     beginnings = [get("/health")[:-4], post(PREDICTIONS, " " * 1_000)[:-900]]
     slow = [socket.create_connection(server.address) for _ in range(400)]
     try:
@@ -402,7 +402,7 @@ def test_clients_that_leave_early_do_no_harm(server):
     ],
     ids=lambda text: repr(text[:12]),
 )
-def test_a_text_that_is_no_molecule_has_a_reason_and_the_others_their_key(server, smiles):
+def test_text_that_is_no_molecule_has_a_reason(server, smiles):
     answer = server.send(post("/inchikeys", json.dumps({"smiles": ["CCO", smiles, "CCO"]})), timeout=60)
     assert status(answer) == 200
     said = json.loads(body(answer))
@@ -410,7 +410,7 @@ def test_a_text_that_is_no_molecule_has_a_reason_and_the_others_their_key(server
     assert [failed["index"] for failed in said["errors"]] == [1]
 
 
-def test_smiles_that_take_long_keep_nobody_waiting_for_predictions(server):
+def test_slow_smiles_do_not_delay_predictions(server):
     tangle = json.dumps({"smiles": ["C1CC2" * 100 + "C12"] * 1_000})
     slow = [socket.create_connection(server.address) for _ in range(20)]
     try:

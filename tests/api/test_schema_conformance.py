@@ -83,7 +83,7 @@ def answers(report: Path) -> dict[str, Counter[int]]:
     return counted
 
 
-def test_thousands_of_requests_are_answered_as_the_document_says(server, tmp_path):
+def test_answers_conform_to_the_openapi_document(server, tmp_path):
     seed = os.environ.get("PRECALC_SCHEMATHESIS_SEED")
     config = CONFIG.format(
         generation="deterministic = false" if seed else "deterministic = true",

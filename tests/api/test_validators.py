@@ -11,7 +11,7 @@ KEPT = ["/models", f"/models/{MODEL}", ONE, f"/molecules/{KEYS[0]}", "/openapi.j
 
 
 @pytest.mark.parametrize("url", KEPT)
-def test_what_a_reader_has_is_not_sent_again(api, url):
+def test_known_etag_is_answered_by_304(api, url):
     first = api.get(url)
     tag = first.headers["ETag"]
     assert tag.startswith('"')
@@ -26,7 +26,7 @@ def test_what_a_reader_has_is_not_sent_again(api, url):
     assert api.get(url, if_none_match=tag.strip('"')).status == 200
 
 
-def test_each_form_of_an_answer_has_a_tag_of_its_own(api):
+def test_compressed_answer_has_its_own_etag(api):
     plain, packed = api.get("/openapi.json"), api.get("/openapi.json", accept_encoding="gzip")
     assert packed.compressed
     assert packed.headers["ETag"] != plain.headers["ETag"]
@@ -35,7 +35,7 @@ def test_each_form_of_an_answer_has_a_tag_of_its_own(api):
         assert (again.status, again.headers["ETag"]) == (304, tag)
 
 
-def test_a_tag_changes_with_whatever_the_answer_says(tables):
+def test_etag_changes_with_the_answer(tables):
     serve(tables, predictions(KEYS))
     tags = {Api(tables).get(ONE).headers["ETag"] for _ in range(2)}
     assert len(tags) == 1
@@ -48,7 +48,7 @@ def test_a_tag_changes_with_whatever_the_answer_says(tables):
 
 
 @pytest.mark.parametrize("url", ["/health", f"/models/{MODEL}/predictions/{UNKNOWN}", "/nothing", "/models/eos9zzz"])
-def test_what_may_be_otherwise_at_once_is_not_kept(api, url):
+def test_volatile_answers_have_no_validators(api, url):
     answer = api.get(url, if_none_match="*")
     assert answer.status != 304
     assert answer.headers["Cache-Control"] == "no-store"
@@ -56,7 +56,7 @@ def test_what_may_be_otherwise_at_once_is_not_kept(api, url):
 
 
 @pytest.mark.parametrize("url", [*KEPT, "/health", "/nothing", f"/models/{MODEL}/predictions/x", "/models/\n"])
-def test_head_is_answered_like_get_without_the_body(api, url):
+def test_head_has_the_status_and_headers_of_get(api, url):
     got, head = api.get(url, accept_encoding="gzip"), api.get(url, "HEAD", accept_encoding="gzip")
     assert head.text == ""
     assert (head.status, head.headers) == (got.status, got.headers)
@@ -76,7 +76,7 @@ def test_head_is_answered_like_get_without_the_body(api, url):
         ("", False),
     ],
 )
-def test_only_those_who_accept_gzip_get_it(api, accepted, compressed):
+def test_only_clients_that_accept_gzip_get_it(api, accepted, compressed):
     answer = api.get("/openapi.json", accept_encoding=accepted)
     assert answer.compressed is compressed
     assert "Accept-Encoding" in answer.headers["Vary"]

@@ -7,7 +7,8 @@ import pytest
 from made_up import COLUMNS, MODEL, serve
 from served_model import KEYS, ROWS, UNKNOWN, load_smiles
 
-from precalc_assets.client import Precalc, formats, frames
+from precalc_assets import csv_cells
+from precalc_assets.client import Precalc, frames
 from precalc_assets.client.source import Source
 from precalc_assets.errors import PrecalcError
 from precalc_assets.tables import open_tables
@@ -72,7 +73,7 @@ def test_a_model_of_which_nothing_is_served_is_an_error_of_ours(precalc: Precalc
 
 
 @pytest.mark.usefixtures("fresh_settings")
-@pytest.mark.parametrize("module", [formats, frames])
+@pytest.mark.parametrize("module", [csv_cells, frames])
 def test_examples_run(module, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"sqlite:///{tmp_path / 'ethanol.db'}"
     serve(open_tables(url), {"LFQSCWFLJHTTHZ-UHFFFAOYSA-N": (0.5, 1, "a")})
