@@ -1,4 +1,4 @@
-"""What answers look like: the JSON of each route, and predictions of many molecules as JSON or CSV."""
+"""The bodies of requests and answers: a class for each JSON body, and how predictions become JSON or CSV."""
 
 import re
 from collections.abc import Sequence
@@ -24,31 +24,31 @@ MAX_MOLECULES = 1_000
 """Molecules in one request, of a model with few columns."""
 
 InChIKey = Annotated[str, Field(json_schema_extra={**INCHIKEY_SCHEMA})]
-"""Described, not checked: a route checks it where a message can say which key is malformed."""
+"""The pattern is for the document. The routes check keys, and their message names the malformed one."""
 
 
 class Health(BaseModel):
-    """The API is up; nothing is said of the tables."""
+    """The API is up. This tells nothing about the tables."""
 
     status: Literal["ok"] = "ok"
 
 
 class ColumnAnswer(BaseModel):
-    """A column of predictions: a value is null or of this type."""
+    """A column of predictions: its values are null or of this type."""
 
     name: str
     type: ColumnType
 
 
 class DescribedColumn(ColumnAnswer):
-    """A column with what it means; `direction` is "high", "low" or empty: which way is more of the property."""
+    """A column with its meaning. `direction` is "high" or "low" if that end has more of the property, else empty."""
 
     direction: str
     description: str
 
 
 class ModelSummary(BaseModel):
-    """A model in the list. What is null is not known before the model is published."""
+    """A model in the list. Fields are null until the model is published."""
 
     model: str
     title: str | None = None
@@ -80,7 +80,7 @@ class ModelList(BaseModel):
 
 
 class ModelAnswer(BaseModel):
-    """One model: columns, coverage and counts are its table's; what only its card says is null without one.
+    """One model: columns, coverage and counts from its table, the rest from its card, null without one.
 
     `shards` are those that are loaded, of `n_shards`. `library_digest` names the version of the reference library, null
     while shards are missing. `deterministic` is false when the model predicts something else every time, in the
@@ -112,7 +112,7 @@ class ModelAnswer(BaseModel):
 
     @classmethod
     def of(cls, entry: CatalogueEntry) -> "ModelAnswer":
-        """Return what is known of a model."""
+        """Return the description of a model from its table and its card."""
         from_table = {
             "model": entry.model,
             "columns": [asdict(column) for column in entry.reader.columns],
@@ -131,7 +131,7 @@ class ModelAnswer(BaseModel):
 
 
 class MoleculeAnswer(BaseModel):
-    """One molecule's predictions by column, the release that made them, and whether it would make the same again.
+    """One molecule's predictions by column, and the release that made them.
 
     `smiles` is there if the request includes it, null if the library's table does not have the molecule.
     """
@@ -147,7 +147,7 @@ class MoleculeAnswer(BaseModel):
 
 
 class OneModelAnswer(BaseModel):
-    """What one model has of a molecule. `predictions` are null if it has none, `release` if its shard is not loaded."""
+    """One model's predictions of a molecule, null if it has none; `release` is null if the shard is not loaded."""
 
     model: str
     release: str | None
@@ -158,7 +158,7 @@ class OneModelAnswer(BaseModel):
 
 
 class AllModelsAnswer(BaseModel):
-    """One molecule's predictions of many models, those of one after the other."""
+    """One molecule's predictions by many models."""
 
     inchikey: InChIKey
     smiles: str | None = None
@@ -168,8 +168,8 @@ class AllModelsAnswer(BaseModel):
     models: list[OneModelAnswer]
 
 
-class MoleculesQuestion(BaseModel):
-    """The molecules whose predictions are wanted; one that is named twice is answered twice."""
+class MoleculesRequest(BaseModel):
+    """The requested molecules; one that is named twice is answered twice."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -177,7 +177,7 @@ class MoleculesQuestion(BaseModel):
 
 
 class MoleculesAnswer(BaseModel):
-    """Predictions in the order of the question: a list of values in the order of `columns`, null for a missing one.
+    """Predictions in the order of the request: a list of values in the order of `columns`, null for a missing one.
 
     `releases` are those of the molecules that were found. `smiles` is there if the request includes it.
     """
@@ -215,7 +215,7 @@ def all_models_json(inchikey: str, smiles: list[str | None] | None, models: Sequ
 
 
 def provenance(predictions: Predictions) -> dict[str, object]:
-    """Return what an answer for many molecules says of its predictions as a whole."""
+    """Return the provenance of an answer for many molecules, with the counts of found and missing ones."""
     missing = sum(row is None for row in predictions.rows)
     return {
         "model": predictions.entry.model,
@@ -241,7 +241,7 @@ def to_json(predictions: Predictions) -> bytes:
 
 
 def to_csv(predictions: Predictions) -> str:
-    """Return a header and a line of CSV for each InChIKey as asked, the cells of a missing one empty."""
+    """Return CSV: a header, and a line for each requested InChIKey, with empty cells for a missing one."""
     names = [csv_cell(column.name) for column in predictions.entry.reader.columns]
     absent = "," * len(names)
     smiles = predictions.smiles
@@ -257,7 +257,7 @@ def to_csv(predictions: Predictions) -> str:
 
 def dump(answer: dict[str, object]) -> bytes:
     """Return an answer as JSON. Floats are written with as many digits as it takes to read the same ones."""
-    # What a model prints that is not finite is null in its table already.
+    # Tables hold no value that is not finite: validation makes it null.
     return to_json_bytes(answer, inf_nan_mode="null")
 
 
@@ -280,9 +280,9 @@ def _columns(predictions: Predictions) -> list[dict[str, str]]:
 
 
 def best_type(accept: str) -> str | None:
-    """Return the type of answer that an `Accept` header prefers, JSON if it does not mind, None if it wants neither.
+    """Return the media type that an `Accept` header prefers, JSON without a preference, None if it takes neither.
 
-    The rules are those of RFC 9110, section 12.5.1; what is not well formed in the header is passed over.
+    The rules are those of RFC 9110, section 12.5.1; malformed parts of the header are ignored.
     """
     wanted: dict[str, float] = {}
     for part in (accept or "*/*").split(","):

@@ -1,8 +1,8 @@
-"""What describes the API to programs and to people: `GET /openapi.json`, and `GET /docs`, where one can try it out.
+"""The description of the API: `GET /openapi.json` for programs, `GET /docs` for people, who can try it out there.
 
-FastAPI derives the OpenAPI document from the routes. The page is Swagger UI, which fastapi-offline carries. All that it
-needs is in the page itself, so that it works without a network, under the stage of API Gateway, and where every request
-of its own would need a key.
+FastAPI derives the OpenAPI document from the routes. The page is Swagger UI, which fastapi-offline carries. Everything
+is inside the page, so that it works without a network, under a stage of API Gateway, and where each further request
+would need a key.
 """
 
 import json
@@ -22,7 +22,7 @@ from precalc_assets.api.pages import templates
 from precalc_assets.api.problems import EVERYWHERE
 
 _VERSION = "1.0.0"
-"""Of what is described here: what a program may rely on changes with its first number."""
+"""The version of the API. Its first number changes when programs have to change."""
 
 _KEPT = "private, max-age=3600"
 
@@ -60,7 +60,7 @@ defaultModelsExpandDepth: 0, tryItOutEnabled: true, validatorUrl: null}});"""
 
 
 def add_documents(app: FastAPI) -> None:
-    """Make an application describe its routes."""
+    """Add the routes that describe the application."""
 
     @app.get("/openapi.json", include_in_schema=False)
     def describe_api(request: Request) -> Response:
@@ -70,7 +70,7 @@ def add_documents(app: FastAPI) -> None:
     def show_api(request: Request) -> Response:
         static = files("fastapi_offline") / "static"
         bundle, style = ((static / f"swagger-ui{end}").read_text(encoding="utf-8") for end in ("-bundle.js", ".css"))
-        # As part of a page, no text of it may end the script.
+        # No text in the document may end the script.
         start = _START.format(document=_json(app, request).replace("</", "<\\/"))
         page = templates().get_template("docs.html").render(style=style, bundle=bundle, start=start)
         headers = {"Cache-Control": _KEPT, "Content-Security-Policy": _policy(bundle, start)}
@@ -80,7 +80,7 @@ def add_documents(app: FastAPI) -> None:
 def make_document(app: FastAPI, server: str = "/") -> dict[str, Any]:
     """Return the OpenAPI document of an application at a server's URL.
 
-    `POST /inchikeys` is part of every API, also where another Lambda answers it. Pages are for people, and no part.
+    It includes `POST /inchikeys` even if another Lambda answers that. It leaves out the pages.
     """
     routes = list(app.routes)
     if not any(getattr(route, "path", "") == "/inchikeys" for route in routes):
@@ -116,7 +116,7 @@ def _json(app: FastAPI, request: Request) -> str:
 
 
 def _policy(*scripts: str) -> str:
-    """Return what a browser may do for the page: run these scripts, and ask this API."""
+    """Return the page's content policy: the browser may run these scripts and call this API."""
     digests = " ".join(f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" for script in scripts)
     return (
         f"default-src 'none'; script-src {digests}; style-src 'unsafe-inline'; img-src data:; connect-src 'self';"

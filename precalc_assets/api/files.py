@@ -1,8 +1,8 @@
-"""Links to the Parquet files that a model is served from: presigned for a bucket, paths of our own for a folder.
+"""Links to a model's Parquet files: presigned URLs for a bucket, paths of our own server for a folder.
 
-No link needs a word with the object store: which files there are, how large they are and what they hold is in the
-table's directories, and a link is signed by arithmetic. So it names a file whether or not that is still there. All
-that a reader may choose is the model; shards are those that its table serves.
+Making a link needs no request to the object store: names, sizes and checksums are in the table's directories, and
+signing is arithmetic. So a link may name a file that is gone by now. A reader chooses the model alone; the shards are
+those that its table serves.
 """
 
 import logging
@@ -40,7 +40,7 @@ _LOCAL = re.compile(r"/models/([a-z0-9-]+)/files/(shard=[0-9]+\.parquet)")
 
 
 class Links(NamedTuple):
-    """URLs in the order of the shards, and when they stop working, None for never."""
+    """URLs in the order of the shards, and the time at which they expire, None for never."""
 
     urls: list[str]
     expires_at: datetime | None
@@ -50,7 +50,7 @@ class FileLinks(Protocol):
     """Makes links to files of an object store."""
 
     def link(self, model: str, shards: Sequence[str]) -> Links:
-        """Return a link to the predictions of each shard of a model. Raises UsageError for no model id."""
+        """Return a link to the predictions of each shard. Raises UsageError for a malformed model id."""
 
 
 class FileAnswer(BaseModel):
@@ -66,10 +66,10 @@ class FileAnswer(BaseModel):
 
 
 class FilesAnswer(BaseModel):
-    """A model's files, by shard: each is the one that the shard's predictions were loaded from.
+    """A model's files, by shard: the files that the predictions were loaded from.
 
-    `url` may be relative to that of the request. `expires_at` is when the links stop working, ISO 8601 in UTC, null
-    for links that do not.
+    `url` may be relative to that of the request. `expires_at` is the time at which the links expire, ISO 8601 in UTC,
+    null for never.
     """
 
     model: str
@@ -81,8 +81,8 @@ class FilesAnswer(BaseModel):
 
 
 def add_file_routes(app: FastAPI, models: ServedModels, links: FileLinks | None) -> None:
-    """Make an application name the files of these models; without links, say that it has none."""
-    no_files = Problem(HTTPStatus.NOT_FOUND, "no_files", "files are not served here, predictions alone are")
+    """Add the route that lists the files of these models; without `links` it answers that there are none."""
+    no_files = Problem(HTTPStatus.NOT_FOUND, "no_files", "this API serves no files, only predictions")
 
     @app.get(
         "/models/{model}/files",
@@ -93,14 +93,14 @@ def add_file_routes(app: FastAPI, models: ServedModels, links: FileLinks | None)
     def list_files(response: Response, model: ModelId) -> FilesAnswer:
         """Return links to the Parquet files of a model, one for each shard, with sizes and checksums.
 
-        They hold `inchikey`, `smiles` and a column for each output, and stop working at `expires_at`: ask again then.
+        The files hold `inchikey`, `smiles` and a column for each output. Request new links after `expires_at`.
         """
         entry = models.find(model)
         if entry is None:
             raise unknown_model(model)
         if links is None:
             raise no_files
-        # Links are as good as keys as long as they work.
+        # Whoever has a link can use it until it expires.
         response.headers["Cache-Control"] = "no-store"
         return _answer(entry, links)
 
@@ -135,7 +135,7 @@ def _answer(entry: CatalogueEntry, links: FileLinks) -> FilesAnswer:
 
 
 def _directories(entry: CatalogueEntry) -> dict[str, Directory]:
-    """Return what is loaded now, which may be newer than what the model was opened with."""
+    """Return the directories of the loaded shards, which may be newer than the entry."""
     try:
         directories = entry.reader.directories()
     except MissingTableError:
@@ -146,7 +146,7 @@ def _directories(entry: CatalogueEntry) -> dict[str, Directory]:
 
 
 def open_links(store_url: str) -> FileLinks:
-    """Return what makes links to the files of the object store at a URL, `s3://bucket/prefix` or `file://…`.
+    """Return the links for the object store at a URL, `s3://bucket/prefix` or `file://…`.
 
     Raises UsageError for any other URL.
     """
@@ -164,29 +164,29 @@ def file_name(shard: str) -> str:
 
 
 def object_name(model: str, name: str) -> str:
-    """Return the name in the store of a model's file, as `precalc_assets.storage` has it; that one carries Arrow.
+    """Return the store's name of a model's file, the same as in `precalc_assets.storage`, which imports Arrow.
 
-    Raises UsageError for what is no model id.
+    Raises UsageError for a malformed model id.
     """
     return f"predictions/model={check_model_id(model)}/{name}"
 
 
 class BucketLinks:
-    """Links that S3 answers to whoever has them, signed with the credentials of boto3's standard chain."""
+    """Presigned links to S3, signed with the credentials of boto3's standard chain."""
 
     def __init__(self, bucket: str, prefix: str) -> None:
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
 
     def link(self, model: str, shards: Sequence[str]) -> Links:
-        """Return presigned links. Raises UsageError for no model id, and when there are no credentials, or none now."""
+        """Return presigned links. Raises UsageError for a malformed model id, and without valid credentials."""
         from botocore.exceptions import BotoCoreError
 
         client, credentials = self._signer
         now = datetime.now(UTC).replace(microsecond=0)
         try:
             life = min(LINK_LIFE, _life(credentials, now))
-        except BotoCoreError as error:  # They could not be renewed.
+        except BotoCoreError as error:  # The credentials could not be renewed.
             raise UsageError(f"there are no AWS credentials to sign links with: {error}") from error
         urls = [
             client.generate_presigned_url(
@@ -200,13 +200,13 @@ class BucketLinks:
 
     @cached_property
     def _signer(self) -> "tuple[S3Client, Credentials]":
-        # A tenth of a second and some MB, which most Lambdas never need.
+        # boto3 takes a tenth of a second and some MB, and most Lambdas sign no link.
         from botocore.config import Config
 
         from precalc_assets.aws import open_session
 
         session = open_session()
-        # Left to itself, botocore signs for the bucket's region, and names a host of us-east-1 that redirects there.
+        # By default, botocore signs for the bucket's region but names a host of us-east-1, which redirects.
         hosts = not (_emulated() or "." in self._bucket)
         config = Config(signature_version="s3v4", s3={"addressing_style": "virtual" if hosts else "path"})
         credentials = session.get_credentials()
@@ -220,27 +220,27 @@ def _emulated() -> bool:
 
 
 def _life(credentials: "Credentials", now: datetime) -> timedelta:
-    """Return how long credentials live, at least a second; those that do not say, a Lambda's among them, for ever.
+    """Return how long credentials are valid, at least a second; without an expiry, as in a Lambda, for ever.
 
-    A link ends with the credentials that signed it (Amazon S3 User Guide, "Sharing objects with presigned URLs").
+    A link expires with the credentials that signed it (Amazon S3 User Guide, "Sharing objects with presigned URLs").
     """
-    credentials.get_frozen_credentials()  # Renews those that are about to end.
+    credentials.get_frozen_credentials()  # Renews credentials that are about to expire.
     end: datetime | None = getattr(credentials, "_expiry_time", None)
     return timedelta.max if end is None else max(timedelta(seconds=1), end - now)
 
 
 class FolderLinks:
-    """Links for a store in a folder: paths of the server that gave them, which asks `find` what they mean."""
+    """Links for a store in a folder: paths of our own server, which resolves them by `find`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def link(self, model: str, shards: Sequence[str]) -> Links:
-        """Return paths, which the server answers for as long as it runs. Raises UsageError for no model id."""
+        """Return paths that the running server answers. Raises UsageError for a malformed model id."""
         return Links([f"/models/{check_model_id(model)}/files/{file_name(shard)}" for shard in shards], None)
 
     def find(self, path: str) -> Path | None:
-        """Return the file that one of these paths means; None for any other path, and where there is no file."""
+        """Return the file at one of these paths, None for any other path or a missing file."""
         match = _LOCAL.fullmatch(path)
         if match is None or not is_model_id(match[1]):
             return None

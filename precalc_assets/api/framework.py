@@ -1,4 +1,4 @@
-"""FastAPI as our routes use it: our middleware, and our form of whatever FastAPI itself refuses.
+"""FastAPI as our routes use it: with our middleware, and our form of the requests that FastAPI itself refuses.
 
 Both Lambdas build on it, so it imports neither tables nor RDKit.
 """
@@ -31,7 +31,7 @@ from precalc_assets.api.problems import (
 
 
 def new_app(origins: Sequence[str] = ()) -> FastAPI:
-    """Return an application without routes. Browsers may call it from pages of these origins; "*" is all."""
+    """Return an application without routes. Web pages of these origins may call it; "*" is any origin."""
     app = FastAPI(
         telemetry={"tracing": False, "metrics": False, "logs": False},
         openapi_url=None,
@@ -56,7 +56,7 @@ def new_app(origins: Sequence[str] = ()) -> FastAPI:
 
 
 class _CorsMiddleware(CORSMiddleware):
-    """Starlette's, which refuses a preflight in our form."""
+    """Starlette's middleware, but it refuses a preflight in our form."""
 
     def preflight_response(self, request_headers: Headers) -> Response:
         """Return the answer to a preflight."""
@@ -67,7 +67,7 @@ class _CorsMiddleware(CORSMiddleware):
 
 
 class _Request(Request):
-    """A request whose body is JSON in UTF-8, as RFC 8259 has it; Python's own reader takes more."""
+    """A request whose body is JSON as in RFC 8259; Python's own parser also takes UTF-16 and lone surrogates."""
 
     async def json(self) -> Any:  # noqa: ANN401 - JSON
         """Return the body. Raises ValueError if it is not JSON."""
@@ -75,10 +75,10 @@ class _Request(Request):
 
 
 class _CheckedRoute(APIRoute):
-    """A route that refuses a parameter which it does not have, or which is given twice."""
+    """A route that refuses unknown and repeated query parameters."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return what answers a request."""
+        """Return the function that answers a request."""
         answer = super().get_route_handler()
         known = sorted(field.alias for field in self.dependant.query_params)
 
@@ -94,13 +94,13 @@ def _check_query(request: Request, known: Sequence[str]) -> None:
     names = [name for name, _ in request.query_params.multi_items()]
     for name in names:
         if name not in known:
-            raise bad_query(f"there is no parameter {shortened(name)} here; there is {' and '.join(known)}")
+            raise bad_query(f"the parameter {shortened(name)} is not known; this route takes {' and '.join(known)}")
         if names.count(name) > 1:
             raise bad_query(f"the parameter {name} is given {names.count(name):,} times; give it once")
 
 
 async def _refuse(request: Request, error: Exception) -> NoReturn:
-    """Raise the problem of what FastAPI itself does not take."""
+    """Raise the problem of a request that FastAPI itself refuses."""
     if isinstance(error, RequestValidationError):
         raise _invalid(error)
     if isinstance(error, HTTPException):
@@ -109,7 +109,7 @@ async def _refuse(request: Request, error: Exception) -> NoReturn:
 
 
 def _invalid(error: RequestValidationError) -> Problem:
-    """Return the problem of the first parameter, or place in the body, that is not what it has to be."""
+    """Return the problem of the first invalid parameter, or field of the body."""
     first = error.errors()[0]
     source, *place = map(str, first["loc"])
     if source == "query":
@@ -123,7 +123,7 @@ def _invalid(error: RequestValidationError) -> Problem:
 
 
 def _unroutable(request: Request, error: HTTPException) -> Problem:
-    """Return the problem of a request that no route takes, or whose body cannot be parsed."""
+    """Return the problem of a request without a route, or with a body that cannot be parsed."""
     if error.status_code == HTTPStatus.BAD_REQUEST:
         return invalid_json()
     if error.status_code != HTTPStatus.METHOD_NOT_ALLOWED:
@@ -132,5 +132,5 @@ def _unroutable(request: Request, error: HTTPException) -> Problem:
     methods = {m for route in routes if route.matches(request.scope)[0] != Match.NONE for m in route.methods or ()}
     # HEAD is answered by the route for GET.
     allowed = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
-    message = f"this route is asked by {allowed}"
+    message = f"this route takes {allowed}"
     return Problem(HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", message, {"Allow": allowed})

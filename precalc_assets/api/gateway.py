@@ -1,4 +1,4 @@
-"""One event of API Gateway, answered by an ASGI application through Mangum: the way into both Lambdas."""
+"""Events of API Gateway, answered by an ASGI application through Mangum: the entrance of both Lambdas."""
 
 import binascii
 import logging
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 def answer_event(
     find_app: Callable[[], ASGIApp], event: dict[str, Any], context: "LambdaContext | None"
 ) -> dict[str, Any]:
-    """Answer one event, whatever it holds, and also if there is no application."""
+    """Answer one event in our form, even if it is malformed or there is no application."""
     try:
         app = find_app()
 
@@ -32,7 +32,7 @@ def answer_event(
             prefix = _stage_prefix(event, scope["path"])
             await app({**scope, "root_path": prefix, "path": prefix + scope["path"]}, receive, send)
 
-        # API Gateway counts itself, and after HEAD there is nothing to count.
+        # API Gateway adds its own.
         return Mangum(staged, lifespan="off", exclude_headers=["content-length"])(event, context)  # type: ignore[arg-type]
     except binascii.Error:
         return _refused(invalid_json())
@@ -42,14 +42,14 @@ def answer_event(
 
 
 def cors_origins() -> list[str]:
-    """Return the origins that the setting names."""
+    """Return the origins in PRECALC_CORS_ORIGINS."""
     return [origin for origin in os.environ.get("PRECALC_CORS_ORIGINS", "").split(",") if origin]
 
 
 def _stage_prefix(event: dict[str, Any], path: str) -> str:
-    """Return what stands before our routes in the address that the browser knows: a stage's `/v1`, or nothing.
+    """Return the part of the browser's URL before our routes: a stage's `/v1`, or nothing.
 
-    API Gateway takes the stage off the path that it hands on; the request's context has the whole path, encoded.
+    API Gateway removes the stage from the event's path; the request's context has the whole path, encoded.
     """
     known = unquote(str(event["requestContext"].get("path") or ""))
     prefix = known.rstrip("/").removesuffix(path.rstrip("/"))

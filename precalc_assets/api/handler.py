@@ -2,7 +2,7 @@
 
 `PRECALC_TABLES_URL`, `PRECALC_STORE_URL` and `PRECALC_CORS_ORIGINS` are the settings. They are read here, since a
 Lambda has no `.env`, and pydantic-settings would be one package more to carry. Without a store there are no links to
-files, without origins no web page elsewhere may read the answers.
+files; without origins no other web page may read answers.
 """
 
 import os
@@ -36,6 +36,6 @@ def _app() -> FastAPI:
     return make_app(open_tables(url), open_links(store) if store else None, cors_origins())
 
 
-# While a Lambda starts it has a whole core, so the tables are opened now; what fails is told by the first answer.
+# A starting Lambda has a whole core, so open the tables now. If that fails, the first answer reports it.
 with suppress(PrecalcError):
     _app()

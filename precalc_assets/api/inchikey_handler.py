@@ -1,7 +1,7 @@
 """The way into the Lambda that has RDKit: `POST /inchikeys` and nothing else.
 
-It is apart from `handler`, since RDKit is twenty times as large as all that the other Lambda carries, and so that
-molecules, however large, take nothing from those who read predictions. It knows no table and has no rights.
+It is separate from `handler`, because RDKit is twice as large as everything in the other Lambda, and so that large
+molecules do not slow down those who read predictions. It reads no table and has no rights.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
 
 def _make_app() -> FastAPI:
     app = new_app(cors_origins())
-    # A Lambda is asked one question at a time. While it starts it has a whole core, so RDKit is loaded meanwhile.
+    # A Lambda gets one request at a time. A starting Lambda has a whole core, so load RDKit now.
     rdkit = RDKitProcesses(1, molecule_seconds=MOLECULE_SECONDS, seconds=REQUEST_SECONDS)
     rdkit.warm()
     add_inchikey_routes(app, rdkit)

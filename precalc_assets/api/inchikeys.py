@@ -1,4 +1,4 @@
-"""`POST /inchikeys`: SMILES become the InChIKeys that predictions are asked for by."""
+"""`POST /inchikeys`: turns SMILES into InChIKeys, by which predictions are requested."""
 
 from http import HTTPStatus
 from typing import Annotated
@@ -10,21 +10,21 @@ from precalc_assets.api.problems import Problem, body_refusals, too_many
 from precalc_assets.api.rdkit_processes import BusyError, Identified, RDKitProcesses
 
 MAX_SMILES = 1_000
-"""Of one request: drugs take RDKit 0.3 ms each, chains of 1,000 atoms, the largest that have a key, 16 ms."""
+"""SMILES in one request. RDKit takes 0.3 ms for a drug, 16 ms for a chain of 1,000 atoms, the largest with a key."""
 
 MAX_CHARACTERS = 2_000
-"""Of one SMILES: InChI takes up to 1,024 atoms."""
+"""Characters of one SMILES: InChI takes up to 1,024 atoms."""
 
 MOLECULE_SECONDS, REQUEST_SECONDS = 2.0, 20.0
-"""What RDKit may take for one molecule, and for all; API Gateway waits 29 s for an answer."""
+"""Time limits for one molecule and for a whole request; API Gateway waits 29 s for an answer."""
 
 _PROCESSES = 2
 _REPEATED = 200
-"""Characters of a SMILES that are repeated beside the reason why it has no InChIKey."""
+"""Characters of a SMILES that its error repeats."""
 
 
-class SmilesQuestion(BaseModel):
-    """The molecules whose InChIKeys are wanted; one that is named twice is answered twice."""
+class SmilesRequest(BaseModel):
+    """The SMILES to turn into InChIKeys; one that is named twice is answered twice."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -32,7 +32,7 @@ class SmilesQuestion(BaseModel):
 
 
 class SmilesError(BaseModel):
-    """Why a SMILES has no InChIKey. `index` is its place in the question, from 0; a long `smiles` is cut short."""
+    """Why a SMILES has no InChIKey. `index` is its position in the request, from 0; a long `smiles` is cut short."""
 
     index: int
     smiles: str
@@ -40,28 +40,28 @@ class SmilesError(BaseModel):
 
 
 class InChIKeysAnswer(BaseModel):
-    """The InChIKeys in the order of the question, null where there is none; `errors` says why, for each of these."""
+    """The InChIKeys in the order of the request, null where there is none; `errors` has the reason of each null."""
 
     inchikeys: list[str | None]
     errors: list[SmilesError]
 
 
 def add_inchikey_routes(app: FastAPI | APIRouter, processes: RDKitProcesses | None = None) -> None:
-    """Make an application answer for molecules, by these processes, otherwise by some of its own."""
+    """Add the route that makes InChIKeys, in these processes, by default in new ones."""
     rdkit = processes or RDKitProcesses(_PROCESSES, molecule_seconds=MOLECULE_SECONDS, seconds=REQUEST_SECONDS)
 
     @app.post(
         "/inchikeys",
         summary="InChIKeys of SMILES",
         description=f"The InChIKeys of up to {MAX_SMILES:,} molecules, as the reference library has them, by RDKit. "
-        f"A SMILES may have {MAX_CHARACTERS:,} characters; of one that has no InChIKey, `errors` says why.",
+        f"A SMILES may have {MAX_CHARACTERS:,} characters; if it has no InChIKey, `errors` says why.",
         tags=["molecules"],
         responses=body_refusals(_too_many_smiles(1_001)),
     )
-    def find_inchikeys(question: SmilesQuestion) -> InChIKeysAnswer:
-        if len(question.smiles) > MAX_SMILES:
-            raise _too_many_smiles(len(question.smiles))
-        return _answer(question.smiles, rdkit)
+    def find_inchikeys(body: SmilesRequest) -> InChIKeysAnswer:
+        if len(body.smiles) > MAX_SMILES:
+            raise _too_many_smiles(len(body.smiles))
+        return _answer(body.smiles, rdkit)
 
 
 def _too_many_smiles(number: int) -> Problem:
@@ -74,7 +74,7 @@ def _answer(smiles: list[str], rdkit: RDKitProcesses) -> InChIKeysAnswer:
     try:
         found = iter(rdkit.identify(fitting))
     except BusyError:
-        message = "others have asked for many molecules; wait a few seconds, try again"
+        message = "all processes are busy with other requests; try again in a few seconds"
         raise Problem(HTTPStatus.TOO_MANY_REQUESTS, "too_many_requests", message) from None
     identified = [next(found) if len(text) <= MAX_CHARACTERS else _too_long(text) for text in smiles]
     return InChIKeysAnswer(
@@ -88,7 +88,7 @@ def _answer(smiles: list[str], rdkit: RDKitProcesses) -> InChIKeysAnswer:
 
 
 def _too_long(smiles: str) -> Identified:
-    return Identified("", f"{len(smiles):,} characters; a SMILES of up to {MAX_CHARACTERS:,} is answered here")
+    return Identified("", f"{len(smiles):,} characters; a SMILES may have up to {MAX_CHARACTERS:,}")
 
 
 def _shortened(smiles: str) -> str:

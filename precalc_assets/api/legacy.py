@@ -1,4 +1,4 @@
-"""`GET` and `POST /predictions`: the contract of the earlier API, for programs that still speak it.
+"""`GET` and `POST /predictions`: the contract of the earlier API, for programs that still use it.
 
 It answered what its table held: an entry for each molecule that it found, nothing for the others, so neither an
 unknown model nor a malformed key is an error. It took a body with any method, and answered 204 without one. Ours
@@ -22,13 +22,13 @@ from precalc_assets.sharding import INCHIKEY
 from precalc_assets.tables import Value
 
 _DESCRIPTION = (
-    "For programs that were written for it. What is not there is left out: a molecule, a malformed key, or all of them"
-    " if the model is unknown."
+    "For programs that were written for it. Missing molecules and malformed keys are left out, all of them if the model"
+    " is unknown."
 )
 
 
-class LegacyQuestion(BaseModel):
-    """A model, and the InChIKeys of the molecules whose predictions are wanted."""
+class LegacyRequest(BaseModel):
+    """A model, and the InChIKeys of the requested molecules."""
 
     model_config = ConfigDict(strict=True)
 
@@ -44,7 +44,7 @@ class LegacyOutput(BaseModel):
 
 
 class LegacyAnswer(BaseModel):
-    """The molecules that were found, in the order asked; the others are not there."""
+    """The molecules that were found, in the order of the request; the others are left out."""
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -53,9 +53,9 @@ class LegacyAnswer(BaseModel):
 
 
 def add_legacy_routes(app: FastAPI, models: ServedModels) -> None:
-    """Make an application answer for these models as the earlier API did."""
+    """Add the routes of the earlier API for these models."""
     problems = (too_many_inchikeys(1_001, "eos3b5e", 1), answer_too_large(), unavailable())
-    # Not `LegacyQuestion | None`, by which a body of `null` would be one, too.
+    # With `LegacyRequest | None` a body of `null` would be taken, too.
     left_out: Any = Body(None)
     responses = WITH_PROVENANCE | body_refusals(*problems)
 
@@ -68,36 +68,36 @@ def add_legacy_routes(app: FastAPI, models: ServedModels) -> None:
         response_model=LegacyAnswer,
         responses=responses,
     )
-    def predict_as_before(question: LegacyQuestion) -> Response:
-        return _answer(models, question)
+    def predict_as_before(body: LegacyRequest) -> Response:
+        return _answer(models, body)
 
     @app.get(
         "/predictions",
-        summary="The same, asked by GET",
+        summary="The same by GET",
         description=f"{_DESCRIPTION} Without a body, the answer is 204. Browsers send no body by GET, and proxies may"
         " drop it: ask by POST where you can.",
         tags=["predictions"],
         deprecated=True,
         response_model=LegacyAnswer,
-        responses=responses | {204: {"description": "Nothing was asked for: the request has no body."}},
+        responses=responses | {204: {"description": "The request has no body."}},
     )
-    def predict_as_before_by_get(question: LegacyQuestion = left_out) -> Response:
-        response = _answer(models, question) if question else Response(status_code=HTTPStatus.NO_CONTENT)
-        # Caches keep an answer to GET by its URL, which does not say what the body asked for.
+    def predict_as_before_by_get(body: LegacyRequest = left_out) -> Response:
+        response = _answer(models, body) if body else Response(status_code=HTTPStatus.NO_CONTENT)
+        # Caches keep an answer to GET by its URL, which leaves out the body.
         response.headers["Cache-Control"] = "no-store"
         return response
 
 
-def _answer(models: ServedModels, question: LegacyQuestion) -> Response:
+def _answer(models: ServedModels, body: LegacyRequest) -> Response:
     output: list[dict[str, object]] = []
     headers = {}
-    entry = models.find(question.model_id)
+    entry = models.find(body.model_id)
     if entry:
-        check_number(entry, question.inchikeys)
-        keys = [inchikey for inchikey in question.inchikeys if INCHIKEY.match(inchikey)]
-        predictions = models.read(question.model_id, keys, smiles=True)
+        check_number(entry, body.inchikeys)
+        keys = [inchikey for inchikey in body.inchikeys if INCHIKEY.match(inchikey)]
+        predictions = models.read(body.model_id, keys, smiles=True)
         if predictions:
             found = zip(predictions.smiles or (), predictions.rows, strict=True)
             output = [{"smiles": smiles, "value": row} for smiles, row in found if row is not None]
             headers = provenance_header(predictions)
-    return Response(dump({"model_id": question.model_id, "output": output}), media_type=JSON, headers=headers)
+    return Response(dump({"model_id": body.model_id, "output": output}), media_type=JSON, headers=headers)

@@ -1,7 +1,7 @@
-"""What one client may take from the local server: API Gateway bounds the same before it asks a Lambda.
+"""Limits of the local server for its clients. API Gateway enforces its own before it calls a Lambda.
 
-Bodies have a largest size, and a time by which they have to be whole; so have headers, and the reading of answers. All
-bodies together have a largest size too. A client that has left is not answered.
+Bodies have a largest size, each and all together. Headers, bodies and the reading of answers have timeouts. A request
+whose client has disconnected is dropped.
 """
 
 import asyncio
@@ -14,31 +14,31 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from precalc_assets.api.problems import Problem, body_too_large, request_timeout
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
-"""What API Gateway takes ("Amazon API Gateway quotas", payload size)."""
+"""API Gateway's limit ("Amazon API Gateway quotas", payload size)."""
 
 ALL_BODIES_BYTES = 8 * MAX_BODY_BYTES
-"""What the bodies of all requests may take of memory. Most have less than 100 KB."""
+"""The most memory for all bodies together; most bodies have less than 100 KB."""
 
 BODY_SECONDS = 30.0
-"""What a body may take to arrive: API Gateway waits 29 s for an answer."""
+"""Timeout of a body. API Gateway waits 29 s for an answer."""
 
 HEADER_SECONDS = 10.0
-"""What a request's headers may take to arrive."""
+"""Timeout of a request's headers."""
 
 READ_SECONDS = 60.0
-"""How long a client may leave its answer unread."""
+"""Timeout of reading what was written of an answer."""
 
 THREADS = 16
-"""Answers that are made at the same time, while others wait for DynamoDB; to make them keeps one core busy."""
+"""Requests that are handled at the same time: some wait for DynamoDB while others keep one core busy."""
 
 _DISCARDED_BYTES = 4 * MAX_BODY_BYTES
 _HOST = re.compile(rb"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]*)?", re.IGNORECASE)
-"""What a browser may call this machine. Any other name that leads here is one that the owner of some web page made lead
-here, so that the page may read what this server answers (DNS rebinding)."""
+"""The names of this machine. A web page can make its own name lead here, to read the answers (DNS rebinding): such
+requests are refused."""
 
 
 class Limits:
-    """Lets requests through to an application, within bounds."""
+    """Middleware that refuses or drops what exceeds the limits."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -53,12 +53,8 @@ class Limits:
         body = bytearray()
         try:
             _check_host(scope)
-            async with asyncio.timeout(BODY_SECONDS):
-                whole = await self._read(scope, receive, body)
-            if whole:
+            if await self._read_in_time(scope, receive, body):
                 await self._answer(scope, body, receive, send)
-        except TimeoutError:
-            await request_timeout().response()(scope, receive, send)
         except Problem as problem:
             await problem.response()(scope, receive, send)
         finally:
@@ -75,12 +71,19 @@ class Limits:
             if not (waits and await _has_left(receive)):
                 await self._app(scope, receive_whole, send)
 
-    async def _read(self, scope: Scope, receive: Receive, body: bytearray) -> bool:
-        """Read the body, and return whether the client has sent all of it. Raises Problem if it is too large.
+    async def _read_in_time(self, scope: Scope, receive: Receive, body: bytearray) -> bool:
+        """Read the body, and return False if the client disconnects. Raises Problem."""
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                return await self._read(scope, receive, body)
+        except TimeoutError:
+            raise request_timeout() from None
 
-        Most clients read no answer before they have sent all, and lose it when the connection is closed meanwhile. So
-        a body that is too large is taken off the line up to a limit, and not kept; but not from a client that waits
-        for the server's word to go on.
+    async def _read(self, scope: Scope, receive: Receive, body: bytearray) -> bool:
+        """Read the body, and return False if the client disconnects. Raises Problem if the body is too large.
+
+        Most clients read no answer before they have sent the whole body, and lose it if the connection is closed. So a
+        body that is too large is read and discarded up to a limit, unless the client waits for a 100 Continue.
         """
         headers = dict(scope["headers"])
         declared = headers.get(b"content-length", b"")
@@ -104,45 +107,45 @@ class Limits:
 
     def _keep(self, part: bytes, body: bytearray) -> None:
         if self._bodies_bytes + len(part) > ALL_BODIES_BYTES:
-            message = "others are sending too much at the moment; try again later"
+            message = "the server holds too many large bodies; try again in a few seconds"
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", message)
         body += part
         self._bodies_bytes += len(part)
 
 
 class ImpatientProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, with an end to the patience for headers that do not arrive and answers that are not read."""
+    """uvicorn's protocol with timeouts for headers that do not arrive and answers that are not read."""
 
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for the first request."""
+        """Start the timeout of the first request's headers."""
         super().connection_made(transport)
         self._wait(HEADER_SECONDS)
 
     def data_received(self, data: bytes) -> None:
-        """Wait for the rest of a request's headers, unless its body is what arrives."""
+        """Start the timeout of the next request's headers."""
         if self._deadline is None and (self.cycle is None or self.cycle.response_complete):
             self._wait(HEADER_SECONDS)
         super().data_received(data)
 
     def on_headers_complete(self) -> None:
-        """Leave the body to `Limits`."""
+        """Stop the timeout; `Limits` has one for the body."""
         self._stop_waiting()
         super().on_headers_complete()
 
     def pause_writing(self) -> None:
-        """Wait for the client to read."""
+        """Start the timeout of reading."""
         super().pause_writing()
         self._wait(READ_SECONDS)
 
     def resume_writing(self) -> None:
-        """Go on writing."""
+        """Stop the timeout of reading."""
         self._stop_waiting()
         super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait for nothing any more."""
+        """Stop any timeout."""
         self._stop_waiting()
         super().connection_lost(exc)
 

@@ -1,4 +1,4 @@
-"""What is the same for every answer: HEAD, validators, compression, the largest size, and the form of a defect.
+"""What all answers share: HEAD, validators, compression, the largest size, and the form of errors.
 
 Pure ASGI, around the routes of both Lambdas and of the local server. What a single route answers does not belong here.
 """
@@ -21,11 +21,10 @@ from precalc_assets.api.problems import Problem, answer_too_large, internal_erro
 from precalc_assets.errors import TableError
 
 MAX_ANSWER_BYTES = 6 * 1024 * 1024 - 16 * 1024
-"""What a Lambda may answer with, "Lambda quotas" in the AWS Lambda Developer Guide, less room for the headers."""
+"""The most that a Lambda may return, "Lambda quotas" in the AWS Lambda Developer Guide, less room for the headers."""
 
 FRESH = "private, max-age=60"
-"""What is read of a table may be a minute old already, see `CACHE_SECONDS`; with one more it is two at most.
-Private, since readers need a key."""
+"""An answer may be a minute old when it is made, see `CACHE_SECONDS`, so two at most. Private: readers need a key."""
 
 _MIN_GZIP_BYTES = 1024
 _GZIP_LEVEL = 5
@@ -35,14 +34,14 @@ less to send."""
 _ACCEPTS_GZIP = re.compile(r"(?:^|,)\s*(?:gzip|x-gzip)\s*(?:;\s*q=(?P<q>[01](?:\.\d{0,3})?)\s*)?(?=,|$)", re.IGNORECASE)
 _TAG = re.compile(r'(?:W/)?"([^"]*)"')
 _GZIPPED = "-gzip"
-"""Ends the tag of the compressed form, whose bytes are others."""
+"""Suffix of the compressed form's tag, since its bytes differ."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 VALIDATED: dict[int | str, dict[str, Any]] = {
     HTTPStatus.OK.value: {
         "headers": {
-            "ETag": {"description": "Another one for every other answer.", "schema": {"type": "string"}},
-            "Cache-Control": {"description": "How long it may be kept.", "schema": {"type": "string"}},
+            "ETag": {"description": "A digest of the answer.", "schema": {"type": "string"}},
+            "Cache-Control": {"description": "How long the answer may be cached.", "schema": {"type": "string"}},
         }
     },
     HTTPStatus.NOT_MODIFIED.value: {"description": "The reader has this answer: `If-None-Match` names it."},
@@ -53,7 +52,7 @@ _log = logging.getLogger(__name__)
 
 
 class AnswerMiddleware:
-    """Answers HEAD as GET without the body, adds validators, and compresses. A defect becomes a 500 in our form."""
+    """Answers HEAD as GET without the body, adds validators, compresses, and turns exceptions into our errors."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -67,7 +66,7 @@ class AnswerMiddleware:
         head = scope["method"] == "HEAD"
         answer = _Answer()
         try:
-            # The end of a route's pattern also matches before a line feed.
+            # A route's pattern would also match a path that ends in a line feed.
             if _CONTROL.search(scope["path"]):
                 raise unknown_route()
             await self._app({**scope, "method": "GET"} if head else scope, receive, answer.receive)
@@ -110,7 +109,7 @@ class _Answer:
     def finish(self, asked: Headers, *, validated: bool) -> None:
         """Add what every answer has, compress it if the request accepts that, and check its size."""
         if self.status == HTTPStatus.OK:
-            # Of a small answer too, which may be a large one next time.
+            # For a small answer too, which may be a large one next time.
             self.headers["vary"] = ", ".join(filter(None, (self.headers.get("vary"), "Accept-Encoding")))
             if validated and "no-store" not in self.headers.get("cache-control", ""):
                 self._add_validators(asked.get("if-none-match", ""))

@@ -1,8 +1,8 @@
-"""The pages for people: all models with a search, one model with its plots, and the box that molecules are pasted into.
+"""The pages for people: all models with a search, one model with its plots, and the box for pasted molecules.
 
-They are made here, of jinja2 templates, and work as they are; a script of a few KB looks molecules up through the
-other routes and searches while one types. Nothing is loaded from elsewhere, and the policy that is sent with a page
-lets nothing but its own style and script run.
+They are jinja2 templates and work without a script; a script of a few KB looks molecules up through the other routes
+and searches while one types. Pages load nothing from elsewhere, and their content policy allows only their own style
+and script.
 """
 
 import re
@@ -44,12 +44,12 @@ COLUMNS_PER_PAGE = 50
 
 _LONGEST_SEARCH = 100
 _LONGEST_DESCRIPTION = 300
-"""Characters of a column's description that are shown: a page of them is then less than 20 KB."""
+"""Shown characters of a column's description, so that a page of them is less than 20 KB."""
 _MOST_SHARDS = 1_000
 """Shards that are drawn one by one."""
 
 _WIDE = MAX_VALUES // MAX_MOLECULES
-"""Columns up to which the number of keys alone limits a request."""
+"""The largest number of columns for which `MAX_MOLECULES` is the limit of a request."""
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -64,7 +64,7 @@ class _Row(NamedTuple):
 class _Option(NamedTuple):
     """A model to choose.
 
-    `n` is its number of columns where that limits how many molecules are asked for at a time, 0 if it is not known.
+    `n` is its number of columns if that limits the molecules in a request, 0 if it is unknown, else None.
     """
 
     model: str
@@ -72,7 +72,7 @@ class _Option(NamedTuple):
 
 
 def add_pages(app: FastAPI, models: ServedModels) -> None:
-    """Make an application answer with pages for these models."""
+    """Add the pages for these models."""
 
     @app.get("/", include_in_schema=False)
     def show_models(request: Request) -> Response:

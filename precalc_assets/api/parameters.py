@@ -1,4 +1,4 @@
-"""The parameters that routes share, as they are described and checked."""
+"""The parameters that routes share: their descriptions and checks."""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -14,7 +14,7 @@ MAX_MODELS = 500
 
 _MODEL = "eos[0-9][a-z0-9]{3}(-v[0-9]+)?"
 
-# The patterns are for readers of the document. An id or a key that does not match has a problem of its own.
+# The patterns are for the document. The routes answer an id or a key that does not match with a problem of its own.
 ModelId = Annotated[
     str,
     Path(
@@ -23,7 +23,7 @@ ModelId = Annotated[
         examples=["eos3b5e"],
     ),
 ]
-# In JSON Schema `$` is the end of the text.
+# In JSON Schema, `$` is the end of the text.
 INCHIKEY_SCHEMA: dict[str, str | int] = {
     "pattern": INCHIKEY.pattern.replace(r"\Z", "$"),
     "minLength": 27,

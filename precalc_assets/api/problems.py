@@ -1,7 +1,7 @@
-"""What a reader is told when there is no answer: a status, a code for programs and a sentence for people.
+"""Errors as the API reports them: a status, a code for programs and a sentence for people.
 
-Problems that several routes share are made here, so that the routes raise, and the OpenAPI document shows, the same
-sentences.
+Problems that several routes share are defined here. Routes raise them and the OpenAPI document shows them, so both have
+the same sentences.
 """
 
 import json
@@ -26,14 +26,14 @@ _RETRY_AFTER = {HTTPStatus.TOO_MANY_REQUESTS: "5", HTTPStatus.SERVICE_UNAVAILABL
 _log = logging.getLogger(__name__)
 
 
-class Problem(Exception):  # noqa: N818 - most of them are the request's, not errors of ours
-    """The request cannot be answered; what it holds is sent to the reader as it is."""
+class Problem(Exception):  # noqa: N818 - most are mistakes in the request, not errors of ours
+    """The request cannot be answered. The reader gets the status, the code and the message."""
 
     def __init__(self, status: HTTPStatus, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
-        # It may repeat parts of the request of any length.
+        # The message may repeat long parts of the request.
         self.message = message if len(message) <= _LONGEST_MESSAGE else f"{message[: _LONGEST_MESSAGE - 1]}…"
         self.headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **(headers or {})}
         if status in _RETRY_AFTER:
@@ -41,7 +41,7 @@ class Problem(Exception):  # noqa: N818 - most of them are the request's, not er
 
     @property
     def body(self) -> dict[str, dict[str, str]]:
-        """What is sent: `{"error": {"code", "message"}}`."""
+        """The body of the answer: `{"error": {"code", "message"}}`."""
         return {"error": {"code": self.code, "message": self.message}}
 
     def response(self) -> Response:
@@ -76,18 +76,18 @@ def refusals(*problems: Problem) -> dict[int | str, dict[str, Any]]:
 
 
 def body_refusals(*problems: Problem) -> dict[int | str, dict[str, Any]]:
-    """Return what OpenAPI says of a route with a body: these problems, and those that any body may have."""
+    """Return what OpenAPI says of a route with a body: these problems, and those of any body."""
     missing = Problem(HTTPStatus.BAD_REQUEST, "bad_request", "body.inchikeys: Field required")
     return refusals(*problems, invalid_json(), missing, unsupported_media_type(), body_too_large())
 
 
 def unknown_route() -> Problem:
-    """Return the problem of a path that no route has."""
+    """Return the problem of a path without a route."""
     return Problem(HTTPStatus.NOT_FOUND, "unknown_route", "there is no such route; GET /models is one that there is")
 
 
 def unknown_model(model: str) -> Problem:
-    """Return the problem of a model that is not served, or whose id is none."""
+    """Return the problem of a model that is not served, or whose id is malformed."""
     message = f"no predictions of {shortened(model)} are served; GET /models lists the models that are"
     return Problem(HTTPStatus.NOT_FOUND, "unknown_model", message)
 
@@ -110,7 +110,7 @@ def unsupported_media_type() -> Problem:
 
 
 def body_too_large() -> Problem:
-    """Return the problem of a body that API Gateway would not take either."""
+    """Return the problem of a body that is larger than API Gateway takes."""
     return too_many("body_too_large", "the body is larger than 10 MB; ask for less at a time")
 
 
@@ -125,14 +125,14 @@ def too_many(code: str, message: str) -> Problem:
 
 
 def answer_too_large() -> Problem:
-    """Return the problem of an answer that a Lambda cannot give."""
+    """Return the problem of an answer that is too large for a Lambda."""
     return too_many("answer_too_large", "the answer is too large; ask for fewer at a time, or accept gzip")
 
 
 def unavailable(error: TableError | None = None, model: str = "") -> Problem:
-    """Return the problem of a table that cannot be read; log the error. `model` is named if there were several."""
+    """Log the error, and return the problem of a table that cannot be read. The message names the model if given."""
     if error:
-        # Its message is for those who look after the tables: it may name files and commands.
+        # The error's own message is for maintainers: it may name files and commands.
         _log.error("%s", error)
     which, way = (f" of {model}", "name other models, or ") if model else ("", "")
     message = f"the predictions{which} cannot be read at the moment; {way}try again later"
@@ -140,17 +140,17 @@ def unavailable(error: TableError | None = None, model: str = "") -> Problem:
 
 
 def internal_error() -> Problem:
-    """Return the problem of a defect of ours, which is logged and not shown."""
+    """Return the problem of a defect of ours, whose details are only logged."""
     return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "something went wrong here; it is in our log")
 
 
 def shortened(text: str) -> str:
-    """Return a text of the request as a message may repeat it: quoted, and not at any length."""
+    """Return a text of the request as messages repeat it: quoted and cut."""
     return repr(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
 
 
 def request_timeout() -> Problem:
-    """Return the problem of a body that does not arrive."""
+    """Return the problem of a body that does not arrive in time."""
     message = "the body has not arrived in time; send it again"
     return Problem(HTTPStatus.REQUEST_TIMEOUT, "request_timeout", message, {"Connection": "close"})
 
@@ -162,4 +162,4 @@ EVERYWHERE = refusals(
     Problem(HTTPStatus.TOO_MANY_REQUESTS, "quota_exceeded", "the key has used up its requests of this month"),
     internal_error(),
 )
-"""What any route may answer with."""
+"""The problems of every route."""

@@ -1,7 +1,7 @@
-"""Processes that run RDKit for the API: a molecule that takes it for ever, or down, costs that process alone.
+"""Processes that run RDKit for the API, so that a molecule that hangs or crashes RDKit costs only its process.
 
-Each runs `precalc_assets.library.molecules` as a script, so keys are those of the reference library, and nothing of
-RDKit is in the API's own process.
+Each runs `precalc_assets.library.molecules` as a script: the keys are those of the reference library, and the API's own
+process never imports RDKit.
 """
 
 import json
@@ -19,29 +19,29 @@ from typing import IO, NamedTuple, cast
 import precalc_assets
 
 _SCRIPT = Path(precalc_assets.__file__).parent / "library" / "molecules.py"
-"""By its path: importing anything of `precalc_assets.library` brings Arrow and the object store."""
+"""A path, because importing from `precalc_assets.library` imports Arrow and the object store."""
 
 _ADDRESSES = 1 << 30
 """Bytes that a process may map: with RDKit loaded it maps 70 MB."""
 
 
 _WAIT_SECONDS = 5.0
-"""What a request waits for a process, while it keeps a thread of the server from others."""
+"""How long a request waits for a process; it blocks a thread of the server meanwhile."""
 
 
 class Identified(NamedTuple):
-    """What became of a SMILES; either `inchikey` or `reason` is empty."""
+    """The InChIKey of a SMILES, or the reason why it has none; one of them is empty."""
 
     inchikey: str
     reason: str
 
 
 class BusyError(Exception):
-    """All processes have work, and go on having it."""
+    """All processes are busy."""
 
 
 class RDKitProcesses:
-    """A few processes, each started when it is first needed, and kept. May be used by several threads.
+    """A few processes, each started on first use and kept. May be used by several threads.
 
     One molecule may take `molecule_seconds`, a request as a whole `seconds`.
     """
@@ -54,13 +54,13 @@ class RDKitProcesses:
         self._script = script
 
     def warm(self) -> None:
-        """Have a process load RDKit, without waiting for it."""
+        """Start a process that loads RDKit, without waiting for it."""
         process = _Process(self._script)
         process.start()
         self._idle.append(process)
 
     def identify(self, smiles: Sequence[str]) -> list[Identified]:
-        """Return what became of each SMILES; blanks around one are left out.
+        """Identify each SMILES; blanks around it are ignored.
 
         Raises BusyError, and RuntimeError when RDKit cannot be loaded.
         """
@@ -69,7 +69,7 @@ class RDKitProcesses:
             return [self._identify(process, text.strip(), deadline) for text in smiles]
 
     def close(self) -> None:
-        """End the processes that have nothing to do."""
+        """End the idle processes."""
         while self._idle:
             self._idle.pop().end()
 
@@ -93,7 +93,7 @@ class RDKitProcesses:
             try:
                 yield process
             except BaseException:
-                process.end()  # It may have an answer to give that nobody takes any more.
+                process.end()  # It may still send an answer, which nobody would read.
                 raise
             self._idle.append(process)
         finally:
@@ -101,7 +101,7 @@ class RDKitProcesses:
 
 
 class _Process:
-    """A process, and after one that did not survive a molecule, the next."""
+    """A process, which is replaced after one that did not survive a molecule."""
 
     def __init__(self, script: Path) -> None:
         self._command = [sys.executable, "-P", str(script)]
@@ -109,8 +109,8 @@ class _Process:
         self._loaded = False
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start it, and have it load RDKit."""
-        # Where packages are is known here, and in a Lambda not to every Python that is started.
+        """Start it, so that it loads RDKit."""
+        # In a Lambda, a new Python process does not know where the packages are.
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         running = subprocess.Popen(
             self._command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
@@ -135,7 +135,7 @@ class _Process:
         return time.monotonic() < deadline
 
     def ask(self, smiles: str, deadline: float) -> Identified:
-        """Return what became of one molecule. Raises TimeoutError; either way it can be asked again."""
+        """Identify one molecule. Raises TimeoutError, after which the next one can be asked."""
         running = self._running or self.start()
         try:
             _send(running, smiles)
@@ -147,12 +147,12 @@ class _Process:
             line = b""
         if not line:
             self.end()
-            return Identified("", "RDKit breaks down over it")
+            return Identified("", "RDKit crashes on it")
         ((inchikey, reason),) = json.loads(line)
         return Identified(inchikey, reason)
 
     def end(self) -> None:
-        """End it, whatever it is doing."""
+        """End it, even if it is busy."""
         if self._running:
             self._running.kill()
             with self._running:  # Closes the pipes, and waits.
@@ -160,14 +160,14 @@ class _Process:
 
 
 def _send(running: subprocess.Popen[bytes], smiles: str) -> None:
-    """Write one question, which fits into a pipe: an answer is awaited before the next."""
+    """Write one SMILES. It fits into the pipe, since its answer is read before the next one is written."""
     cast("IO[bytes]", running.stdin).write(json.dumps([smiles]).encode() + b"\n")
 
 
 def _receive(running: subprocess.Popen[bytes], deadline: float) -> bytes:
-    """Return a line, or nothing if the process has ended. Raises TimeoutError."""
+    """Return a line, an empty one if the process has ended. Raises TimeoutError."""
     stdout = cast("IO[bytes]", running.stdout)
-    ready = select.poll()  # `select` itself knows no descriptors above 1,023.
+    ready = select.poll()  # `select` itself takes no descriptors above 1,023.
     ready.register(stdout, select.POLLIN)
     line = b""
     while not line.endswith(b"\n"):
@@ -181,9 +181,9 @@ def _receive(running: subprocess.Popen[bytes], deadline: float) -> bytes:
 
 
 def _bound_memory(pid: int) -> None:
-    """Let an allocation fail in that process, rather than have the system choose which one to end."""
+    """Bound the process's memory, so that its own allocation fails before the system runs out and kills another one."""
     if sys.platform == "linux":
         import resource
 
-        with suppress(OSError):  # Where that is not allowed, or when it has ended already.
+        with suppress(OSError):  # Not allowed here, or the process has ended already.
             resource.prlimit(pid, resource.RLIMIT_AS, (_ADDRESSES, _ADDRESSES))

@@ -1,4 +1,4 @@
-"""What can be asked of the tables, and how much at a time. Nothing here knows whether it runs in a Lambda."""
+"""The routes that read the tables, and the largest requests that they answer."""
 
 import json
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from precalc_assets.api.answers import (
     ModelSummary,
     MoleculeAnswer,
     MoleculesAnswer,
-    MoleculesQuestion,
+    MoleculesRequest,
     all_models_json,
     best_type,
     molecule_json,
@@ -63,7 +63,7 @@ WITH_PROVENANCE: dict[int | str, dict[str, Any]] = {
     200: {
         "headers": {
             PROVENANCE: {
-                "description": "Where the body has no place for it: `model`, `releases`, `library_digest`,"
+                "description": "Provenance, for bodies without a place for it: `model`, `releases`, `library_digest`,"
                 " `deterministic`, `found` and `missing`, as JSON in ASCII.",
                 "schema": {"type": "string"},
             }
@@ -73,10 +73,10 @@ WITH_PROVENANCE: dict[int | str, dict[str, Any]] = {
 """What OpenAPI says of an answer with that header."""
 
 _PARALLEL = 8
-"""Models that a request reads at the same time: half of the connections that a store of DynamoDB keeps open."""
+"""Models that a request reads in parallel: half of the connections that a store of DynamoDB keeps open."""
 
 _NAMED = 5
-"""Unknown models that a message names; it counts the others."""
+"""Unknown models that a message names; the others are counted."""
 
 _KEY = "BSYNRYMUTXBXSQ-UHFFFAOYSA-N"
 _CSV_EXAMPLE = f"inchikey,smiles,mol_weight\n{_KEY},CC(=O)Oc1ccccc1C(=O)O,180.159\n"
@@ -84,15 +84,15 @@ _WITH_CSV: dict[int | str, dict[str, Any]] = {
     200: WITH_PROVENANCE[200] | {"content": {CSV: {"schema": {"type": "string"}, "example": _CSV_EXAMPLE}}}
 }
 
-# Examples of what may be wrong, for the document.
+# Examples of problems, for the document.
 UNKNOWN_MODEL = unknown_model("eos9zzz")
 _MALFORMED = malformed_inchikey("'aspirin'")
 _BAD_QUERY = bad_query("include='inchi' is not known; write include=smiles")
 
 
 def add_routes(app: FastAPI, served: ServedModels) -> None:
-    """Make an application answer for these models."""
-    pool = ThreadPoolExecutor(_PARALLEL, thread_name_prefix="models")  # It starts threads when they are needed.
+    """Add the routes for these models."""
+    pool = ThreadPoolExecutor(_PARALLEL, thread_name_prefix="models")  # Threads start on first use.
 
     @app.get("/health", summary="Whether the API is up", tags=["service"], response_model=Health)
     async def health() -> Response:
@@ -165,14 +165,14 @@ def add_routes(app: FastAPI, served: ServedModels) -> None:
         ),
     )
     def predict_molecules(
-        request: Request, model: ModelId, question: MoleculesQuestion, include: Include = None
+        request: Request, model: ModelId, body: MoleculesRequest, include: Include = None
     ) -> Response:
         kind = best_type(request.headers.get("accept", ""))
         if kind is None:
             raise _not_acceptable()
-        check_number(_find(served, model), question.inchikeys)
-        check_inchikeys(question.inchikeys)
-        return _answer(kind, _read(served, model, question.inchikeys, smiles=include is not None))
+        check_number(_find(served, model), body.inchikeys)
+        check_inchikeys(body.inchikeys)
+        return _answer(kind, _read(served, model, body.inchikeys, smiles=include is not None))
 
     @app.get(
         "/molecules/{inchikey}",
@@ -196,7 +196,7 @@ def add_routes(app: FastAPI, served: ServedModels) -> None:
 
 
 def check_number(entry: CatalogueEntry, inchikeys: Sequence[str]) -> None:
-    """Raise Problem for more molecules than one answer holds; it tells how many that are."""
+    """Raise Problem for more molecules than one answer holds."""
     n_columns = len(entry.reader.columns)
     if len(inchikeys) > _most_molecules(n_columns):
         raise too_many_inchikeys(len(inchikeys), entry.model, n_columns)
@@ -212,7 +212,7 @@ def too_many_inchikeys(number: int, model: str, n_columns: int) -> Problem:
 
 
 def provenance_header(predictions: Predictions) -> dict[str, str]:
-    """Return the header that says of predictions what their body has no place for."""
+    """Return the header with the provenance of predictions, for bodies that have no place for it."""
     return {PROVENANCE: json.dumps(provenance(predictions))}
 
 
@@ -237,7 +237,7 @@ def _read(served: ServedModels, model: str, inchikeys: Sequence[str], *, smiles:
 def _read_all(
     pool: ThreadPoolExecutor, served: ServedModels, named: list[str] | None, inchikey: str
 ) -> list[Predictions]:
-    """Return a molecule's predictions of the models that are named, otherwise of all, in their order."""
+    """Return a molecule's predictions by the named models, by default by all, in their order."""
 
     def find(name: str) -> CatalogueEntry | None:
         try:
@@ -260,7 +260,7 @@ def _read_all(
     n_columns = sum(len(entry.reader.columns) for entry in entries)
     if n_columns > MAX_COLUMNS:
         raise _too_many_columns(len(entries), n_columns)
-    # A model that has been dropped meanwhile is left out.
+    # A model that was dropped meanwhile is left out.
     return [predictions for predictions in pool.map(read, entries) if predictions]
 
 

@@ -1,6 +1,6 @@
-"""The API on this machine: what the Lambdas answer through API Gateway, served by uvicorn.
+"""The API on this machine: the routes of both Lambdas, served by uvicorn.
 
-What only a folder needs, the Parquet files of a store on disk, is sent by Starlette, which knows ranges.
+For a store in a folder it also sends the Parquet files, by Starlette, which supports ranges.
 """
 
 import socket
@@ -25,13 +25,13 @@ LOOPBACK = "127.0.0.1"
 
 _BACKLOG = 1024
 _GRACE_SECONDS = 5
-"""What answers under way may take once the server is told to stop."""
+"""How long running requests may take after the server is told to stop."""
 
 
 def make_local_app(tables: KeyValueStore, store_url: str | None = None, origins: Sequence[str] = ()) -> ASGIApp:
-    """Return the whole API for these tables, and for the store at a URL if there is one.
+    """Return the API for these tables and the store at a URL, within `Limits`.
 
-    Browsers may call it from pages of these origins.
+    Web pages of these origins may call it.
     """
     links = open_links(store_url) if store_url else None
     app = make_app(tables, links, origins)
@@ -40,7 +40,7 @@ def make_local_app(tables: KeyValueStore, store_url: str | None = None, origins:
 
 
 def _with_files(app: ASGIApp, links: FolderLinks) -> ASGIApp:
-    """Return an application that also sends the files that these links lead to."""
+    """Return an application that also sends the files of these links."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         file = links.find(scope["path"]) if scope["type"] == "http" and scope["method"] in {"GET", "HEAD"} else None
@@ -64,7 +64,7 @@ async def _send_file(file: Path, scope: Scope, receive: Receive, send: Send) -> 
     headers = {"Cache-Control": "private, no-cache", "X-Content-Type-Options": "nosniff"}
     await FileResponse(file, media_type="application/vnd.apache.parquet", headers=headers)(scope, receive, send_if_good)
     if refused:
-        # Starlette tells it as plain text.
+        # Starlette sends the error as plain text.
         status = HTTPStatus(refused[0]["status"])
         size = {"Content-Range": f"bytes */{file.stat().st_size}"} if status != HTTPStatus.BAD_REQUEST else None
         problem = Problem(status, "bad_range", "the file has no such range; write range: bytes=0-1023", size)
@@ -72,11 +72,11 @@ async def _send_file(file: Path, scope: Scope, receive: Receive, send: Send) -> 
 
 
 def serve(app: ASGIApp, port: int, announce: Callable[[str], None]) -> None:
-    """Serve an application on loopback until the process is told to stop; 0 for a port that is free.
+    """Serve an application on loopback until the process is told to stop; port 0 is any free port.
 
-    `announce` is called with the URL once connections are taken. Raises UsageError for a port that cannot be used.
+    `announce` is called with the URL once the server accepts connections. Raises UsageError for an unusable port.
     """
-    # Errors alone: a line for each request would tell a person nothing, and take longer than many an answer.
+    # Only errors are logged: a line for each request would take longer than many an answer.
     config = uvicorn.Config(
         app,
         http=ImpatientProtocol,
@@ -90,7 +90,7 @@ def serve(app: ASGIApp, port: int, announce: Callable[[str], None]) -> None:
     )
     with _listen(port) as listening:
         announce(f"http://{LOOPBACK}:{listening.getsockname()[1]}")
-        # uvicorn ends by the signal that it was stopped with, once all is answered.
+        # After the last answer, uvicorn raises the signal that stopped it.
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listening])
 

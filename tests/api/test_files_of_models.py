@@ -80,9 +80,7 @@ def test_bucket_link_is_signed_for_one_object_and_one_hour(tables, credentials):
         ("bucket", "http://localhost:4566", "localhost:4566", "/bucket/predictions/"),
     ],
 )
-def test_bucket_that_is_no_hostname_goes_into_the_path(
-    credentials, monkeypatch, bucket, endpoint, host, path
-):
+def test_bucket_that_is_no_hostname_goes_into_the_path(credentials, monkeypatch, bucket, endpoint, host, path):
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     (url,) = open_links(f"s3://{bucket}").link(MODEL, ["00"]).urls
     assert urlsplit(url).netloc == host
