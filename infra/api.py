@@ -55,13 +55,9 @@ _REFUSALS = {
     apigateway.ResponseType.DEFAULT_5_XX: ("unavailable", "the predictions cannot be read now; try again later"),
 }
 
-_RETRY_AFTER = {
-    apigateway.ResponseType.THROTTLED: 5,
-    # A month's quota: nobody knows from when. Programs stop at the code.
-    apigateway.ResponseType.QUOTA_EXCEEDED: 3_600,
-    apigateway.ResponseType.DEFAULT_5_XX: 10,
-}
-"""Seconds after which a client may try again."""
+# The quota is a month's, from a day that API Gateway does not tell; programs stop at the code.
+_RETRY_AFTER = {"too_many_requests": 5, "quota_exceeded": 3_600, "unavailable": 10}
+"""Seconds after which a client may try again, by the code of the refusal."""
 
 
 class ApiStack(Stack):
@@ -135,7 +131,7 @@ class ApiStack(Stack):
         api.node.try_remove_child("Endpoint")
         for kind, (code, message) in _REFUSALS.items():
             body = json.dumps({"error": {"code": code, "message": message}})
-            headers = {"Retry-After": f"'{_RETRY_AFTER[kind]}'"} if kind in _RETRY_AFTER else {}
+            headers = {"Retry-After": f"'{_RETRY_AFTER[code]}'"} if code in _RETRY_AFTER else {}
             if parameters.cors_origins:
                 # What is wrong with a key is no secret from any page.
                 headers["Access-Control-Allow-Origin"] = "'*'"

@@ -79,7 +79,7 @@ def test_smiles_without_a_key_has_its_index_and_a_reason(ask):
     assert [error["index"] for error in said["errors"]] == [0, 2, 3, 4, 5, 6]
     reasons = {error["index"]: error["reason"] for error in said["errors"]}
     assert "unclosed ring" in reasons[0]
-    assert f"2,001 characters; a SMILES of up to {MAX_CHARACTERS:,}" in reasons[4]
+    assert f"2,001 characters; a SMILES may have up to {MAX_CHARACTERS:,}" in reasons[4]
     assert all(reasons.values())
     assert said["errors"][3]["smiles"] == "C" * 200 + "…"
 
