@@ -2,31 +2,33 @@
 
 import dagster as dg
 
-from precalc_assets.defs.executions.sensors import failed_shards, github_executions, precalculation_requests
-from precalc_assets.defs.inference.assets import raw_predictions, sample_predictions
-from precalc_assets.defs.library.assets import library_shards, reference_library
+from precalc_assets.defs.executions.sensors import github_executions, precalculation_requests
+from precalc_assets.defs.inference.assets import inference_assets
+from precalc_assets.defs.library.assets import library_assets
+from precalc_assets.defs.partitions import shard_partitions
 from precalc_assets.defs.resources import Platform
-from precalc_assets.defs.serving.assets import model_card, prediction_table, predictions
+from precalc_assets.defs.serving.assets import serving_assets
 from precalc_assets.defs.serving.automation import automation
+from precalc_assets.settings import load_settings
 
 
 def build_defs(platform: Platform) -> dg.Definitions:
-    """Assemble the platform over the given stores; tests pass stores of their own."""
+    """Assemble the graph of an installation; tests pass one of their own."""
+    partitions = shard_partitions(platform.settings.n_shards)
     return dg.Definitions(
         assets=[
-            reference_library,
-            library_shards,
-            sample_predictions,
-            raw_predictions,
-            predictions,
-            prediction_table,
-            model_card,
+            *library_assets(partitions),
+            *inference_assets(partitions, platform.inference_pool),
+            *serving_assets(partitions, platform.tables_kind),
         ],
-        sensors=[automation, precalculation_requests, github_executions, failed_shards],
+        sensors=[automation, precalculation_requests, github_executions(platform.settings.compute)],
         resources={"platform": platform},
         # A run works through a range in one step after another: a process for each would only cost its start.
         executor=dg.in_process_executor,
     )
 
 
-defs = build_defs(Platform())
+@dg.definitions
+def defs() -> dg.Definitions:
+    """Return the graph of this installation, by its settings."""
+    return build_defs(Platform(load_settings()))

@@ -39,6 +39,7 @@ mutation LaunchPipelineExecution($executionParams: ExecutionParams!) {
   }
 }"""
 _RUNS = "{ runsOrError { ... on Runs { results { runId status assetSelection { path } } } } }"
+_TAGGED = "query($filter: RunsFilter) { runsOrError(filter: $filter) { ... on Runs { results { runId } } } }"
 _EVENTS = """
 query($asset: AssetKeyInput!) {
   assetOrError(assetKey: $asset) {
@@ -105,6 +106,11 @@ class DagsterDev:
         runs = self.ask(_RUNS)["runsOrError"]["results"]
         mine = [run for run in runs if [asset] in [key["path"] for key in run["assetSelection"] or []]]
         return {run["runId"]: run["status"] for run in mine}
+
+    def runs_tagged(self, tag: str, value: str) -> list[str]:
+        """Return the ids of the runs with a tag."""
+        runs = self.ask(_TAGGED, filter={"tags": [{"key": tag, "value": value}]})["runsOrError"]["results"]
+        return [run["runId"] for run in runs]
 
     def materialized(self, asset: str) -> int:
         """Return how many partitions of an asset are materialised."""

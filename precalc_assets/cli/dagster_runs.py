@@ -1,4 +1,4 @@
-"""`precalc run`: the asset graph materialised in this process on the persistent instance, so that the UI shows it."""
+"""`precalc run`: materializes the asset graph in this process, on the persistent instance, so that the UI shows it."""
 
 import os
 import sys
@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import dagster as dg
-from dagster._core.definitions.data_version import DATA_VERSION_TAG
-from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
 from precalc_assets.cli.canary import print_report
 from precalc_assets.cli.progress import progress
 from precalc_assets.cli.work import report_library
 from precalc_assets.definitions import build_defs
+from precalc_assets.defs.dagster_internals import DATA_VERSION_TAG
 from precalc_assets.defs.inference.assets import SampleConfig
-from precalc_assets.defs.partitions import MODELS, partition_key
+from precalc_assets.defs.partitions import MODELS, partition_key, range_tags
 from precalc_assets.defs.resources import Platform
 from precalc_assets.errors import PrecalcError, UsageError
 from precalc_assets.inference import find_report, open_model
 from precalc_assets.library import find_library, require_shards
 from precalc_assets.models import ModelFolder
 from precalc_assets.progress import OnProgress, ignore_progress
+from precalc_assets.settings import load_settings
 from precalc_assets.sharding import contiguous_ranges, parse_shards
 
 _HOME = Path("dagster_home")
@@ -32,7 +32,7 @@ _HOME = Path("dagster_home")
 LIBRARY_ASSETS = ("reference_library", "library_shards")
 
 STAGES = ("raw_predictions", "predictions", "prediction_table")
-"""The assets of a model's shards, in the order in which each needs the one before."""
+"""The assets of a model's shards; each needs the one before."""
 
 
 class RunsFailedError(PrecalcError):
@@ -40,7 +40,7 @@ class RunsFailedError(PrecalcError):
 
 
 class Stage(NamedTuple):
-    """What one run materialised: partitions, and the sums of their metadata; `seconds` is the run's whole time."""
+    """The partitions that one run materialized, and the sums of their metadata; `seconds` is the whole run's time."""
 
     asset: str
     model: str
@@ -52,12 +52,12 @@ class Stage(NamedTuple):
 
 
 class TerminalPlatform(Platform):
-    """The platform with progress on the terminal instead of in a run's log."""
+    """The platform with its progress on the terminal instead of in a run's log."""
 
     on_progress: OnProgress = staticmethod(ignore_progress)
 
     def progress(self, log: Logger, molecules: int) -> OnProgress:  # noqa: ARG002 - the platform's signature
-        """Return the terminal's bar."""
+        """Return the terminal's progress bar."""
         return self.on_progress
 
 
@@ -72,15 +72,15 @@ class Session:
                 "`precalc predict` and `precalc load`, which need none"
             )
         os.environ["DAGSTER_HOME"] = str(home)
-        self.platform = TerminalPlatform()
+        self.platform = TerminalPlatform(load_settings())
         self.instance = dg.DagsterInstance.get()
         self.stages: list[Stage] = []
         self._job = build_defs(self.platform).resolve_implicit_global_asset_job_def()
 
     def materialize(self, asset: str, first: str = "", last: str = "", ops: Mapping[str, object] | None = None) -> str:
-        """Materialise an asset, of partitions from first to last. Returns why the run failed; nothing if it did not."""
+        """Materialize an asset's partitions from first to last. Returns why the run failed, or an empty string."""
         model = first.partition("|")[0] if asset not in LIBRARY_ASSETS else ""
-        tags = {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last} if first else {}
+        tags = range_tags(first, last) if first else {}
         if model:
             tags["model"] = model
         started = time.perf_counter()
@@ -98,14 +98,14 @@ class Session:
 
     @contextmanager
     def watching(self, title: str, molecules: int) -> Iterator[None]:
-        """Show on the terminal what the runs within the context tell the platform."""
+        """Show on the terminal the progress of the runs within the context."""
         with progress(title, molecules) as self.platform.on_progress:
             yield
 
     def ensure_library(self) -> None:
-        """Materialise the library's assets where there is no library, or the instance's record is of another one.
+        """Materialize the library's assets if there is no library, or the instance has recorded another one.
 
-        Raises LibraryError if there is one of another number of shards, RunsFailedError if a run fails.
+        Raises LibraryError if the library has another number of shards, RunsFailedError if a run fails.
         """
         library = find_library(self.platform.store)
         if library is None or library.digest != self._recorded_library():
@@ -122,17 +122,17 @@ class Session:
             _raise_failures([self.materialize(LIBRARY_ASSETS[1], shards[0], shards[-1])])
 
     def _recorded_library(self) -> str | None:
-        """Return the digest of the library that the instance has a record of."""
+        """Return the digest of the library that the instance recorded last."""
         event = self.instance.get_latest_materialization_event(dg.AssetKey(LIBRARY_ASSETS[0]))
         recorded = event.asset_materialization if event else None
         return (recorded.tags or {}).get(DATA_VERSION_TAG) if recorded else None
 
 
 def run_model(model: str, shards: str | None) -> list[Stage]:
-    """Materialise a model's shards stage by stage, then its card; what failed at one stage is left out at the next.
+    """Materialize a model's shards stage by stage, then its card; a shard that fails a stage is left out of the next.
 
-    A release that no canary has passed yet is run over a sample first, and not at all if it fails there. Returns what
-    each run did. Raises RunsFailedError at the end with the descriptions of all failures.
+    A release that has passed no canary yet is tried on a sample first, and goes no further if it fails there. Returns
+    what each run did. Raises RunsFailedError at the end with the descriptions of all failures.
     """
     session = Session()
     settings = session.platform.settings
@@ -156,7 +156,7 @@ def run_model(model: str, shards: str | None) -> list[Stage]:
 
 
 def run_sample(model: str, size: int) -> None:
-    """Materialise a model's sample predictions and print the report. Raises RunsFailedError if a check breaks."""
+    """Materialize a model's sample predictions and print the report. Raises RunsFailedError if a check fails."""
     session = Session()
     open_model(model, session.platform.settings)
     session.ensure_library()
@@ -170,7 +170,7 @@ def run_sample(model: str, size: int) -> None:
 
 
 def _ensure_canary(session: Session, folder: ModelFolder) -> None:
-    """Run the canary unless this release has passed one as large. Raises RunsFailedError if it breaks a check."""
+    """Run the canary unless this release has passed one as large. Raises RunsFailedError if it fails a check."""
     report = find_report(session.platform.store, folder.model)
     size = SampleConfig().size
     needed = min(size, session.platform.library().molecules)
@@ -179,7 +179,7 @@ def _ensure_canary(session: Session, folder: ModelFolder) -> None:
 
 
 def _run_canary(session: Session, model: str, size: int) -> str:
-    """Materialise a model's sample predictions. Returns why that failed; nothing if it did not."""
+    """Materialize a model's sample predictions. Returns why that failed, or an empty string."""
     ops = {"sample_predictions": {"config": {"size": size}}}
     with session.watching(f"sample_predictions {model}", 2 * min(size, session.platform.library().molecules)):
         return session.materialize("sample_predictions", model, model, ops)
@@ -222,7 +222,7 @@ def _is_interruption(event: dg.DagsterEvent) -> bool:
 
 
 def _failure(result: dg.ExecuteInProcessResult) -> str:
-    """Return what the failed steps of a run say, each in its own words."""
+    """Return the failure messages of a run's steps."""
     words = []
     for event in result.all_events:
         if event.is_step_failure:

@@ -1,4 +1,4 @@
-"""The checks of a partitioned asset: their specs, and what they find as Dagster's evaluations.
+"""The checks of an asset: their specs, and the one translation of a `Check` into Dagster's evaluations.
 
 Dagster counts an evaluation as current if it names the partition's last materialization, and otherwise shows the
 partition as missing. So a materialization is recorded first, and the evaluations that name it afterwards.
@@ -10,12 +10,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import dagster as dg
-from dagster._core.definitions.asset_checks.asset_check_evaluation import (
-    AssetCheckEvaluationTargetMaterializationData as Target,
-)
-from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus as Status
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
+from precalc_assets.defs.dagster_internals import AssetCheckEvaluationTargetMaterializationData as Target
+from precalc_assets.defs.dagster_internals import AssetCheckExecutionRecordStatus as Status
 from precalc_assets.outcomes import Check
 
 Metadatum = dg.MetadataValue | str | int | float
@@ -25,7 +22,7 @@ _SHOWN = 3
 
 
 class Finding(NamedTuple):
-    """What the checks of one partition found, and the metadata of their evaluations."""
+    """The evaluated checks of one partition, and the metadata of their evaluations."""
 
     checks: Sequence[Check]
     metadata: Mapping[str, Metadatum]
@@ -37,10 +34,9 @@ class AssetChecks:
 
     asset: dg.AssetKey
     promises: Mapping[str, str]
-    partitions: dg.PartitionsDefinition[str]
     warnings: Container[str] = ()
 
-    def specs(self) -> list[dg.AssetCheckSpec]:
+    def specs(self, partitions: dg.PartitionsDefinition[str] | None = None) -> list[dg.AssetCheckSpec]:
         """Return the checks' specs; the asset's own step evaluates them, each partition by itself."""
         return [
             dg.AssetCheckSpec(
@@ -48,7 +44,7 @@ class AssetChecks:
                 asset=self.asset,
                 description=promise,
                 blocking=name not in self.warnings,
-                partitions_def=self.partitions,
+                partitions_def=partitions,
             )
             for name, promise in self.promises.items()
         ]
@@ -56,7 +52,7 @@ class AssetChecks:
     def evaluations(
         self, instance: dg.DagsterInstance, findings: Mapping[str, Finding]
     ) -> Iterator[dg.AssetCheckEvaluation]:
-        """Yield the evaluations of partitions, each of the last materialization that the instance has.
+        """Yield the evaluations of partitions; each names the last materialization that the instance has.
 
         A partition that broke a check has no materialization from this attempt: its evaluation names the one before,
         which stays in place, or none.
@@ -64,60 +60,52 @@ class AssetChecks:
         targets = self._last_materializations(instance, set(findings))
         for partition, finding in findings.items():
             for check in finding.checks:
-                yield dg.AssetCheckEvaluation(
-                    asset_key=self.asset,
-                    check_name=check.name,
-                    passed=check.passed,
-                    metadata=finding.metadata,
-                    target_materialization_data=targets.get(partition),
-                    severity=self._severity(check.name),
-                    description=check.description,
-                    blocking=check.name not in self.warnings,
-                    partition=partition,
-                )
+                yield self._evaluation(check, targets.get(partition), finding.metadata, partition)
 
-    def summaries(self, instance: dg.DagsterInstance) -> Iterator[dg.AssetCheckEvaluation]:
+    def evaluations_of_whole(
+        self, instance: dg.DagsterInstance, checks: Sequence[Check]
+    ) -> Iterator[dg.AssetCheckEvaluation]:
+        """Yield evaluations of no partition, which name the asset's last materialization."""
+        # Without a target Dagster compares times, which SQLite keeps in whole seconds.
+        last = instance.fetch_materializations(self.asset, limit=1).records
+        for check in checks:
+            yield self._evaluation(check, _target(last[0]) if last else None)
+
+    def summaries(
+        self, instance: dg.DagsterInstance, partitions: dg.PartitionsDefinition[str] | None
+    ) -> Iterator[dg.AssetCheckEvaluation]:
         """Yield an evaluation of no partition for each check that was evaluated: it passed if all partitions did.
 
         Dagster shows a check's last evaluation as that of the asset, whichever partition it is of. So these come last.
         """
-        # Without a target Dagster compares times, which SQLite keeps in whole seconds.
-        last = instance.fetch_materializations(self.asset, limit=1).records
-        target = _target(last[0]) if last else None
-        there = set(self.partitions.get_partition_keys(dynamic_partitions_store=instance))
+        existing = set(partitions.get_partition_keys(dynamic_partitions_store=instance) if partitions else ())
         evaluated: dict[str, list[str]] = {}
         broken: dict[str, list[str]] = {}
         for info in instance.event_log_storage.get_asset_check_partition_info(self._keys):
-            if info.partition_key in there and info.is_current and info.latest_execution_status is not Status.PLANNED:
+            planned = info.latest_execution_status is Status.PLANNED
+            if info.partition_key in existing and info.is_current and not planned:
                 evaluated.setdefault(info.check_key.name, []).append(info.partition_key)
                 if info.latest_execution_status is Status.FAILED:
                     broken.setdefault(info.check_key.name, []).append(info.partition_key)
-        for name, partitions in evaluated.items():
-            failed = sorted(broken.get(name, ()))
-            more = ", …" if len(failed) > _SHOWN else ""
-            found = (
-                f"broken in {len(failed)} of {len(partitions)} evaluated partitions: {', '.join(failed[:_SHOWN])}{more}"
-            )
-            yield dg.AssetCheckEvaluation(
-                asset_key=self.asset,
-                check_name=name,
-                passed=not failed,
-                target_materialization_data=target,
-                severity=self._severity(name),
-                description=found if failed else f"kept in all {len(partitions)} evaluated partitions of {len(there)}",
-            )
+        yield from self.evaluations_of_whole(
+            instance,
+            [
+                _summary(name, evaluated=keys, broken=broken.get(name, []), existing=len(existing))
+                for name, keys in evaluated.items()
+            ],
+        )
 
     def unevaluated(self, instance: dg.DagsterInstance, partitions: Sequence[str]) -> set[str]:
         """Return the partitions with a check that is not evaluated since the last materialization, nor about to be."""
         infos = instance.event_log_storage.get_asset_check_partition_info(self._keys, partition_keys=partitions)
         planned = [info.latest_planned_run_id for info in infos if info.latest_execution_status is Status.PLANNED]
-        going = dg.RunsFilter(run_ids=planned, statuses=NOT_FINISHED_STATUSES) if planned else None
-        runs = {run.run_id for run in instance.get_runs(going)} if going else set()
+        runs = instance.get_runs(dg.RunsFilter(run_ids=planned)) if planned else []
+        unfinished = {run.run_id for run in runs if not run.is_finished}
         evaluated = Counter(
             info.partition_key
             for info in infos
             if (
-                info.latest_planned_run_id in runs
+                info.latest_planned_run_id in unfinished
                 if info.latest_execution_status is Status.PLANNED
                 else info.is_current
             )
@@ -128,8 +116,24 @@ class AssetChecks:
     def _keys(self) -> list[dg.AssetCheckKey]:
         return [dg.AssetCheckKey(self.asset, name) for name in self.promises]
 
-    def _severity(self, name: str) -> dg.AssetCheckSeverity:
-        return dg.AssetCheckSeverity.WARN if name in self.warnings else dg.AssetCheckSeverity.ERROR
+    def _evaluation(
+        self,
+        check: Check,
+        target: Target | None,
+        metadata: Mapping[str, Metadatum] | None = None,
+        partition: str | None = None,
+    ) -> dg.AssetCheckEvaluation:
+        """Translate a check. The asset itself fails for a broken one, so that the failure says which and why."""
+        return dg.AssetCheckEvaluation(
+            asset_key=self.asset,
+            check_name=check.name,
+            passed=check.passed,
+            metadata=metadata or {},
+            target_materialization_data=target,
+            severity=dg.AssetCheckSeverity.WARN if check.name in self.warnings else dg.AssetCheckSeverity.ERROR,
+            description=check.description,
+            partition=partition,
+        )
 
     def _last_materializations(self, instance: dg.DagsterInstance, partitions: set[str]) -> dict[str | None, Target]:
         """Return the last materialization of each partition that has one, in two queries for all of them."""
@@ -145,11 +149,18 @@ class AssetChecks:
         }
 
 
+def _summary(name: str, *, evaluated: Sequence[str], broken: Sequence[str], existing: int) -> Check:
+    if not broken:
+        return Check(name, True, f"passed in all {len(evaluated)} evaluated partitions of {existing}")
+    shown = ", ".join(sorted(broken)[:_SHOWN]) + (", …" if len(broken) > _SHOWN else "")
+    return Check(name, False, f"failed in {len(broken)} of {len(evaluated)} evaluated partitions: {shown}")
+
+
 def _target(record: dg.EventLogRecord) -> Target:
     return Target(storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp)
 
 
 def check_outputs(context: dg.AssetExecutionContext) -> Iterator[dg.Output[None]]:
-    """Yield the outputs that Dagster wants of a step's checks. The evaluations themselves are recorded already."""
+    """Yield the outputs that Dagster expects of a step's checks, whose evaluations are recorded already."""
     for name in context.assets_def.check_specs_by_output_name:
         yield dg.Output(None, output_name=name)

@@ -1,18 +1,30 @@
-"""The dimensions of the graph, and how a run's partition keys are read."""
+"""The dimensions of the graph, and how partition keys are made and read."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import dagster as dg
 
-from precalc_assets.settings import load_settings
+from precalc_assets.defs.dagster_internals import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 from precalc_assets.sharding import shard_keys
 
-shards = dg.StaticPartitionsDefinition(shard_keys(load_settings().n_shards))
 MODELS = "models"
 """The dynamic dimension's name in the instance: a model is added under it, in the UI or by the command line."""
 
 models = dg.DynamicPartitionsDefinition(name=MODELS)
-model_shards = dg.MultiPartitionsDefinition({"model": models, "shard": shards})
+
+
+class ShardPartitions(NamedTuple):
+    """The dimensions that depend on the number of shards."""
+
+    shards: dg.StaticPartitionsDefinition
+    model_shards: dg.MultiPartitionsDefinition
+
+
+def shard_partitions(n_shards: int) -> ShardPartitions:
+    """Return the dimensions of a graph with so many shards."""
+    shards = dg.StaticPartitionsDefinition(shard_keys(n_shards))
+    return ShardPartitions(shards, dg.MultiPartitionsDefinition({"model": models, "shard": shards}))
 
 
 def partition_key(model: str, shard: str) -> dg.MultiPartitionKey:
@@ -27,3 +39,8 @@ def shards_by_model(keys: Iterable[str]) -> dict[str, list[str]]:
         model, shard = key.split("|")
         grouped.setdefault(model, []).append(shard)
     return grouped
+
+
+def range_tags(first: str, last: str) -> dict[str, str]:
+    """Return the tags of a run over the partitions from first to last."""
+    return {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}

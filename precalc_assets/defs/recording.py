@@ -1,8 +1,8 @@
-"""How a shard's outcome becomes Dagster events: one materialisation when it lands, and then its check evaluations.
+"""How a shard's outcome becomes Dagster events: a materialization when it lands, then its check evaluations.
 
-A run takes a range of partitions. Left to itself, Dagster records the whole range when the step ends: nothing
-before, all keys with one data version, and nothing at all if one shard failed. So the assets here record each shard
-themselves, and keep Dagster from doing it again.
+A run takes a range of partitions. By default Dagster records the whole range when the step ends: nothing before that,
+one data version for all keys, and nothing at all if one shard failed. So the assets here record each shard themselves,
+and keep Dagster from recording it again.
 """
 
 import csv
@@ -10,13 +10,16 @@ import io
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import dagster as dg
 import obstore
-from dagster._core.definitions.data_version import (
+
+from precalc_assets.columns import Column
+from precalc_assets.defs.asset_checks import AssetChecks, Finding, Metadatum, check_outputs
+from precalc_assets.defs.dagster_internals import (
     CODE_VERSION_TAG,
     DATA_VERSION_IS_USER_PROVIDED_TAG,
     DATA_VERSION_TAG,
@@ -24,26 +27,19 @@ from dagster._core.definitions.data_version import (
     INPUT_EVENT_POINTER_TAG_PREFIX,
     NULL_DATA_VERSION,
     NULL_EVENT_POINTER,
+    RECORDED_ALREADY,
 )
-from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
-
-from precalc_assets.columns import Column
-from precalc_assets.defs.asset_checks import AssetChecks, Finding, Metadatum, check_outputs
 from precalc_assets.defs.partitions import partition_key
 from precalc_assets.defs.resources import Platform
 from precalc_assets.errors import PrecalcError
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
 from precalc_assets.storage import quarantine
 
-_RECORDED_ALREADY = {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
-"""Dagster's own mark on an output whose events the step has written itself. It is private and the pin is exact;
-`test_a_shard_is_recorded_once` fails when a new release does otherwise."""
-
 _SHOWN_COLUMNS = 100
-"""Columns in an event's table schema. 2,048 of them are 300 KB, an event is written for every shard."""
+"""Columns in an event's table schema. 2,048 of them are 300 KB, and every shard has an event."""
 
 _EVALUATION_SECONDS = 5.0
-"""After which the shards that landed meanwhile are evaluated: together, for what an evaluation names takes queries."""
+"""Seconds after which the shards that landed since the last evaluation are evaluated together, by a few queries."""
 
 Event = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.MaterializeResult[None] | dg.Output[None]
 
@@ -57,16 +53,12 @@ def clear_failures() -> Iterator[None]:
         raise dg.Failure(description=str(error), allow_retries=False) from error
 
 
-EVALUATED_VERSION = "data_version"
-"""The metadata of a check's evaluation that says of which data it is."""
-
-
 @dataclass(frozen=True, slots=True)
 class Input:
-    """An asset that shards were made from beside the one before: its data version, and the event that recorded it.
+    """An asset's partition that a shard was made from: its data version, and the event that recorded it.
 
-    Dagster takes a shard for stale when a later event has another version than the last one up to this event. Of a
-    shard that was made without any, no event is later.
+    Dagster takes a shard for stale when a later event of the input has another version. A shard that was recorded
+    without this input never goes stale by it.
     """
 
     asset: str
@@ -75,60 +67,95 @@ class Input:
 
     @property
     def tags(self) -> dict[str, str]:
-        """What a materialisation is marked with."""
+        """The tags of a materialization that was made from this input."""
         return {
             f"{INPUT_DATA_VERSION_TAG_PREFIX}/{self.asset}": self.data_version,
             f"{INPUT_EVENT_POINTER_TAG_PREFIX}/{self.asset}": self.event,
         }
 
 
-Beside = Callable[[ShardOutcome], Sequence[Input]]
-"""What a shard was made from, beside its source."""
+def recorded_input(
+    instance: dg.DagsterInstance, asset: str, partition: str | None = None, data_version: str | None = None
+) -> Input:
+    """Return the last recorded event of an asset, or of its partition, as an input.
 
-
-def recorded_input(instance: dg.DagsterInstance, asset: str, partition: str, data_version: str) -> Input:
-    """Return an asset's partition as an input; as one that was not there if what was recorded last is another version.
-
-    A shard that is made of a model's new release must not turn stale when the canary learns of that release.
+    Returns the input as missing if nothing is recorded, or another version than `data_version`: a shard that is made
+    of a model's new release must not turn stale when the canary learns of that release.
     """
-    records = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[partition])
+    records = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[partition] if partition else None)
     for record in instance.fetch_materializations(records, limit=1).records:
         recorded = record.asset_materialization
-        if recorded and (recorded.tags or {}).get(DATA_VERSION_TAG) == data_version:
-            return Input(asset, data_version, str(record.storage_id))
+        version = (recorded.tags or {}).get(DATA_VERSION_TAG) if recorded else None
+        if version and data_version in (None, version):
+            return Input(asset, version, str(record.storage_id))
     return Input(asset)
 
 
-class ShardEvents:
-    """The events of shards of one asset, whoever records them: a run as they land, or a sensor of those that did.
+def version_tags(data_version: str) -> dict[str, str]:
+    """Return the tags of a materialization that say which version of the data it is of."""
+    return {DATA_VERSION_TAG: data_version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true", CODE_VERSION_TAG: "1"}
 
-    `source` is the asset before this one, of the same partitions, of the shards alone, or of none. `keys` are the
-    partitions that events may be of.
+
+class Recorder:
+    """Records the shards of one step, each with its inputs, and names those that failed when the step ends.
+
+    `source` is the asset that shards are made from: of the same partitions, of the shards alone, or of none.
     """
 
-    def __init__(
-        self, instance: dg.DagsterInstance, platform: Platform, checks: AssetChecks, source: str, keys: Sequence[str]
-    ) -> None:
-        self._instance = instance
+    def __init__(self, context: dg.AssetExecutionContext, platform: Platform, source: str, checks: AssetChecks) -> None:
+        self._context = context
         self._platform = platform
         self._checks = checks
         self._source = source
-        self._source_events = instance.get_latest_storage_id_by_partition(
+        keys = context.partition_keys
+        self._source_events = context.instance.get_latest_storage_id_by_partition(
             dg.AssetKey(source),
             dg.DagsterEventType.ASSET_MATERIALIZATION,
             {*keys, *(key.rpartition("|")[2] for key in keys)},
         )
+        self._unevaluated: dict[str, Finding] = {}
+        self._evaluated_at = time.monotonic()
+        self._failures: dict[str, str] = {}
+        self._landed = 0
 
-    def evaluations(self, outcomes: Mapping[str, ShardOutcome]) -> Iterator[dg.AssetCheckEvaluation]:
-        """Yield what the checks of shards found, by partition key. Materialisations are recorded before."""
-        findings = {key: Finding(outcome.checks, self._metadata(outcome, key)) for key, outcome in outcomes.items()}
-        return self._checks.evaluations(self._instance, findings)
+    def record(self, outcome: ShardOutcome, model: str | None = None, inputs: Sequence[Input] = ()) -> Iterator[Event]:
+        """Yield the events of a shard; a failure is kept for the end. `inputs` are those other than the source."""
+        key = partition_key(model, outcome.shard) if model else outcome.shard
+        outcome = self._explain(outcome, key)
+        if outcome.landed:
+            self._landed += 1
+            yield self._materialization(outcome, key, inputs)
+        else:
+            self._failures[key] = outcome.failure
+            self._context.log.error(f"{key}: {outcome.failure}")
+        self._unevaluated[key] = Finding(outcome.checks, self._check_metadata(outcome, key))
+        if time.monotonic() - self._evaluated_at > _EVALUATION_SECONDS:
+            yield from self._evaluate()
 
-    def _metadata(self, outcome: ShardOutcome, key: str) -> dict[str, Metadatum]:
+    def conclude(self) -> Iterator[Event]:
+        """Yield the step's own result. Raises Failure that names the shards that failed, if any did."""
+        yield from self._evaluate()
+        yield from self._checks.summaries(self._context.instance, self._context.assets_def.partitions_def)
+        if self._failures:
+            total = self._landed + len(self._failures)
+            raise dg.Failure(
+                description=f"{len(self._failures)} of {total} shards failed:\n{_grouped(self._failures)}",
+                metadata={"failed": len(self._failures), "landed": self._landed},
+                allow_retries=False,
+            )
+        yield dg.MaterializeResult(metadata=RECORDED_ALREADY)
+        yield from check_outputs(self._context)
+
+    def _evaluate(self) -> Iterator[Event]:
+        yield from self._checks.evaluations(self._context.instance, self._unevaluated)
+        self._unevaluated.clear()
+        self._evaluated_at = time.monotonic()
+
+    def _check_metadata(self, outcome: ShardOutcome, key: str) -> dict[str, Metadatum]:
         facts = outcome.facts
         metadata: dict[str, Metadatum] = {"partition": key}
         if outcome.digest:
-            metadata[EVALUATED_VERSION] = outcome.digest
+            metadata["data_version"] = outcome.digest
         if "rows" in facts:
             metadata["molecules"] = facts["rows"]
         if "path" in facts:
@@ -140,8 +167,8 @@ class ShardEvents:
             metadata["mostly"] = facts["mostly"]
         return metadata
 
-    def explained(self, outcome: ShardOutcome, key: str) -> ShardOutcome:
-        """Return a failed shard's outcome with why most of its quarantined molecules are; others as they are."""
+    def _explain(self, outcome: ShardOutcome, key: str) -> ShardOutcome:
+        """Add to a failed shard why most of its quarantined molecules are there; return others unchanged."""
         if outcome.landed or not outcome.facts.get("quarantined"):
             return outcome
         try:
@@ -154,8 +181,7 @@ class ShardEvents:
             outcome, failure=f"{outcome.failure}; mostly: {mostly}", facts={**outcome.facts, "mostly": mostly}
         )
 
-    def materialization(self, outcome: ShardOutcome, key: str, beside: Sequence[Input]) -> dg.AssetMaterialization:
-        """Return the event of a shard that landed, made from its source and from what is `beside` it."""
+    def _materialization(self, outcome: ShardOutcome, key: str, inputs: Sequence[Input]) -> dg.AssetMaterialization:
         facts: dict[str, Metadatum] = {
             name: dg.MetadataValue.url(str(fact)) if str(fact).startswith("https://") else fact
             for name, fact in outcome.facts.items()
@@ -165,81 +191,19 @@ class ShardEvents:
             metadata["dagster/uri"] = self._platform.uri(str(facts.pop("path")))
         if outcome.columns:
             metadata["dagster/column_schema"] = table_schema(outcome.columns)
-        inputs = [self._source_input(key, outcome), *beside]
+        event = self._source_events.get(key) or self._source_events.get(outcome.shard)
+        source = Input(self._source, outcome.source_digest, str(event) if event else NULL_EVENT_POINTER)
+        input_tags = {name: value for each in (source, *inputs) for name, value in each.tags.items()}
         return dg.AssetMaterialization(
             asset_key=self._checks.asset,
             partition=key,
             metadata={**metadata, **facts},
-            tags={
-                DATA_VERSION_TAG: outcome.digest,
-                DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
-                CODE_VERSION_TAG: "1",
-                **{name: value for source in inputs for name, value in source.tags.items()},
-            },
+            tags={**version_tags(outcome.digest), **input_tags},
         )
-
-    def _source_input(self, key: str, outcome: ShardOutcome) -> Input:
-        event = self._source_events.get(key) or self._source_events.get(outcome.shard)
-        return Input(self._source, outcome.source_digest, str(event) if event else NULL_EVENT_POINTER)
-
-
-class Recorder:
-    """Records the shards of one step, each with what it was made from, and at the step's end says which failed.
-
-    `source` is as for `ShardEvents`.
-    """
-
-    def __init__(self, context: dg.AssetExecutionContext, platform: Platform, source: str, checks: AssetChecks) -> None:
-        self._context = context
-        self._checks = checks
-        self._events = ShardEvents(context.instance, platform, checks, source, context.partition_keys)
-        self._unevaluated: dict[str, ShardOutcome] = {}
-        self._evaluated_at = time.monotonic()
-        self._failures: dict[str, str] = {}
-        self._landed = 0
-
-    def record(
-        self, outcomes: Iterable[ShardOutcome], model: str | None = None, beside: Beside = lambda _: ()
-    ) -> Iterator[Event]:
-        """Yield the events of each shard as it lands; failures are kept for the end.
-
-        `beside` tells what a shard was made from other than the recorder's source.
-        """
-        for found in outcomes:
-            key = partition_key(model, found.shard) if model else found.shard
-            outcome = self._events.explained(found, key)
-            if outcome.landed:
-                self._landed += 1
-                yield self._events.materialization(outcome, key, beside(outcome))
-            else:
-                self._failures[key] = outcome.failure
-                self._context.log.error(f"{key}: {outcome.failure}")
-            self._unevaluated[key] = outcome
-            if time.monotonic() - self._evaluated_at > _EVALUATION_SECONDS:
-                yield from self._evaluate()
-        yield from self._evaluate()
-
-    def _evaluate(self) -> Iterator[Event]:
-        yield from self._events.evaluations(self._unevaluated)
-        self._unevaluated.clear()
-        self._evaluated_at = time.monotonic()
-
-    def conclude(self) -> Iterator[Event]:
-        """Yield the step's own result. Raises Failure that names the shards that failed, if any did."""
-        yield from self._checks.summaries(self._context.instance)
-        if self._failures:
-            total = self._landed + len(self._failures)
-            raise dg.Failure(
-                description=f"{len(self._failures)} of {total} shards failed:\n{_grouped(self._failures)}",
-                metadata={"failed": len(self._failures), "landed": self._landed},
-                allow_retries=False,
-            )
-        yield dg.MaterializeResult(metadata=_RECORDED_ALREADY)
-        yield from check_outputs(self._context)
 
 
 def _grouped(failures: Mapping[str, str]) -> str:
-    """Return a line for each kind of failure: the first of it in full, and which others are like it but for numbers."""
+    """Return a line for each kind of failure: its first one in full, and the keys of those that differ by numbers."""
     kinds: dict[str, list[str]] = {}
     for key, failure in failures.items():
         kinds.setdefault(re.sub(r"\d+", "", failure), []).append(key)
@@ -251,7 +215,7 @@ def _grouped(failures: Mapping[str, str]) -> str:
 
 
 def table_schema(columns: Sequence[Column]) -> dg.MetadataValue:
-    """Return what the UI shows of a model's columns: the first hundred of them."""
+    """Return a model's columns for the UI, the first hundred of them."""
     shown = [
         dg.TableColumn(column.name, type=column.type, description=column.description)
         for column in columns[:_SHOWN_COLUMNS]

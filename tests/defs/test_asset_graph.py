@@ -1,16 +1,19 @@
-"""The asset graph on a real instance: what a run records, what it withholds, and what follows by itself."""
+"""The asset graph on a real instance: what a run records, what it withholds, and what Dagster starts by itself."""
 
 import shutil
 from collections.abc import Iterator, Sequence
 
 import dagster as dg
 import pytest
-from graphs import MODEL, MOLECULES, SHARDS, Graph
+from graphs import ALL_SHARDS, MODEL, MOLECULES, SHARDS, Graph
 
 from precalc_assets.cards import find_card
 from precalc_assets.definitions import build_defs
 from precalc_assets.defs.resources import Platform
+from precalc_assets.settings import Settings
 from precalc_assets.storage import library_shard
+
+EVERYTHING = [f"{MODEL}|{shard}" for shard in ALL_SHARDS]
 
 
 @pytest.fixture
@@ -20,8 +23,7 @@ def graph(world) -> Iterator[Graph]:
         built.change_library(MOLECULES)
         world.write_model()
         instance.add_dynamic_partitions("models", [MODEL])
-        assert built.materialize("reference_library").success
-        assert built.materialize("library_shards", first="00", last="49").success
+        built.materialize_library()
         yield built
 
 
@@ -34,8 +36,8 @@ def failure(result: dg.ExecuteInProcessResult) -> str:
     return event.step_failure_data.user_failure_data.description or ""
 
 
-def test_the_graph_has_the_seven_assets_in_their_groups_with_their_partitions():
-    graph = build_defs(Platform()).resolve_asset_graph()
+def test_graph_has_seven_assets_in_three_groups():
+    graph = build_defs(Platform(Settings())).resolve_asset_graph()
     found = {
         key.to_user_string(): (
             graph.get(key).group_name,
@@ -58,7 +60,7 @@ def test_the_graph_has_the_seven_assets_in_their_groups_with_their_partitions():
     }
 
 
-def test_a_shard_is_recorded_once_with_its_own_data_version_and_metadata(graph: Graph):
+def test_shard_is_recorded_once_with_its_own_version(graph: Graph):
     result = graph.run_range("raw_predictions", "predictions", "prediction_table")
 
     assert result.success
@@ -93,8 +95,8 @@ def test_every_check_is_evaluated_for_each_shard(graph: Graph, asset: str, check
     assert {key: passed for key, passed in evaluated.items() if key} == dict.fromkeys(keys(), True)
 
 
-def test_a_bad_shard_holds_no_good_one_back_and_is_named_at_the_end(graph: Graph):
-    graph.world.path(library_shard("04")).write_bytes(b"damaged")
+def test_bad_shard_is_named_and_holds_no_other_back(graph: Graph):
+    graph.world.path(library_shard("02")).write_bytes(b"damaged")
 
     raw = graph.run_range("raw_predictions")
     predictions = graph.run_range("predictions")
@@ -102,11 +104,11 @@ def test_a_bad_shard_holds_no_good_one_back_and_is_named_at_the_end(graph: Graph
 
     for result, asset in ((raw, "raw_predictions"), (predictions, "predictions"), (table, "prediction_table")):
         assert not result.success
-        assert failure(result).startswith(f"1 of 4 shards failed:\n{MODEL}|04: ")
-        assert sorted(entry.partition for entry in graph.materializations(asset)) == keys(("03", "05", "06"))
+        assert failure(result).startswith(f"1 of 3 shards failed:\n{MODEL}|02: ")
+        assert sorted(entry.partition for entry in graph.materializations(asset)) == keys(("01", "03"))
 
 
-def test_a_shard_that_breaks_a_check_is_not_published_and_its_check_shows_it(graph: Graph):
+def test_shard_that_breaks_a_check_is_not_materialized(graph: Graph):
     graph.world.write_model(columns=(("score", "float"),), answer="return '' if smiles.endswith('O') else '1.5'")
 
     result = graph.run_range("raw_predictions")
@@ -120,7 +122,7 @@ def test_a_shard_that_breaks_a_check_is_not_published_and_its_check_shows_it(gra
     assert published == {key for key, passed in evaluated.items() if passed}
 
 
-def test_an_error_for_people_is_the_failure_s_description(graph: Graph):
+def test_error_for_people_is_the_failures_description(graph: Graph):
     graph.instance.add_dynamic_partitions("models", ["eos9zzz"])
 
     result = graph.materialize("sample_predictions", first="eos9zzz", last="eos9zzz")
@@ -128,29 +130,29 @@ def test_an_error_for_people_is_the_failure_s_description(graph: Graph):
     assert failure(result).startswith("there is no model 'eos9zzz'")
 
 
-def test_a_model_that_cannot_be_used_holds_none_of_the_later_models_of_a_range_back(graph: Graph):
+def test_unusable_model_holds_no_later_model_back(graph: Graph):
     graph.instance.add_dynamic_partitions("models", ["eos9zzz", "eos9zzy"])
     graph.instance.delete_dynamic_partition("models", MODEL)
     graph.instance.add_dynamic_partitions("models", [MODEL])
 
-    result = graph.materialize("raw_predictions", first="eos9zzz|03", last=f"{MODEL}|04")
+    result = graph.materialize("raw_predictions", first="eos9zzz|01", last=f"{MODEL}|02")
 
-    assert failure(result).startswith("4 of 6 shards failed:\neos9zzz|03: there is no model 'eos9zzz'")
+    assert failure(result).startswith("4 of 6 shards failed:\neos9zzz|01: there is no model 'eos9zzz'")
     recorded = sorted(entry.partition for entry in graph.materializations("raw_predictions"))
-    assert recorded == [f"{MODEL}|03", f"{MODEL}|04"]
+    assert recorded == [f"{MODEL}|01", f"{MODEL}|02"]
 
 
-def test_a_range_may_span_models(graph: Graph):
+def test_range_may_span_models(graph: Graph):
     graph.world.write_model(model="eos9abd")
     graph.instance.add_dynamic_partitions("models", ["eos9abd"])
 
-    assert graph.materialize("raw_predictions", first=f"{MODEL}|03", last="eos9abd|04").success
+    assert graph.materialize("raw_predictions", first=f"{MODEL}|01", last="eos9abd|02").success
 
     recorded = sorted(entry.partition for entry in graph.materializations("raw_predictions"))
-    assert recorded == [f"{model}|{shard}" for model in (MODEL, "eos9abd") for shard in ("03", "04")]
+    assert recorded == [f"{model}|{shard}" for model in (MODEL, "eos9abd") for shard in ("01", "02")]
 
 
-def test_downstream_follows_what_was_computed_while_no_daemon_looked(graph: Graph):
+def test_downstream_catches_up_after_daemon_was_down(graph: Graph):
     graph.run_range("raw_predictions")
 
     assert graph.requested_of_late("predictions") == set(keys())
@@ -160,7 +162,7 @@ def test_downstream_follows_what_was_computed_while_no_daemon_looked(graph: Grap
     assert graph.requested_of_late("predictions") == set()
 
 
-def test_a_card_waits_for_the_first_shard_and_for_no_other(graph: Graph):
+def test_card_waits_for_the_first_shard_only(graph: Graph):
     graph.run_range("raw_predictions", "predictions")
     assert graph.requested_of_late("model_card") == set()
 
@@ -168,44 +170,42 @@ def test_a_card_waits_for_the_first_shard_and_for_no_other(graph: Graph):
     assert graph.requested_of_late("model_card") == {MODEL}
 
 
-def test_a_failed_shard_is_not_requested_again_and_again(graph: Graph):
+def test_failed_shard_is_not_requested_again(graph: Graph):
     graph.run_range("raw_predictions")
-    for name in graph.world.objects(f"raw/model={MODEL}/shard=04"):
+    for name in graph.world.objects(f"raw/model={MODEL}/shard=02"):
         if "/part-" in name:
             graph.world.path(name).unlink()
     graph.run_range("predictions")
 
-    assert [entry.partition for entry in graph.materializations("predictions")].count(f"{MODEL}|04") == 0
+    assert [entry.partition for entry in graph.materializations("predictions")].count(f"{MODEL}|02") == 0
     assert graph.requested_of_late("predictions") == set()
 
 
-def test_a_card_is_published_before_all_shards_are_there(graph: Graph):
+def test_card_is_published_before_all_shards_landed(graph: Graph):
     graph.run_range("raw_predictions", "predictions", "prediction_table")
 
     assert graph.materialize("model_card", first=MODEL, last=MODEL).success
 
     [card] = graph.materializations("model_card")
-    assert card.metadata["shards"].value == "4 of 50"
+    assert card.metadata["shards"].value == "3 of 5"
     assert graph.evaluations("model_card", "coverage") == {None: False, MODEL: False}
 
 
-def test_a_changed_library_makes_just_its_changed_shards_stale(graph: Graph):
-    graph.materialize("raw_predictions", first=f"{MODEL}|00", last=f"{MODEL}|49")
-    everything = keys([f"{index:02d}" for index in range(50)])
-    assert graph.stale("raw_predictions", everything) == []
+def test_changed_library_makes_only_changed_shards_stale(graph: Graph):
+    run_everything(graph)
+    assert graph.stale("raw_predictions", EVERYTHING) == []
     before = graph.platform.library().shards
 
     graph.change_library([*MOLECULES, "c1ccccc1", "c1ccncc1"])
-    graph.materialize("reference_library")
-    graph.materialize("library_shards", first="00", last="49")
+    graph.materialize_library()
 
     after = graph.platform.library().shards
     changed = [f"{MODEL}|{shard}" for shard in after if after[shard].digest != before[shard].digest]
     assert 1 <= len(changed) <= 2
-    assert graph.stale("raw_predictions", everything) == changed
+    assert graph.stale("raw_predictions", EVERYTHING) == changed
 
 
-def test_a_sample_marks_no_shard_as_done(graph: Graph):
+def test_sample_materializes_no_shard(graph: Graph):
     assert graph.materialize("sample_predictions", first=MODEL, last=MODEL).success
 
     assert graph.materializations("raw_predictions") == []
@@ -214,7 +214,6 @@ def test_a_sample_marks_no_shard_as_done(graph: Graph):
 
 
 RANDOM = "import random\nreturn f'{random.random()},{len(smiles)},x'"
-EVERYTHING = [f"{MODEL}|{index:02d}" for index in range(50)]
 
 
 def run_canary(graph: Graph) -> dg.ExecuteInProcessResult:
@@ -225,7 +224,7 @@ def run_everything(graph: Graph) -> None:
     assert graph.materialize("raw_predictions", first=EVERYTHING[0], last=EVERYTHING[-1]).success
 
 
-def test_a_shard_without_a_canary_is_not_stale_and_a_canary_afterwards_makes_it_so_never(graph: Graph):
+def test_later_canary_makes_no_shard_stale(graph: Graph):
     run_everything(graph)
     assert graph.stale("raw_predictions", EVERYTHING) == []
 
@@ -234,7 +233,7 @@ def test_a_shard_without_a_canary_is_not_stale_and_a_canary_afterwards_makes_it_
 
 
 @pytest.mark.slow
-def test_a_canary_with_the_same_verdict_makes_no_shard_stale(graph: Graph):
+def test_canary_with_same_verdict_makes_no_shard_stale(graph: Graph):
     assert run_canary(graph).success
     run_everything(graph)
 
@@ -243,14 +242,13 @@ def test_a_canary_with_the_same_verdict_makes_no_shard_stale(graph: Graph):
 
 
 @pytest.mark.slow
-def test_a_canary_on_a_changed_library_makes_no_more_shards_stale_than_the_library_does(graph: Graph):
+def test_canary_on_changed_library_adds_no_stale_shard(graph: Graph):
     assert run_canary(graph).success
     run_everything(graph)
     before = graph.platform.library().shards
 
     graph.change_library([*MOLECULES, "c1ccccc1"])
-    graph.materialize("reference_library")
-    graph.materialize("library_shards", first="00", last="49")
+    graph.materialize_library()
     assert run_canary(graph).success
 
     after = graph.platform.library().shards
@@ -260,7 +258,7 @@ def test_a_canary_on_a_changed_library_makes_no_more_shards_stale_than_the_libra
 
 
 @pytest.mark.slow
-def test_a_canary_with_another_verdict_makes_the_shards_stale_that_were_made_after_the_one_before(graph: Graph):
+def test_canary_with_other_verdict_makes_shards_stale(graph: Graph):
     assert run_canary(graph).success
     graph.run_range("raw_predictions")
 
@@ -273,7 +271,7 @@ def test_a_canary_with_another_verdict_makes_the_shards_stale_that_were_made_aft
 
 
 @pytest.mark.slow
-def test_shards_of_a_new_release_do_not_turn_stale_when_the_canary_learns_of_it(graph: Graph):
+def test_canary_of_shards_own_release_leaves_them_fresh(graph: Graph):
     assert run_canary(graph).success
     graph.world.write_model(release="v2.0.0")
     graph.run_range("raw_predictions")
@@ -284,30 +282,30 @@ def test_shards_of_a_new_release_do_not_turn_stale_when_the_canary_learns_of_it(
 
 
 @pytest.mark.slow
-def test_a_canary_of_one_model_says_nothing_of_another(graph: Graph):
+def test_canary_of_one_model_leaves_another_fresh(graph: Graph):
     graph.world.write_model(model="eos9abd")
     graph.instance.add_dynamic_partitions("models", ["eos9abd"])
     assert run_canary(graph).success
-    graph.materialize("raw_predictions", first="eos9abd|03", last="eos9abd|04")
+    graph.materialize("raw_predictions", first="eos9abd|01", last="eos9abd|02")
     graph.run_range("raw_predictions")
 
     graph.world.write_model(release="v2.0.0")
     assert run_canary(graph).success
 
-    assert graph.stale("raw_predictions", ["eos9abd|03", "eos9abd|04"]) == []
+    assert graph.stale("raw_predictions", ["eos9abd|01", "eos9abd|02"]) == []
     assert graph.stale("raw_predictions", keys()) == keys()
 
 
 CANARY = ("schema", "not_all_null", "failure_rate", "estimate", "deterministic", "example")
 
 
-def test_the_canary_s_checks_are_evaluated_for_its_model(graph: Graph):
+def test_canary_checks_are_evaluated_for_its_model(graph: Graph):
     assert run_canary(graph).success
     for name in CANARY:
         assert graph.evaluations("sample_predictions", name)[MODEL]
 
 
-def test_a_canary_that_fails_shows_which_check_it_was_and_is_not_materialized(graph: Graph):
+def test_failed_canary_names_its_check(graph: Graph):
     graph.world.write_model(columns=(("score", "float"),), answer="return 'high'")
 
     result = run_canary(graph)
@@ -318,7 +316,7 @@ def test_a_canary_that_fails_shows_which_check_it_was_and_is_not_materialized(gr
     assert graph.world.path(f"samples/model={MODEL}.json").is_file()
 
 
-def test_a_model_that_varies_is_a_warning_in_the_graph(graph: Graph):
+def test_model_that_varies_is_a_warning(graph: Graph):
     graph.world.write_model(answer=RANDOM)
 
     result = run_canary(graph)
@@ -344,7 +342,7 @@ Source Code: javascript:alert(1)
 
 
 @pytest.mark.slow
-def test_sample_and_card_show_what_the_model_says_of_itself(graph: Graph):
+def test_sample_and_card_show_the_models_metadata(graph: Graph):
     (graph.world.models_dir / MODEL / "metadata.yml").write_text(METADATA)
     assert run_canary(graph).success
     graph.run_range("raw_predictions", "predictions", "prediction_table")
@@ -365,7 +363,7 @@ def test_sample_and_card_show_what_the_model_says_of_itself(graph: Graph):
 
 
 @pytest.mark.slow
-def test_a_card_says_whether_predictions_vary_and_outlives_the_model_s_folder(graph: Graph):
+def test_card_outlives_the_models_folder(graph: Graph):
     graph.world.write_model(answer=RANDOM)
     assert run_canary(graph).success
     graph.run_range("raw_predictions", "predictions", "prediction_table")
@@ -378,7 +376,7 @@ def test_a_card_says_whether_predictions_vary_and_outlives_the_model_s_folder(gr
 
 
 @pytest.mark.slow
-def test_a_card_knows_nothing_of_the_canary_of_a_release_that_is_not_served(graph: Graph):
+def test_card_ignores_the_canary_of_another_release(graph: Graph):
     graph.run_range("raw_predictions", "predictions", "prediction_table")
     graph.world.write_model(release="v2.0.0")
     assert run_canary(graph).success

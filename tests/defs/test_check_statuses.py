@@ -6,11 +6,12 @@ import dagster as dg
 import obstore
 import pytest
 from dagster._core.event_api import PartitionKeyFilter
-from graphs import MODEL, MOLECULES, SHARDS, Graph, check_statuses, check_summary
+from graphs import ALL_SHARDS, MODEL, MOLECULES, SHARDS, Graph, check_statuses, check_summary
 
 from precalc_assets.defs.asset_checks import AssetChecks
 from precalc_assets.defs.inference.checks import RAW
-from precalc_assets.defs.library.assets import SHARD_CHECKS
+from precalc_assets.defs.library.checks import LIBRARY_SHARDS
+from precalc_assets.defs.partitions import shard_partitions
 from precalc_assets.defs.recording import Recorder
 from precalc_assets.defs.resources import Platform
 from precalc_assets.defs.serving.checks import PREDICTIONS, TABLE
@@ -19,6 +20,7 @@ from precalc_assets.settings import Settings
 
 KEYS = [f"{MODEL}|{shard}" for shard in SHARDS]
 PASSED = dict.fromkeys(KEYS, "SUCCEEDED")
+PARTITIONS = shard_partitions(len(ALL_SHARDS))
 
 
 @pytest.fixture
@@ -37,29 +39,32 @@ def graph(world, instance: dg.DagsterInstance) -> Graph:
 
 
 class Shards:
-    """An asset of given checks, whose step records what a test says of its shards: a digest, and the broken checks.
+    """An asset with given checks, whose step records the digest and the failed checks that a test sets for each shard.
 
-    A shard that does not land has reached the broken check and no other.
+    A shard that does not land has evaluated its failed check and no other.
     """
 
     def __init__(self, tmp_path, instance: dg.DagsterInstance, checks: AssetChecks) -> None:
         self.checks = checks
         self.instance = instance
-        self.model = None if checks is SHARD_CHECKS else MODEL
+        self.model = None if checks is LIBRARY_SHARDS else MODEL
         self.found: dict[str, tuple[str, Sequence[str]]] = {}
         self.before_each: Callable[[], None] = lambda: None
         platform = Platform(Settings(store_url=f"file://{tmp_path}", tables_url=f"sqlite:///{tmp_path}/tables.db"))
 
+        partitions = PARTITIONS.model_shards if self.model else PARTITIONS.shards
+
         @dg.asset(
             name=checks.asset.to_user_string(),
-            partitions_def=checks.partitions,
-            check_specs=checks.specs(),
+            partitions_def=partitions,
+            check_specs=checks.specs(partitions),
             backfill_policy=dg.BackfillPolicy.single_run(),
         )
         def shards(context: dg.AssetExecutionContext) -> Iterator[object]:
             recorder = Recorder(context, platform, "source", checks)
             wanted = [key.rpartition("|")[2] for key in context.partition_keys]
-            yield from recorder.record((self._outcome(shard) for shard in wanted), self.model)
+            for shard in wanted:
+                yield from recorder.record(self._outcome(shard), self.model)
             yield from recorder.conclude()
 
         self.defs = dg.Definitions([shards])
@@ -97,7 +102,7 @@ class Shards:
 each_check = pytest.mark.parametrize(
     ("checks", "check"),
     [
-        (SHARD_CHECKS, "membership"),
+        (LIBRARY_SHARDS, "membership"),
         (RAW, "failure_rate"),
         (PREDICTIONS, "schema"),
         (PREDICTIONS, "distribution"),
@@ -110,44 +115,43 @@ each_way = pytest.mark.parametrize("single", [False, True], ids=["range", "singl
 
 @each_check
 @each_way
-def test_a_partition_has_the_verdict_of_its_last_run(tmp_path, instance, checks: AssetChecks, check: str, single: bool):
+def test_partition_has_the_verdict_of_its_last_run(tmp_path, instance, checks: AssetChecks, check: str, single: bool):
     shards = Shards(tmp_path, instance, checks)
     for digest, broken, expected in (
         ("1", [check], "FAILED"),
         ("2", [], "SUCCEEDED"),
         ("3", [check], "FAILED"),
-        ("4", [], "SUCCEEDED"),
     ):
-        shards.found["04"] = (digest, broken)
+        shards.found["02"] = (digest, broken)
         lands = not broken or check in checks.warnings
-        assert shards.run(["04"] if single else SHARDS, single=single).success is lands
+        assert shards.run(["02"] if single else SHARDS, single=single).success is lands
         others = {} if single else dict.fromkeys(SHARDS, "SUCCEEDED")
-        assert shards.statuses(check) == {**others, "04": expected}
+        assert shards.statuses(check) == {**others, "02": expected}
         for other in set(checks.promises) - {check}:
-            assert shards.statuses(other) == {**others, "04": "SUCCEEDED" if lands else "EXECUTION_FAILED"}
+            assert shards.statuses(other) == {**others, "02": "SUCCEEDED" if lands else "EXECUTION_FAILED"}
 
 
 @each_check
-def test_an_asset_s_check_fails_while_one_partition_does(tmp_path, instance, checks: AssetChecks, check: str):
+def test_asset_check_fails_while_one_partition_does(tmp_path, instance, checks: AssetChecks, check: str):
     shards = Shards(tmp_path, instance, checks)
-    shards.found["04"] = ("1", [check])
-    broken = f"broken in 1 of 4 evaluated partitions: {shards.key('04')}"
+    shards.found["02"] = ("1", [check])
+    broken = f"failed in 1 of 3 evaluated partitions: {shards.key('02')}"
 
     shards.run()
     assert shards.summary(check) == ("FAILED", broken)
-    shards.run(["05"], single=True)
+    shards.run(["03"], single=True)
     assert shards.summary(check) == ("FAILED", broken)
-    shards.run(["05", "06"])
+    shards.run(["01"])
     assert shards.summary(check) == ("FAILED", broken)
 
-    shards.found["04"] = ("2", [])
-    assert shards.run(["04"], single=True).success
-    assert shards.summary(check) == ("SUCCEEDED", "kept in all 4 evaluated partitions of 50")
+    shards.found["02"] = ("2", [])
+    assert shards.run(["02"], single=True).success
+    assert shards.summary(check) == ("SUCCEEDED", "passed in all 3 evaluated partitions of 5")
 
 
-def test_a_removed_model_no_longer_counts_in_the_summary(tmp_path, instance):
+def test_removed_model_does_not_count_in_the_summary(tmp_path, instance):
     shards = Shards(tmp_path, instance, RAW)
-    shards.found["04"] = ("1", ["failure_rate"])
+    shards.found["02"] = ("1", ["failure_rate"])
     shards.run()
     shards.found.clear()
 
@@ -156,7 +160,7 @@ def test_a_removed_model_no_longer_counts_in_the_summary(tmp_path, instance):
     shards.model = "eos9abd"
     assert shards.run().success
 
-    assert shards.summary("failure_rate") == ("SUCCEEDED", "kept in all 4 evaluated partitions of 50")
+    assert shards.summary("failure_rate") == ("SUCCEEDED", "passed in all 3 evaluated partitions of 5")
 
 
 def test_shards_of_a_slow_run_are_evaluated_as_they_land(tmp_path, instance, monkeypatch):
@@ -167,26 +171,26 @@ def test_shards_of_a_slow_run_are_evaluated_as_they_land(tmp_path, instance, mon
 
     assert shards.run().success
 
-    assert [sum(status == "SUCCEEDED" for status in found.values()) for found in seen] == [0, 1, 2, 3]
+    assert [sum(status == "SUCCEEDED" for status in found.values()) for found in seen] == [0, 1, 2]
 
 
 @each_way
 def test_every_check_of_every_asset_passes_in_real_runs(graph: Graph, single: bool):
-    """Coverage alone is broken: of 50 shards four or one are in the table."""
+    """Coverage alone fails: of five shards three or one are in the table."""
     graph.materialize("reference_library")
     if single:
-        for asset, key in {"library_shards": "04", "sample_predictions": MODEL}.items():
+        for asset, key in {"library_shards": "02", "sample_predictions": MODEL}.items():
             assert graph.materialize(asset, partition=key).success
         for asset in ("raw_predictions", "predictions", "prediction_table"):
-            assert graph.materialize(asset, partition=f"{MODEL}|04").success
+            assert graph.materialize(asset, partition=f"{MODEL}|02").success
         assert graph.materialize("model_card", partition=MODEL).success
     else:
-        assert graph.materialize("library_shards", first="03", last="06").success
+        assert graph.materialize("library_shards", first=SHARDS[0], last=SHARDS[-1]).success
         assert graph.materialize("sample_predictions", first=MODEL, last=MODEL).success
         assert graph.run_range("raw_predictions", "predictions", "prediction_table").success
         assert graph.materialize("model_card", first=MODEL, last=MODEL).success
 
-    of_shards = {f"{MODEL}|04": "SUCCEEDED"} if single else PASSED
+    of_shards = {f"{MODEL}|02": "SUCCEEDED"} if single else PASSED
     expected = {
         "reference_library": {"": "SUCCEEDED"},
         "library_shards": {key.rpartition("|")[2]: status for key, status in of_shards.items()},
@@ -200,11 +204,11 @@ def test_every_check_of_every_asset_passes_in_real_runs(graph: Graph, single: bo
         assert len(graph.materializations(asset)) == len(statuses)
     card = {check: {MODEL: "SUCCEEDED"} for check in graph.statuses("model_card")}
     assert graph.statuses("model_card") == {**card, "coverage": {MODEL: "FAILED"}}
-    assert graph.summary("model_card", "coverage") == ("FAILED", f"broken in 1 of 1 evaluated partitions: {MODEL}")
+    assert graph.summary("model_card", "coverage") == ("FAILED", f"failed in 1 of 1 evaluated partitions: {MODEL}")
     assert len(graph.materializations("model_card")) == 1
 
 
-def test_a_shard_over_the_limit_fails_and_passes_when_mended(graph: Graph):
+def test_shard_over_the_limit_fails_until_it_is_fixed(graph: Graph):
     fails_some = {"columns": (("score", "float"),), "answer": "return '' if smiles.endswith('O') else '1.5'"}
     graph.world.write_model(**fails_some)
     result = graph.run_range("raw_predictions")
@@ -214,7 +218,7 @@ def test_a_shard_over_the_limit_fails_and_passes_when_mended(graph: Graph):
     assert set(statuses.values()) == {"SUCCEEDED", "FAILED"}
     [event] = [event for event in result.all_events if event.is_step_failure]
     first, *lines = event.step_failure_data.user_failure_data.description.splitlines()
-    assert first == f"{4 - len(landed)} of 4 shards failed:"
+    assert first == f"{len(KEYS) - len(landed)} of {len(KEYS)} shards failed:"
     assert len(lines) == 1
     assert "; mostly: the model printed no value (also " in lines[0]
     assert graph.summary("raw_predictions", "failure_rate")[0] == "FAILED"
@@ -239,7 +243,7 @@ def test_a_shard_over_the_limit_fails_and_passes_when_mended(graph: Graph):
     assert graph.summary("raw_predictions", "failure_rate")[0] == "FAILED"
 
 
-def test_a_library_of_dirt_fails_its_check(graph: Graph):
+def test_dirty_library_fails_its_check(graph: Graph):
     graph.change_library([*MOLECULES, *["dirt"] * 100])
     assert not graph.materialize("reference_library").success
     assert graph.statuses("reference_library") == {"parse_rate": {"": "FAILED"}, "unique_keys": {"": "SUCCEEDED"}}
@@ -247,7 +251,7 @@ def test_a_library_of_dirt_fails_its_check(graph: Graph):
 
 @pytest.mark.slow
 @each_way
-def test_a_canary_s_checks_follow_its_verdict(graph: Graph, single: bool):
+def test_canary_checks_follow_its_verdict(graph: Graph, single: bool):
     def run_canary() -> bool:
         span = {"partition": MODEL} if single else {"first": MODEL, "last": MODEL}
         return graph.materialize("sample_predictions", **span).success
@@ -263,17 +267,17 @@ def test_a_canary_s_checks_follow_its_verdict(graph: Graph, single: bool):
         assert graph.summary("sample_predictions", "schema")[0] == expected
 
 
-def test_a_model_that_varies_lands_with_a_broken_check(graph: Graph):
+def test_model_that_varies_lands_with_a_failed_check(graph: Graph):
     graph.world.write_model(answer="import random\nreturn f'{random.random()},{len(smiles)},x'")
     assert graph.materialize("sample_predictions", partition=MODEL).success
     assert graph.statuses("sample_predictions")["deterministic"] == {MODEL: "FAILED"}
 
 
 @pytest.mark.slow
-def test_a_card_s_checks_follow_what_is_in_the_table(graph: Graph):
+def test_card_checks_follow_the_table(graph: Graph):
     assert graph.run_range("raw_predictions", "predictions", "prediction_table").success
     graph.world.write_model(release="v2.0.0")
-    obstore.delete(graph.world.store, [f"raw/model={MODEL}/shard=04/manifest.json"])
+    obstore.delete(graph.world.store, [f"raw/model={MODEL}/shard=01/manifest.json"])
     for first, expected in ((KEYS[1], "FAILED"), (KEYS[0], "SUCCEEDED")):
         span = {"first": first, "last": first if expected == "FAILED" else KEYS[-1]}
         assert graph.materialize("raw_predictions", "predictions", "prediction_table", **span).success

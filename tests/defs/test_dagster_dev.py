@@ -9,7 +9,7 @@ ADDED, ASKED_FOR = "eos9abc", "eos9abd"
 KEYS = {model: [f"{model}|{shard}" for shard in SHARDS] for model in (ADDED, ASKED_FOR)}
 
 
-def test_a_backfill_and_a_request_are_one_run_each_the_rest_follows_and_nothing_of_ours_is_warned_of(world):
+def test_backfill_and_request_are_one_run_each(world):
     build_fifty_shards(world)
     world.write_model(model=ASKED_FOR)
     with dagster_dev(world) as dev:

@@ -2,10 +2,9 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from itertools import chain, islice
 
 import dagster as dg
 import obstore
@@ -13,27 +12,26 @@ import pytest
 from dagster._core.errors import DagsterExecutionInterruptedError
 from fake_github import REPOSITORY, TOKEN, FakeGitHub
 from fake_runners import FakeRunners
-from graphs import MODEL, MOLECULES, SHARDS, Clock, Graph, QuickPlatform
+from graphs import ALL_SHARDS, MODEL, MOLECULES, SHARDS, Clock, Graph, QuickPlatform
 
-from precalc_assets.defs.executions.reporting import canary_events, shard_events, tell_dagster
-from precalc_assets.defs.executions.settling import Tick
 from precalc_assets.executions import (
     Execution,
     Run,
     Settled,
+    cancel,
     claim_own,
     list_executions,
     open_execution,
     pending_requests,
     step,
+    unsettled,
 )
-from precalc_assets.executions.following import shard_facts
 from precalc_assets.executions.records import CANCELLED
 from precalc_assets.inference import find_report
 
 pytestmark = pytest.mark.slow
 
-EVERYTHING = [f"{MODEL}|{index:02d}" for index in range(50)]
+EVERYTHING = [f"{MODEL}|{shard}" for shard in ALL_SHARDS]
 
 
 class RunnerGraph(Graph):
@@ -63,14 +61,12 @@ class RunnerGraph(Graph):
             self.instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
         return ticked, ticked.cursor or cursor
 
-    def tick_until(self, name: str, done: Callable[[], object]) -> None:
-        cursor = None
-        for _ in range(200):
-            _, cursor = self.tick(name, cursor)
-            if done():
-                return
-            self.platform.clock.sleep(15)
-        raise AssertionError(f"{name} is not done")
+    @contextmanager
+    def dying_before_checks(self) -> Iterator[None]:
+        """Let each run end before it evaluates a check."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("precalc_assets.defs.recording.Recorder._evaluate", lambda _: die())
+            yield
 
     def launch(self, request: dg.RunRequest) -> dg.ExecuteInProcessResult:
         return self.defs.resolve_job_def(request.job_name).execute_in_process(
@@ -121,11 +117,11 @@ def failure(result: dg.ExecuteInProcessResult) -> str:
 # -- runs that follow
 
 
-def test_shards_that_land_on_runners_are_recorded_with_their_run_and_after_their_canary(graph: RunnerGraph):
+def test_shards_from_runners_are_recorded_after_their_canary(graph: RunnerGraph):
     result = graph.run_range("raw_predictions", "predictions", "prediction_table")
 
     assert result.success
-    assert graph.dispatched() == ["03-06"]
+    assert graph.dispatched() == ["01-03"]
     for asset in ("raw_predictions", "predictions", "prediction_table"):
         assert recorded(graph, asset) == keys()
     for event in graph.materializations("raw_predictions"):
@@ -141,11 +137,11 @@ def test_shards_that_land_on_runners_are_recorded_with_their_run_and_after_their
     again = graph.run_range("raw_predictions")
 
     assert again.success
-    assert graph.dispatched() == ["03-06"]
+    assert graph.dispatched() == ["01-03"]
     assert recorded(graph, "sample_predictions") == [MODEL]
 
 
-def test_shards_from_runners_turn_stale_when_the_canary_changes_its_verdict(graph: RunnerGraph):
+def test_other_verdict_of_the_canary_makes_shards_stale(graph: RunnerGraph):
     assert graph.run_range("raw_predictions").success
 
     graph.world.write_model(release="v2.0.0")
@@ -154,7 +150,7 @@ def test_shards_from_runners_turn_stale_when_the_canary_changes_its_verdict(grap
     assert graph.stale("raw_predictions", keys()) == keys()
 
 
-def test_a_run_s_configuration_outweighs_the_setting(graph: RunnerGraph):
+def test_run_configuration_overrides_the_setting(graph: RunnerGraph):
     config = {"raw_predictions": {"config": {"compute": "local"}}}
     span = {"first": keys()[0], "last": keys()[-1]}
 
@@ -164,28 +160,28 @@ def test_a_run_s_configuration_outweighs_the_setting(graph: RunnerGraph):
     assert recorded(graph) == keys()
 
 
-def test_a_failed_shard_alone_is_launched_again(graph: RunnerGraph):
-    graph.runners.fails["04"] = 1
+def test_failed_shard_alone_is_launched_again(graph: RunnerGraph):
+    graph.runners.fails["02"] = 1
 
     assert graph.run_range("raw_predictions").success
 
-    assert graph.dispatched() == ["03-06", "04"]
+    assert graph.dispatched() == ["01-03", "02"]
     attempts = {event.partition: event.metadata["attempt"].value for event in graph.materializations("raw_predictions")}
-    assert attempts == {**dict.fromkeys(keys(), 1), f"{MODEL}|04": 2}
+    assert attempts == {**dict.fromkeys(keys(), 1), f"{MODEL}|02": 2}
 
 
-def test_a_shard_that_fails_for_good_is_named_with_its_reasons_and_the_others_are_recorded(graph: RunnerGraph):
-    graph.runners.fails["04"] = 9
+def test_shard_that_fails_for_good_is_named_with_reasons(graph: RunnerGraph):
+    graph.runners.fails["02"] = 9
 
     result = graph.run_range("raw_predictions")
 
-    assert failure(result).startswith(f"1 of 4 shards failed:\n{MODEL}|04: ")
+    assert failure(result).startswith(f"1 of 3 shards failed:\n{MODEL}|02: ")
     assert failure(result).count("the model breaks today") == 3
-    assert graph.dispatched() == ["03-06", "04", "04"]
-    assert recorded(graph) == keys(("03", "05", "06"))
+    assert graph.dispatched() == ["01-03", "02", "02"]
+    assert recorded(graph) == keys(("01", "03"))
 
 
-def test_what_github_refuses_fails_the_shards_with_github_s_words(graph: RunnerGraph):
+def test_refusal_fails_the_shards_with_githubs_words(graph: RunnerGraph):
     graph.fake.may_write = False
 
     result = graph.run_range("raw_predictions")
@@ -194,7 +190,7 @@ def test_what_github_refuses_fails_the_shards_with_github_s_words(graph: RunnerG
 
 
 @pytest.mark.parametrize("terminated", [True, False])
-def test_a_run_that_is_terminated_cancels_its_runs_on_github(graph: RunnerGraph, *, terminated: bool):
+def test_terminated_run_cancels_its_runs_on_github(graph: RunnerGraph, *, terminated: bool):
     def interrupt() -> None:
         [run] = graph.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
         if terminated:
@@ -220,7 +216,7 @@ def die() -> None:
     raise RuntimeError("the process is gone")
 
 
-def test_a_run_after_one_that_died_reattaches_to_its_execution(graph: RunnerGraph):
+def test_run_after_a_dead_one_reattaches(graph: RunnerGraph):
     graph.runners.go_on.clear()
     graph.platform.clock.on_sleep = die
     assert not graph.run_range("raw_predictions").success
@@ -229,11 +225,11 @@ def test_a_run_after_one_that_died_reattaches_to_its_execution(graph: RunnerGrap
     threading.Timer(0.5, graph.runners.go_on.set).start()
     assert graph.run_range("raw_predictions").success
 
-    assert graph.dispatched() == ["03-06"]
+    assert graph.dispatched() == ["01-03"]
     assert recorded(graph) == keys()
 
 
-def test_a_canary_on_a_runner_is_recorded_as_one_here_and_also_when_it_fails(graph: RunnerGraph):
+def test_canary_on_a_runner_is_recorded_also_if_it_fails(graph: RunnerGraph):
     size = {"sample_predictions": {"config": {"size": 12}}}
     assert graph.materialize("sample_predictions", first=MODEL, last=MODEL, config=size).success
 
@@ -259,19 +255,19 @@ def ask(graph: RunnerGraph, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def test_a_request_adds_the_model_runs_its_canary_and_then_all_its_shards(world):
+def test_request_runs_the_canary_and_then_all_shards(world):
     with running(world) as graph:
-        asked = ask(graph)
+        request_id = ask(graph)
         first, _ = graph.tick("precalculation_requests")
         again, _ = graph.tick("precalculation_requests")
 
         assert graph.instance.get_dynamic_partitions("models") == [MODEL]
         [canary] = first.run_requests
-        assert canary.run_key == again.run_requests[0].run_key == f"{asked}/sample_predictions/1"
+        assert canary.run_key == again.run_requests[0].run_key == f"{request_id}/{MODEL}/1"
         assert graph.launch(canary).success
 
         [raw] = graph.tick("precalculation_requests")[0].run_requests
-        assert raw.run_key == f"{asked}/raw_predictions/1"
+        assert raw.run_key == f"{request_id}/{MODEL}|00/1"
         assert graph.launch(raw).success
 
         assert graph.tick("precalculation_requests")[0].run_requests == []
@@ -280,7 +276,7 @@ def test_a_request_adds_the_model_runs_its_canary_and_then_all_its_shards(world)
         assert recorded(graph, "sample_predictions") == [MODEL]
 
 
-def test_a_request_for_a_sample_ends_with_the_canary(graph: RunnerGraph):
+def test_request_for_a_sample_ends_with_the_canary(graph: RunnerGraph):
     ask(graph, "--sample", "12")
     [canary] = graph.tick("precalculation_requests")[0].run_requests
     assert graph.launch(canary).success
@@ -291,19 +287,19 @@ def test_a_request_for_a_sample_ends_with_the_canary(graph: RunnerGraph):
     assert find_report(graph.platform.store, MODEL).molecules == 12
 
 
-def test_a_request_for_a_model_that_cannot_be_run_is_given_up_after_three_attempts(graph: RunnerGraph):
-    asked = ask(graph)
+def test_request_is_given_up_after_three_attempts(graph: RunnerGraph):
+    request_id = ask(graph)
     graph.fake.may_write = False
     for attempt in (1, 2, 3):
         [canary] = graph.tick("precalculation_requests")[0].run_requests
-        assert canary.run_key == f"{asked}/sample_predictions/{attempt}"
+        assert canary.run_key == f"{request_id}/{MODEL}/{attempt}"
         assert not graph.launch(canary).success
 
     assert graph.tick("precalculation_requests")[0].run_requests == []
     assert list(pending_requests(graph.platform.store)) == []
 
 
-def test_a_request_that_is_none_holds_no_other_back(graph: RunnerGraph):
+def test_damaged_request_holds_no_other_back(graph: RunnerGraph):
     graph.world.path("requests").mkdir(parents=True)
     graph.world.path("requests/0-bad.json").write_text("{}")
     ask(graph)
@@ -311,73 +307,102 @@ def test_a_request_that_is_none_holds_no_other_back(graph: RunnerGraph):
     assert len(graph.tick("precalculation_requests")[0].run_requests) == 1
 
 
-# -- settling and trying again
+# -- executions that no run follows
 
 
-def started_by_hand(graph: RunnerGraph, shards=SHARDS) -> Execution:
-    """Let a person start the workflow, and its jobs end."""
+def started_by_hand(graph: RunnerGraph, shards=SHARDS, *, size: int | None = None, digest: str = "") -> Execution:
+    """Let a person start the workflow, and let its jobs end."""
     store = graph.platform.store
     on_dispatch, graph.fake.on_dispatch = graph.fake.on_dispatch, None
     run_id = graph.fake.dispatch("main", {"model-id": MODEL})
     graph.fake.on_dispatch = on_dispatch
     run = Run(run_id=run_id, url=f"https://github.example/runs/{run_id}")
-    execution = claim_own(store, run, MODEL, graph.platform.library().digest, shards)
+    digest = digest or graph.platform.library().digest
+    execution = claim_own(store, run, MODEL, digest, () if size else shards, sample=size)
     bad = graph.runners.compute(execution, run_id)
     graph.fake.end_run(run_id, "failure" if bad else "success")
     return execution
 
 
-def test_what_a_person_has_started_is_settled_and_reported_once_with_the_marks_of_a_run(world):
+def requested(graph: RunnerGraph) -> list[dg.RunRequest]:
+    return graph.tick("github_executions")[0].run_requests
+
+
+def run_requested(graph: RunnerGraph) -> list[dg.ExecuteInProcessResult]:
+    """Let the sensor tick, and run what it requests, until it requests nothing more."""
+    results: list[dg.ExecuteInProcessResult] = []
+    cursor = None
+    for _ in range(10):
+        ticked, cursor = graph.tick("github_executions", cursor)
+        results += [graph.launch(request) for request in ticked.run_requests]
+        if not ticked.run_requests and not unsettled(graph.platform.store):
+            return results
+    raise AssertionError("the sensor requests runs without an end")
+
+
+def test_execution_started_by_hand_is_recorded_by_one_run(world):
     with running(world) as graph:
-        assert graph.materialize("library_shards", first="03", last="06").success
+        assert graph.materialize("library_shards", first=SHARDS[0], last=SHARDS[-1]).success
         execution = started_by_hand(graph)
 
-        _, cursor = graph.tick("github_executions")
-        assert execution.settled.read().landed == SHARDS
+        [first], [second] = requested(graph), requested(graph)
+        assert first.run_key == second.run_key == f"{execution.key}/{MODEL}|01/1"
         assert graph.instance.get_dynamic_partitions("models") == [MODEL]
-        for before in (cursor, None):
-            graph.tick("github_executions", before)
-            assert recorded(graph, "sample_predictions") == [MODEL]
-            assert recorded(graph) == keys()
+        assert [result.success for result in run_requested(graph)] == [True]
 
-        reported = {event.partition: event.tags for event in graph.materializations("raw_predictions")}
+        assert execution.settled.read().landed == SHARDS
+        assert recorded(graph, "sample_predictions") == [MODEL]
+        assert recorded(graph) == keys()
         for event in graph.materializations("raw_predictions"):
             assert event.metadata["attempt"].value == 1
-            for link in ("run", "job"):
-                assert isinstance(event.metadata[link], dg.UrlMetadataValue)
-
-        told = graph.instance.get_run_records(dg.RunsFilter(tags={"dagster/sensor_name": "github_executions"}))
-        assert [(run.dagster_run.tags["precalc/reported"], run.dagster_run.is_success) for run in told] == [
-            (execution.key, True)
-        ] * 2
-        assert all(run.start_time and run.end_time for run in told)
-
+            assert isinstance(event.metadata["run"], dg.UrlMetadataValue)
         assert graph.stale("raw_predictions", keys()) == []
         assert_passed(graph)
-        assert graph.run_range("raw_predictions").success
-        assert_passed(graph)
+        assert requested(graph) == []
         assert len(graph.fake.runs) == 1
-        followed = {event.partition: event.tags for event in graph.materializations("raw_predictions")[: len(SHARDS)]}
-        assert followed == reported
 
 
-def test_what_a_person_has_computed_anew_is_reported_anew_with_its_checks(world):
+def test_shards_apart_from_each_other_get_a_run_each(graph: RunnerGraph):
+    execution = started_by_hand(graph, ("01", "03"))
+
+    assert [request.run_key for request in requested(graph)] == [
+        f"{execution.key}/{MODEL}|01/1",
+        f"{execution.key}/{MODEL}|03/1",
+    ]
+    assert all(result.success for result in run_requested(graph))
+    assert recorded(graph) == keys(("01", "03"))
+
+
+def test_recorded_shards_are_not_recorded_again(graph: RunnerGraph):
+    assert graph.run_range("raw_predictions").success
+
+    execution = started_by_hand(graph)
+    assert requested(graph) == []
+    assert execution.settled.read()
+
+    started_by_hand(graph, ALL_SHARDS)
+    assert [result.success for result in run_requested(graph)] == [True, True]
+    assert recorded(graph) == EVERYTHING
+
+
+def test_shards_computed_anew_are_recorded_anew_with_checks(world):
     with running(world) as graph:
         for release in ("v1.0.0", "v2.0.0"):
             world.write_model(release=release)
             obstore.delete(world.store, [name for prefix in ("raw", "samples") for name in world.objects(prefix)])
             started_by_hand(graph)
-            graph.tick("github_executions")
+            assert [result.success for result in run_requested(graph)] == [True]
 
         assert recorded(graph) == sorted(2 * keys())
         assert recorded(graph, "sample_predictions") == [MODEL] * 2
         check = dg.AssetCheckKey(dg.AssetKey("raw_predictions"), "failure_rate")
         history = graph.instance.event_log_storage.get_asset_check_execution_history(check, limit=100)
-        assert Counter(record.partition for record in history if record.partition) == Counter(2 * keys())
+        evaluated = Counter(record.partition for record in history if record.partition and record.event)
+        assert evaluated == Counter(2 * keys())
         assert_passed(graph)
 
 
-def test_a_canary_that_runners_ran_anew_is_recorded_by_the_run_that_follows(graph: RunnerGraph):
+def test_canary_that_runners_ran_anew_is_recorded(graph: RunnerGraph):
     for release in ("v1.0.0", "v2.0.0"):
         graph.world.write_model(release=release)
         obstore.delete(graph.world.store, [n for prefix in ("raw", "samples") for n in graph.world.objects(prefix)])
@@ -386,23 +411,45 @@ def test_a_canary_that_runners_ran_anew_is_recorded_by_the_run_that_follows(grap
     assert recorded(graph, "sample_predictions") == [MODEL] * 2
 
 
-def test_a_shard_with_too_many_failures_is_reported_as_a_broken_check_once(world):
-    with running(world) as graph:
-        graph.runners.canary = False
-        world.write_model(columns=(("score", "float"),), answer="return '' if smiles.endswith('O') else '1.5'")
-        started_by_hand(graph)
+@pytest.mark.parametrize("answer", ["return '1.5'", "return 'high'"])
+def test_canary_started_by_hand_is_recorded_with_its_checks(graph: RunnerGraph, answer: str):
+    graph.world.write_model(columns=(("score", "float"),), answer=answer)
+    started_by_hand(graph, size=12)
 
-        graph.tick("github_executions")
+    [result] = run_requested(graph)
 
-        statuses = graph.statuses("raw_predictions")["failure_rate"]
-        assert set(statuses) == set(keys())
-        assert set(statuses.values()) == {"SUCCEEDED", "FAILED"}
-        assert recorded(graph) == sorted(key for key, status in statuses.items() if status == "SUCCEEDED")
-        assert graph.summary("raw_predictions", "failure_rate")[0] == "FAILED"
-        assert "reported" not in graph.tick("github_executions")[0].skip_message
+    passed = answer == "return '1.5'"
+    assert result.success is passed
+    assert recorded(graph, "sample_predictions") == [MODEL] * passed
+    assert graph.statuses("sample_predictions")["schema"] == {MODEL: "SUCCEEDED" if passed else "FAILED"}
+    assert len(graph.fake.runs) == 1
 
 
-def test_a_shard_over_the_limit_fails_in_the_run_that_follows_it(graph: RunnerGraph):
+def test_failed_canary_of_a_whole_execution_is_recorded(graph: RunnerGraph):
+    graph.world.write_model(columns=(("score", "float"),), answer="return 'high'")
+    started_by_hand(graph)
+
+    run_requested(graph)
+
+    assert graph.statuses("sample_predictions")["schema"] == {MODEL: "FAILED"}
+    assert graph.summary("sample_predictions", "schema")[0] == "FAILED"
+
+
+def test_shard_over_the_limit_shows_as_a_failed_check(graph: RunnerGraph):
+    graph.runners.canary = False
+    graph.world.write_model(columns=(("score", "float"),), answer="return '' if smiles.endswith('O') else '1.5'")
+    started_by_hand(graph)
+
+    assert [result.success for result in run_requested(graph)] == [False]
+
+    expected = {key: "SUCCEEDED" if key == f"{MODEL}|02" else "FAILED" for key in keys()}
+    assert graph.statuses("raw_predictions")["failure_rate"] == expected
+    assert recorded(graph) == [f"{MODEL}|02"]
+    assert graph.summary("raw_predictions", "failure_rate")[0] == "FAILED"
+    assert requested(graph) == []
+
+
+def test_shard_over_the_limit_fails_in_the_run_that_follows_it(graph: RunnerGraph):
     graph.runners.canary = False
     graph.world.write_model(columns=(("score", "float"),), answer="return '' if smiles.endswith('O') else '1.5'")
 
@@ -413,67 +460,64 @@ def test_a_shard_over_the_limit_fails_in_the_run_that_follows_it(graph: RunnerGr
     assert "FAILED" in statuses.values()
 
 
-def test_a_report_that_broke_off_is_completed_once(world):
-    with running(world) as graph:
-        execution = started_by_hand(graph)
-        tick = Tick(graph.context(), graph.platform)
-        settled = step(tick.engine, execution)
-        facts = shard_facts(execution.intent, settled)
-        graph.instance.add_dynamic_partitions("models", [MODEL])
-
-        def events() -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
-            shards = shard_events(graph.instance, graph.platform, tick.engine, MODEL, SHARDS, facts)
-            return chain(canary_events(graph.instance, graph.platform, MODEL), shards)
-
-        whole = list(events())
-        for last in (2, 4, 6, 12):
-            tell_dagster(graph.instance, execution.key, islice(events(), last))
-        tell_dagster(graph.instance, execution.key, events())
-
-        assert list(events()) == []
-        assert whole
-        assert recorded(graph) == keys()
-        assert_passed(graph)
-
-
-def test_what_a_run_follows_is_left_to_it(graph: RunnerGraph):
+def test_followed_execution_is_left_to_its_run(graph: RunnerGraph):
     graph.runners.go_on.clear()
     seen: list[object] = []
 
     def look() -> None:
-        for name in ("github_executions", "failed_shards"):
-            graph.tick(name)
-            seen.append(recorded(graph))
+        seen.append(requested(graph))
         graph.runners.go_on.set()
 
     graph.platform.clock.on_sleep = look
     assert graph.run_range("raw_predictions").success
 
-    assert seen == [[], []]
+    assert seen == [[]]
     assert recorded(graph) == keys()
-    assert graph.dispatched() == ["03-06"]
+    assert graph.dispatched() == ["01-03"]
 
 
-def test_what_a_dead_run_has_left_is_settled_and_its_failed_shards_are_tried_three_times_in_all(graph: RunnerGraph):
-    graph.runners.fails["04"] = 9
+def test_shards_of_a_dead_run_have_three_attempts_in_all(graph: RunnerGraph):
+    graph.runners.fails["02"] = 9
     graph.runners.go_on.clear()
     graph.platform.clock.on_sleep = die
     assert not graph.run_range("raw_predictions").success
     graph.runners.go_on.set()
 
-    def settled() -> int:
-        return sum(each.settled.read() is not None for each in list_executions(graph.platform.store))
+    assert [result.success for result in run_requested(graph)] == [False]
 
-    for attempt in (1, 2, 3):
-        graph.tick_until("github_executions", lambda attempt=attempt: settled() == attempt)
-        graph.tick("failed_shards")
-        graph.tick("failed_shards")
-    graph.tick("github_executions")
-
-    assert graph.dispatched() == ["03-06", "04", "04"]
+    assert graph.dispatched() == ["01-03", "02", "02"]
     *_, last = list_executions(graph.platform.store)
-    assert last.intent.reasons == {"04": ("the model breaks today",) * 2}
-    assert recorded(graph) == keys(("03", "05", "06"))
+    assert last.intent.reasons == {"02": ("the model breaks today",) * 2}
+    assert recorded(graph) == keys(("01", "03"))
+
+
+def test_shards_that_a_dead_run_settled_are_recorded_and_retried(graph: RunnerGraph):
+    """The process dies after it has settled its execution, before it has recorded a shard."""
+    graph.runners.fails["02"] = 1
+    execution = started_by_hand(graph)
+    step(graph.platform.engine(print), execution)
+    assert execution.settled.read().failures == {"02": "the model breaks today"}
+
+    assert all(result.success for result in run_requested(graph))
+
+    assert recorded(graph) == keys()
+    attempts = {event.partition: event.metadata.get("attempt") for event in graph.materializations("raw_predictions")}
+    assert attempts[f"{MODEL}|02"].value == 2
+    assert_passed(graph)
+
+
+def test_shard_without_its_evaluation_is_recorded_again(graph: RunnerGraph):
+    """The process dies between a shard's materialization and its check."""
+    execution = started_by_hand(graph)
+    step(graph.platform.engine(print), execution)
+    with graph.dying_before_checks():
+        graph.run_range("raw_predictions")
+    assert recorded(graph) == keys()
+    assert graph.statuses("raw_predictions")["failure_rate"] != dict.fromkeys(keys(), "SUCCEEDED")
+
+    assert all(result.success for result in run_requested(graph))
+
+    assert_passed(graph)
 
 
 def test_what_a_terminated_run_could_not_cancel_is_cancelled(graph: RunnerGraph):
@@ -483,32 +527,65 @@ def test_what_a_terminated_run_could_not_cancel_is_cancelled(graph: RunnerGraph)
     graph.instance.report_run_canceled(graph.instance.get_run_by_id(failed.run_id))
     [run] = graph.fake.runs.values()
 
-    graph.tick("github_executions")
+    assert run_requested(graph) == []
 
     assert run.conclusion == "cancelled"
-    graph.tick("failed_shards")
+    assert requested(graph) == []
     assert len(list_executions(graph.platform.store)) == 1
     graph.runners.go_on.set()
 
 
-def test_nobody_tries_again_what_was_cancelled_or_was_of_another_library(graph: RunnerGraph):
+def test_execution_cancelled_before_its_run_starts_stays_so(graph: RunnerGraph):
+    graph.runners.fails["02"] = 1
+    execution = started_by_hand(graph)
+    [request] = requested(graph)
+    cancel(graph.platform.engine(print), [execution])
+
+    result = graph.launch(request)
+
+    assert failure(result) == f"1 of 3 shards failed:\n{MODEL}|02: shard 02 of {MODEL}: the model breaks today"
+    assert recorded(graph) == keys(("01", "03"))
+    assert run_requested(graph) == []
+    assert len(graph.fake.runs) == 1
+
+
+def test_execution_of_another_library_is_settled_alone(graph: RunnerGraph):
+    execution = started_by_hand(graph, digest="another")
+
+    assert requested(graph) == []
+
+    assert execution.settled.read()
+    assert recorded(graph) == []
+
+
+def test_cancelled_shards_are_not_retried(graph: RunnerGraph):
     store, digest = graph.platform.store, graph.platform.library().digest
-    ended = (("03", digest, CANCELLED), ("04", "another", "failure"), ("05", digest, "failure"))
-    for shard, of, conclusion in (*ended, ("06", digest, "cancelled")):
+    ended = (("00", digest, CANCELLED), ("01", "another", "failure"), ("02", digest, "failure"))
+    for shard, of, conclusion in (*ended, ("03", digest, "cancelled")):
         execution = open_execution(store, MODEL, of, [shard])
         settled = Settled(conclusion=conclusion, failures={shard: "its job ended"}, settled_at=datetime.now(UTC))
         execution.settled.create(settled)
 
-    graph.tick("failed_shards")
-
-    opened = list_executions(store)[4:]
-    assert [each.intent.shards for each in opened] == [("05", "06")]
+    found = [request.run_key for request in requested(graph)]
+    assert found == [f"{MODEL}-0003/{MODEL}|02/1", f"{MODEL}-0004/{MODEL}|03/1"]
 
 
-def test_without_github_s_settings_the_sensors_say_what_is_missing(world):
+def test_execution_is_given_up_after_three_runs_and_settled(graph: RunnerGraph):
+    execution = started_by_hand(graph)
+    tags = {"precalc/execution": execution.key, "dagster/asset_partition_range_start": f"{MODEL}|01"}
+    for attempt in (1, 2, 3):
+        [request] = requested(graph)
+        assert request.run_key == f"{execution.key}/{MODEL}|01/{attempt}"
+        graph.instance.add_run(dg.DagsterRun("compute_shards", tags=tags, status=dg.DagsterRunStatus.FAILURE))
+
+    assert requested(graph) == []
+    assert execution.settled.read()
+
+
+def test_without_settings_the_sensors_say_what_is_missing(world):
     with dg.DagsterInstance.ephemeral() as instance:
         graph = Graph(world, instance)
-        for name in ("github_executions", "failed_shards", "precalculation_requests"):
+        for name in ("github_executions", "precalculation_requests"):
             repository = graph.defs.get_repository_def()
             context = dg.build_sensor_context(
                 instance, repository_def=repository, resources={"platform": graph.platform}

@@ -1,4 +1,4 @@
-"""Runs of Dagster that end while GitHub's runners compute for them: killed and started again or left, or terminated."""
+"""Runs of Dagster that are killed or terminated while GitHub's runners compute for them."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ TERMINATED = "eos9ab6"
 
 
 class Killer:
-    """Kills the process that asks GitHub, once for each model, while it waits for the answer."""
+    """Kills the process that sends a request to GitHub, once for each model, while it waits for the answer."""
 
     def __init__(self, fake: FakeGitHub, dev: DagsterDev) -> None:
         self.killed: dict[str, int] = {}
@@ -38,7 +38,7 @@ class Killer:
         fake.before_answer = self.look
 
     def look(self, path: str, answer: dict | None, port: int) -> None:
-        """Kill who asks if it is where its model says."""
+        """Kill the process that asks if it is at the point that is set for its model."""
         number = (answer or {}).get("workflow_run_id") or path.partition("/actions/runs/")[2].partition("/")[0]
         run = self._fake.runs.get(int(number or 0))
         if run is None:
@@ -64,14 +64,14 @@ def kill(port: int) -> int:
 
 
 def recorded(dev: DagsterDev, model: str) -> list[tuple[str, str]]:
-    """Return the shards of a model that Dagster has, in order, each with the run that has recorded it."""
+    """Return the recorded shards of a model in order, each with the run that recorded it."""
     events = dev.materializations("raw_predictions")
     return sorted((e["partition"].split("|")[1], e["runId"]) for e in events if e["partition"].startswith(f"{model}|"))
 
 
 @contextmanager
 def platform(world) -> Iterator[tuple[DagsterDev, Killer, FakeRunners]]:
-    """Dagster with runners, for seven models, and with what kills its runs; the sensors are off."""
+    """Dagster with runners for seven models, and the killer of its runs; the sensors are off."""
     world.build_library()
     for model in (*AGAIN, *LEFT, TERMINATED):
         world.write_model(model=model)
@@ -81,7 +81,7 @@ def platform(world) -> Iterator[tuple[DagsterDev, Killer, FakeRunners]]:
         runners = FakeRunners(fake, world.store, Settings(_env_file=None, n_shards=4), world.backend)
         runners.canary = False
         with dagster_dev(world, n_shards="4", github_api_url=url, **settings) as dev:
-            for sensor in ("automation", "github_executions", "failed_shards"):
+            for sensor in ("automation", "github_executions"):
                 dev.switch_off(sensor)
             yield dev, Killer(fake, dev), runners
 
@@ -90,7 +90,7 @@ def launch(dev: DagsterDev, model: str) -> str:
     return dev.launch("raw_predictions", f"{model}|{SHARDS[0]}", f"{model}|{SHARDS[-1]}")
 
 
-def test_runs_that_are_killed_reattach_or_are_settled_by_the_sensor_and_one_that_is_terminated_cancels_its_run(world):
+def test_killed_runs_are_taken_over_and_a_terminated_one_cancels(world):
     with platform(world) as (dev, killer, runners):
         store = world.store
         dev.add_model(TERMINATED)
@@ -119,7 +119,7 @@ def test_runs_that_are_killed_reattach_or_are_settled_by_the_sensor_and_one_that
             held.set()
         dev.switch_on("github_executions")
         wait_until(lambda: [dev.runs_of("raw_predictions")[run] for run in again.values()] == ["SUCCESS"] * 3)
-        wait_until(lambda: all(len(recorded(dev, model)) >= 4 for model in LEFT))
+        wait_until(lambda: all({shard for shard, _ in recorded(dev, model)} == set(SHARDS) for model in LEFT))
         wait_until(lambda: dev.runs_of("raw_predictions")[terminated] == "CANCELED")
         wait_until(lambda: not unsettled(store))
 
@@ -132,7 +132,14 @@ def test_runs_that_are_killed_reattach_or_are_settled_by_the_sensor_and_one_that
             assert [shard for shard, run in recorded(dev, model) if run == again[model]] == SHARDS
             assert {run for _, run in recorded(dev, model)} <= {killed[model], again[model]}
         for model in LEFT:
-            assert [shard for shard, _ in recorded(dev, model)] == SHARDS
+            runs = {run for _, run in recorded(dev, model)}
+            assert runs - {killed[model]} == {taken_over(dev, model)}
+
+
+def taken_over(dev: DagsterDev, model: str) -> str:
+    """Return the run that the sensor requested for the execution of a killed one."""
+    [run] = dev.runs_tagged("precalc/execution", f"{model}-0001")
+    return run
 
 
 def dead(dev: DagsterDev, runs) -> bool:

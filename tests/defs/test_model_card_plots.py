@@ -22,8 +22,7 @@ def graph(world) -> Iterator[Graph]:
         built.change_library(MOLECULES)
         world.write_model(columns=COLUMNS, answer=ANSWER)
         instance.add_dynamic_partitions("models", [MODEL])
-        assert built.materialize("reference_library").success
-        assert built.materialize("library_shards", first="00", last="49").success
+        built.materialize_library()
         assert built.materialize("sample_predictions", first=MODEL, last=MODEL).success
         yield built
 
@@ -44,7 +43,7 @@ def results(graph: Graph, asset: str, check: str) -> dict[str | None, tuple[bool
     return found
 
 
-def test_the_card_and_its_event_show_how_values_are_distributed(graph: Graph):
+def test_card_and_its_event_show_distributions(graph: Graph):
     assert run_shards(graph).success
     assert graph.materialize("model_card", first=MODEL, last=MODEL).success
 
@@ -59,7 +58,7 @@ def test_the_card_and_its_event_show_how_values_are_distributed(graph: Graph):
     assert "data:image/svg+xml;base64," in lines[0]
 
 
-def test_a_shard_of_another_release_lands_with_a_warning_and_the_card_names_the_mixture(graph: Graph):
+def test_shard_of_another_release_lands_with_a_warning(graph: Graph):
     assert run_shards(graph).success
     graph.world.write_model(columns=COLUMNS, answer=ANSWER, release="v2.0.0")
     key = f"{MODEL}|{SHARDS[0]}"
@@ -68,7 +67,7 @@ def test_a_shard_of_another_release_lands_with_a_warning_and_the_card_names_the_
 
     found = results(graph, "predictions", "one_release")
     assert found[key] == (False, "WARN", "this shard is of release v2.0.0, the canary is of v1.0.0")
-    assert found[None] == (False, "WARN", f"broken in 1 of {len(SHARDS)} evaluated partitions: {key}")
+    assert found[None] == (False, "WARN", f"failed in 1 of {len(SHARDS)} evaluated partitions: {key}")
     assert found[f"{MODEL}|{SHARDS[1]}"][0]
     assert results(graph, "predictions", "distribution")[key][2] == "the canary is of release v1.0.0"
 
@@ -76,7 +75,7 @@ def test_a_shard_of_another_release_lands_with_a_warning_and_the_card_names_the_
     assert results(graph, "model_card", "one_release")[MODEL] == (False, "WARN", "releases: v1.0.0, v2.0.0")
 
 
-def test_distributions_are_read_again_only_when_a_shard_has_changed(graph: Graph):
+def test_distributions_are_read_again_only_after_a_change(graph: Graph):
     assert run_shards(graph).success
     assert graph.materialize("model_card", first=MODEL, last=MODEL).success
     before = find_card(graph.platform.tables, MODEL)

@@ -1,12 +1,9 @@
-"""What the sensors of executions take: ticks over as many executions as the hub has models, and ticks that overlap."""
+"""How long the ticks of the sensors take over as many executions as the hub has models."""
 
-import multiprocessing
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from threading import Barrier
 
 import dagster as dg
 import pytest
@@ -14,16 +11,13 @@ from fake_github import REPOSITORY, TOKEN, FakeGitHub
 from fake_runners import put_manifest
 from graphs import Graph
 
-from precalc_assets.definitions import build_defs
-from precalc_assets.defs.executions.requests import REQUEST_TAG, STAGE_TAG
-from precalc_assets.defs.resources import Platform
-from precalc_assets.executions import Request, Run, Settled, open_execution, put_request, unsettled
-from precalc_assets.settings import Settings
+from precalc_assets.defs.executions.requests import REQUEST_TAG
+from precalc_assets.executions import Request, Run, Settled, open_execution, put_request
 from precalc_assets.sharding import shard_keys
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-SENSORS = ("github_executions", "failed_shards", "precalculation_requests")
+SENSORS = ("github_executions", "precalculation_requests")
 SHARDS = shard_keys(50)
 LATENCY = 0.1
 LIMIT = 40.0
@@ -34,30 +28,13 @@ def models(number: int) -> list[str]:
     return [f"eos{1 + index // 100}{index % 100:02d}a" for index in range(number)]
 
 
-def tick(name: str, instance: dg.DagsterInstance, platform: Platform, cursor: str | None = None) -> str | None:
-    """Let a sensor tick, and return its next cursor."""
-    repository = build_defs(platform).get_repository_def()
-    context = dg.build_sensor_context(
-        instance, cursor=cursor, repository_def=repository, resources={"platform": platform}
-    )
-    return repository.get_sensor_def(name).evaluate_tick(context).cursor or cursor
-
-
-def tick_with_others(folder: str, settings: Settings, together: Barrier) -> None:
-    """Let github_executions tick twice when the other processes do."""
-    with dg.DagsterInstance.local_temp(folder) as instance:
-        for _ in range(2):
-            together.wait(60)
-            tick("github_executions", instance, Platform(settings))
-
-
 class Sensors:
     """The sensors over an instance on disk, and executions of whole models whose runs are with the fake."""
 
     def __init__(self, world, instance: dg.DagsterInstance, url: str, fake: FakeGitHub) -> None:
         github = {"github_repository": REPOSITORY, "github_token": TOKEN, "github_api_url": url}
-        self.graph = Graph(world, instance, compute="github", **github)
-        self.graph.change_library(["CCO", "CCN"])
+        self.graph = Graph(world, instance, compute="github", n_shards=len(SHARDS), **github)
+        self.graph.change_library(["CCO", "CCN"], len(SHARDS))
         self.library = self.graph.platform.library()
         self.store = world.store
         self.fake = fake
@@ -84,28 +61,28 @@ class Sensors:
             settled = Settled(conclusion="x", landed=tuple(landed), failures=failures, settled_at=datetime.now(UTC))
             execution.settled.create(settled)
 
-    def tick(self, name: str) -> float:
-        """Let a sensor tick, and return the seconds that it took."""
+    def tick(self, name: str) -> tuple[float, list[dg.RunRequest]]:
+        """Let a sensor tick; return the seconds that it took, and the runs that it requested, which are queued then."""
+        repository = self.graph.defs.get_repository_def()
+        context = dg.build_sensor_context(
+            self.graph.instance,
+            cursor=self.cursors.get(name),
+            repository_def=repository,
+            resources={"platform": self.graph.platform},
+        )
         began = time.monotonic()
-        self.cursors[name] = tick(name, self.graph.instance, self.graph.platform, self.cursors.get(name))
-        return time.monotonic() - began
+        ticked = repository.get_sensor_def(name).evaluate_tick(context)
+        took = time.monotonic() - began
+        self.cursors[name] = ticked.cursor or self.cursors.get(name)
+        for request in ticked.run_requests:
+            run = dg.DagsterRun(request.job_name, tags=request.tags, status=dg.DagsterRunStatus.NOT_STARTED)
+            self.graph.instance.add_run(run)
+        return took, ticked.run_requests
 
     def launch(self, request: Request) -> None:
         """Let a request's canary be under way."""
-        tags = {REQUEST_TAG: request.id, STAGE_TAG: "sample_predictions"}
-        run = dg.DagsterRun("requested_sample_predictions", tags=tags, status=dg.DagsterRunStatus.STARTED)
+        run = dg.DagsterRun("try_model", tags={REQUEST_TAG: request.id}, status=dg.DagsterRunStatus.STARTED)
         self.graph.instance.add_run(run)
-
-    def recorded(self) -> Counter[str]:
-        """Return how often each shard was recorded."""
-        found: Counter[str] = Counter()
-        cursor = None
-        while True:
-            page = self.graph.instance.fetch_materializations(dg.AssetKey("raw_predictions"), limit=1000, cursor=cursor)
-            found.update(record.partition_key for record in page.records)
-            if not page.has_more:
-                return found
-            cursor = page.cursor
 
 
 @pytest.fixture
@@ -114,9 +91,7 @@ def sensors(world) -> Iterator[Sensors]:
         yield Sensors(world, instance, url, fake)
 
 
-def test_ticks_over_an_execution_of_every_model_stay_within_their_time_and_go_on_from_one_to_the_next(
-    sensors: Sensors, capsys
-):
+def test_ticks_over_every_model_stay_within_their_time(sensors: Sensors, capsys):
     states = ("running", "ended", "settled", "failed")
     for number, model in enumerate(models(240)):
         sensors.execute(model, states[number % 4])
@@ -126,42 +101,15 @@ def test_ticks_over_an_execution_of_every_model_stay_within_their_time_and_go_on
     sensors.fake.before_answer = lambda *_: time.sleep(LATENCY)
 
     took: dict[str, list[float]] = {name: [] for name in SENSORS}
-    reported = [0]
-    for _ in range(2):
-        for name, seconds in took.items():
-            seconds.append(sensors.tick(name))
-        reported.append(len(sensors.recorded()))
+    followed: Counter[str] = Counter()
+    while len(followed) < 240 and len(took["github_executions"]) < 20:
+        for name in SENSORS:
+            seconds, requested = sensors.tick(name)
+            took[name].append(seconds)
+            followed.update(request.run_key for request in requested if name == "github_executions")
 
     with capsys.disabled():
         for name, seconds in took.items():
             print(f"\n{name}: {', '.join(f'{one:.1f}' for one in seconds)} s a tick", end="")  # noqa: T201 - figures
-        print(f"\nshards recorded by then: {', '.join(map(str, reported))}")  # noqa: T201
     assert max(one for seconds in took.values() for one in seconds) < LIMIT
-    assert set(sensors.recorded().values()) == {1}
-    assert reported == sorted(set(reported))
-
-
-@pytest.mark.parametrize("kind", ["threads", "processes"])
-def test_ticks_at_the_same_time_report_nothing_twice(sensors: Sensors, kind: str):
-    for model in models(2):
-        sensors.execute(model, "ended")
-    instance, settings = sensors.graph.instance, sensors.graph.platform.settings
-
-    if kind == "threads":
-        together = threading.Barrier(4)
-        begin = threading.Thread
-    else:
-        spawn = multiprocessing.get_context("spawn")
-        together = spawn.Barrier(4)
-        begin = spawn.Process
-    at_work = [begin(target=tick_with_others, args=(instance.root_directory, settings, together)) for _ in range(4)]
-    for each in at_work:
-        each.start()
-    for each in at_work:
-        each.join()
-    for _ in range(4):
-        # What a busy machine left no time for.
-        sensors.tick("github_executions")
-
-    assert sensors.recorded() == Counter(f"{model}|{shard}" for model in models(2) for shard in SHARDS)
-    assert unsettled(sensors.store) == []
+    assert followed == {f"{model}-0001/{model}|00/1": 1 for model in models(240)}

@@ -1,33 +1,35 @@
-"""What is promised of the reference library as a whole."""
+"""The checks of the group, and the evaluation of those of the library as a whole."""
 
 import dagster as dg
 
+from precalc_assets.defs.asset_checks import AssetChecks
 from precalc_assets.library import LibraryManifest
+from precalc_assets.outcomes import Check
+from precalc_assets.predictions import LIBRARY_SHARD_CHECKS
 
-LIBRARY_CHECKS = {
-    "parse_rate": "at least nine tenths of the rows are molecules that RDKit can read",
-    "unique_keys": "every row is a molecule of a shard, a duplicate of one, or rejected; none is lost",
-}
+LIBRARY = AssetChecks(
+    dg.AssetKey("reference_library"),
+    {
+        "parse_rate": "at least nine tenths of the rows are molecules that RDKit can read",
+        "unique_keys": "every row is a molecule of a shard, a duplicate of one, or rejected; none is lost",
+    },
+)
+LIBRARY_SHARDS = AssetChecks(dg.AssetKey("library_shards"), LIBRARY_SHARD_CHECKS)
 
 _LOWEST_PARSE_RATE = 0.9
 """Below, the file is more likely to be of another kind than to be dirty."""
 
 
-def library_check_results(manifest: LibraryManifest) -> list[dg.AssetCheckResult]:
+def library_checks(manifest: LibraryManifest) -> list[Check]:
     """Evaluate the library's checks."""
     rate = 1 - manifest.rejected / manifest.rows
     accounted = manifest.molecules + manifest.duplicates + manifest.rejected
     return [
-        dg.AssetCheckResult(
-            check_name="parse_rate",
-            passed=rate >= _LOWEST_PARSE_RATE,
-            description=f"{rate:.2%} of {manifest.rows} rows parsed",
-            metadata={"parse_rate": rate},
-        ),
-        dg.AssetCheckResult(
-            check_name="unique_keys",
-            passed=accounted == manifest.rows,
-            description=f"{manifest.molecules} molecules, {manifest.duplicates} duplicates and {manifest.rejected} "
-            f"rejected are {accounted} of {manifest.rows} rows",
+        Check("parse_rate", rate >= _LOWEST_PARSE_RATE, f"{rate:.2%} of {manifest.rows} rows parsed"),
+        Check(
+            "unique_keys",
+            accounted == manifest.rows,
+            f"{manifest.molecules} molecules, {manifest.duplicates} duplicates and {manifest.rejected} rejected are "
+            f"{accounted} of {manifest.rows} rows",
         ),
     ]

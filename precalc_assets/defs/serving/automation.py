@@ -1,9 +1,10 @@
-"""When Dagster goes on by itself: the conditions of the assets downstream of inference, and the sensor behind them."""
+"""When Dagster materializes the assets downstream of inference by itself: their conditions, and the sensor of these."""
 
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.declarative_automation.operators import AndAutomationCondition
+
+from precalc_assets.defs.dagster_internals import AndAutomationCondition
 
 automation = dg.AutomationConditionSensorDefinition(
     "automation",
@@ -14,18 +15,17 @@ automation = dg.AutomationConditionSensorDefinition(
 
 
 def follow_upstream() -> AndAutomationCondition[Any]:
-    """Materialise a partition when what it is made from arrives or changes, or had arrived before we looked.
+    """Materialize a partition when its upstream arrives or changes, or arrived while no daemon ran.
 
-    Dagster's `eager` sees only what arrives while the daemon runs. What was computed while it was down, by the command
-    line or on a runner, is missing here as well, and is caught up; unless it has failed already, which waits for its
-    cause to be mended.
+    Dagster's `eager` sees only what arrives while the daemon runs. Here a missing partition is caught up too, such as
+    one whose upstream was computed by the command line or on a runner. One that has failed waits for a change.
     """
     unserved = dg.AutomationCondition.missing() & ~dg.AutomationCondition.execution_failed()
     return dg.AutomationCondition.eager().replace("newly_missing", unserved).with_label("follow upstream")
 
 
 def follow_upstream_in_part() -> AndAutomationCondition[Any]:
-    """Do the same for an asset that says how much of its upstream there is: it does not wait for all of it."""
-    some_of_it = dg.AutomationCondition.any_deps_match(~dg.AutomationCondition.missing())
-    condition = follow_upstream().without(~dg.AutomationCondition.any_deps_missing()) & some_of_it
+    """Do the same for an asset that does not wait for all of its upstream."""
+    any_upstream = dg.AutomationCondition.any_deps_match(~dg.AutomationCondition.missing())
+    condition = follow_upstream().without(~dg.AutomationCondition.any_deps_missing()) & any_upstream
     return condition.with_label("follow upstream, also in part")

@@ -1,4 +1,4 @@
-"""What the UI shows of a model's card: the model, what is served of it, and how its values are distributed."""
+"""A model's card as the UI shows it: the model, what readers are served, and how its values are distributed."""
 
 import dagster as dg
 

@@ -1,15 +1,14 @@
-"""The checks of the group, and what those of a model's card find. Those of shards are made where the shards are."""
+"""The checks of the group, and the evaluation of a card's. Those of a shard are evaluated when it lands."""
 
 import dagster as dg
 
 from precalc_assets.cards import ModelCard
 from precalc_assets.defs.asset_checks import AssetChecks, Finding
-from precalc_assets.defs.partitions import model_shards, models
 from precalc_assets.outcomes import Check
 from precalc_assets.predictions import PREDICTION_CHECKS, PREDICTION_WARNINGS, TABLE_CHECKS
 
-PREDICTIONS = AssetChecks(dg.AssetKey("predictions"), PREDICTION_CHECKS, model_shards, PREDICTION_WARNINGS)
-TABLE = AssetChecks(dg.AssetKey("prediction_table"), TABLE_CHECKS, model_shards)
+PREDICTIONS = AssetChecks(dg.AssetKey("predictions"), PREDICTION_CHECKS, PREDICTION_WARNINGS)
+TABLE = AssetChecks(dg.AssetKey("prediction_table"), TABLE_CHECKS)
 
 _CARD_CHECKS = {
     "coverage": "every shard is in the table",
@@ -18,7 +17,7 @@ _CARD_CHECKS = {
 }
 """None of them keeps a card from being published."""
 
-CARD = AssetChecks(dg.AssetKey("model_card"), _CARD_CHECKS, models, _CARD_CHECKS)
+CARD = AssetChecks(dg.AssetKey("model_card"), _CARD_CHECKS, _CARD_CHECKS)
 
 
 def card_finding(card: ModelCard) -> Finding:

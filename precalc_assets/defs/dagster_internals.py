@@ -1,0 +1,58 @@
+"""What the graph needs of Dagster and Dagster does not export. No other module imports `dagster._core`.
+
+Dagster's version is pinned exactly, so nothing here moves unseen. Each group says when it may go.
+"""
+
+# When a step can report the check evaluations of one partition of its range, with their materialization.
+from dagster._core.definitions.asset_checks.asset_check_evaluation import (
+    AssetCheckEvaluationTargetMaterializationData,
+)
+
+# When a step can report the materialization of one partition of its range, with its data version and inputs.
+from dagster._core.definitions.data_version import (
+    CODE_VERSION_TAG,
+    DATA_VERSION_IS_USER_PROVIDED_TAG,
+    DATA_VERSION_TAG,
+    INPUT_DATA_VERSION_TAG_PREFIX,
+    INPUT_EVENT_POINTER_TAG_PREFIX,
+    NULL_DATA_VERSION,
+    NULL_EVENT_POINTER,
+)
+
+# When `dagster` exports the type that `AutomationCondition.eager()` returns.
+from dagster._core.definitions.declarative_automation.operators import AndAutomationCondition
+from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
+
+# When `dagster` exports what `get_asset_check_execution_history` and `get_asset_check_partition_info` take and return.
+from dagster._core.event_api import PartitionKeyFilter
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+
+# When a RunRequest takes a range of partitions, and a run says whether Dagster will retry it.
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    ROOT_RUN_ID_TAG,
+    WILL_RETRY_TAG,
+)
+
+__all__ = [
+    "ASSET_PARTITION_RANGE_END_TAG",
+    "ASSET_PARTITION_RANGE_START_TAG",
+    "CODE_VERSION_TAG",
+    "DATA_VERSION_IS_USER_PROVIDED_TAG",
+    "DATA_VERSION_TAG",
+    "INPUT_DATA_VERSION_TAG_PREFIX",
+    "INPUT_EVENT_POINTER_TAG_PREFIX",
+    "NULL_DATA_VERSION",
+    "NULL_EVENT_POINTER",
+    "RECORDED_ALREADY",
+    "ROOT_RUN_ID_TAG",
+    "WILL_RETRY_TAG",
+    "AndAutomationCondition",
+    "AssetCheckEvaluationTargetMaterializationData",
+    "AssetCheckExecutionRecordStatus",
+    "PartitionKeyFilter",
+]
+
+RECORDED_ALREADY = {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
+"""Dagster's own mark on an output whose events the step has written itself."""

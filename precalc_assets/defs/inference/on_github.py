@@ -1,0 +1,143 @@
+"""A Dagster run that has shards or a canary computed on GitHub's runners, and follows them to the end.
+
+The engine (`precalc_assets.executions`) launches, retries, cancels and reattaches. This module decides when a run
+cancels, and what a run does that was requested for one execution: it continues that execution and starts nothing anew.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import dagster as dg
+
+from precalc_assets.defs.resources import Platform
+from precalc_assets.errors import ExecutionError, ShardError
+from precalc_assets.executions import (
+    SAMPLE,
+    Engine,
+    Execution,
+    cancel,
+    find_landed,
+    follow,
+    follow_sample,
+    followed,
+    shards_to_retry,
+    unsettled,
+)
+from precalc_assets.inference import CanaryReport, find_report
+from precalc_assets.library import LibraryManifest
+from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
+
+EXECUTION_TAG = "precalc/execution"
+"""The tag of a run that was requested for an execution that no run followed: the execution's key."""
+
+
+def compute_on_github(
+    context: dg.AssetExecutionContext,
+    platform: Platform,
+    library: LibraryManifest,  # noqa: ARG001 - the engine reads it itself
+    model: str,
+    shards: list[str],
+) -> Iterator[ShardOutcome]:
+    """Have the missing shards of a model computed, and yield each shard as it lands or fails.
+
+    Shards that an earlier run recorded before it died are yielded too: if this run fails, Dagster shows each of its
+    partitions that it has not recorded as failed.
+    """
+    engine = platform.engine(context.log.info)
+    left = set(shards)
+    try:
+        for outcome in _ended_shards(engine, _execution(context, engine), shards):
+            left.discard(outcome.shard)
+            yield _with_checks(engine, model, outcome)
+        with _cancelling(context, engine, model):
+            for outcome in follow(engine, model, sorted(left), dagster_run=context.run.run_id):
+                left.discard(outcome.shard)
+                yield outcome if outcome.landed else _with_checks(engine, model, outcome)
+    except FAILURES as error:
+        for shard in sorted(left):
+            yield ShardOutcome(shard, failure=reason(error))
+
+
+def try_on_github(
+    context: dg.AssetExecutionContext,
+    platform: Platform,
+    library: LibraryManifest,  # noqa: ARG001 - the engine reads it itself
+    model: str,
+    size: int,
+) -> CanaryReport:
+    """Have a model's canary run, and return its report, also that of a model that broke a check.
+
+    Raises ExecutionError if there is no report of this canary.
+    """
+    engine = platform.engine(context.log.info)
+    execution = _execution(context, engine)
+    before = find_report(engine.store, model)
+    if execution and before and before.finished_at >= execution.intent.created_at:
+        before = None
+    failure: ExecutionError | None = None
+    try:
+        settled = execution.settled.read() if execution else None
+        if settled is None:
+            with _cancelling(context, engine, model):
+                follow_sample(engine, model, size, dagster_run=context.run.run_id)
+        elif settled.failures:
+            raise ExecutionError(f"the canary of {model}: {settled.failures[SAMPLE]}")
+    except ExecutionError as error:
+        failure = error
+    report = find_report(engine.store, model)
+    if report is None or (failure and (report == before or not report.broken)):
+        raise failure or ExecutionError(f"the canary of {model} left no report")
+    return report
+
+
+def find_outcome(engine: Engine, model: str, shard: str) -> ShardOutcome | None:
+    """Return a shard's outcome if it has raw predictions; log a damaged manifest and return None."""
+    try:
+        return find_landed(engine, model, shard)
+    except ShardError as error:
+        engine.say(str(error))
+        return None
+
+
+def _execution(context: dg.AssetExecutionContext, engine: Engine) -> Execution | None:
+    key = context.run.tags.get(EXECUTION_TAG)
+    return Execution(engine.store, key) if key else None
+
+
+def _ended_shards(engine: Engine, execution: Execution | None, shards: Sequence[str]) -> Iterator[ShardOutcome]:
+    """Yield the shards that ended without predictions before the run began, as when somebody cancelled."""
+    if execution is None:
+        return
+    model = execution.model
+    going = {shard for each in unsettled(engine.store, model) for shard in each.intent.shards}
+    going |= shards_to_retry(engine.store, model).keys()
+    settled = execution.settled.read()
+    failures = settled.failures if settled else {}
+    for shard in shards:
+        found = None if shard in going else find_outcome(engine, model, shard)
+        if shard not in going and not (found and found.landed):
+            why = failures.get(shard, f"execution {execution.key} ended without it")
+            yield ShardOutcome(shard, failure=f"shard {shard} of {model}: {why}")
+
+
+def _with_checks(engine: Engine, model: str, outcome: ShardOutcome) -> ShardOutcome:
+    """Return a failed shard with the checks that its data in the store broke, if it has data."""
+    found = find_outcome(engine, model, outcome.shard)
+    return replace(found, failure=outcome.failure) if found and not found.landed else outcome
+
+
+@contextmanager
+def _cancelling(context: dg.AssetExecutionContext, engine: Engine, model: str) -> Iterator[None]:
+    """Cancel what this run follows if somebody terminates the run.
+
+    Any other interruption, as when Dagster is stopped, leaves GitHub's runs at work, as a crash does.
+    """
+    try:
+        yield
+    except BaseException as stop:
+        run = context.instance.get_run_by_id(context.run.run_id)
+        terminated = run and run.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
+        if terminated and not isinstance(stop, Exception | GeneratorExit):
+            cancel(engine, followed(engine.store, model, context.run.run_id))
+        raise
