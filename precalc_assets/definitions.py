@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from precalc_assets.defs.executions.sensors import github_executions, precalculation_requests
+from precalc_assets.defs.executions.sensors import execution_sensors
 from precalc_assets.defs.inference.assets import inference_assets
 from precalc_assets.defs.library.assets import library_assets
 from precalc_assets.defs.partitions import shard_partitions
@@ -21,7 +21,7 @@ def build_defs(platform: Platform) -> dg.Definitions:
             *inference_assets(partitions, platform.inference_pool),
             *serving_assets(partitions, platform.tables_kind),
         ],
-        sensors=[automation, precalculation_requests, github_executions(platform.settings.compute)],
+        sensors=[automation, *execution_sensors(platform.settings.compute)],
         resources={"platform": platform},
         # A run works through a range in one step after another: a process for each would only cost its start.
         executor=dg.in_process_executor,

@@ -35,24 +35,5 @@ from dagster._core.storage.tags import (
     WILL_RETRY_TAG,
 )
 
-__all__ = [
-    "ASSET_PARTITION_RANGE_END_TAG",
-    "ASSET_PARTITION_RANGE_START_TAG",
-    "CODE_VERSION_TAG",
-    "DATA_VERSION_IS_USER_PROVIDED_TAG",
-    "DATA_VERSION_TAG",
-    "INPUT_DATA_VERSION_TAG_PREFIX",
-    "INPUT_EVENT_POINTER_TAG_PREFIX",
-    "NULL_DATA_VERSION",
-    "NULL_EVENT_POINTER",
-    "RECORDED_ALREADY",
-    "ROOT_RUN_ID_TAG",
-    "WILL_RETRY_TAG",
-    "AndAutomationCondition",
-    "AssetCheckEvaluationTargetMaterializationData",
-    "AssetCheckExecutionRecordStatus",
-    "PartitionKeyFilter",
-]
-
 RECORDED_ALREADY = {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
 """Dagster's own mark on an output whose events the step has written itself."""

@@ -60,8 +60,8 @@ def run_and_retries(instance: dg.DagsterInstance, run_id: str) -> list[dg.Dagste
     run = instance.get_run_by_id(run_id)
     if run is None:
         return []
-    others = instance.get_runs(dg.RunsFilter(tags={ROOT_RUN_ID_TAG: run.root_run_id or run_id}))
-    return [*(other for other in others if other.run_id != run_id), run]
+    again = instance.get_runs(dg.RunsFilter(tags={ROOT_RUN_ID_TAG: run.root_run_id or run_id}))
+    return [*again] if run.root_run_id else [*again, run]
 
 
 def any_under_way(runs: Sequence[dg.DagsterRun]) -> bool:

@@ -23,7 +23,11 @@ _MOST_AT_ONCE = 100
 
 
 def meet_requests(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult:
-    """Return the runs that the requests need next, and mark the requests that need no more as met."""
+    """Return the runs that the requests need next, and mark the requests that need no more as met.
+
+    Raises LibraryError if there is no library.
+    """
+    platform.library()
     runs: list[dg.RunRequest] = []
     models: set[str] = set()
     for request_id in islice(pending_requests(platform.store), _MOST_AT_ONCE):

@@ -47,7 +47,7 @@ def inference_assets(partitions: ShardPartitions, pool: str) -> list[dg.AssetsDe
         """Run the model over a sample; a canary that breaks a blocking check is not recorded as materialized."""
         with clear_failures():
             run = canary_run(config.compute, platform)
-            report = run(context, platform, platform.library(), context.partition_key, config.size)
+            report = run(context, platform, context.partition_key, config.size)
             if not report.broken:
                 yield dg.MaterializeResult(
                     metadata=canary_metadata(report, platform), data_version=dg.DataVersion(report.version)
@@ -74,12 +74,11 @@ def inference_assets(partitions: ShardPartitions, pool: str) -> list[dg.AssetsDe
     ) -> Iterator[Event]:
         """Have the shards of this run computed; a model that cannot be used fails its own shards alone."""
         with clear_failures():
-            library = platform.library()
             compute = shards_computed(config.compute, platform)
             recorder = Recorder(context, platform, "library_shards", RAW)
             for model, shards in shards_by_model(context.partition_keys).items():
                 canary = PrecedingCanary(context.instance, platform, model)
-                for outcome in compute(context, platform, library, model, shards):
+                for outcome in compute(context, platform, model, shards):
                     yield from canary.record()
                     yield from recorder.record(outcome, model, [canary.input_of(outcome)])
             yield from recorder.conclude()

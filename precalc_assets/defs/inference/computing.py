@@ -11,7 +11,6 @@ import dagster as dg
 from precalc_assets.defs.inference.on_github import compute_on_github, try_on_github
 from precalc_assets.defs.resources import Platform
 from precalc_assets.inference import CanaryReport, open_backend, open_model, predict_shards, run_canary
-from precalc_assets.library import LibraryManifest
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
 
 
@@ -22,8 +21,8 @@ class Compute(Enum):
     github = "github"
 
 
-ComputeShards = Callable[[dg.AssetExecutionContext, Platform, LibraryManifest, str, list[str]], Iterable[ShardOutcome]]
-RunCanary = Callable[[dg.AssetExecutionContext, Platform, LibraryManifest, str, int], CanaryReport]
+ComputeShards = Callable[[dg.AssetExecutionContext, Platform, str, list[str]], Iterable[ShardOutcome]]
+RunCanary = Callable[[dg.AssetExecutionContext, Platform, str, int], CanaryReport]
 
 
 def shards_computed(compute: Compute | None, platform: Platform) -> ComputeShards:
@@ -37,9 +36,9 @@ def canary_run(compute: Compute | None, platform: Platform) -> RunCanary:
 
 
 def _compute(
-    context: dg.AssetExecutionContext, platform: Platform, library: LibraryManifest, model: str, shards: list[str]
+    context: dg.AssetExecutionContext, platform: Platform, model: str, shards: list[str]
 ) -> Iterable[ShardOutcome]:
-    settings = platform.settings
+    settings, library = platform.settings, platform.library()
     try:
         backend = open_backend(open_model(model, settings), settings)
     except FAILURES as error:
@@ -56,9 +55,8 @@ def _compute(
     )
 
 
-def _try(
-    context: dg.AssetExecutionContext, platform: Platform, library: LibraryManifest, model: str, size: int
-) -> CanaryReport:
+def _try(context: dg.AssetExecutionContext, platform: Platform, model: str, size: int) -> CanaryReport:
+    library = platform.library()
     return run_canary(
         platform.store,
         library,

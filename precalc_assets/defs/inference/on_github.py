@@ -25,7 +25,6 @@ from precalc_assets.executions import (
     unsettled,
 )
 from precalc_assets.inference import CanaryReport, find_report
-from precalc_assets.library import LibraryManifest
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
 
 EXECUTION_TAG = "precalc/execution"
@@ -33,11 +32,7 @@ EXECUTION_TAG = "precalc/execution"
 
 
 def compute_on_github(
-    context: dg.AssetExecutionContext,
-    platform: Platform,
-    library: LibraryManifest,  # noqa: ARG001 - the engine reads it itself
-    model: str,
-    shards: list[str],
+    context: dg.AssetExecutionContext, platform: Platform, model: str, shards: list[str]
 ) -> Iterator[ShardOutcome]:
     """Have the missing shards of a model computed, and yield each shard as it lands or fails.
 
@@ -59,13 +54,7 @@ def compute_on_github(
             yield ShardOutcome(shard, failure=reason(error))
 
 
-def try_on_github(
-    context: dg.AssetExecutionContext,
-    platform: Platform,
-    library: LibraryManifest,  # noqa: ARG001 - the engine reads it itself
-    model: str,
-    size: int,
-) -> CanaryReport:
+def try_on_github(context: dg.AssetExecutionContext, platform: Platform, model: str, size: int) -> CanaryReport:
     """Have a model's canary run, and return its report, also that of a model that broke a check.
 
     Raises ExecutionError if there is no report of this canary.
