@@ -491,6 +491,19 @@ def test_shards_of_a_dead_run_have_three_attempts_in_all(graph: RunnerGraph):
     assert recorded(graph) == keys(("01", "03"))
 
 
+def test_execution_is_left_to_dagsters_own_retry(graph: RunnerGraph):
+    graph.runners.go_on.clear()
+    graph.platform.clock.on_sleep = die
+    died = graph.run_range("raw_predictions").run_id
+    graph.instance.add_run_tags(died, {"dagster/will_retry": "true"})
+    assert requested(graph) == []
+
+    retry = {"parent_run_id": died, "root_run_id": died, "tags": {"dagster/root_run_id": died}}
+    graph.instance.add_run(dg.DagsterRun("compute_shards", status=dg.DagsterRunStatus.FAILURE, **retry))
+    assert len(requested(graph)) == 1
+    graph.runners.go_on.set()
+
+
 def test_shards_that_a_dead_run_settled_are_recorded_and_retried(graph: RunnerGraph):
     """The process dies after it has settled its execution, before it has recorded a shard."""
     graph.runners.fails["02"] = 1
