@@ -40,7 +40,7 @@ def test_production_installs_the_versions_that_are_tested():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", [str, uncommented], ids=["one host", "tasks on ECS"])
-def test_dagster_understands_the_file_and_every_class_that_it_names(home, change):
+def test_dagster_understands_the_file_and_its_classes(home, change):
     (home / "dagster.yaml").write_text(change(GIVEN.read_text()))
     dagster_instance_config(str(home))  # Raises for what is misspelt.
     instance = InstanceRef.from_dir(str(home))
