@@ -21,6 +21,8 @@ from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from precalc_assets.settings import Settings
+
 REPOSITORY = "ersilia-os/precalc"
 WORKFLOW = "predict-parallel.yml"
 REF = "main"
@@ -375,6 +377,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("content-length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
+
+
+def github_settings(url: str = "http://127.0.0.1:9", **more: object) -> Settings:
+    """Return settings for the fake at an address; the environment of the tests does not count."""
+    named = {"github_repository": REPOSITORY, "github_token": TOKEN, "github_api_url": url, "n_shards": 4}
+    return Settings(_env_file=None, **{**named, **more})
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:

@@ -1,18 +1,11 @@
-"""Shared by the tests of executions: settings for the fake GitHub, and backends that ask it over HTTP."""
+"""Shared by the tests of executions: the fake GitHub, and backends that ask it over HTTP."""
 
 from collections.abc import Callable, Iterator
 
 import pytest
-from fake_github import REPOSITORY, TOKEN, FakeGitHub
+from fake_github import FakeGitHub, github_settings
 
 from precalc_assets.executions.github import GitHubBackend, open_github
-from precalc_assets.settings import Settings
-
-
-def github_settings(url: str = "http://127.0.0.1:9", **more: object) -> Settings:
-    """Return settings for the fake at an address; the environment of the tests does not count."""
-    named = {"github_repository": REPOSITORY, "github_token": TOKEN, "github_api_url": url, "n_shards": 4}
-    return Settings(_env_file=None, **{**named, **more})
 
 
 @pytest.fixture

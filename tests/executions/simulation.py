@@ -14,7 +14,6 @@ from unittest.mock import patch
 
 import githubkit
 import obstore
-from conftest import github_settings
 from fake_github import (
     BAD_GATEWAY,
     BAD_GATEWAY_DONE,
@@ -34,6 +33,7 @@ from fake_github import (
     FakeRun,
     Fault,
     RefusalError,
+    github_settings,
 )
 from fake_runners import put_manifest
 from obstore.store import MemoryStore

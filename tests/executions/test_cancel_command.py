@@ -1,8 +1,7 @@
 """`precalc github cancel` ends the run on GitHub, and tells which shards have landed."""
 
 import pytest
-from conftest import github_settings
-from fake_github import FakeGitHub
+from fake_github import FakeGitHub, github_settings
 
 from precalc_assets.cli.github import cancel
 from precalc_assets.errors import ExecutionError

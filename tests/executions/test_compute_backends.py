@@ -5,8 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 import pytest
-from conftest import github_settings
-from fake_github import FakeGitHub
+from fake_github import FakeGitHub, github_settings
 
 from precalc_assets.executions import Intent
 from precalc_assets.executions.backend import ComputeBackend

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from conftest import github_settings
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from fake_github import (
@@ -19,6 +18,7 @@ from fake_github import (
     USED_UP,
     FakeGitHub,
     Fault,
+    github_settings,
 )
 from simulation import MEANINGS
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import fake_github
 import httpx
 import pytest
-from conftest import github_settings
-from fake_github import DROPPED, INSTALLATION, REPOSITORY, TOKEN, WORKFLOW, FakeGitHub, wait_for
+from fake_github import DROPPED, INSTALLATION, REPOSITORY, TOKEN, WORKFLOW, FakeGitHub, github_settings, wait_for
 from simulation import MEANINGS, MODEL, SHARDS, Simulation
 
 from precalc_assets.executions import Intent, follow
