@@ -80,37 +80,43 @@ class Limits:
             raise request_timeout() from None
 
     async def _read(self, scope: Scope, receive: Receive, body: bytearray) -> bool:
-        """Read the body, and return False if the client disconnects. Raises Problem if the body is too large.
+        """Read the body, and return False if the client disconnects. Raises Problem if there is no room for the body.
 
         Most clients read no answer before they have sent the whole body, and lose it if the connection is closed. So a
-        body that is too large is read and discarded up to a limit, unless the client waits for a 100 Continue.
+        refused body is read and discarded up to a limit, unless the client waits for a 100 Continue.
         """
         headers = dict(scope["headers"])
-        declared = headers.get(b"content-length", b"")
-        size = int(declared) if declared.isdigit() else 0
-        too_large = size > MAX_BODY_BYTES
-        if too_large and (size > _DISCARDED_BYTES or b"expect" in headers):
-            raise body_too_large()
+        length = headers.get(b"content-length", b"")
+        declared = int(length) if length.isdigit() else 0
+        refusal = body_too_large() if declared > MAX_BODY_BYTES else None
+        if refusal and (declared > _DISCARDED_BYTES or b"expect" in headers):
+            raise refusal
         size, more = 0, True
         while more and size <= _DISCARDED_BYTES:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return False
-            part = message.get("body", b"")
-            more = message.get("more_body", False)
+            part, more = message.get("body", b""), message.get("more_body", False)
             size += len(part)
-            too_large = too_large or size > MAX_BODY_BYTES
-            self._keep(b"" if too_large else part, body)
-        if too_large:
-            raise body_too_large()
+            refusal = refusal or self._refusal(size, len(part))
+            if refusal:
+                self._bodies_bytes -= len(body)
+                body.clear()
+            else:
+                self._bodies_bytes += len(part)
+                body += part
+        if refusal:
+            raise refusal
         return True
 
-    def _keep(self, part: bytes, body: bytearray) -> None:
-        if self._bodies_bytes + len(part) > ALL_BODIES_BYTES:
+    def _refusal(self, size: int, more: int) -> Problem | None:
+        """Return the problem of a body of this size, or of this many bytes more in memory."""
+        if size > MAX_BODY_BYTES:
+            return body_too_large()
+        if self._bodies_bytes + more > ALL_BODIES_BYTES:
             message = "the server holds too many large bodies; try again in a few seconds"
-            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", message)
-        body += part
-        self._bodies_bytes += len(part)
+            return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", message)
+        return None
 
 
 class ImpatientProtocol(HttpToolsProtocol):

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -302,6 +303,7 @@ class Gateway:
         self.posts: list[tuple[str, str | None, dict]] = []
         self._key = key
         self._api = Api(tables)
+        self._thread = ThreadPoolExecutor(1)
         add_inchikey_routes(self._api.app)
         page.route("https://precalc.test/**", self._answer)
 
@@ -319,7 +321,8 @@ class Gateway:
                 route.fulfill(status=403, json=problem)
                 return
         asked = event(request.method, f"{path}?{address.query}", request.post_data, {**request.headers})
-        found = self._api.send(asked)
+        # Playwright's own event loop runs in this thread.
+        found = self._thread.submit(self._api.send, asked).result()
         # `found.text` is not compressed any more.
         headers = {n: value for n, value in found.headers.items() if n not in {"content-encoding", "content-length"}}
         route.fulfill(status=found.status, headers=headers, body=found.text)
