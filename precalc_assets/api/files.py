@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -82,13 +82,13 @@ class FilesAnswer(BaseModel):
 
 def add_file_routes(app: FastAPI, models: ServedModels, links: FileLinks | None) -> None:
     """Add the route that lists the files of these models; without `links` it answers that there are none."""
-    no_files = Problem(HTTPStatus.NOT_FOUND, "no_files", "this API serves no files, only predictions")
+    no_files = partial(Problem, HTTPStatus.NOT_FOUND, "no_files", "this API serves no files, only predictions")
 
     @app.get(
         "/models/{model}/files",
         summary="The files of a model",
         tags=["files"],
-        responses=refusals(unknown_model("eos9zzz"), no_files, unavailable()),
+        responses=refusals(unknown_model("eos9zzz"), no_files(), unavailable()),
     )
     def list_files(response: Response, model: ModelId) -> FilesAnswer:
         """Return links to the Parquet files of a model, one for each shard, with sizes and checksums.
@@ -99,7 +99,7 @@ def add_file_routes(app: FastAPI, models: ServedModels, links: FileLinks | None)
         if entry is None:
             raise unknown_model(model)
         if links is None:
-            raise no_files
+            raise no_files()
         # Whoever has a link can use it until it expires.
         response.headers["Cache-Control"] = "no-store"
         return _answer(entry, links)

@@ -7,6 +7,7 @@ the same sentences.
 import json
 import logging
 from collections.abc import Mapping
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -49,6 +50,35 @@ class Problem(Exception):  # noqa: N818 - most are mistakes in the request, not 
         return Response(json.dumps(self.body), self.status, self.headers, "application/json")
 
 
+# Problems that are always alike. Each call returns a new one, since an exception keeps its traceback.
+unknown_route = partial(
+    Problem, HTTPStatus.NOT_FOUND, "unknown_route", "there is no such route; GET /models is one that there is"
+)
+invalid_json = partial(Problem, HTTPStatus.BAD_REQUEST, "invalid_json", "the body is not JSON in UTF-8")
+unsupported_media_type = partial(
+    Problem,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    "unsupported_media_type",
+    "the body has to be JSON, and the header content-type: application/json",
+)
+request_timeout = partial(
+    Problem,
+    HTTPStatus.REQUEST_TIMEOUT,
+    "request_timeout",
+    "the body has not arrived in time; send it again",
+    {"Connection": "close"},
+)
+too_many = partial(Problem, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+body_too_large = partial(too_many, "body_too_large", "the body is larger than 10 MB; ask for less at a time")
+answer_too_large = partial(
+    too_many, "answer_too_large", "the answer is too large; ask for fewer at a time, or accept gzip"
+)
+bad_query = partial(Problem, HTTPStatus.BAD_REQUEST, "bad_query")
+internal_error = partial(
+    Problem, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "something went wrong here; it is in our log"
+)
+
+
 class ErrorDetail(BaseModel):
     """What went wrong: `code` for programs, `message` for people."""
 
@@ -81,11 +111,6 @@ def body_refusals(*problems: Problem) -> dict[int | str, dict[str, Any]]:
     return refusals(*problems, invalid_json(), missing, unsupported_media_type(), body_too_large())
 
 
-def unknown_route() -> Problem:
-    """Return the problem of a path without a route."""
-    return Problem(HTTPStatus.NOT_FOUND, "unknown_route", "there is no such route; GET /models is one that there is")
-
-
 def unknown_model(model: str) -> Problem:
     """Return the problem of a model that is not served, or whose id is malformed."""
     message = f"no predictions of {shortened(model)} are served; GET /models lists the models that are"
@@ -98,37 +123,6 @@ def malformed_inchikey(which: str) -> Problem:
     return Problem(HTTPStatus.BAD_REQUEST, "malformed_inchikey", message)
 
 
-def invalid_json() -> Problem:
-    """Return the problem of a body that cannot be parsed."""
-    return Problem(HTTPStatus.BAD_REQUEST, "invalid_json", "the body is not JSON in UTF-8")
-
-
-def unsupported_media_type() -> Problem:
-    """Return the problem of a body of another type."""
-    message = "the body has to be JSON, and the header content-type: application/json"
-    return Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
-
-
-def body_too_large() -> Problem:
-    """Return the problem of a body that is larger than API Gateway takes."""
-    return too_many("body_too_large", "the body is larger than 10 MB; ask for less at a time")
-
-
-def bad_query(message: str) -> Problem:
-    """Return the problem of a query's parameter."""
-    return Problem(HTTPStatus.BAD_REQUEST, "bad_query", message)
-
-
-def too_many(code: str, message: str) -> Problem:
-    """Return the problem of a request for more than one answer holds."""
-    return Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, code, message)
-
-
-def answer_too_large() -> Problem:
-    """Return the problem of an answer that is too large for a Lambda."""
-    return too_many("answer_too_large", "the answer is too large; ask for fewer at a time, or accept gzip")
-
-
 def unavailable(error: TableError | None = None, model: str = "") -> Problem:
     """Log the error, and return the problem of a table that cannot be read. The message names the model if given."""
     if error:
@@ -139,20 +133,9 @@ def unavailable(error: TableError | None = None, model: str = "") -> Problem:
     return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", message)
 
 
-def internal_error() -> Problem:
-    """Return the problem of a defect of ours, whose details are only logged."""
-    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "something went wrong here; it is in our log")
-
-
 def shortened(text: str) -> str:
     """Return a text of the request as messages repeat it: quoted and cut."""
     return repr(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
-
-
-def request_timeout() -> Problem:
-    """Return the problem of a body that does not arrive in time."""
-    message = "the body has not arrived in time; send it again"
-    return Problem(HTTPStatus.REQUEST_TIMEOUT, "request_timeout", message, {"Connection": "close"})
 
 
 EVERYWHERE = refusals(

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -83,6 +84,10 @@ _CSV_EXAMPLE = f"inchikey,smiles,mol_weight\n{_KEY},CC(=O)Oc1ccccc1C(=O)O,180.15
 _WITH_CSV: dict[int | str, dict[str, Any]] = {
     200: WITH_PROVENANCE[200] | {"content": {CSV: {"schema": {"type": "string"}, "example": _CSV_EXAMPLE}}}
 }
+
+_not_acceptable = partial(
+    Problem, HTTPStatus.NOT_ACCEPTABLE, "not_acceptable", "predictions come as application/json or text/csv"
+)
 
 # Examples of problems, for the document.
 UNKNOWN_MODEL = unknown_model("eos9zzz")
@@ -299,11 +304,6 @@ def _not_precalculated(inchikey: str, model: str, shard: str) -> Problem:
 def _unknown_molecule(inchikey: str, model: str, molecules: int) -> Problem:
     message = f"{inchikey} is not among the {molecules:,} molecules precalculated for {model}"
     return Problem(HTTPStatus.NOT_FOUND, "unknown_molecule", message)
-
-
-def _not_acceptable() -> Problem:
-    message = "predictions come as application/json or text/csv"
-    return Problem(HTTPStatus.NOT_ACCEPTABLE, "not_acceptable", message)
 
 
 def _too_many_columns(models: int, n_columns: int) -> Problem:
