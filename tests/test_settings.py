@@ -48,6 +48,8 @@ def test_the_defaults_need_no_cloud_account() -> None:
         ("PRECALC_TABLE_TAGS", "project"),
         ("PRECALC_TABLE_TAGS", "=chemistry"),
         ("PRECALC_TABLE_RECOVERY", "perhaps"),
+        ("PRECALC_CORS_ORIGINS", "lab.example"),
+        ("PRECALC_CORS_ORIGINS", "https://lab.example/path"),
         ("PRECALC_MAX_FAILURE_RATE", "1.1"),
         ("PRECALC_MAX_FAILURE_RATE", "-0.1"),
         ("PRECALC_MAX_FAILURE_RATE", "nan"),
@@ -61,6 +63,13 @@ def test_a_bad_value_is_one_line_that_names_the_variable_and_the_value(
         load_settings()
     assert f"{variable}={value!r}" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_origins_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().cors_origins == ()
+    load_settings.cache_clear()
+    monkeypatch.setenv("PRECALC_CORS_ORIGINS", "https://lab.example, http://localhost:8080")
+    assert load_settings().cors_origins == ("https://lab.example", "http://localhost:8080")
 
 
 def test_a_line_of_the_env_file_is_a_setting_and_the_environment_overrules_it(
