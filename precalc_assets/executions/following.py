@@ -6,7 +6,6 @@ to its end is in `protocol`; what Dagster makes of the outcomes is in `defs/`.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -167,8 +166,10 @@ class _Following:
                 self.engine.wait_until(min([self.engine.now() + LOOK, *looks]))
         # Settle what has ended by now. A run may go on after its shards have landed; nobody has to wait for its end.
         for followed in self.active.values():
-            with suppress(BackendError):
+            try:
                 self.tell(followed.execution, step(self.engine, followed.execution))
+            except BackendError as error:
+                self.engine.say(f"{followed.execution.key}: {error}")
 
     def _look(self, followed: _Followed) -> Iterator[ShardOutcome]:
         """Take a step of an execution, if it is time to, and look at its shards."""
