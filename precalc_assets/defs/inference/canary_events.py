@@ -27,7 +27,9 @@ def canary_evaluations(instance: dg.DagsterInstance, report: CanaryReport) -> It
 
 
 def is_recorded(instance: dg.DagsterInstance, report: CanaryReport) -> bool:
-    """Return whether Dagster has a record of a canary: its last check was evaluated."""
+    """Return whether Dagster has a record of a canary: its last check was evaluated, if it has any."""
+    if not report.checks:
+        return True
     history = instance.event_log_storage.get_asset_check_execution_history(
         dg.AssetCheckKey(CANARY.asset, report.checks[-1].name),
         limit=1,
@@ -54,7 +56,7 @@ class PrecedingCanary:
         if report is None or report == self._report:
             return
         self._report = report
-        if report.checks and not is_recorded(self._instance, report):
+        if not is_recorded(self._instance, report):
             if not report.broken:
                 yield dg.AssetMaterialization(
                     asset_key=CANARY.asset,
