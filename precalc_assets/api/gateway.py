@@ -5,7 +5,7 @@ import logging
 import os
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote
 
 from mangum import Mangum
@@ -13,17 +13,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from precalc_assets.api.problems import Problem, internal_error, invalid_json
 
-if TYPE_CHECKING:
-    from mangum.types import LambdaContext
-
 _PREFIX = re.compile(r"(/[\w.~-]+)*", re.ASCII)
 
 _log = logging.getLogger(__name__)
 
 
-def answer_event(
-    find_app: Callable[[], ASGIApp], event: dict[str, Any], context: "LambdaContext | None"
-) -> dict[str, Any]:
+def answer_event(find_app: Callable[[], ASGIApp], event: dict[str, Any], context: object) -> dict[str, Any]:
     """Answer one event in our form, even if it is malformed or there is no application."""
     try:
         app = find_app()

@@ -8,7 +8,7 @@ files; without origins no other web page may read answers.
 import os
 from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -18,11 +18,8 @@ from precalc_assets.api.gateway import answer_event, cors_origins
 from precalc_assets.errors import PrecalcError, UsageError
 from precalc_assets.tables import open_tables
 
-if TYPE_CHECKING:
-    from mangum.types import LambdaContext
 
-
-def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
+def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Answer one event of API Gateway."""
     return answer_event(_app, event, context)
 

@@ -4,7 +4,7 @@ It is separate from `handler`, because RDKit is twice as large as everything in 
 molecules do not slow down those who read predictions. It reads no table and has no rights.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -13,11 +13,8 @@ from precalc_assets.api.gateway import answer_event, cors_origins
 from precalc_assets.api.inchikeys import MOLECULE_SECONDS, REQUEST_SECONDS, add_inchikey_routes
 from precalc_assets.api.rdkit_processes import RDKitProcesses
 
-if TYPE_CHECKING:
-    from mangum.types import LambdaContext
 
-
-def handler(event: dict[str, Any], context: "LambdaContext") -> dict[str, Any]:
+def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Answer one event of API Gateway."""
     return answer_event(lambda: _app, event, context)
 

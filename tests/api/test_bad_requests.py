@@ -1,4 +1,4 @@
-"""What is wrong is told by status, code and one sentence, and no more than that leaves the server."""
+"""Errors have a status, a code and one sentence, and tell nothing about the inside of the server."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Links to files: of what is served and of nothing else, and for no longer than they are good for."""
+"""Links to files: only to loaded files, and only until they expire."""
 
 import json
 from datetime import UTC, datetime, timedelta

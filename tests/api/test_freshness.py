@@ -1,4 +1,4 @@
-"""What is kept between requests, and for how long."""
+"""What the API keeps between requests, and for how long."""
 
 import pytest
 import zstandard

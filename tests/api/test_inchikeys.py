@@ -1,4 +1,4 @@
-"""`POST /inchikeys`: the keys of the reference library, a reason where there is none, and an end to every question."""
+"""`POST /inchikeys`: the keys of the reference library, a reason where there is none, and time limits."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""The Lambdas' folders: small, the same each time, checked against the lock, and enough to answer with."""
+"""The Lambdas' folders are small, reproducible, checked against the lock, and enough to answer with."""
 
 import base64
 import gzip

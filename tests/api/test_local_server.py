@@ -1,4 +1,4 @@
-"""`precalc api`: the answers of a Lambda over HTTP, to many at a time, by a process that starts and ends well."""
+"""`precalc api`: the answers of a Lambda over HTTP, to parallel clients, from start to shutdown."""
 
 import random
 import signal

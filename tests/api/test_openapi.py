@@ -1,4 +1,4 @@
-"""The OpenAPI document: all that can be asked is in it, and what is in it is so."""
+"""The OpenAPI document describes every route, and its descriptions are true."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The pages as they are sent: small, whole without a script, loading nothing, and safe with anybody's words."""
+"""The pages are small, work without a script, load nothing, and escape any text."""
 
 import base64
 import gzip

@@ -1,6 +1,6 @@
-"""Requests that nobody means well: each gets an answer of 4xx in our form, or the right one, and the server goes on.
+"""Hostile requests: each gets a 4xx in our form or the right answer, and the server keeps running.
 
-They are sent as bytes to `precalc api`, since a client library would not send most of them.
+They are sent to `precalc api` as bytes, since a client library would not send most of them.
 """
 
 import gzip

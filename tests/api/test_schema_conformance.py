@@ -1,4 +1,4 @@
-"""The OpenAPI document and what `precalc api` does are the same thing, for thousands of requests of any kind.
+"""`precalc api` does what its OpenAPI document says, for thousands of valid and invalid requests.
 
 schemathesis makes them out of the document, right ones and wrong ones, and checks each answer against it: no 5xx, no
 status, header, type or body that the document does not have, nothing wrong accepted and nothing right refused. It is

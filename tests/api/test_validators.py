@@ -1,4 +1,4 @@
-"""What a reader may keep, how it asks whether that is still right, and what is on every answer."""
+"""ETags, 304, HEAD and compression: the headers that all answers share."""
 
 import pytest
 from made_up import MODEL, serve
