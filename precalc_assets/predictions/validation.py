@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import pandera.polars as pa
 import polars as pl
 import polars.selectors as cs
 
@@ -12,6 +12,9 @@ from precalc_assets.columns import Column
 from precalc_assets.outcomes import Check
 from precalc_assets.predictions.cells import DTYPES
 from precalc_assets.predictions.manifest import RawManifest
+
+if TYPE_CHECKING:
+    import pandera.polars as pa
 
 KEY_COLUMNS = ("inchikey", "smiles")
 
@@ -30,12 +33,14 @@ PREDICTION_WARNINGS = frozenset({"one_release", "distribution"})
 """Those of them that keep no shard from being published: a sample may mislead, and a release may be changed midway."""
 
 
-def predictions_schema(columns: Sequence[Column], inchikeys: pl.Series) -> pa.DataFrameSchema:
+def predictions_schema(columns: Sequence[Column], inchikeys: pl.Series) -> "pa.DataFrameSchema":
     """Return the schema of predictions for these molecules: `inchikey`, `smiles`, and one column per output.
 
     Pandera takes about 3 ms per column and check, 12 s for a model of 2,048 outputs; so what concerns all output
     columns is checked on the frame at once.
     """
+    import pandera.polars as pa  # takes 0.4 s, which only validation needs
+
     expected = _expected(tuple(columns))
     return pa.DataFrameSchema(
         {
@@ -50,17 +55,23 @@ def predictions_schema(columns: Sequence[Column], inchikeys: pl.Series) -> pa.Da
     )
 
 
-def broken_check(frame: pl.DataFrame, schema: pa.DataFrameSchema) -> tuple[str, str] | None:
+def broken_check(frame: pl.DataFrame, schema: "pa.DataFrameSchema") -> tuple[str, str] | None:
     """Return the first check that these predictions break and pandera's word on it; None when they keep them all.
 
     One, not all: pandera 0.35 cannot collect the failures of a frame's checks of different kinds.
     """
+    import pandera.polars as pa
+
     try:
         schema.validate(frame)
     except pa.errors.SchemaError as error:
         name = error.check.name if isinstance(error.check, pa.Check) else "keys"
-        return name, f"it is broken that {PREDICTION_CHECKS[name]}: {str(error).partition(chr(10))[0][:200]}"
+        return name, f"check `{name}` failed: {_first_line(error)} (expected: {PREDICTION_CHECKS[name]})"
     return None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200]
 
 
 def check_failure_rate(manifest: RawManifest, limit: float) -> Check:
