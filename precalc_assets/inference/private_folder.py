@@ -1,4 +1,4 @@
-"""A model's folder of a backend's own: what the model writes beside its code, no other process sees, nor the next call.
+"""A backend's own copy of a model's folder: what the model writes beside its code, no other process or later call sees.
 
 Only how a folder is copied, kept clean and removed belongs here; what is run in it is the backend's business.
 """
@@ -60,7 +60,7 @@ class PrivateFolder:
 
 @contextmanager
 def private_folder(folder: ModelFolder, variables: Mapping[str, str]) -> Iterator[PrivateFolder]:
-    """Make a folder for a backend. It is removed in the end, and when this process is killed."""
+    """Make a folder for a backend. It is removed at the end; a guard removes it when this process is killed."""
     place = tempfile.gettempdir()
     path = Path(tempfile.mkdtemp(prefix=f"{folder.model}-", dir="/tmp" if _SPLITS.search(place) else place))  # noqa: S108
     remove = [sys.executable, "-I", "-S", "-c", _REMOVE, str(path)]
@@ -72,7 +72,8 @@ def private_folder(folder: ModelFolder, variables: Mapping[str, str]) -> Iterato
     try:
         yield PrivateFolder(path, folder.path / "model")
     finally:
-        guard.close()
+        shutil.rmtree(path, ignore_errors=True)
+        guard.dismiss()
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -120,6 +120,11 @@ class HeldServer:
         """Run the command that closes it, and end what is left of it."""
         _end(self._process)
 
+    def dismiss(self) -> None:
+        """End it without the command that closes it, when nothing is left to close."""
+        self._process.kill()
+        _end(self._process)
+
 
 def hold(
     command: Sequence[str], *, close: Sequence[str], timeout: float, **surroundings: Unpack[Surroundings]
