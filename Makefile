@@ -6,7 +6,7 @@ BIN := .venv/bin
 # The installer of everything else; the same release is in the lock.
 UV_VERSION := 0.13.9
 PORT ?= 3000
-COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
+COMPILE = $(BIN)/uv pip compile --quiet --no-emit-package precalc-client --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
 # Processes for tests: one a core.
 CORES ?= auto
 
@@ -17,12 +17,12 @@ help:  ## List the verbs
 
 install: .venv/installed  ## Make the environment in .venv
 
-.venv/installed: requirements.lock pyproject.toml
+.venv/installed: requirements.lock pyproject.toml client/pyproject.toml
 	@python3 -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "precalc needs python3 to be 3.11, 3.12 or 3.13; this one is $$(python3 -V)" >&2; exit 1; }
 	python3 -m venv .venv || { echo "python3 has no venv module: install it (Debian: apt install python3-venv)" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode requirements.lock
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e client -e .
 	@touch $@
 
 infra: install infra/.venv/installed infra/node_modules/installed  ## Make what infra/ needs, in infra/: the AWS CDK

@@ -16,6 +16,9 @@ from pathlib import Path
 _ROOT = Path(__file__).parents[1]
 _LOCK = _ROOT / "requirements.lock"
 
+_PACKAGES = {"precalc_assets": _ROOT, "precalc": _ROOT / "client"}
+"""Our packages, by the folder that each is in. Of `precalc`, the client, a handler imports errors and identifiers."""
+
 _UNWANTED = (
     # What an installer notes for itself; it differs between machines.
     ".lock",
@@ -63,7 +66,7 @@ INCHIKEYS = Asset(
     packages=("fastapi", "mangum"),
     # NumPy and Pillow are for what it draws and for arrays; a molecule's InChIKey needs neither.
     alone=("rdkit",),
-    files=("precalc_assets/library/molecules.py",),
+    files=("client/precalc/smiles_keys.py",),
 )
 """Answers `POST /inchikeys`."""
 
@@ -106,7 +109,8 @@ def build_asset(folder: Path, asset: Asset, runtime: Runtime = LAMBDA) -> Path:
     for unwanted in [path for pattern in _UNWANTED for path in folder.glob(pattern)]:
         unwanted.unlink()
     for source in [*map(_source, _imported_modules(asset)), *_files(asset)]:
-        target = folder / source.relative_to(_ROOT)
+        root = _PACKAGES["precalc"] if source.is_relative_to(_PACKAGES["precalc"]) else _ROOT
+        target = folder / source.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
     return folder
@@ -134,11 +138,11 @@ def _imported_modules(asset: Asset) -> list[str]:
     """Return our modules that are there once the handler and the modules are imported, in a process of their own."""
     names = (asset.handler.rpartition(".")[0], *asset.modules)
     code = f"import json, sys, {', '.join(names)}; print(json.dumps([m for m in sys.modules]))"
-    return sorted(name for name in json.loads(_run(code)) if name.split(".")[0] == "precalc_assets")
+    return sorted(name for name in json.loads(_run(code)) if name.split(".")[0] in _PACKAGES)
 
 
 def _source(module: str) -> Path:
-    path = _ROOT.joinpath(*module.split("."))
+    path = _PACKAGES[module.split(".")[0]].joinpath(*module.split("."))
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
@@ -148,12 +152,12 @@ def _files(asset: Asset) -> list[Path]:
 
 
 def _trim_rdkit(folder: Path) -> None:
-    """Leave of RDKit what `molecules` loads, a third of it: a Lambda starts when all of its asset has arrived.
+    """Leave of RDKit what `smiles_keys` loads, a third of it: a Lambda starts when all of its asset has arrived.
 
     What it loads is seen here, in this machine's RDKit of the same version. A library is wanted when a wanted file
     names it; the names hold a digest, so nothing else is meant.
     """
-    path = _ROOT / "precalc_assets" / "library" / "molecules.py"
+    path = _ROOT / "client" / "precalc" / "smiles_keys.py"
     code = (
         f"import json, runpy, sys; runpy.run_path({str(path)!r})['identify'](['C', 'C1CC']);"
         "print(json.dumps([m.__spec__.origin for n, m in sys.modules.items() if n.split('.')[0] == 'rdkit']))"

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
+from precalc.identifiers import is_model_id
 from precalc_assets.cards import ModelCard, find_card, read_card
 from precalc_assets.errors import TableError
-from precalc_assets.model_ids import is_model_id
 from precalc_assets.tables import REGISTRY, Directory, Item, KeyValueStore, TableReader
 
 _log = logging.getLogger(__name__)

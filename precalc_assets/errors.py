@@ -1,27 +1,29 @@
-"""The errors that a person is meant to read: one line that names the thing, the reason and the way out.
+"""The platform's errors, beside those that it shares with the client: what failed, on which thing, why, and what helps.
 
 The command line prints them without a traceback and exits with their `exit_code`; Dagster shows them as the
-failure's description. Anything that is not one of these is a defect of ours and keeps its traceback.
+failure's description. Any other exception is a defect of ours and keeps its traceback.
 """
 
+from precalc.errors import OneModelError, PrecalcError, UsageError
 
-class PrecalcError(Exception):
-    """The work could not be done; the message says what to do about it."""
-
-    exit_code = 1
-
-
-class UsageError(PrecalcError):
-    """What was asked for does not exist or is not well formed: the request has to change."""
-
-    exit_code = 2
+__all__ = [
+    "ColumnsError",
+    "ExecutionError",
+    "LibraryError",
+    "MissingTableError",
+    "ModelError",
+    "PrecalcError",
+    "ShardError",
+    "TableError",
+    "UsageError",
+]
 
 
 class LibraryError(PrecalcError):
     """The reference library, or a shard of it, is missing, empty, damaged or unreadable."""
 
 
-class ModelError(PrecalcError):
+class ModelError(OneModelError):
     """The model as a whole cannot be used: trying its other shards would end the same way."""
 
 
@@ -33,7 +35,7 @@ class ShardError(PrecalcError):
     """One shard of one model failed; the others are not concerned."""
 
 
-class TableError(PrecalcError):
+class TableError(OneModelError):
     """A prediction table is missing, damaged, in use by another load, or cannot hold what it was given."""
 
 

@@ -8,9 +8,6 @@ from precalc_assets.errors import UsageError
 
 HASH_SPACE = 1 << 64
 
-INCHIKEY = re.compile(r"^[A-Z]{14}-[A-Z]{10}-[A-Z]\Z")
-"""27 characters: 14 of the skeleton, 8 of the other layers with two flags, 1 of the protonation."""
-
 
 def key_hash(inchikey: str) -> int:
     """Return the molecule's place in the hash space, 0 ≤ h < 2^64.

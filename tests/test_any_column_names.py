@@ -13,16 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 from gateway_events import event
 
+from precalc import Client
+from precalc.formats import SUFFIXES, find_format
+from precalc.getting import Request, get_to_file
+from precalc.molecule_input import read_list
+from precalc.smiles_workers import inchikey
 from precalc_assets.api.app import make_app
 from precalc_assets.api.gateway import answer_event
-from precalc_assets.client import Precalc
-from precalc_assets.client.asked import MoleculeList
-from precalc_assets.client.computing import Computer, get_and_compute
-from precalc_assets.client.formats import SUFFIXES, find_format
-from precalc_assets.client.getting import Question, get_to_file
-from precalc_assets.client.local import LocalSource
+from precalc_assets.client.local_tables import LocalSource
+from precalc_assets.client.missing_predictions import Computer, get_and_compute
 from precalc_assets.inference import run_canary
-from precalc_assets.library import inchikey, read_manifest
+from precalc_assets.library import read_manifest
 from precalc_assets.predictions import load_library_shards, require_manifest
 from precalc_assets.settings import Settings
 from precalc_assets.sharding import shard_keys
@@ -177,11 +178,9 @@ def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def test_files_of_readers_have_both(predicted, tmp_path: Path, suffix: str) -> None:
     source = LocalSource(predicted.tables, "here")
     path, computed = tmp_path / f"out{suffix}", tmp_path / f"computed{suffix}"
-    question = Question(
-        source.open(MODEL), MoleculeList(["OCC", "CC", NEW], processes=1), find_format(None, path), smiles=True
-    )
-    get_to_file(question, path)
-    get_and_compute(question, computed, Computer(predicted.backend, 5))
+    request = Request(source.open(MODEL), read_list(["OCC", "CC", NEW]), find_format(None, path), smiles=True)
+    get_to_file(request, path)
+    get_and_compute(request, computed, Computer(predicted.backend, 5))
     found, both = read_file(path), read_file(computed)
     assert list(found[1]) == ["key", "input", "smiles", *SHOWN]
     assert cells(found[1].values()) == [inchikey("CC"), "CC", "CC", *cells(values("CC"))]
@@ -191,7 +190,7 @@ def test_files_of_readers_have_both(predicted, tmp_path: Path, suffix: str) -> N
 
 
 def test_frames_have_both(predicted) -> None:
-    with Precalc(source=LocalSource(predicted.tables, "here")) as precalc:
-        frame = precalc.get(MODEL, ["CC"], smiles=True)
-    assert list(frame.columns) == ["key", "input", "smiles", *SHOWN]
-    assert list(frame.iloc[0]) == [inchikey("CC"), "CC", "CC", *values("CC")]
+    with Client(source=LocalSource(predicted.tables, "here")) as client:
+        frame = client.get(MODEL, ["CC"], smiles=True)
+    assert list(frame.columns) == ["key", "input", "smiles", "source", *SHOWN]
+    assert list(frame.iloc[0]) == [inchikey("CC"), "CC", "CC", "precalculated", *values("CC")]

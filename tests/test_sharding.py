@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from precalc.identifiers import INCHIKEY
 from precalc_assets.errors import UsageError
 from precalc_assets.sharding import (
     HASH_SPACE,
-    INCHIKEY,
     contiguous_ranges,
     format_shards,
     key_hash,

@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json as to_json_bytes
 
+from precalc.csv_cells import csv_cell
 from precalc_assets.adoption_record import Adoption
 from precalc_assets.api.parameters import INCHIKEY_SCHEMA
 from precalc_assets.api.served import Predictions
 from precalc_assets.cards import ModelCard
 from precalc_assets.catalogue import CatalogueEntry
 from precalc_assets.columns import ColumnType
-from precalc_assets.csv_cells import csv_cell
 from precalc_assets.tables import Value
 
 JSON = "application/json"

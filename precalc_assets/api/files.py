@@ -24,7 +24,6 @@ from precalc_assets.api.problems import Problem, refusals, unavailable, unknown_
 from precalc_assets.api.served import ServedModels
 from precalc_assets.catalogue import CatalogueEntry
 from precalc_assets.errors import MissingTableError, TableError, UsageError
-from precalc_assets.model_ids import check_model_id, is_model_id
 from precalc_assets.tables import Directory
 
 if TYPE_CHECKING:

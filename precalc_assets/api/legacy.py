@@ -14,11 +14,11 @@ from fastapi import Body, FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from precalc.identifiers import INCHIKEY
 from precalc_assets.api.answers import JSON, dump
 from precalc_assets.api.problems import answer_too_large, body_refusals, unavailable
 from precalc_assets.api.routes import WITH_PROVENANCE, check_number, provenance_header, too_many_inchikeys
 from precalc_assets.api.served import ServedModels
-from precalc_assets.sharding import INCHIKEY
 from precalc_assets.tables import Value
 
 _DESCRIPTION = (

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 from fastapi import Path, Query
 from pydantic.json_schema import SkipJsonSchema
 
+from precalc.identifiers import INCHIKEY
 from precalc_assets.api.problems import bad_query, malformed_inchikey, shortened
-from precalc_assets.sharding import INCHIKEY
 
 MAX_MODELS = 500
 """Models that one request may name; the hub has 240."""

@@ -1,6 +1,6 @@
 """Processes that run RDKit for the API, so that a molecule that hangs or crashes RDKit costs only its process.
 
-Each runs `precalc_assets.library.molecules` as a script: the keys are those of the reference library, and the API's own
+Each runs `precalc.smiles_keys` as a script: the keys are those of the reference library, and the API's own
 process never imports RDKit.
 """
 
@@ -16,10 +16,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
-import precalc_assets
+from precalc import errors
 
-_SCRIPT = Path(precalc_assets.__file__).parent / "library" / "molecules.py"
-"""A path, because importing from `precalc_assets.library` imports Arrow and the object store."""
+_SCRIPT = Path(errors.__file__).with_name("smiles_keys.py")
+"""By its path: this process does not import it."""
 
 _ADDRESSES = 1 << 30
 """Bytes that a process may map: with RDKit loaded it maps 70 MB."""

@@ -1,6 +1,6 @@
 """`precalc api`: the read API for the tables and the store of the settings, on this machine alone."""
 
-from precalc_assets.model_ids import is_model_id
+from precalc.identifiers import is_model_id
 from precalc_assets.settings import load_settings
 from precalc_assets.tables import open_tables
 

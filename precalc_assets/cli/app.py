@@ -1,4 +1,4 @@
-"""The commands and their options.
+"""The platform's commands and their options, and how they join the client's.
 
 What a command does is in functions of other modules, imported when it is called: reading a prediction should not wait
 for RDKit or Dagster to load.
@@ -7,14 +7,17 @@ for RDKit or Dagster to load.
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
+from obstore.exceptions import BaseError
+from typer.core import TyperGroup
 
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    help="Run every model of the Ersilia Model Hub once over a reference library, and read the predictions.",
-)
+from precalc.cli import show_log
+from precalc.cli.app import Api, Model
+from precalc.cli.app import models as list_models_of_client
+from precalc_assets.errors import PrecalcError
+
+app = typer.Typer()
 library_app = typer.Typer(no_args_is_help=True, help="The reference library: the molecules that models are run over.")
 app.add_typer(library_app, name="library")
 models_app = typer.Typer(help="The models: which there are, and whether they can be run.")
@@ -24,7 +27,6 @@ app.add_typer(github_app, name="github")
 jobs_app = typer.Typer(no_args_is_help=True, help="What the jobs of a GitHub workflow run call; not for people.")
 app.add_typer(jobs_app, name="jobs")
 
-Model = Annotated[str, typer.Argument(help="A model id: eos3b5e, or eos3b5e-v2 for a version.", show_default=False)]
 Shards = Annotated[
     str | None, typer.Option(help="Which shards: 07, 00-49 or 07,08,20-29; all by default.", show_default=False)
 ]
@@ -41,14 +43,6 @@ Until = Annotated[
     str | None,
     typer.Option(
         help="How long this may take, as 5h30m: it ends before a batch that would not end in time.", show_default=False
-    ),
-]
-Api = Annotated[
-    str | None,
-    typer.Option(
-        envvar="PRECALC_API_URL",
-        help="The URL of an API to read from, in place of the tables of the settings.",
-        show_default=False,
     ),
 ]
 Key = Annotated[str, typer.Argument(help="An execution's key: eos3b5e-0007.", show_default=False)]
@@ -113,98 +107,6 @@ def request(model: Model, sample: Sample = None) -> None:
 
 
 @app.command()
-def get(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="MODEL... [MOLECULE]...", help="Model ids, then InChIKeys or SMILES.", show_default=False
-        ),
-    ] = None,
-    input_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--input",
-            "-i",
-            help="A file of InChIKeys or SMILES: CSV, CSV.gz or SMI; - is standard input, as is what is piped.",
-            show_default=False,
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="A file: .csv, .csv.gz, .parquet or .jsonl; a folder for several models; stdout by default.",
-            show_default=False,
-        ),
-    ] = None,
-    missing: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write the molecules that are not precalculated here, as `ersilia run -i` takes them.",
-            show_default=False,
-        ),
-    ] = None,
-    file_format: Annotated[
-        str | None,
-        typer.Option("--format", help="csv, csv.gz, parquet or jsonl; by default what the file's name says."),
-    ] = None,
-    api: Api = None,
-    include_smiles: Annotated[
-        bool, typer.Option("--include-smiles", help="Add a column with the reference library's SMILES.")
-    ] = False,
-    all_models: Annotated[
-        bool, typer.Option("--all-models", help="All models that are served, into a folder.")
-    ] = False,
-    compute_missing: Annotated[
-        bool,
-        typer.Option("--compute-missing", help="Run the model on what is not precalculated; `source` tells which."),
-    ] = False,
-) -> None:
-    """Read predictions, in the order of the molecules; goes on where an earlier call was interrupted."""
-    from precalc_assets.cli.get import Options, answer
-
-    answer(
-        words or [],
-        Options(
-            input_file=input_file,
-            output=output,
-            missing=missing,
-            format=file_format,
-            api=api,
-            include_smiles=include_smiles,
-            all_models=all_models,
-            compute_missing=compute_missing,
-        ),
-    )
-
-
-@app.command()
-def download(
-    model: Model,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A folder; by default one named like the model.")
-    ] = None,
-    api: Api = None,
-) -> None:
-    """Download a model's Parquet files, checked; goes on where an earlier call was interrupted."""
-    from precalc_assets.cli.download import download as work
-
-    work(model, output or Path(model), api)
-
-
-@app.command()
-def login(
-    url: Annotated[str, typer.Argument(help="The URL of an API.", show_default=False)],
-    forget: Annotated[bool, typer.Option("--forget", help="Remove the key from the keyring.")] = False,
-) -> None:
-    """Keep an API's key in this machine's keyring; it is asked for, and not shown."""
-    from precalc_assets.cli.get import login as work
-
-    work(url, forget=forget)
-
-
-@app.command()
 def api(port: Annotated[int, typer.Option(min=0, max=65_535, help="Where it listens.")] = 8000) -> None:
     """Serve the read API, its documentation and the landing page on this machine."""
     from precalc_assets.cli.api import serve as work
@@ -225,9 +127,15 @@ def drop(
 
 
 @models_app.callback(invoke_without_command=True)
-def models(context: typer.Context) -> None:
-    """List the models that can be run, and what is precalculated of them."""
-    if context.invoked_subcommand is None:
+def models(context: typer.Context, api: Api = None) -> None:
+    """List the models that can be run, and what is precalculated of them; with --api, the models of an API."""
+    if context.invoked_subcommand is not None:
+        return
+    if api:
+        from precalc.cli.models import list_models
+
+        list_models(api)
+    else:
         from precalc_assets.cli.overview import models as work
 
         work()
@@ -351,6 +259,36 @@ def jobs_report(key: Key) -> None:
     from precalc_assets.cli.jobs import report as work
 
     work(key)
+
+
+def add_commands(client: typer.Typer) -> None:
+    """Add the platform's commands to the client's: those that compute come first, then those that read."""
+    show_log("precalc_assets")
+    # Ours lists models that can be run, too.
+    reading = [command for command in client.registered_commands if command.callback is not list_models_of_client]
+    own = app.registered_commands
+    first = 1 + [command.callback for command in own].index(request)
+    client.registered_commands = own[:first] + reading + own[first:]
+    client.registered_groups += app.registered_groups
+    client.info.cls = _OneLineErrors
+    client.info.help = (
+        "Run every model of the Ersilia Model Hub once over a reference library, and read the predictions."
+    )
+
+
+class _OneLineErrors(TyperGroup):
+    """Turns the object store's errors, pages long, into one line."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except (BaseError, OSError) as error:
+            if getattr(error, "errno", None) is not None:
+                raise  # the system's, in one line already
+            from precalc_assets.outcomes import reason
+
+            raise PrecalcError(reason(error)) from error
 
 
 def _no_shards_with_sample(shards: str | None) -> None:

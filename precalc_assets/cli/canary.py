@@ -3,8 +3,8 @@
 from rich.console import Console
 from rich.table import Table
 
+from precalc.cli.progress_bar import progress
 from precalc_assets.cards import name_variation
-from precalc_assets.cli.progress import progress
 from precalc_assets.columns import name_columns
 from precalc_assets.errors import PrecalcError
 from precalc_assets.inference import CANARY_WARNINGS, CanaryReport, run_canary

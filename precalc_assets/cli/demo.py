@@ -9,9 +9,9 @@ import obstore
 from rich.console import Console
 from rich.table import Table
 
+from precalc.cli import show_log
+from precalc.cli.get import Options, get
 from precalc_assets.cli.dagster_runs import Stage, run_model
-from precalc_assets.cli.get import get
-from precalc_assets.cli.log import show_log
 from precalc_assets.library import LibraryManifest, read_manifest, read_sample
 from precalc_assets.settings import load_settings
 from precalc_assets.storage import REJECTED, open_store
@@ -35,7 +35,7 @@ What to look at next
 
 def main() -> None:
     """Run the demonstration."""
-    show_log()
+    show_log("precalc_assets")
     console = Console(highlight=False, markup=False, emoji=False)
     started = time.perf_counter()
     stages = [stage for model in MODELS for stage in run_model(model, None)]
@@ -48,7 +48,7 @@ def main() -> None:
     console.print(_stage_table(stages))
     console.print(f"\nall of it in {seconds:.1f} s. Read back, as a reader would:")
     sample = read_sample(store, library, _READ_BACK)
-    get(MODELS[0], sample["inchikey"].to_pylist(), None, None, None)
+    get([MODELS[0], *sample["inchikey"].to_pylist()], Options())
     print(NEXT)
 
 

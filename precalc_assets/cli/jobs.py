@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from obstore.store import ObjectStore
 
+from precalc.identifiers import check_model_id
 from precalc_assets.cards.publishing import publish
 from precalc_assets.cli import canary as sample
 from precalc_assets.cli import work
@@ -20,7 +21,6 @@ from precalc_assets.errors import PrecalcError, UsageError
 from precalc_assets.executions import Execution, Run, claim_own
 from precalc_assets.inference import CANARY_SIZE, find_report, open_model
 from precalc_assets.library import LibraryManifest, read_manifest, require_shards
-from precalc_assets.model_ids import check_model_id
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
 from precalc_assets.predictions import check_failure_rate, find_manifest
 from precalc_assets.settings import Settings, load_settings

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from rich.console import Console
 from rich.table import Table
 
+from precalc.cli.models import yes_or_no
+from precalc.identifiers import check_model_id
 from precalc_assets.cards import ModelCard, find_card, name_variation
 from precalc_assets.cli.report import name_shards
 from precalc_assets.errors import ModelError, PrecalcError, TableError
 from precalc_assets.inference import CANARY_SIZE, CanaryReport, find_known, find_report, list_known
 from precalc_assets.library import read_manifest, require_shards
-from precalc_assets.model_ids import check_model_id
 from precalc_assets.outcomes import reason
 from precalc_assets.predictions import RawManifest, find_manifest
 from precalc_assets.settings import Settings, load_settings
@@ -51,7 +52,7 @@ def models() -> None:
             *said,
             f"{len(served)}/{settings.n_shards}" if served else "–",
             f"{sum(shard.rows for shard in served):,}" if served else "–",
-            _yes_or_no(card.deterministic if card else None),
+            yes_or_no(card.deterministic if card else None),
         )
     Console(markup=False, emoji=False).print(table)
 
@@ -146,10 +147,6 @@ def _find_card(tables: KeyValueStore, model: str) -> ModelCard | None:
     except TableError as error:
         print(f"warning: {error}", file=sys.stderr)
         return None
-
-
-def _yes_or_no(answer: bool | None) -> str:
-    return "–" if answer is None else "yes" if answer else "no"
 
 
 def _directories(tables: KeyValueStore, model: str) -> dict[str, Directory]:

@@ -3,15 +3,18 @@
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import obstore
 
+from precalc.cli.progress_bar import progress
+from precalc.identifiers import check_model_id
+from precalc.progress import OnProgress
 from precalc_assets.cards.publishing import publish, warn_of_licence
 from precalc_assets.cli.durations import parse_duration
-from precalc_assets.cli.progress import progress, row_progress
 from precalc_assets.cli.report import Tally, name_shards
 from precalc_assets.inference import find_known, find_report, open_backend, open_model, predict_shards
 from precalc_assets.library import (
@@ -23,7 +26,6 @@ from precalc_assets.library import (
     read_manifest,
     require_shards,
 )
-from precalc_assets.model_ids import check_model_id
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
 from precalc_assets.predictions import load_library_shards, load_shards, validate_shards
 from precalc_assets.settings import load_settings
@@ -42,7 +44,7 @@ def build(path: Path | None) -> None:
             source = fetch_source(store, Path(folder))
         else:
             source = path
-        with row_progress("library") as on_progress:
+        with _row_progress("library") as on_progress:
             manifest = build_library(
                 store, source, n_shards=settings.n_shards, processes=settings.processes, on_progress=on_progress
             )
@@ -54,6 +56,22 @@ def build(path: Path | None) -> None:
     for _ in outcomes:
         pass
     tally.finish("library table")
+
+
+@contextmanager
+def _row_progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Show the progress of something that reports how many rows are done, and of how many."""
+    with ExitStack() as stack:
+        bar: OnProgress | None = None
+        seen = 0
+
+        def advance(done: int, total: int) -> None:
+            nonlocal bar, seen
+            bar = bar or stack.enter_context(progress(title, total, "rows"))
+            bar(done - seen, 0)
+            seen = done
+
+        yield advance
 
 
 def report_library(manifest: LibraryManifest) -> None:

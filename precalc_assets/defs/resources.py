@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 
 from obstore.store import ObjectStore
 
+from precalc.progress import OnProgress, ProgressLines
 from precalc_assets.executions import Engine
 from precalc_assets.library import LibraryManifest, read_manifest, require_shards
-from precalc_assets.progress import OnProgress, ProgressLines
 from precalc_assets.settings import Settings
 from precalc_assets.storage import absolute_url, open_store
 from precalc_assets.tables import KeyValueStore, open_tables

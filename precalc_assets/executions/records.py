@@ -24,10 +24,10 @@ import obstore
 from obstore.store import ObjectStore
 from pydantic import BaseModel, ConfigDict
 
+from precalc.identifiers import check_model_id, is_model_id
 from precalc_assets import storage
 from precalc_assets.errors import ExecutionError
 from precalc_assets.json_records import RecordType, ReplaceableSlot, Slot
-from precalc_assets.model_ids import check_model_id, is_model_id
 from precalc_assets.outcomes import ShardOutcome
 
 NOBODY = 0

@@ -19,7 +19,7 @@ from precalc_assets.inference.backend import (
 )
 from precalc_assets.inference.call_size import CallSize
 from precalc_assets.predictions import read_records
-from precalc_assets.progress import told_while_waiting
+from precalc_assets.waiting import told_while_waiting
 
 logger = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ import polars as pl
 import pyarrow.parquet as pq
 from obstore.store import ObjectStore
 
+from precalc.progress import OnProgress, ignore_progress
 from precalc_assets import storage
 from precalc_assets.adoption_record import Adoption
 from precalc_assets.errors import ColumnsError, ModelError, TableError
@@ -54,7 +55,6 @@ from precalc_assets.models import ModelFolder
 from precalc_assets.outcomes import Check, reason
 from precalc_assets.predictions import PredictionsWriter, Provenance, read_records
 from precalc_assets.processes import peak_memory
-from precalc_assets.progress import OnProgress, ignore_progress
 from precalc_assets.settings import Settings
 from precalc_assets.tables.estimate import TableEstimate, estimate_table
 

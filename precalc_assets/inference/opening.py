@@ -5,11 +5,11 @@ import shutil
 from pathlib import Path
 from typing import TypedDict
 
+from precalc.identifiers import check_model_id
 from precalc_assets.errors import UsageError
 from precalc_assets.inference.backend import ModelBackend
 from precalc_assets.inference.ersilia import ErsiliaBackend, fetch_from_hub
 from precalc_assets.inference.framework import FrameworkBackend
-from precalc_assets.model_ids import check_model_id
 from precalc_assets.models import (
     Hub,
     ModelFolder,

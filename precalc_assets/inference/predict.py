@@ -14,6 +14,7 @@ from typing import Self
 import polars as pl
 from obstore.store import ObjectStore
 
+from precalc.progress import OnProgress, ignore_progress
 from precalc_assets.errors import ModelError, ShardError
 from precalc_assets.inference.adoption import same_major
 from precalc_assets.inference.backend import ModelBackend, TimeIsUpError
@@ -26,7 +27,6 @@ from precalc_assets.inference.reusable_rows import KeptRows
 from precalc_assets.library import LibraryManifest, read_shard
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
 from precalc_assets.predictions import RawManifest, check_failure_rate, find_manifest
-from precalc_assets.progress import OnProgress, ignore_progress
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,6 @@ from precalc_assets.library.manifest import (
     read_shard,
     require_shards,
 )
-from precalc_assets.library.parsing import inchikey
-from precalc_assets.library.reading import read_rows
 from precalc_assets.library.source import demo_library, ensure_source, fetch_source, put_source
 
 __all__ = [
@@ -22,10 +20,8 @@ __all__ = [
     "ensure_source",
     "fetch_source",
     "find_library",
-    "inchikey",
     "put_source",
     "read_manifest",
-    "read_rows",
     "read_sample",
     "read_shard",
     "require_shards",

@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from obstore.store import ObjectStore
 
+from precalc.molecule_files import read_rows, survey
+from precalc.smiles_workers import BATCH, ParsedRow, parse_rows
 from precalc_assets import storage
 from precalc_assets.errors import LibraryError
 from precalc_assets.library.leftovers import shards_before, warn_of_leftovers
 from precalc_assets.library.manifest import SHARD_SCHEMA, LibraryManifest, ShardInfo, with_digest
-from precalc_assets.library.parsing import BATCH, ParsedRow, parse_rows
-from precalc_assets.library.reading import read_rows, survey
 from precalc_assets.sharding import key_hash, shard_index, shard_key
 
 Progress = Callable[[int, int], None]

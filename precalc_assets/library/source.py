@@ -5,9 +5,9 @@ from pathlib import Path
 import obstore
 from obstore.store import ObjectStore
 
+from precalc.molecule_files import SUFFIXES, suffix_of
 from precalc_assets.errors import LibraryError
 from precalc_assets.library.manifest import find_library
-from precalc_assets.library.reading import SUFFIXES, suffix_of
 
 _NAMES = tuple(f"reference_library{suffix}" for suffix in SUFFIXES)
 

@@ -21,8 +21,8 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
+from precalc.identifiers import check_model_id
 from precalc_assets.errors import ModelError, UsageError
-from precalc_assets.model_ids import check_model_id
 from precalc_assets.model_metadata import ModelMetadata
 from precalc_assets.models.checkpoints import find_pointers, keeps_checkpoints_in_eosvc
 from precalc_assets.models.environment import disk_bytes, tool_program

@@ -12,9 +12,9 @@ from typing import cast
 import yaml
 from pydantic import ValidationError
 
+from precalc.identifiers import check_model_id
 from precalc_assets.columns import Column, read_columns
 from precalc_assets.errors import ModelError, UsageError
-from precalc_assets.model_ids import check_model_id
 from precalc_assets.model_metadata import ModelMetadata
 
 _EMPTY = (None, "", "~", "null", "Null", "NULL", "None")

@@ -22,9 +22,9 @@ from botocore.awsrequest import AWSResponse
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionClosedError, WaiterError
 
+from precalc.identifiers import is_model_id
 from precalc_assets.aws import explain, open_session
 from precalc_assets.errors import TableError, UsageError
-from precalc_assets.model_ids import is_model_id
 from precalc_assets.tables.rate_limit import RateLimit
 from precalc_assets.tables.store import (
     LIBRARY,

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from made_up import COLUMNS, MODEL, serve
 from serving import KEYS, UNKNOWN, Api, card, predictions
 
+from precalc.csv_cells import plain_text
 from precalc_assets import storage
 from precalc_assets.adoption_record import Adoption
 from precalc_assets.api.answers import best_type, dump
 from precalc_assets.cards import publish_card
 from precalc_assets.columns import Column
-from precalc_assets.csv_cells import plain_text
 from precalc_assets.library import read_manifest
 from precalc_assets.sharding import key_hash, shard_of
 from precalc_assets.tables import REGISTRY, Item

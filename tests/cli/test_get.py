@@ -13,10 +13,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from precalc_assets.cli.get import Options
-from precalc_assets.cli.get import answer as answered
+from precalc.cli.get import Options, get
+from precalc.smiles_workers import inchikey
 from precalc_assets.errors import PrecalcError, UsageError
-from precalc_assets.library import inchikey, read_manifest
+from precalc_assets.library import read_manifest
 from precalc_assets.predictions import load_library_shards
 
 MODEL = "eos9abc"
@@ -93,7 +93,7 @@ def test_files_are_of_the_format_that_their_name_says(served) -> None:
     assert [json.loads(line) for line in (served.root / "out.jsonl").read_text().splitlines()] == expected
 
 
-def test_several_models_fill_a_folder_with_a_file_each_and_what_is_there_is_kept(served) -> None:
+def test_several_models_fill_a_folder_and_are_not_read_again(served) -> None:
     (served.root / "asked.csv").write_text("smiles\nCCO\nnone\nCCCCCCCCCCCCCCCCCO\n")
     done = served.precalc("get", "--all-models", "-i", "asked.csv", "-o", "out", "--missing", "lost")
     assert done.returncode == 0, done.stderr
@@ -106,11 +106,11 @@ def test_several_models_fill_a_folder_with_a_file_each_and_what_is_there_is_kept
     assert manifest["library_digest"] == read_manifest(served.store).digest
     assert (manifest["found"], manifest["missing"], manifest["unreadable"]) == (1, 1, 1)
     again = served.precalc("get", "--all-models", "-i", "asked.csv", "-o", "out", "--missing", "lost")
-    assert again.stderr == f"out/{MODEL}.csv is there already\n"
+    assert again.stderr == f"out/{MODEL}.csv is complete already\n"
 
 
 @pytest.mark.slow
-def test_a_model_that_cannot_be_read_keeps_nobody_from_the_others(served) -> None:
+def test_unreadable_model_does_not_stop_the_others(served) -> None:
     served.write_model(model="eos9abb")
     for verb in ("predict", "load"):
         done = served.precalc(verb, "eos9abb")
@@ -124,7 +124,7 @@ def test_a_model_that_cannot_be_read_keeps_nobody_from_the_others(served) -> Non
     assert done.returncode == 1
     assert done.stderr.count("'none': SMILES Parse Error") == 1
     assert done.stderr.splitlines()[-1] == (
-        "error: not read: eos9zzz, eos9abb; the others are in out, and the same command tries those again"
+        "error: not read: eos9zzz, eos9abb; the others are in out, run the same command to retry"
     )
     assert rows((served.root / "out" / f"{MODEL}.csv").read_text())[1][1:] == ["CCO", *answer("CCO")]
 
@@ -143,8 +143,8 @@ def test_the_file_of_molecules_is_not_written_over(served) -> None:
 def test_all_of_no_models_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PRECALC_TABLES_URL", f"sqlite:///{tmp_path / 'tables.db'}")
-    with pytest.raises(PrecalcError, match="no model is served by sqlite"):
-        answered(["CCO"], Options(output=Path("out"), all_models=True))
+    with pytest.raises(PrecalcError, match=r"sqlite:.* has no models yet"):
+        get(["CCO"], Options(output=Path("out"), all_models=True))
     assert not Path("out").exists()
 
 
@@ -166,24 +166,24 @@ def test_all_of_no_models_is_an_error(tmp_path: Path, monkeypatch: pytest.Monkey
     ],
     ids=str,
 )
-def test_what_does_not_go_together_is_a_usage_error(
+def test_contradictory_options_are_a_usage_error(
     arguments: tuple[list[str], Options], word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=word) as error:
-        answered(*arguments)
+        get(*arguments)
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_release_before_has_left_of_a_file_is_not_gone_on_with(served) -> None:
+def test_partial_file_of_another_release_is_not_continued(served) -> None:
     (served.root / ".out.csv.partial").write_bytes(b"key,input\nold,old\n")
     plan = {"plan": {"model": MODEL, "release": ["v0.9.0"]}}
     state = {"sizes": [18], "state": {"rows": 1, "found": 1}}
     (served.root / ".out.csv.journal").write_text(f"{json.dumps(plan)}\n{json.dumps(state)}\n")
     done = served.precalc("get", MODEL, "CCO", "-o", "out.csv")
     assert done.returncode == 0, done.stderr
-    assert "out.csv: what an earlier command has left differs in" in done.stderr
+    assert "out.csv: an earlier command left a part that differs in" in done.stderr
     assert "release" in done.stderr
     assert rows((served.root / "out.csv").read_text())[1:] == [[inchikey("CCO"), "CCO", *answer("CCO")]]
     assert not [path.name for path in served.root.glob(".out*")]
@@ -218,7 +218,7 @@ COMPUTED = [
 ]
 
 
-def test_the_rest_is_computed_once_and_delivered_in_the_order_asked(choosy) -> None:
+def test_missing_molecules_are_computed_once_and_in_order(choosy) -> None:
     before = choosy.objects(), choosy.tables.list_tables()
     earlier = len(choosy.calls())
     done = choosy.precalc("get", MODEL, "-i", "asked.csv", "-o", "out.csv", "--compute-missing")
@@ -244,7 +244,7 @@ def test_the_manifest_of_a_folder_says_what_was_computed_by_what(choosy) -> None
 
 
 @pytest.mark.slow
-def test_another_release_than_the_tables_computes_with_a_loud_warning(choosy) -> None:
+def test_computing_by_another_release_warns(choosy) -> None:
     choosy.write_model(release="v2.0.0", columns=[("atoms", "integer"), ("new", "string")], answer="return '7,x'")
     done = choosy.precalc("get", MODEL, NEW, "CCO", "--compute-missing")
     assert done.returncode == 0, done.stderr
@@ -258,7 +258,7 @@ def test_another_release_than_the_tables_computes_with_a_loud_warning(choosy) ->
 
 
 @pytest.mark.slow
-def test_a_model_that_cannot_be_run_computes_nothing_and_names_why(choosy) -> None:
+def test_model_that_cannot_run_computes_nothing_and_says_why(choosy) -> None:
     choosy.write_model(columns=[("other", "float")])
     done = choosy.precalc("get", MODEL, NEW, "--compute-missing")
     assert (done.returncode, done.stdout) == (1, "")

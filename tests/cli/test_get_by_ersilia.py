@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from precalc_assets.library import inchikey
+from precalc.smiles_workers import inchikey
 from precalc_assets.models import ersilia_program
 
 ERSILIA = Path(__file__).parents[1] / "ersilia"
@@ -45,7 +45,7 @@ def online(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("online")
-def test_the_ersilia_cli_computes_what_is_missing_and_takes_the_list_of_it(world) -> None:
+def test_ersilia_cli_computes_and_reads_missing_molecules(world) -> None:
     shutil.copytree(ERSILIA / "models" / MODEL, world.models_dir / MODEL)
     world.build_library()
     (world.root / "asked.csv").write_text("\n".join(["smiles", "CCO", *NEW, "no molecule"]) + "\n")

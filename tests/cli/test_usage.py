@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from precalc_assets.library import inchikey, read_manifest, read_shard
+from precalc.smiles_workers import inchikey
+from precalc_assets.library import read_manifest, read_shard
 from precalc_assets.sharding import shard_keys
 from precalc_assets.tables import REGISTRY, Item
 
@@ -126,7 +127,7 @@ def test_serving_before_predicting_says_what_to_run_once_and_makes_no_table(worl
     assert world.precalc("status", MODEL).returncode == 0
 
 
-def test_getting_before_serving_says_what_to_run_and_writes_no_file(world) -> None:
+def test_get_before_load_says_what_to_run_and_writes_no_file(world) -> None:
     world.write_model()
     done = world.precalc("get", MODEL, "CCO", "-o", "out.csv")
     assert_one_line_error(done, MODEL, f"`precalc load {MODEL}`", code=1)
@@ -138,13 +139,13 @@ def test_getting_nothing_or_both_ways_at_once_is_a_usage_error(served) -> None:
     assert_one_line_error(served.precalc("get", MODEL, "CCO", "-i", "x.csv"), "-i", code=2)
 
 
-def test_getting_what_is_neither_inchikey_nor_smiles_is_a_usage_error(served) -> None:
+def test_unreadable_molecule_on_the_command_line_is_an_error(served) -> None:
     done = served.precalc("get", MODEL, "CCO", "not a molecule", "-o", "out.csv")
     assert_one_line_error(done, "'not a molecule'", "SMILES", code=2)
     assert not (served.root / "out.csv").exists()
 
 
-def test_a_missing_or_bad_input_file_leaves_an_earlier_output_as_it_was(served) -> None:
+def test_bad_input_file_leaves_an_earlier_output_unchanged(served) -> None:
     (served.root / "out.csv").write_text("precious")
     assert_one_line_error(served.precalc("get", MODEL, "-i", "none.csv", "-o", "out.csv"), "none.csv", code=1)
     (served.root / "bad.csv").write_bytes(b"smiles\nCCO\n\xff\n")
@@ -157,7 +158,7 @@ def answer(smiles: str) -> list[str]:
     return [repr(len(smiles) / 3), str(len(smiles)), smiles]
 
 
-def test_molecules_are_answered_in_the_order_asked_by_inchikey_and_by_smiles(served) -> None:
+def test_molecules_are_answered_in_order_by_inchikey_or_smiles(served) -> None:
     done = served.precalc("get", MODEL, inchikey("CCCO"), "OC", "CO", inchikey("CCCO"))
     assert (done.returncode, done.stderr) == (0, "")
     assert list(csv.reader(io.StringIO(done.stdout))) == [
@@ -170,7 +171,7 @@ def test_molecules_are_answered_in_the_order_asked_by_inchikey_and_by_smiles(ser
 
 
 @pytest.mark.parametrize("suffix", [pytest.param(".csv", marks=pytest.mark.slow), ".csv.gz"])
-def test_a_file_is_answered_row_by_row_duplicates_and_strangers_included(served, suffix: str) -> None:
+def test_every_row_of_a_file_is_answered_in_order(served, suffix: str) -> None:
     asked = ["CCO", "c1ccccc1", "CO", "not a molecule", inchikey("CCN"), "CCO", inchikey("c1ccncc1")]
     content = "\n".join(["name,smiles", *(f"m{i},{text}" for i, text in enumerate(asked))]).encode()
     source = served.root / f"asked{suffix}"
@@ -178,7 +179,7 @@ def test_a_file_is_answered_row_by_row_duplicates_and_strangers_included(served,
     done = served.precalc("get", MODEL, "-i", source, "-o", "out.csv", "--missing", "missing.csv")
     assert (done.returncode, done.stdout) == (0, "")
     assert "4 found, 2 not precalculated, 1 neither InChIKey nor SMILES; missing.csv lists 1\n" in done.stderr
-    assert "1 asked for by InChIKey cannot be listed" in done.stderr
+    assert "1 given by InChIKey cannot be listed" in done.stderr
     assert "'not a molecule': text after the SMILES" in done.stderr
     assert f"out.csv: 7 molecules, {MODEL} v1.0.0, library {read_manifest(served.store).digest}" in done.stderr
     with (served.root / "out.csv").open(newline="") as file:
@@ -201,7 +202,7 @@ def test_a_file_is_answered_row_by_row_duplicates_and_strangers_included(served,
     assert [row[1] for row in csv.reader(io.StringIO(again.stdout))][1:] == missing[1:]
 
 
-def test_the_first_line_of_a_file_of_inchikeys_alone_is_answered_too(served) -> None:
+def test_file_of_inchikeys_needs_no_header(served) -> None:
     keys = [inchikey(smiles) for smiles in ("CCO", "CO", "CCN")]
     (served.root / "keys.csv").write_text("\n".join(keys) + "\n")
     done = served.precalc("get", MODEL, "-i", "keys.csv")

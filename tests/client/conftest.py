@@ -1,16 +1,15 @@
 """Tables with a model in them, and both ways of reading it."""
 
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from full_disk import no_room  # noqa: F401
 from made_up import serve
 from served_model import ROWS, remote
 
-from precalc_assets.client.local import LocalSource
-from precalc_assets.client.source import Source
+from precalc.source import Source
+from precalc_assets.client.local_tables import LocalSource
 from precalc_assets.tables import KeyValueStore, open_tables
 
 
@@ -37,19 +36,3 @@ def source(request: pytest.FixtureRequest, tables: KeyValueStore) -> Iterator[So
     yield source
     if request.param == "API":
         source.close()
-
-
-@pytest.fixture
-def no_room() -> Callable[[int], AbstractContextManager[None]]:
-    """While it lasts, no file can be written behind so many bytes: it fails there as on a full disk."""
-
-    @contextmanager
-    def limited(size: int) -> Iterator[None]:
-        before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
-
-    return limited

@@ -11,8 +11,8 @@ from httpx_retries import Retry
 from made_up import inchikeys, rows_of, serve
 from starlette.types import ASGIApp
 
+from precalc.remote import RemoteSource, retries
 from precalc_assets.api.server import make_local_app
-from precalc_assets.client.remote import RemoteSource, retries
 from precalc_assets.columns import Column
 from precalc_assets.tables import LIBRARY, KeyValueStore
 

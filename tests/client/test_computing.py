@@ -8,14 +8,14 @@ import pytest
 from made_up import COLUMNS, MODEL, serve
 from served_model import KEYS, ROWS
 
-from precalc_assets.client.asked import MoleculeList
-from precalc_assets.client.computing import Computer, get_and_compute
-from precalc_assets.client.formats import JsonLinesFormat
-from precalc_assets.client.getting import Question
-from precalc_assets.client.source import Source
+from precalc.formats import JsonLinesFormat
+from precalc.getting import Request
+from precalc.molecule_input import read_list
+from precalc.smiles_workers import inchikey
+from precalc.source import Source
+from precalc_assets.client.missing_predictions import Computer, get_and_compute
 from precalc_assets.columns import Column, public_name
 from precalc_assets.errors import ModelError
-from precalc_assets.library import inchikey
 
 NEW = ["C" * n for n in range(1, 12)]
 BAD = "CCCC"
@@ -54,8 +54,8 @@ def printed(text: str) -> list[object]:
 
 
 def run(source: Source, asked: Sequence[str], path, model: Model):
-    question = Question(source.open(MODEL), MoleculeList(asked, processes=1), JsonLinesFormat)
-    return get_and_compute(question, path, Computer(lambda: model, batch_size=2))
+    request = Request(source.open(MODEL), read_list(asked), JsonLinesFormat)
+    return get_and_compute(request, path, Computer(lambda: model, batch_size=2))
 
 
 def rows(path) -> list[list[object]]:
@@ -73,7 +73,7 @@ def expected() -> list[list[object]]:
     return [known.get(text) or new.get(text) or nothing for text in ASKED]
 
 
-def test_computed_values_are_typed_as_those_served_and_each_molecule_is_computed_once(source, tmp_path) -> None:
+def test_each_molecule_is_computed_once_and_typed_as_served(source, tmp_path) -> None:
     model = Model()
     counts, outcome = run(source, ASKED, tmp_path / "out.jsonl", model)
     assert repr(rows(tmp_path / "out.jsonl")) == repr(expected())
@@ -83,7 +83,7 @@ def test_computed_values_are_typed_as_those_served_and_each_molecule_is_computed
     assert not list(tmp_path.glob(".out*"))
 
 
-def test_an_interrupted_computation_goes_on_behind_its_last_batch(source, tmp_path) -> None:
+def test_interrupted_computation_continues_after_its_last_batch(source, tmp_path) -> None:
     path = tmp_path / "out.jsonl"
     models = [Model(2), Model(2), Model()]
     for model in models[:2]:
@@ -97,7 +97,7 @@ def test_an_interrupted_computation_goes_on_behind_its_last_batch(source, tmp_pa
     assert repr(rows(path)) == repr(expected())
 
 
-def test_another_release_begins_its_computation_anew(source, tmp_path) -> None:
+def test_another_release_computes_everything_again(source, tmp_path) -> None:
     path = tmp_path / "out.jsonl"
     with pytest.raises(KeyboardInterrupt):
         run(source, ASKED, path, Model(2))
@@ -107,14 +107,14 @@ def test_another_release_begins_its_computation_anew(source, tmp_path) -> None:
     assert set(newer.asked) == set(NEW)
 
 
-def test_the_model_is_not_started_where_nothing_is_missing(source, tmp_path) -> None:
+def test_model_is_not_started_if_no_molecule_is_missing(source, tmp_path) -> None:
     model = Model()
     _, outcome = run(source, [KEYS[0], "no molecule"], tmp_path / "out.jsonl", model)
     assert (model.entered, outcome.release) == (0, "")
     assert [row[2] for row in rows(tmp_path / "out.jsonl")] == ["precalculated", None]
 
 
-def test_columns_that_the_other_release_has_not_stay_empty(source, tables, tmp_path, caplog) -> None:
+def test_columns_that_another_release_lacks_stay_empty(source, tables, tmp_path, caplog) -> None:
     model = Model()
     model.release, model.columns = "v2.0.0", (COLUMNS[2], COLUMNS[0])
     model.predict = lambda smiles, deadline=0: [b"x,7"] * len(smiles)
@@ -131,7 +131,7 @@ def test_columns_that_the_other_release_has_not_stay_empty(source, tables, tmp_p
 def test_a_model_with_a_column_source_has_both(source, tables, tmp_path) -> None:
     columns = (COLUMNS[0], Column(public_name("source"), "string", "", ""))
     serve(tables, {KEYS[0]: (1.0, "x")}, model="eos9src", columns=columns)
-    question = Question(source.open("eos9src"), MoleculeList([KEYS[0]], processes=1), JsonLinesFormat)
-    get_and_compute(question, tmp_path / "out.jsonl", Computer(Model, 2))
+    request = Request(source.open("eos9src"), read_list([KEYS[0]]), JsonLinesFormat)
+    get_and_compute(request, tmp_path / "out.jsonl", Computer(Model, 2))
     [row] = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
     assert (row["source"], row["source_predicted"]) == ("precalculated", "x")

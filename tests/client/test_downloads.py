@@ -12,11 +12,11 @@ import pytest
 from made_up import MODEL, N_SHARDS, serve
 from served_model import ROWS, Fault, cut, dropped, refused, remote
 
-from precalc_assets.client import downloading
-from precalc_assets.client.downloading import ServedFile, checked_file, download
-from precalc_assets.client.errors import DownloadError
-from precalc_assets.client.local import LocalSource
-from precalc_assets.client.source import Source
+from precalc import downloading
+from precalc.downloading import ServedFile, checked_file, download
+from precalc.errors import DownloadError
+from precalc.source import Source
+from precalc_assets.client.local_tables import LocalSource
 from precalc_assets.errors import PrecalcError
 from precalc_assets.sharding import shard_keys
 from precalc_assets.storage import predictions
@@ -75,11 +75,11 @@ def test_all_files_arrive_whole_with_a_manifest_to_cite(files_source: Source, tm
     found = download(files_source, MODEL, tmp_path / "out", begin=begin)
     assert_whole(tmp_path / "out")
     assert sum(counted) == sum(map(len, FILES.values()))
-    assert found.listing.releases == ("v1.0.1",)
+    assert found.releases == ("v1.0.1",)
     assert [file.sha256 for file in found.files] == [sha256(content).hexdigest() for content in FILES.values()]
 
 
-def test_what_is_there_is_kept_and_what_is_damaged_or_partial_is_mended(files_source: Source, tmp_path: Path) -> None:
+def test_whole_files_are_kept_and_damaged_ones_downloaded_again(files_source: Source, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     download(files_source, MODEL, folder)
     kept = (folder / "shard=00.parquet").stat().st_mtime_ns
@@ -94,7 +94,7 @@ def test_what_is_there_is_kept_and_what_is_damaged_or_partial_is_mended(files_so
     assert (folder / "shard=00.parquet").stat().st_mtime_ns == kept
 
 
-def test_a_partial_file_is_gone_on_with_from_where_it_was_cut_off(tables, store_url: str, tmp_path: Path) -> None:
+def test_partial_download_continues_where_it_was_cut_off(tables, store_url: str, tmp_path: Path) -> None:
     source = remote(tables, store_url=store_url)
     folder = tmp_path / "out"
     folder.mkdir()
@@ -136,9 +136,7 @@ FAULTS: dict[str, Fault] = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_what_goes_wrong_on_the_way_changes_nothing_of_what_arrives(
-    tables, store_url: str, tmp_path: Path, name: str
-) -> None:
+def test_network_faults_do_not_change_downloaded_files(tables, store_url: str, tmp_path: Path, name: str) -> None:
     def of_files(request, answer):
         is_file = request.url.path.endswith(".parquet")
         return FAULTS[name](request, answer) if is_file else answer()
@@ -158,7 +156,7 @@ def test_a_file_that_does_not_end_fills_no_disk(tables, store_url: str, tmp_path
     source.close()
 
 
-def test_what_goes_on_going_wrong_is_told_and_the_rest_is_kept(tables, store_url: str, tmp_path: Path) -> None:
+def test_permanent_fault_of_one_file_keeps_the_others(tables, store_url: str, tmp_path: Path) -> None:
     def of_one(request, answer):
         return refused(403)(request, answer) if request.url.path.endswith("=02.parquet") else answer()
 
@@ -170,16 +168,14 @@ def test_what_goes_on_going_wrong_is_told_and_the_rest_is_kept(tables, store_url
     assert not (tmp_path / "out" / "_manifest.json").exists()
 
 
-def test_a_file_that_is_not_what_the_table_was_loaded_from_is_refused(files_source: Source, tmp_path: Path) -> None:
+def test_file_with_another_checksum_is_refused(files_source: Source, tmp_path: Path) -> None:
     put(tmp_path, {"01": FILES["01"][:-1] + b"!"})
     with pytest.raises(DownloadError, match=r"shard=01\.parquet of eos3b5e: .*SHA-256"):
         download(files_source, MODEL, tmp_path / "out")
     assert not (tmp_path / "out" / "shard=01.parquet").exists()
 
 
-def test_a_full_disk_is_told_at_once_and_what_fitted_is_gone_on_with(
-    files_source: Source, tmp_path: Path, no_room
-) -> None:
+def test_download_continues_after_a_full_disk(files_source: Source, tmp_path: Path, no_room) -> None:
     with no_room(150_000), pytest.raises(PrecalcError, match=r"partial cannot be written: .*; make room"):
         download(files_source, MODEL, tmp_path / "out")
     assert 150_000 in {path.stat().st_size for path in (tmp_path / "out").glob(".shard=*.partial")}
@@ -187,15 +183,13 @@ def test_a_full_disk_is_told_at_once_and_what_fitted_is_gone_on_with(
     assert_whole(tmp_path / "out")
 
 
-def test_a_file_that_is_gone_is_told(files_source: Source, tmp_path: Path) -> None:
+def test_missing_file_in_the_store_is_an_error(files_source: Source, tmp_path: Path) -> None:
     (tmp_path / "store" / predictions(MODEL, "01")).unlink()
-    with pytest.raises(DownloadError, match=r"01\.parquet .*(gone|not in) "):
+    with pytest.raises(DownloadError, match=r"01\.parquet .*(gone|no longer in) "):
         download(files_source, MODEL, tmp_path / "out")
 
 
-def test_a_model_that_is_loaded_anew_meanwhile_is_not_downloaded_half_and_half(
-    tables, store_url: str, tmp_path: Path
-) -> None:
+def test_model_loaded_meanwhile_is_not_downloaded_in_two_halves(tables, store_url: str, tmp_path: Path) -> None:
     newer = {shard: content[::-1] for shard, content in FILES.items()}
 
     def load_it(request, answer):
@@ -204,7 +198,7 @@ def test_a_model_that_is_loaded_anew_meanwhile_is_not_downloaded_half_and_half(
         return answer()
 
     source = remote(tables, [None, load_it], store_url=store_url)
-    with pytest.raises(DownloadError, match=r"loaded anew while it was downloaded|SHA-256"):
+    with pytest.raises(DownloadError, match=r"loaded again while it was downloaded|SHA-256"):
         download(source, MODEL, tmp_path / "out")
     source.close()
     source = remote(tables, store_url=store_url)

@@ -161,7 +161,7 @@ def test_through_faults_and_from_the_tables_the_file_is_the_same(large) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet", ".jsonl"])
-def test_a_get_that_is_killed_goes_on_and_ends_as_an_undisturbed_one(large, suffix: str) -> None:
+def test_killed_get_continues_and_ends_with_the_same_file(large, suffix: str) -> None:
     out = f"out{suffix}"
     assert large.precalc("get", MODEL, "-i", "asked.csv", "-o", f"whole{suffix}").returncode == 0
     with served_at(large) as url, proxy(url, [], pause=0.05) as slow:
@@ -174,7 +174,7 @@ def test_a_get_that_is_killed_goes_on_and_ends_as_an_undisturbed_one(large, suff
         process = start(large, "get", MODEL, "-i", "asked.csv", "-o", out, "--api", slow)
         said = process.stderr.read()
         assert process.wait() == 0, said
-    assert f"{out}: going on behind row " in said
+    assert f"{out}: continuing after row " in said
     whole, parts = large.root / f"whole{suffix}", large.root / out
     if suffix == ".parquet":
         assert pq.read_table(parts).equals(pq.read_table(whole))
@@ -185,7 +185,7 @@ def test_a_get_that_is_killed_goes_on_and_ends_as_an_undisturbed_one(large, suff
     assert not list(large.root.glob(".out*"))
 
 
-def test_a_download_that_is_killed_goes_on_and_ends_with_whole_files(large) -> None:
+def test_killed_download_continues_and_ends_with_whole_files(large) -> None:
     with served_at(large) as url, proxy(url, [], pause=0.05) as slow:
         killed = 0
         for share in (0.2, 0.5):
@@ -201,7 +201,7 @@ def test_a_download_that_is_killed_goes_on_and_ends_with_whole_files(large) -> N
     assert "30,000 molecules of eos3b5e v1.0.0, library " in done.stderr
 
 
-def test_ctrl_c_ends_at_once_and_says_that_the_same_command_goes_on(large) -> None:
+def test_ctrl_c_ends_at_once_and_says_how_to_continue(large) -> None:
     with served_at(large) as url, proxy(url, [], pause=0.2) as slow:
         process = start(large, "get", MODEL, "-i", "asked.csv", "-o", "out.csv", "--api", slow)
         deadline = time.monotonic() + 30
@@ -213,7 +213,7 @@ def test_ctrl_c_ends_at_once_and_says_that_the_same_command_goes_on(large) -> No
         said = process.stderr.read()
         assert process.wait() == 130
         assert time.monotonic() - began < 5
-    assert "the same command goes on" in said
+    assert "the same command continues" in said
     assert "Traceback" not in said
 
 

@@ -10,11 +10,11 @@ import pytest
 from made_up import MODEL
 from served_model import KEYS, ROWS, URL, Faulty, cut, dropped, impatient, refused, remote
 
-from precalc_assets.client.asked import MoleculeList
-from precalc_assets.client.errors import ApiError
-from precalc_assets.client.formats import Layout
-from precalc_assets.client.getting import Question, Reader, get_to_file
-from precalc_assets.client.remote import RemoteSource, retries
+from precalc.errors import ApiError
+from precalc.formats import Layout
+from precalc.getting import Request, get_to_file, read_predictions
+from precalc.molecule_input import read_list
+from precalc.remote import RemoteSource, retries
 from precalc_assets.errors import UsageError
 
 WAITS = "throttled for a second"
@@ -32,28 +32,28 @@ FAULTS = {
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] if name == WAITS else []) for name in FAULTS]
 )
-def test_what_passes_is_waited_out_and_every_row_arrives_once(tables, tmp_path, name: str) -> None:
+def test_passing_faults_are_retried_and_rows_arrive_once(tables, tmp_path, name: str) -> None:
     fault = FAULTS[name]
     whole, faulty = remote(tables), remote(tables, [fault, None, fault, fault, None, None, fault])
     started = time.monotonic()
     for source in (whole, faulty):
         model = source.open(MODEL)
         model.batch_size = 7
-        get_to_file(Question(model, MoleculeList(KEYS, processes=1)), tmp_path / f"{id(source)}.csv")
+        get_to_file(Request(model, read_list(KEYS)), tmp_path / f"{id(source)}.csv")
     assert len(faulty.transport.requests) == len(whole.transport.requests) + 4
     assert (tmp_path / f"{id(faulty)}.csv").read_bytes() == (tmp_path / f"{id(whole)}.csv").read_bytes()
     # Of the four, the API asked for a second of patience each time; some of them were side by side.
     assert (time.monotonic() - started > 2) == (name == WAITS)
 
 
-def test_what_does_not_pass_ends_after_some_tries_with_a_line_that_names_the_api(tables) -> None:
+def test_permanent_fault_ends_after_some_retries_with_one_line(tables) -> None:
     source = remote(tables, [dropped] * 50)
-    with pytest.raises(ApiError, match=rf"^{URL} does not answer: Server disconnected.*; see that the URL is right"):
+    with pytest.raises(ApiError, match=rf"^{URL} does not answer: Server disconnected.*; check the URL"):
         source.open(MODEL)
     assert len(source.transport.requests) == 4
     source = remote(tables, [None, *[refused(503)] * 50])
     model = source.open(MODEL)
-    with pytest.raises(ApiError, match="503 Service Unavailable; wait, then run the same command again"):
+    with pytest.raises(ApiError, match="503 Service Unavailable; wait, then run the same command to continue"):
         model.read(KEYS)
     assert len(source.transport.requests) == 1 + 11
 
@@ -68,7 +68,7 @@ def test_a_refusal_is_not_repeated(tables, status: int) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_the_api_s_own_message_is_told(tables) -> None:
+def test_message_of_the_api_is_shown(tables) -> None:
     with pytest.raises(ApiError, match="no predictions of 'eos9zzz' are served") as error:
         remote(tables).open("eos9zzz")
     assert (error.value.status, error.value.code) == (404, "unknown_model")
@@ -89,7 +89,7 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("content", ANSWERS.values(), ids=ANSWERS)
-def test_a_server_that_is_no_api_of_ours_is_found_out(content: bytes) -> None:
+def test_server_that_is_no_precalc_api_is_recognised(content: bytes) -> None:
     source = RemoteSource(URL, transport=httpx.MockTransport(lambda _: httpx.Response(200, content=content)))
     for ask in (lambda: source.open(MODEL), source.models, lambda: source.files(MODEL)):
         with pytest.raises(ApiError, match="is it the URL of a precalc API") as error:
@@ -97,16 +97,16 @@ def test_a_server_that_is_no_api_of_ours_is_found_out(content: bytes) -> None:
         assert "\n" not in str(error.value)
 
 
-def test_an_answer_that_is_packed_wrongly_is_told_and_names_the_api() -> None:
+def test_badly_compressed_answer_is_an_error_naming_the_api() -> None:
     def packed(_request):
         return httpx.Response(200, headers={"content-encoding": "gzip"}, stream=httpx.ByteStream(b"no gzip"))
 
-    with pytest.raises(ApiError, match=f"^{URL} does not answer: .*; see that the URL is right"):
+    with pytest.raises(ApiError, match=f"^{URL} does not answer: .*; check the URL"):
         RemoteSource(URL, transport=httpx.MockTransport(packed), retry=impatient()).open(MODEL)
 
 
 @pytest.mark.parametrize("broken", [{"predictions": [[1.0, 2]]}, {"predictions": []}, {"predictions": None}], ids=str)
-def test_an_answer_with_other_rows_than_asked_for_is_no_answer(tables, broken: dict[str, object]) -> None:
+def test_answer_with_other_rows_than_requested_is_refused(tables, broken: dict[str, object]) -> None:
     def break_it(_request, answer):
         found = json.loads(httpx.Response(200, content=b"".join(answer().stream)).content)
         return httpx.Response(200, json=found | broken)
@@ -143,12 +143,12 @@ URLS = ["", "host", "ftp://host", "https://", "https://user:pass@host", "https:/
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_what_is_no_url_of_an_api_is_a_usage_error(url: str) -> None:
+def test_malformed_url_is_a_usage_error(url: str) -> None:
     with pytest.raises(UsageError, match="write https://host/path"):
         RemoteSource(url)
 
 
-def test_batches_are_answered_side_by_side_and_no_more_than_a_few(tables) -> None:
+def test_a_few_batches_are_read_at_the_same_time(tables) -> None:
     under_way, most, lock = 0, 0, threading.Lock()
 
     def slow(_request, answer):
@@ -164,17 +164,15 @@ def test_batches_are_answered_side_by_side_and_no_more_than_a_few(tables) -> Non
     source = remote(tables, [None, *[slow] * 60])
     model = source.open(MODEL)
     model.batch_size = 2
-    rows = [
-        row
-        for _, block, _ in Reader(model, Layout(model.info.columns)).blocks(MoleculeList(KEYS, processes=1))
-        for row in block.rows
-    ]
+    request = Request(model, read_list(KEYS))
+    answers = read_predictions(request, Layout(model.info.columns), find_smiles=False)
+    rows = [row for answered in answers for row in answered.block.rows]
     assert repr(rows) == repr([ROWS[key] for key in KEYS])
     assert 1 < most <= model.parallel
     source.close()
 
 
-def test_a_real_connection_that_breaks_off_in_a_body_is_tried_again(tables, tmp_path) -> None:
+def test_real_connection_cut_within_a_body_is_retried(tables, tmp_path) -> None:
     """What a mock cannot promise: that it is our retries that read the body."""
     whole = remote(tables)
     described = whole.get(f"/models/{MODEL}")

@@ -1,21 +1,22 @@
 """Both ways of reading a model, from its tables and through the API, answer the same."""
 
 import json
+from dataclasses import asdict, replace
 
 import pytest
-from made_up import COLUMNS, MODEL, serve
-from served_model import KEYS, ROWS, UNKNOWN, load_smiles, refused, remote
+from made_up import COLUMNS, MODEL, N_SHARDS, serve
+from served_model import KEYS, ROWS, UNKNOWN, URL, load_smiles, refused, remote
 
-from precalc_assets.client.asked import MoleculeList
-from precalc_assets.client.errors import ApiError, ChangedError
-from precalc_assets.client.formats import CsvFormat, JsonLinesFormat
-from precalc_assets.client.getting import Question, get_to_file
-from precalc_assets.client.local import LocalSource
-from precalc_assets.client.source import Source
+from precalc.errors import ApiError, ChangedError
+from precalc.formats import CsvFormat, JsonLinesFormat
+from precalc.getting import Request, get_to_file
+from precalc.molecule_input import read_list
+from precalc.source import Source
+from precalc_assets.client.local_tables import LocalSource
 from precalc_assets.errors import PrecalcError, UsageError
 
 
-def test_every_value_is_the_one_in_the_table_in_the_order_asked_duplicates_twice(source: Source) -> None:
+def test_values_are_those_of_the_table_in_the_order_given(source: Source) -> None:
     asked = [KEYS[7], UNKNOWN, *KEYS, KEYS[7]]
     answer = source.open(MODEL).read(asked)
     assert repr(answer.rows) == repr([ROWS.get(key) for key in asked])
@@ -25,15 +26,17 @@ def test_every_value_is_the_one_in_the_table_in_the_order_asked_duplicates_twice
 
 def test_a_model_tells_what_it_is(source: Source) -> None:
     info = source.open(MODEL).info
-    assert (info.model, info.columns, info.releases, info.molecules) == (MODEL, COLUMNS, ("v1.0.0",), len(KEYS))
+    assert (info.model, info.releases, info.molecules) == (MODEL, ("v1.0.0",), len(KEYS))
+    assert [asdict(column) for column in info.columns] == [asdict(column) for column in COLUMNS]
+    assert (info.shards, info.n_shards, info.title) == (N_SHARDS, N_SHARDS, None)
     assert len(info.library_digest) == 64
     assert info.deterministic is None
     assert [summary.model for summary in source.models()] == [MODEL]
 
 
-def test_both_ways_tell_the_same_of_a_model(tables) -> None:
+def test_tables_and_api_describe_a_model_alike(tables) -> None:
     local, api = LocalSource(tables, "x"), remote(tables)
-    assert local.open(MODEL).info.provenance == api.open(MODEL).info.provenance
+    assert replace(local.open(MODEL).info, source=URL) == api.open(MODEL).info
     assert local.models() == api.models()
     api.close()
 
@@ -47,14 +50,14 @@ def test_smiles_come_from_the_library_as_far_as_it_has_them(source: Source, tabl
     assert model.smiles([UNKNOWN, KEYS[1]]) == ["C", None]
 
 
-def test_a_model_of_which_nothing_is_served_and_what_is_no_model_id_are_errors_with_a_way_out(source: Source) -> None:
+def test_unknown_models_and_bad_ids_are_errors_that_help(source: Source) -> None:
     with pytest.raises(PrecalcError, match=r"eos9zzz.*(run `precalc load|GET /models lists)"):
         source.open("eos9zzz")
     with pytest.raises(UsageError, match="is not a model id"):
         source.open("../eos3b5e")
 
 
-def test_rows_of_another_release_than_the_one_that_was_opened_are_refused(source: Source, tables) -> None:
+def test_rows_of_another_release_are_refused(source: Source, tables) -> None:
     model = source.open(MODEL)
     serve(tables, ROWS, release="v2.0.0")
     # Readers see a load after a minute at the latest; a new source at once.
@@ -71,10 +74,10 @@ def _anew(source: Source, tables, model):
     return model
 
 
-def test_a_file_has_a_line_for_each_molecule_asked_for_and_counts(source: Source, tmp_path) -> None:
+def test_file_has_a_line_for_each_molecule_and_all_are_counted(source: Source, tmp_path) -> None:
     asked = [KEYS[3], "not a molecule", UNKNOWN, KEYS[3], KEYS[5]]
-    question = Question(source.open(MODEL), MoleculeList(asked, processes=1), JsonLinesFormat)
-    counts = get_to_file(question, tmp_path / "out.jsonl", tmp_path / "lost.csv")
+    request = Request(source.open(MODEL), read_list(asked), JsonLinesFormat)
+    counts = get_to_file(request, tmp_path / "out.jsonl", tmp_path / "lost.csv")
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["key"] for row in rows] == [KEYS[3], None, UNKNOWN, KEYS[3], KEYS[5]]
     assert [row["input"] for row in rows] == asked
@@ -88,10 +91,10 @@ def test_a_file_has_a_line_for_each_molecule_asked_for_and_counts(source: Source
     ]
 
 
-def test_what_is_missing_by_inchikey_is_listed_if_the_library_has_its_smiles(source: Source, tables, tmp_path) -> None:
+def test_missing_inchikey_is_listed_if_its_smiles_is_known(source: Source, tables, tmp_path) -> None:
     load_smiles(tables, {UNKNOWN: "CCO"})
-    question = Question(source.open(MODEL), MoleculeList([UNKNOWN, "C"], processes=1), CsvFormat)
-    counts = get_to_file(question, tmp_path / "out.csv", tmp_path / "lost.csv")
+    request = Request(source.open(MODEL), read_list([UNKNOWN, "C"]), CsvFormat)
+    counts = get_to_file(request, tmp_path / "out.csv", tmp_path / "lost.csv")
     assert (counts.missing, counts.unnamed) == (2, 0)
     assert (tmp_path / "lost.csv").read_text() == "smiles\nCCO\nC\n"
 
@@ -100,12 +103,12 @@ class _StopsError(Exception):
     pass
 
 
-def test_an_interrupted_file_goes_on_where_it_stopped_and_reads_nothing_twice(source: Source, tmp_path) -> None:
+def test_interrupted_file_continues_and_reads_nothing_twice(source: Source, tmp_path) -> None:
     model = source.open(MODEL)
     model.batch_size = 7
     whole, parts = tmp_path / "whole.csv", tmp_path / "parts.csv"
-    question = Question(model, MoleculeList(KEYS, processes=1), CsvFormat)
-    get_to_file(question, whole)
+    request = Request(model, read_list(KEYS), CsvFormat)
+    get_to_file(request, whole)
     read: list[str] = []
     plain, limit = model.read, 0
 
@@ -119,15 +122,15 @@ def test_an_interrupted_file_goes_on_where_it_stopped_and_reads_nothing_twice(so
     model.read = read_some
     for limit in range(14, len(KEYS), 14):  # noqa: B007 - `read_some` looks at it
         with pytest.raises(_StopsError):
-            get_to_file(question, parts)
+            get_to_file(request, parts)
         assert not parts.exists()
     limit = len(KEYS)
-    get_to_file(question, parts)
+    get_to_file(request, parts)
     assert read == list(KEYS)
     assert parts.read_bytes() == whole.read_bytes()
 
 
-def test_an_api_with_smaller_limits_than_ours_is_asked_for_less_at_a_time(tables) -> None:
+def test_api_with_smaller_limits_gets_smaller_requests(tables) -> None:
     source = remote(tables, [None, refused(413), refused(413)])
     model = source.open(MODEL)
     assert repr(model.read(KEYS).rows) == repr([ROWS[key] for key in KEYS])

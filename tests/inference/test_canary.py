@@ -7,6 +7,7 @@ from typing import ClassVar
 import polars as pl
 import pytest
 
+from precalc.progress import OnProgress, ignore_progress
 from precalc_assets.columns import Column
 from precalc_assets.errors import ColumnsError, ModelError
 from precalc_assets.inference import CANARY_CHECKS, BatchError, CanaryReport, find_report, run_canary
@@ -15,7 +16,6 @@ from precalc_assets.inference.estimate import Call, estimate_run, measure_speed
 from precalc_assets.library import read_manifest, read_sample
 from precalc_assets.models import find_model
 from precalc_assets.predictions import open_predictions
-from precalc_assets.progress import OnProgress, ignore_progress
 from precalc_assets.settings import Settings
 from precalc_assets.sharding import shard_keys
 from precalc_assets.tables.prices import DOLLARS_PER_WRITE_UNIT

@@ -18,9 +18,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from precalc.smiles_workers import inchikey
 from precalc_assets.inference import FrameworkBackend, predict_shards
 from precalc_assets.inference.part_names import PartName
-from precalc_assets.library import LibraryManifest, build_library, inchikey, read_manifest, read_shard
+from precalc_assets.library import LibraryManifest, build_library, read_manifest, read_shard
 from precalc_assets.outcomes import ShardOutcome
 from precalc_assets.predictions import RawManifest, read_text_csv, require_manifest
 from precalc_assets.sharding import shard_index, shard_keys, shard_of

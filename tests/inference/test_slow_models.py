@@ -21,9 +21,9 @@ from precalc_assets.models import find_model
 from precalc_assets.outcomes import ShardOutcome
 from precalc_assets.predictions import require_manifest
 from precalc_assets.predictions.manifest import read_part
-from precalc_assets.progress import told_while_waiting
 from precalc_assets.sharding import shard_keys
 from precalc_assets.storage import list_sizes
+from precalc_assets.waiting import told_while_waiting
 
 MODEL = "eos9abc"
 SHARDS = shard_keys(4)

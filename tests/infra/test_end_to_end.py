@@ -20,7 +20,7 @@ from botocore.exceptions import ClientError
 from deployment import Deployment
 from stacks import DEPLOY_SUBJECT, REPOSITORY, SUBJECT, build_lambda, require_tools, run_cdk
 
-from precalc_assets.client import Precalc
+from precalc import Client
 from precalc_assets.sharding import shard_keys
 from precalc_assets.storage import predictions
 
@@ -222,14 +222,14 @@ def test_the_client_reads_what_is_in_the_parquet(materialised, through, tmp_path
         url, key = materialised.url, materialised.key
         if through == "precalc api":
             url, key = stack.enter_context(materialised.local_api(materialised.pipeline)), None
-        precalc = stack.enter_context(Precalc(url, key))
-        assert list(precalc.models().index) == [MODEL]
-        found = precalc.get(MODEL, expected["inchikey"].to_list(), smiles=True)
-        assert found.attrs["missing"] == []
-        assert pl.from_pandas(found.drop(columns=["key", "smiles"])).rows() == expected.drop("smiles").rows()
+        client = stack.enter_context(Client(url, key))
+        assert list(client.models().index) == [MODEL]
+        found = client.get(MODEL, expected["inchikey"].to_list(), smiles=True)
+        assert set(found["source"]) == {"precalculated"}
+        assert pl.from_pandas(found.drop(columns=["key", "smiles", "source"])).rows() == expected.drop("smiles").rows()
         assert found["smiles"].to_list() == expected["smiles"].to_list()
-        downloaded = precalc.download(MODEL, tmp_path)
-    assert pl.concat(pl.read_parquet(file.path) for file in downloaded).equals(expected)
+        downloaded = client.download(MODEL, tmp_path)
+    assert pl.concat(map(pl.read_parquet, downloaded)).equals(expected)
 
 
 def test_what_a_runner_computes_and_loads_is_read_through_the_api(computed_on_github):

@@ -1,0 +1,54 @@
+"""`precalc …`: the client's commands, and those that the platform adds to them.
+
+`app` has the commands and their options, the other modules what they do.
+"""
+
+import logging
+import signal
+import sys
+
+from precalc.cli.app import app
+from precalc.errors import PrecalcError
+from precalc.plugins import find_plugin
+
+__all__ = ["main", "show_log"]
+
+_INTERRUPTED = 130
+"""The exit code of a command that was stopped by Ctrl-C."""
+
+
+def main() -> None:
+    """Run the command line. Exit code 2 for a wrong request, 1 for a failure, without a traceback."""
+    # As an exception, so that cleanup runs: a model's processes would outlive this one otherwise.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    show_log("precalc")
+    add_commands = find_plugin("precalc.commands")
+    if add_commands:
+        add_commands(app)
+    try:
+        app()
+    except PrecalcError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except SystemExit as stop:
+        if stop.code == _INTERRUPTED:
+            print("interrupted; finished work is kept, and the same command continues", file=sys.stderr)
+        raise
+    except OSError as error:
+        print(f"error: {str(error).partition(chr(10))[0] or type(error).__name__}", file=sys.stderr)
+        sys.exit(1)
+
+
+def show_log(package: str) -> None:
+    """Print what a package logs, each message as a line; above the progress bar, if there is one."""
+    log = logging.getLogger(package)
+    log.setLevel(logging.INFO)
+    log.addHandler(_Lines())
+
+
+class _Lines(logging.Handler):
+    """Prints to what `sys.stderr` is at that moment: rich replaces it while it shows a bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a message."""
+        print(record.getMessage(), file=sys.stderr, flush=True)

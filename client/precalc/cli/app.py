@@ -1,0 +1,134 @@
+"""The client's commands and their options.
+
+What a command does is in functions of other modules, imported when it is called: help should not wait for them.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from precalc.plugins import URL_VARIABLE
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Read precalculated predictions of the Ersilia Model Hub.",
+)
+
+Model = Annotated[str, typer.Argument(help="A model id: eos3b5e, or eos3b5e-v2 for a version.", show_default=False)]
+Api = Annotated[
+    str | None, typer.Option(envvar=URL_VARIABLE, help="The URL of the API to read from.", show_default=False)
+]
+
+
+@app.command()
+def get(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL... [MOLECULE]...", help="Model ids, then InChIKeys or SMILES.", show_default=False
+        ),
+    ] = None,
+    input_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--input",
+            "-i",
+            help="A file of InChIKeys or SMILES: CSV, CSV.gz or SMI; - is standard input, as is a pipe.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="A file: .csv, .csv.gz, .parquet or .jsonl; a folder for several models; stdout by default.",
+            show_default=False,
+        ),
+    ] = None,
+    missing: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the molecules that are not precalculated here, as `ersilia run -i` reads them.",
+            show_default=False,
+        ),
+    ] = None,
+    file_format: Annotated[
+        str | None,
+        typer.Option("--format", help="csv, csv.gz, parquet or jsonl; by default the format of the file's suffix."),
+    ] = None,
+    api: Api = None,
+    include_smiles: Annotated[
+        bool, typer.Option("--include-smiles", help="Add a column with the reference library's SMILES.")
+    ] = False,
+    all_models: Annotated[
+        bool, typer.Option("--all-models", help="All models that have predictions, into a folder.")
+    ] = False,
+    compute_missing: Annotated[
+        bool,
+        typer.Option(
+            "--compute-missing", help="Run the model here on what is not precalculated; the column `source` tells."
+        ),
+    ] = False,
+) -> None:
+    """Read predictions, in the order of the molecules; continues after an interruption."""
+    from precalc.cli.get import Options
+    from precalc.cli.get import get as work
+
+    work(
+        words or [],
+        Options(
+            input_file=input_file,
+            output=output,
+            missing=missing,
+            format=file_format,
+            api=api,
+            include_smiles=include_smiles,
+            all_models=all_models,
+            compute_missing=compute_missing,
+        ),
+    )
+
+
+@app.command()
+def download(
+    model: Model,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A folder; by default one with the model's name.")
+    ] = None,
+    api: Api = None,
+) -> None:
+    """Download a model's Parquet files, checked; continues after an interruption."""
+    from precalc.cli.download import download as work
+
+    work(model, output or Path(model), api)
+
+
+@app.command()
+def models(api: Api = None) -> None:
+    """List the models that have predictions."""
+    from precalc.cli.models import list_models
+
+    list_models(api)
+
+
+@app.command()
+def describe(model: Model, api: Api = None) -> None:
+    """Show a model's release, columns, coverage, counts and citation."""
+    from precalc.cli.models import describe as work
+
+    work(model, api)
+
+
+@app.command()
+def login(
+    url: Annotated[str, typer.Argument(help="The URL of an API.", show_default=False)],
+    forget: Annotated[bool, typer.Option("--forget", help="Remove the key from the keyring.")] = False,
+) -> None:
+    """Store an API's key in this machine's keyring; the prompt does not show it."""
+    from precalc.cli.login import login as work
+
+    work(url, forget=forget)

@@ -1,0 +1,70 @@
+"""`precalc models` and `precalc describe`: what is precalculated, from an API or from the platform's tables."""
+
+from contextlib import closing
+
+from rich.console import Console
+from rich.table import Table
+
+from precalc.plugins import open_source
+from precalc.source import ModelInfo
+
+
+def list_models(api: str | None) -> None:
+    """Print a table of the models that have predictions."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("model", "title", "columns", "release", "shards", "molecules", "deterministic"):
+        table.add_column(name)
+    with closing(open_source(api)) as source:
+        for model in source.models():
+            table.add_row(
+                model.model,
+                model.title or "not published",
+                _number(model.n_columns),
+                ", ".join(model.releases or ()) or "–",
+                "–" if model.shards is None else f"{model.shards}/{model.n_shards}",
+                _number(model.molecules),
+                yes_or_no(model.deterministic),
+            )
+    Console(markup=False, emoji=False).print(table)
+
+
+def describe(model: str, api: str | None) -> None:
+    """Print what a model predicts, how much of it is precalculated, and how to cite it."""
+    with closing(open_source(api)) as source:
+        info = source.open(model).info
+    console = Console(markup=False, emoji=False, highlight=False)
+    console.print(f"{model}: {info.title}" if info.title else f"{model}, not published")
+    if info.description:
+        console.print(info.description)
+    facts = Table(show_header=False, box=None, pad_edge=False)
+    for name, said in _facts(info).items():
+        facts.add_row(name, said)
+    console.print(facts)
+    columns = Table("column", "type", "direction", "description", box=None, pad_edge=False)
+    for column in info.columns:
+        columns.add_row(column.name, column.type, column.direction, column.description)
+    console.print(columns)
+
+
+def _facts(info: ModelInfo) -> dict[str, str]:
+    varies = f"no: runs differ in {info.variation}" if info.deterministic is False else yes_or_no(info.deterministic)
+    return {
+        "release": ", ".join(info.releases) or "–",
+        "shards": f"{info.shards}/{info.n_shards}",
+        "molecules": f"{info.molecules:,}",
+        "quarantined": _number(info.quarantined),
+        "deterministic": varies,
+        "last load": info.updated or "–",
+        "license": info.license or "–",
+        "publication": info.publication or "–",
+        "cite as": info.citation,
+    }
+
+
+def yes_or_no(answer: bool | None) -> str:
+    """Return an answer as a word, a dash for an unknown one."""
+    return "–" if answer is None else "yes" if answer else "no"
+
+
+def _number(count: int | None) -> str:
+    return "–" if count is None else f"{count:,}"

@@ -1,0 +1,48 @@
+"""The progress of a command on stderr: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from precalc.progress import OnProgress, ProgressLines
+
+stderr = Console(stderr=True, highlight=False)
+
+
+class _Rate(ProgressColumn):
+    """Items per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f}/s" if speed else "–/s")
+
+
+@contextmanager
+def progress(title: str, total: int, unit: str = "molecules") -> Iterator[OnProgress]:
+    """Show the progress of something that is counted, until the context ends."""
+    if not stderr.is_terminal:
+        yield ProgressLines(lambda line: print(f"{title}: {line}", file=sys.stderr, flush=True), total, unit)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        _Rate(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[quarantined]}"),
+    )
+    with Progress(*columns, console=stderr) as bar:
+        task = bar.add_task(title, total=total, quarantined="")
+        seen = 0
+
+        def advance(molecules: int, quarantined: int) -> None:
+            nonlocal seen
+            seen += quarantined
+            bar.update(task, advance=molecules, quarantined=f"{seen:,} quarantined" if seen else "")
+
+        yield advance

@@ -1,0 +1,168 @@
+"""What files hold is what the tables hold: every value of every type, through every format."""
+
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from precalc.csv_cells import plain_text
+from precalc.formats import Block, JsonLinesFormat, Layout, ParquetFormat, find_format, read_json_blocks
+from precalc.source import Column
+from precalc_assets.errors import UsageError
+
+COLUMNS = (
+    Column("score", "float", "", ""),
+    Column("source_predicted", "integer", "", ""),
+    Column("a,b", "string", "", ""),
+)
+LAYOUT = Layout(COLUMNS, smiles=True, source=True)
+NAMES = ("key", "input", "smiles", "source", "score", "source_predicted", "a,b")
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12) | st.sampled_from(
+    ["", "=1+1", "'=1", "''-x", "-CH3", "'", "@", "\tx", "\rx", 'say "no"', "a,b", "\n"]
+)
+floats = st.floats(allow_nan=False, allow_infinity=False)
+integers = st.integers(-(2**63), 2**63 - 1)
+rows = st.tuples(st.none() | floats, st.none() | integers, st.none() | texts)
+lines = st.tuples(
+    st.none() | st.just("BSYNRYMUTXBXSQ-UHFFFAOYSA-N"),
+    texts,
+    st.none() | texts,
+    st.sampled_from([None, "precalculated", "computed"]),
+    st.none() | rows,
+)
+blocks = st.lists(st.lists(lines, min_size=1, max_size=4), max_size=3)
+
+
+def to_blocks(asked) -> list[Block]:
+    return [
+        Block([r[0] for r in b], [r[1] for r in b], [r[4] for r in b], [r[2] for r in b], [r[3] for r in b])
+        for b in asked
+    ]
+
+
+def expected(asked) -> list[list[object]]:
+    return [[*line[:4], *(line[4] or (None,) * 3)] for block in asked for line in block]
+
+
+def write(name: str, asked, path: Path) -> bytes:
+    written = find_format(name, None)(LAYOUT, {"model": "eos3b5e"})
+    partial = path / "partial"
+    partial.write_bytes(written.start() + b"".join(map(written.encode, to_blocks(asked))))
+    written.finish(partial, path / "whole")
+    assert [file.name for file in path.iterdir()] == ["whole"]
+    return (path / "whole").read_bytes()
+
+
+def parse_csv(content: str) -> list[list[object]]:
+    """Read our CSV with its nulls, which the csv module does not tell from empty strings."""
+    cells, rows, at = [], [], 0
+    while at < len(content):
+        if content[at] == '"':
+            end = at + 1
+            while content[end] != '"' or content[end : end + 2] == '""':
+                end += 2 if content[end] == '"' else 1
+            cells.append(content[at + 1 : end].replace('""', '"'))
+            at = end + 1
+        else:
+            end = min(i for i in (content.find(",", at), content.find("\n", at)) if i >= 0)
+            cells.append(content[at:end] or None)
+            at = end
+        if content[at] == "\n":
+            rows.append(cells)
+            cells = []
+        at += 1
+        if content[at - 1] == "," and content[at : at + 1] == "\n":
+            cells.append(None)
+            rows.append(cells)
+            cells = []
+            at += 1
+    return rows
+
+
+def typed(row: list[object]) -> list[object]:
+    key, text, smiles, source, score, number, label = row
+    plain = [None if cell is None else plain_text(cell) for cell in (text, smiles, label)]
+    return [
+        key,
+        plain[0],
+        plain[1],
+        source,
+        score and float(score),
+        None if number is None else int(number),
+        plain[2],
+    ]
+
+
+@settings(max_examples=40)
+@given(blocks)
+def test_every_value_comes_back_from_csv_as_it_was(tmp_path_factory, asked) -> None:
+    content = write("csv", asked, tmp_path_factory.mktemp("csv")).decode()
+    header, *rows = parse_csv(content)
+    assert tuple(header) == NAMES
+    assert repr([typed(row) for row in rows]) == repr(expected(asked))
+    zipped = write("csv.gz", asked, tmp_path_factory.mktemp("gz"))
+    assert gzip.decompress(zipped).decode() == content
+    # And as others read it.
+    shown = list(csv.reader(io.StringIO(content, newline="")))[1:]
+    assert shown == [["" if cell is None else cell for cell in row] for row in rows]
+
+
+@settings(max_examples=40)
+@given(blocks)
+def test_no_cell_of_csv_begins_as_a_formula_does(tmp_path_factory, asked) -> None:
+    content = write("csv", asked, tmp_path_factory.mktemp("csv")).decode()
+    numbers = (4, 5)
+    for row in parse_csv(content)[1:]:
+        assert not [c for at, c in enumerate(row) if at not in numbers and c and c[0] in "=+-@\t\r\n"]
+
+
+@settings(max_examples=40)
+@given(blocks)
+def test_every_value_comes_back_from_json_lines_as_it_was(tmp_path_factory, asked) -> None:
+    content = write("jsonl", asked, tmp_path_factory.mktemp("jsonl")).decode()
+    rows = [json.loads(line) for line in content.split("\n") if line]
+    assert all(tuple(row) == NAMES for row in rows)
+    assert repr([list(row.values()) for row in rows]) == repr(expected(asked))
+
+
+@settings(max_examples=40)
+@given(blocks)
+def test_every_value_comes_back_from_parquet_typed_as_it_was(tmp_path_factory, asked) -> None:
+    folder = tmp_path_factory.mktemp("parquet")
+    write("parquet", asked, folder)
+    table = pq.read_table(folder / "whole")
+    assert [str(kind) for kind in table.schema.types] == [*["string"] * 4, "double", "int64", "string"]
+    assert json.loads(table.schema.metadata[b"precalc"]) == {"model": "eos3b5e"}
+    assert repr([list(row.values()) for row in table.to_pylist()]) == repr(expected(asked))
+
+
+@settings(max_examples=40)
+@given(blocks)
+def test_unfinished_json_lines_are_read_back(tmp_path_factory, asked) -> None:
+    path = tmp_path_factory.mktemp("blocks") / "partial"
+    written = JsonLinesFormat(LAYOUT, {})
+    path.write_bytes(written.start() + b"".join(map(written.encode, to_blocks(asked))))
+    read = [
+        [key, text, smiles, source, *row]
+        for block in read_json_blocks(path, LAYOUT)
+        for key, text, smiles, source, row in zip(
+            block.inchikeys, block.texts, block.smiles, block.sources, block.rows, strict=True
+        )
+    ]
+    assert repr(read) == repr(expected(asked))
+
+
+def test_the_format_is_the_files_suffix_or_is_named() -> None:
+    assert find_format(None, Path("a.parquet")) is ParquetFormat
+    assert find_format("parquet", Path("a.csv")) is ParquetFormat
+    with pytest.raises(UsageError, match=r"a\.xls: .*\.csv, .*--format"):
+        find_format(None, Path("a.xls"))
+    with pytest.raises(UsageError, match=r"--format xls: .*jsonl"):
+        find_format("xls", None)

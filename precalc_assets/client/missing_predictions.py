@@ -1,0 +1,208 @@
+"""Getting what is precalculated, and running the model on the rest, into one file in the order of the request.
+
+There are three steps, and each continues after an interruption. What is precalculated is read into
+`.out.csv.found.partial`. The missing molecules are computed into `.out.csv.computed`, batch by batch. Both are put
+together. Nothing is written to tables or to the store.
+"""
+
+import json
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from precalc.formats import COMPUTED, FAILED, Block, JsonLinesFormat, Layout, read_json_blocks
+from precalc.getting import REASONS, Computation, Counts, Missing, MissingFormat, OnRows, Request, fill, ignore_rows
+from precalc.partial_files import PartialFiles, write_all
+from precalc.source import ModelInfo
+from precalc_assets.columns import columns_digest
+from precalc_assets.errors import ModelError, PrecalcError
+from precalc_assets.inference import ModelBackend, open_backend, open_model
+from precalc_assets.inference.molecules import ComputedMolecule, predict_molecules
+from precalc_assets.predictions import read_records
+from precalc_assets.settings import load_settings
+from precalc_assets.tables.reader import Row
+
+_log = logging.getLogger(__name__)
+
+_NO_SMILES = "it was given by InChIKey, and its SMILES is not in the reference library"
+
+OnComputed = Callable[[int], OnRows]
+"""Called with how many molecules are to be computed; returns what is called with how many more are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Computer:
+    """Opens the model's backend; `batch_size` molecules at most are sent to it at a time."""
+
+    open_backend: Callable[[], ModelBackend]
+    batch_size: int
+
+
+def compute_missing(
+    request: Request, path: Path, *, on_rows: OnRows, on_computed: OnComputed
+) -> tuple[Counts, Computation]:
+    """Do what `get_and_compute` does, by the model and the backend of the settings."""
+    settings = load_settings()
+    model = request.model.info.model
+    computer = Computer(lambda: open_backend(open_model(model, settings), settings), settings.batch_size)
+    return get_and_compute(request, path, computer, on_rows=on_rows, on_computed=on_computed)
+
+
+def get_and_compute(
+    request: Request,
+    path: Path,
+    computer: Computer,
+    *,
+    on_rows: OnRows = ignore_rows,
+    on_computed: OnComputed = lambda _: ignore_rows,
+) -> tuple[Counts, Computation]:
+    """Write predictions to a file, with those that are not precalculated, and the column `source`.
+
+    That is `precalculated`, `computed`, `failed` if the model cannot answer the molecule, or empty for an input that is
+    no molecule. Raises ModelError if the model cannot be run; finished work is kept for the next call.
+    """
+    info = request.model.info
+    layout = Layout(info.columns, smiles=request.smiles, source=True)
+    found, missing = (path.with_name(f"{path.name}.{kind}") for kind in ("found", "missing"))
+    with PartialFiles(found, [missing], request.plan | {"options": ["computed", request.smiles]}) as files:
+        json_lines = JsonLinesFormat(layout, {})
+        counts = fill(files, request, layout, json_lines, MissingFormat(b"", _to_lines), on_rows)
+        files.close()
+        found, missing = files.partials
+        if counts.missing:
+            backend = computer.open_backend()
+            _warn_of_release(info, backend)
+            made_by = [info.model, backend.release, columns_digest("", backend.columns), request.molecules.digest]
+            file = path.with_name(f".{path.name}.computed")
+            try:
+                with closing(_Computed(file, made_by, info, backend)) as computed:
+                    computed.add_missing(missing, computer.batch_size, on_computed)
+                    provenance = info.provenance | {"computed_by_release": backend.release}
+                    _write(request, layout, provenance, map(computed.complete, read_json_blocks(found, layout)), path)
+            except sqlite3.Error as error:
+                raise PrecalcError(
+                    f"{file} cannot be used: {error}; make room, or delete it if it is damaged, then run the same "
+                    "command to continue"
+                ) from None
+            file.unlink()
+            outcome = computed.outcome
+        else:
+            outcome = Computation()
+            _write(request, layout, info.provenance, read_json_blocks(found, layout), path)
+        files.remove()
+    return counts, outcome
+
+
+def _write(
+    request: Request, layout: Layout, provenance: dict[str, object], blocks: Iterable[Block], path: Path
+) -> None:
+    writer = request.format(layout, provenance)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb", buffering=0) as file:
+        write_all(file, writer.start())
+        for block in blocks:
+            write_all(file, writer.encode(block))
+    writer.finish(partial, path)
+
+
+class _Computed:
+    """What the model printed for the missing molecules, by InChIKey, in an SQLite file that survives a kill."""
+
+    def __init__(self, path: Path, made_by: Sequence[str], info: ModelInfo, backend: ModelBackend) -> None:
+        """Open the file, and empty it if it was made by something else than `made_by`."""
+        self.outcome = Computation(release=backend.release)
+        self._info = info
+        self._backend = backend
+        places = {(column.name, column.type): at for at, column in enumerate(backend.columns)}
+        self._places = [places.get((column.name, column.type)) for column in info.columns]
+        self._file = sqlite3.connect(path)
+        with self._file as file:
+            file.execute("CREATE TABLE IF NOT EXISTS made_by (words)")
+            file.execute("CREATE TABLE IF NOT EXISTS molecules (inchikey TEXT PRIMARY KEY, smiles, record, reason)")
+            words = json.dumps(made_by)
+            if file.execute("SELECT words FROM made_by").fetchall() != [(words,)]:
+                file.execute("DELETE FROM molecules")
+                file.execute("DELETE FROM made_by")
+                file.execute("INSERT INTO made_by VALUES (?)", (words,))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def add_missing(self, missing: Path, batch_size: int, on_computed: OnComputed) -> None:
+        """Compute the molecules of a file of `_to_lines` that are not computed yet, each of them once."""
+        finished = {inchikey for (inchikey,) in self._file.execute("SELECT inchikey FROM molecules")}
+        with missing.open(encoding="utf-8") as file:
+            wanted = {key: smiles for key, smiles in map(json.loads, file) if smiles and key not in finished}
+        if not wanted:
+            return
+        on_rows = on_computed(len(wanted))
+        keys = iter(wanted)
+        with self._backend:
+            for batch in predict_molecules(self._info.model, self._backend, wanted.values(), batch_size=batch_size):
+                rows = [(next(keys), molecule.smiles, molecule.record, molecule.reason) for molecule in batch]
+                with self._file as database:
+                    database.executemany("INSERT INTO molecules VALUES (?, ?, ?, ?)", rows)
+                on_rows(len(batch))
+
+    def complete(self, block: Block) -> Block:
+        """Return a block with the computed rows in it, and count them."""
+        rows, sources = list(block.rows), list(block.sources or [])
+        computed: dict[int, bytes] = {}
+        for at, (key, source) in enumerate(zip(block.inchikeys, sources, strict=True)):
+            if key is None or source is not None:
+                continue
+            molecule = self._find(key)
+            sources[at] = FAILED if molecule.reason else COMPUTED
+            if not molecule.reason:
+                computed[at] = molecule.record
+                continue
+            self.outcome.failed += 1
+            if len(self.outcome.reasons) < REASONS:
+                self.outcome.reasons.append(f"{block.texts[at][:60]!r}: {molecule.reason}")
+        self.outcome.computed += len(computed)
+        for at, row in zip(computed, self._typed(list(computed.values())), strict=True):
+            rows[at] = row
+        return replace(block, rows=rows, sources=sources)
+
+    def _typed(self, records: Sequence[bytes]) -> Iterator[Row]:
+        """Yield what the model printed as the values that would be served, in the columns of the table."""
+        if records:
+            typed, _problems = read_records(records, self._backend.columns)
+            for row in typed.iter_rows():
+                yield tuple(None if at is None else row[at] for at in self._places)
+
+    def _find(self, inchikey: str) -> ComputedMolecule:
+        query = "SELECT smiles, record, reason FROM molecules WHERE inchikey = ?"
+        row = self._file.execute(query, (inchikey,)).fetchone()
+        return ComputedMolecule(*row) if row else ComputedMolecule("", b"", _NO_SMILES)
+
+
+def _warn_of_release(info: ModelInfo, backend: ModelBackend) -> None:
+    """Warn that two releases will be in one file. Raises ModelError if they have no column in common."""
+    columns = {(column.name, column.type) for column in backend.columns}
+    shared = columns & {(column.name, column.type) for column in info.columns}
+    table = " and ".join(info.releases) or "no release"
+    if not shared:
+        raise ModelError(
+            f"{info.model} {backend.release} computes other columns than the table of {table} has; "
+            "get what is precalculated without --compute-missing"
+        )
+    if (backend.release,) != info.releases:
+        lost = len(info.columns) - len(shared)
+        without = f"; {lost:,} columns of the table stay empty in its rows" if lost else ""
+        _log.warning(
+            "WARNING: the table of %s is of release %s, but release %s computes the rest: both will be in one file, "
+            "told apart by the column `source`%s",
+            info.model,
+            table,
+            backend.release,
+            without,
+        )
+
+
+def _to_lines(missing: Sequence[Missing]) -> bytes:
+    return "".join(f"{json.dumps(pair)}\n" for pair in missing).encode()
