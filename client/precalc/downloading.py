@@ -33,6 +33,9 @@ _ATTEMPTS = 5
 _SECONDS = 0.5
 """Wait before a retry; it doubles each time."""
 
+_DESCRIBED = ("shard", "bytes", "sha256", "rows", "release")
+"""What the manifest says of a file, beside its path."""
+
 _NAME = re.compile(r"shard=[0-9]+\.parquet")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -46,7 +49,7 @@ Begin = Callable[[int], OnBytes]
 
 def checked_file(file: ServedFile) -> ServedFile:
     """Return the file. Raises DownloadError if its name or checksum has another form than ours, which become a path."""
-    if not _NAME.fullmatch(file.name) or not _SHA256.fullmatch(file.sha256):
+    if not _NAME.fullmatch(str(file.name)) or not _SHA256.fullmatch(str(file.sha256)):
         raise DownloadError(
             f"a file is listed as {file.name[:60]!r} with the checksum {str(file.sha256)[:70]!r}; stopped"
         )
@@ -215,17 +218,7 @@ def _put_manifest(folder: Path, listing: Listing) -> None:
         "releases": listing.releases,
         "library_digest": listing.library_digest,
         "source": listing.source,
-        "files": [
-            {
-                "shard": file.shard,
-                "path": file.name,
-                "bytes": file.bytes,
-                "sha256": file.sha256,
-                "rows": file.rows,
-                "release": file.release,
-            }
-            for file in listing.files
-        ],
+        "files": [{"path": file.name, **{name: getattr(file, name) for name in _DESCRIBED}} for file in listing.files],
     }
     partial = folder / f".{MANIFEST}.partial"
     partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

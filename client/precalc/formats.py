@@ -159,7 +159,7 @@ class ParquetFormat(Format):
     def start(self) -> bytes:
         """See `Format.start`."""
         schema = _schema(self._layout).with_metadata({"precalc": json.dumps(self._provenance)})
-        return _bytes(schema.serialize())
+        return bytes(schema.serialize())
 
     def encode(self, block: Block) -> bytes:
         """See `Format.encode`."""
@@ -170,7 +170,7 @@ class ParquetFormat(Format):
         leading = list(zip(*block.leading(), strict=True)) or [()] * len(self._layout.leading)
         values = list(zip(*(row or nothing for row in block.rows), strict=True)) or [()] * len(self._layout.columns)
         arrays = [pa.array(cells, kind) for cells, kind in zip([*leading, *values], schema.types, strict=True)]
-        return _bytes(pa.record_batch(arrays, schema=schema).serialize())
+        return bytes(pa.record_batch(arrays, schema=schema).serialize())
 
     def finish(self, partial: Path, path: Path) -> None:
         """See `Format.finish`."""
@@ -218,12 +218,13 @@ def _cells(row: Row) -> str:
 def _schema(layout: Layout) -> "pa.Schema":
     import pyarrow as pa
 
-    types = {"float": pa.float64(), "integer": pa.int64(), "string": pa.string()}
+    kinds = {"float": pa.float64(), "integer": pa.int64(), "string": pa.string()}
     leading = [(name, pa.string()) for name in layout.leading]
-    return pa.schema([*leading, *((column.name, types[column.type]) for column in layout.columns)])
+    return pa.schema([*leading, *((column.name, kinds[column.type]) for column in layout.columns)])
 
 
 def _gathered(batches: Iterable[Any], rows: int) -> Iterator["pa.Table"]:
+    """Yield the batches as tables of at least so many rows."""
     import pyarrow as pa
 
     gathered: list[Any] = []
@@ -234,8 +235,3 @@ def _gathered(batches: Iterable[Any], rows: int) -> Iterator["pa.Table"]:
             gathered = []
     if gathered:
         yield pa.Table.from_batches(gathered)
-
-
-def _bytes(buffer: Any) -> bytes:  # noqa: ANN401 - Arrow has no types
-    content: bytes = buffer.to_pybytes()
-    return content

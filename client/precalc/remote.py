@@ -190,18 +190,7 @@ class RemoteSource:
                 releases=tuple(found["releases"]),
                 library_digest=found["library_digest"],
                 files=tuple(
-                    checked_file(
-                        ServedFile(
-                            model=model,
-                            shard=str(entry["shard"]),
-                            name=str(entry["name"]),
-                            url=urljoin(self.name + path, str(entry["url"])),
-                            bytes=int(entry["bytes"]),
-                            sha256=str(entry["sha256"]),
-                            rows=int(entry["rows"]),
-                            release=str(entry["release"]),
-                        )
-                    )
+                    checked_file(_record(ServedFile, entry, model=model, url=urljoin(self.name + path, entry["url"])))
                     for entry in found["files"]
                 ),
             )

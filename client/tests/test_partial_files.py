@@ -22,7 +22,7 @@ def write(folder: Path, plan=PLAN, blocks=BLOCKS) -> PartialFiles:
     return files
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(n=st.integers(1, 6), cuts=st.tuples(*[st.floats(0, 1)] * 3), junk=st.binary(max_size=5))
 def test_file_cut_at_any_byte_ends_the_same(tmp_path_factory, n: int, cuts, junk: bytes) -> None:
     folder = tmp_path_factory.mktemp("files")

@@ -68,8 +68,7 @@ def get_and_compute(
     layout = Layout(info.columns, smiles=request.smiles, source=True)
     found, missing = (path.with_name(f"{path.name}.{kind}") for kind in ("found", "missing"))
     with PartialFiles(found, [missing], request.plan | {"options": ["computed", request.smiles]}) as files:
-        json_lines = JsonLinesFormat(layout, {})
-        counts = fill(files, request, layout, json_lines, MissingFormat(b"", _to_lines), on_rows)
+        counts = fill(files, request, layout, JsonLinesFormat(layout, {}), MissingFormat(b"", _to_lines), on_rows)
         files.close()
         found, missing = files.partials
         if counts.missing:

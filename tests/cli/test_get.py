@@ -178,9 +178,8 @@ def test_contradictory_options_are_a_usage_error(
 
 def test_partial_file_of_another_release_is_not_continued(served) -> None:
     (served.root / ".out.csv.partial").write_bytes(b"key,input\nold,old\n")
-    plan = {"plan": {"model": MODEL, "release": ["v0.9.0"]}}
-    state = {"sizes": [18], "state": {"rows": 1, "found": 1}}
-    (served.root / ".out.csv.journal").write_text(f"{json.dumps(plan)}\n{json.dumps(state)}\n")
+    journal = {"plan": {"model": MODEL, "release": ["v0.9.0"]}, "sizes": [18], "state": {"rows": 1, "found": 1}}
+    (served.root / ".out.csv.journal").write_text(json.dumps(journal))
     done = served.precalc("get", MODEL, "CCO", "-o", "out.csv")
     assert done.returncode == 0, done.stderr
     assert "out.csv: an earlier command left a part that differs in" in done.stderr
