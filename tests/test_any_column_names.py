@@ -21,7 +21,7 @@ from precalc.smiles_workers import inchikey
 from precalc_assets.api.app import make_app
 from precalc_assets.api.gateway import answer_event
 from precalc_assets.client.local_tables import LocalSource
-from precalc_assets.client.missing_predictions import Computer, get_and_compute
+from precalc_assets.client.missing_predictions import get_and_compute
 from precalc_assets.inference import run_canary
 from precalc_assets.library import read_manifest
 from precalc_assets.predictions import load_library_shards, require_manifest
@@ -180,7 +180,7 @@ def test_files_of_readers_have_both(predicted, tmp_path: Path, suffix: str) -> N
     path, computed = tmp_path / f"out{suffix}", tmp_path / f"computed{suffix}"
     request = Request(source.open(MODEL), read_list(["OCC", "CC", NEW]), find_format(None, path), smiles=True)
     get_to_file(request, path)
-    get_and_compute(request, computed, Computer(predicted.backend, 5))
+    get_and_compute(request, computed, predicted.backend, 5)
     found, both = read_file(path), read_file(computed)
     assert list(found[1]) == ["key", "input", "smiles", *SHOWN]
     assert cells(found[1].values()) == [inchikey("CC"), "CC", "CC", *cells(values("CC"))]

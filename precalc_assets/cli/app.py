@@ -27,26 +27,21 @@ app.add_typer(github_app, name="github")
 jobs_app = typer.Typer(no_args_is_help=True, help="What the jobs of a GitHub workflow run call; not for people.")
 app.add_typer(jobs_app, name="jobs")
 
-Shards = Annotated[
-    str | None, typer.Option(help="Which shards: 07, 00-49 or 07,08,20-29; all by default.", show_default=False)
-]
+Shards = Annotated[str | None, typer.Option(help="Which shards: 07, 00-49 or 07,08,20-29; all by default.")]
 Sample = Annotated[
     int | None,
     typer.Option(
         min=1,
         help="Only the canary: the first N molecules by hash, twice; says what a full run takes.",
-        show_default=False,
     ),
 ]
 
 Until = Annotated[
     str | None,
-    typer.Option(
-        help="How long this may take, as 5h30m: it ends before a batch that would not end in time.", show_default=False
-    ),
+    typer.Option(help="How long this may take, as 5h30m: it ends before a batch that would not end in time."),
 ]
-Key = Annotated[str, typer.Argument(help="An execution's key: eos3b5e-0007.", show_default=False)]
-JobShards = Annotated[str, typer.Option(help="The shards of this job.", show_default=False)]
+Key = Annotated[str, typer.Argument(help="An execution's key: eos3b5e-0007.")]
+JobShards = Annotated[str, typer.Option(help="The shards of this job.")]
 
 
 @library_app.command("build")
@@ -55,7 +50,6 @@ def library_build(
         Path | None,
         typer.Argument(
             help="CSV, CSV.gz or SMI; by default the file in the store, or else the NCI set of the rdkit package.",
-            show_default=False,
         ),
     ] = None,
 ) -> None:
@@ -143,9 +137,7 @@ def models(context: typer.Context, api: Api = None) -> None:
 
 @models_app.command("fetch")
 def models_fetch(
-    model: Annotated[
-        str, typer.Argument(help="A model id, perhaps with a release: eos3b5e@v1.0.1.", show_default=False)
-    ],
+    model: Annotated[str, typer.Argument(help="A model id, perhaps with a release: eos3b5e@v1.0.1.")],
 ) -> None:
     """Fetch a model from the hub, as is done for every model that is asked for and not here."""
     from precalc_assets.cli.models import fetch as work
@@ -177,7 +169,7 @@ def models_remove(model: Model) -> None:
 
 @models_app.command("check")
 def models_check(
-    model: Annotated[str, typer.Argument(help="A model id, or the path of a model's folder.", show_default=False)],
+    model: Annotated[str, typer.Argument(help="A model id, or the path of a model's folder.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Show how a model would be run, and why it cannot be (exit code 1); installs and runs nothing."""
@@ -237,7 +229,7 @@ def jobs_canary(key: Key) -> None:
 def jobs_predict(
     key: Key,
     shards: JobShards,
-    until: Annotated[str, typer.Option(help="How long this may take, as 5h30m.", show_default=False)],
+    until: Annotated[str, typer.Option(help="How long this may take, as 5h30m.")],
 ) -> None:
     """Compute shards, and keep why those that did not land did not."""
     from precalc_assets.cli.jobs import predict as work

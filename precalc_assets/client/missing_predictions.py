@@ -10,7 +10,7 @@ import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from precalc.formats import COMPUTED, FAILED, Block, JsonLinesFormat, Layout, read_json_blocks
@@ -33,28 +33,24 @@ OnComputed = Callable[[int], OnRows]
 """Called with how many molecules are to be computed; returns what is called with how many more are."""
 
 
-@dataclass(frozen=True, slots=True)
-class Computer:
-    """Opens the model's backend; `batch_size` molecules at most are sent to it at a time."""
-
-    open_backend: Callable[[], ModelBackend]
-    batch_size: int
-
-
 def compute_missing(
     request: Request, path: Path, *, on_rows: OnRows, on_computed: OnComputed
 ) -> tuple[Counts, Computation]:
     """Do what `get_and_compute` does, by the model and the backend of the settings."""
     settings = load_settings()
     model = request.model.info.model
-    computer = Computer(lambda: open_backend(open_model(model, settings), settings), settings.batch_size)
-    return get_and_compute(request, path, computer, on_rows=on_rows, on_computed=on_computed)
+
+    def open_it() -> ModelBackend:
+        return open_backend(open_model(model, settings), settings)
+
+    return get_and_compute(request, path, open_it, settings.batch_size, on_rows=on_rows, on_computed=on_computed)
 
 
 def get_and_compute(
     request: Request,
     path: Path,
-    computer: Computer,
+    open_it: Callable[[], ModelBackend],
+    batch_size: int,
     *,
     on_rows: OnRows = ignore_rows,
     on_computed: OnComputed = lambda _: ignore_rows,
@@ -62,7 +58,8 @@ def get_and_compute(
     """Write predictions to a file, with those that are not precalculated, and the column `source`.
 
     That is `precalculated`, `computed`, `failed` if the model cannot answer the molecule, or empty for an input that is
-    no molecule. Raises ModelError if the model cannot be run; finished work is kept for the next call.
+    no molecule. The backend that `open_it` opens gets `batch_size` molecules at a time, at most. Raises ModelError if the
+    model cannot be run; finished work is kept for the next call.
     """
     info = request.model.info
     layout = Layout(info.columns, smiles=request.smiles, source=True)
@@ -72,13 +69,13 @@ def get_and_compute(
         files.close()
         found, missing = files.partials
         if counts.missing:
-            backend = computer.open_backend()
+            backend = open_it()
             _warn_of_release(info, backend)
             made_by = [info.model, backend.release, columns_digest("", backend.columns), request.molecules.digest]
             file = path.with_name(f".{path.name}.computed")
             try:
                 with closing(_Computed(file, made_by, info, backend)) as computed:
-                    computed.add_missing(missing, computer.batch_size, on_computed)
+                    computed.add_missing(missing, batch_size, on_computed)
                     provenance = info.provenance | {"computed_by_release": backend.release}
                     _write(request, layout, provenance, map(computed.complete, read_json_blocks(found, layout)), path)
             except sqlite3.Error as error:

@@ -13,7 +13,7 @@ from precalc.getting import Request
 from precalc.molecule_input import read_list
 from precalc.smiles_workers import inchikey
 from precalc.source import Source
-from precalc_assets.client.missing_predictions import Computer, get_and_compute
+from precalc_assets.client.missing_predictions import get_and_compute
 from precalc_assets.columns import Column, public_name
 from precalc_assets.errors import ModelError
 
@@ -55,7 +55,7 @@ def printed(text: str) -> list[object]:
 
 def run(source: Source, asked: Sequence[str], path, model: Model):
     request = Request(source.open(MODEL), read_list(asked), JsonLinesFormat)
-    return get_and_compute(request, path, Computer(lambda: model, batch_size=2))
+    return get_and_compute(request, path, lambda: model, 2)
 
 
 def rows(path) -> list[list[object]]:
@@ -132,6 +132,6 @@ def test_a_model_with_a_column_source_has_both(source, tables, tmp_path) -> None
     columns = (COLUMNS[0], Column(public_name("source"), "string", "", ""))
     serve(tables, {KEYS[0]: (1.0, "x")}, model="eos9src", columns=columns)
     request = Request(source.open("eos9src"), read_list([KEYS[0]]), JsonLinesFormat)
-    get_and_compute(request, tmp_path / "out.jsonl", Computer(Model, 2))
+    get_and_compute(request, tmp_path / "out.jsonl", Model, 2)
     [row] = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
     assert (row["source"], row["source_predicted"]) == ("precalculated", "x")

@@ -17,19 +17,15 @@ app = typer.Typer(
     help="Read precalculated predictions of the Ersilia Model Hub.",
 )
 
-Model = Annotated[str, typer.Argument(help="A model id: eos3b5e, or eos3b5e-v2 for a version.", show_default=False)]
-Api = Annotated[
-    str | None, typer.Option(envvar=URL_VARIABLE, help="The URL of the API to read from.", show_default=False)
-]
+Model = Annotated[str, typer.Argument(help="A model id: eos3b5e, or eos3b5e-v2 for a version.")]
+Api = Annotated[str | None, typer.Option(envvar=URL_VARIABLE, help="The URL of the API to read from.")]
 
 
 @app.command()
 def get(
     words: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="MODEL... [MOLECULE]...", help="Model ids, then InChIKeys or SMILES.", show_default=False
-        ),
+        typer.Argument(metavar="MODEL... [MOLECULE]...", help="Model ids, then InChIKeys or SMILES."),
     ] = None,
     input_file: Annotated[
         Path | None,
@@ -37,7 +33,6 @@ def get(
             "--input",
             "-i",
             help="A file of InChIKeys or SMILES: CSV, CSV.gz or SMI; - is standard input, as is a pipe.",
-            show_default=False,
         ),
     ] = None,
     output: Annotated[
@@ -46,14 +41,12 @@ def get(
             "--output",
             "-o",
             help="A file: .csv, .csv.gz, .parquet or .jsonl; a folder for several models; stdout by default.",
-            show_default=False,
         ),
     ] = None,
     missing: Annotated[
         Path | None,
         typer.Option(
             help="Write the molecules that are not precalculated here, as `ersilia run -i` reads them.",
-            show_default=False,
         ),
     ] = None,
     file_format: Annotated[
@@ -125,7 +118,7 @@ def describe(model: Model, api: Api = None) -> None:
 
 @app.command()
 def login(
-    url: Annotated[str, typer.Argument(help="The URL of an API.", show_default=False)],
+    url: Annotated[str, typer.Argument(help="The URL of an API.")],
     forget: Annotated[bool, typer.Option("--forget", help="Remove the key from the keyring.")] = False,
 ) -> None:
     """Store an API's key in this machine's keyring; the prompt does not show it."""
