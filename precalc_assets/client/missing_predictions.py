@@ -58,7 +58,7 @@ def get_and_compute(
     """Write predictions to a file, with those that are not precalculated, and the column `source`.
 
     That is `precalculated`, `computed`, `failed` if the model cannot answer the molecule, or empty for an input that is
-    no molecule. The backend that `open_it` opens gets `batch_size` molecules at a time, at most. Raises ModelError if the
+    no molecule. The backend that `open_it` opens gets up to `batch_size` molecules at a time. Raises ModelError if the
     model cannot be run; finished work is kept for the next call.
     """
     info = request.model.info

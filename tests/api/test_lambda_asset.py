@@ -26,6 +26,8 @@ pytestmark = pytest.mark.slow
 ZIPPED = {READER: 10_000_000, INCHIKEYS: 20_000_000}
 UNZIPPED = 250_000_000
 """Bytes that a Lambda may have ("Lambda quotas"); and much less is read when it starts."""
+CARRIED = {f"precalc/{name}.py" for name in ("__init__", "csv_cells", "errors", "identifiers", "smiles_keys")}
+"""What the Lambdas share with the client, of which they carry nothing else."""
 ARM64 = 0xB7
 """The machine in an ELF header, at byte 18."""
 
@@ -56,6 +58,7 @@ def test_lambda_asset_is_small_and_reproducible(tmp_path, asset):
     (tmp_path / "second").mkdir()
     (tmp_path / "second" / "left.over").touch()
     assert files(build_asset(tmp_path / "second", asset, LAMBDA)) == first
+    assert {name for name in first if name.startswith("precalc/")} <= CARRIED
     compiled = [name for name in first if re.search(r"\.so(\.|$)", name)]
     assert compiled
     # RDKit's do not have the version in their names, but link to it.

@@ -129,6 +129,22 @@ def test_unreadable_model_does_not_stop_the_others(served) -> None:
     assert rows((served.root / "out" / f"{MODEL}.csv").read_text())[1][1:] == ["CCO", *answer("CCO")]
 
 
+def test_describe_shows_what_the_tables_have_of_a_model(served) -> None:
+    done = served.precalc("describe", MODEL)
+    assert (done.returncode, done.stderr) == (0, "")
+    digest = read_manifest(served.store).digest
+    for words in (
+        f"{MODEL}, not published",
+        "4/4",
+        "60",
+        "A column of a test",
+        f"{MODEL} v1.0.0, library {digest}",
+    ):
+        assert words in done.stdout
+    done = served.precalc("describe", "eos9zzz")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+
+
 def test_the_file_of_molecules_is_not_written_over(served) -> None:
     asked = served.root / "asked.csv"
     asked.write_text("smiles\nCCO\n")

@@ -32,18 +32,16 @@ def describe(model: str, api: str | None) -> None:
     """Print what a model predicts, how much of it is precalculated, and how to cite it."""
     with closing(open_source(api)) as source:
         info = source.open(model).info
-    console = Console(markup=False, emoji=False, highlight=False)
-    console.print(f"{model}: {info.title}" if info.title else f"{model}, not published")
+    print(f"{model}: {info.title}" if info.title else f"{model}, not published")
     if info.description:
-        console.print(info.description)
-    facts = Table(show_header=False, box=None, pad_edge=False)
+        print(info.description)
     for name, said in _facts(info).items():
-        facts.add_row(name, said)
-    console.print(facts)
+        print(f"{name:<15}{said}")
+    print()
     columns = Table("column", "type", "direction", "description", box=None, pad_edge=False)
     for column in info.columns:
         columns.add_row(column.name, column.type, column.direction, column.description)
-    console.print(columns)
+    Console(markup=False, emoji=False).print(columns)
 
 
 def _facts(info: ModelInfo) -> dict[str, str]:
