@@ -334,7 +334,7 @@ class RemoteModel:
         same_columns = [(c["name"], c["type"]) for c in found["columns"]] == [(c.name, c.type) for c in info.columns]
         if not set(releases) <= set(info.releases) or digest != info.library_digest or not same_columns:
             what = "" if same_columns else ", with other columns"
-            raise ChangedError(changed(info, cite(releases, digest) + what))
+            raise ChangedError(changed(info, cite(info.model, releases, digest) + what))
 
     def _list(self, found: dict[str, Any], name: str, n: int) -> list[Any]:
         values: list[Any] = found[name]

@@ -72,7 +72,7 @@ class ModelInfo:
     @property
     def citation(self) -> str:
         """The release and the library, as a person is to cite them."""
-        return f"{self.model} {cite(self.releases, self.library_digest)}"
+        return cite(self.model, self.releases, self.library_digest)
 
     @property
     def provenance(self) -> dict[str, object]:
@@ -151,11 +151,6 @@ class Listing:
     library_digest: str | None
     files: tuple[ServedFile, ...]
 
-    @property
-    def citation(self) -> str:
-        """The release and the library, as a person is to cite them."""
-        return f"{self.model} {cite(self.releases, self.library_digest)}"
-
 
 class Stream(NamedTuple):
     """The bytes of a file from `start` on, which is 0 if the source cannot start in the middle."""
@@ -199,9 +194,9 @@ class Source(Protocol):
         ...
 
 
-def cite(releases: Sequence[str], library_digest: str | None) -> str:
-    """Return releases and library as a person is to cite them."""
-    return f"{' and '.join(releases) or 'no release'}, library {library_digest or 'incomplete'}"
+def cite(model: str, releases: Sequence[str], library_digest: str | None) -> str:
+    """Return a model with its releases and the library, as a person is to cite them."""
+    return f"{model} {' and '.join(releases) or 'no release'}, library {library_digest or 'incomplete'}"
 
 
 def changed(info: ModelInfo, now: str) -> str:

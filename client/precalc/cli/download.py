@@ -9,6 +9,7 @@ from precalc.downloading import OnBytes
 from precalc.downloading import download as work
 from precalc.errors import UsageError
 from precalc.plugins import open_source
+from precalc.source import cite
 
 _KB = 1_000
 
@@ -34,6 +35,7 @@ def download(model: str, folder: Path, api: str | None) -> None:
         found = work(source, model, folder, begin=begin)
     print(
         f"{folder}: {len(found.files):,} files, {sum(file.bytes for file in found.files):,} bytes, "
-        f"{sum(file.rows for file in found.files):,} molecules of {found.citation}",
+        f"{sum(file.rows for file in found.files):,} molecules "
+        f"of {cite(model, found.releases, found.library_digest)}",
         file=sys.stderr,
     )

@@ -29,6 +29,8 @@ _WORTH_A_BAR = 1_000
 _LISTED = 20
 """Molecules on the command line: more than anybody types, and few enough to be identified before all else."""
 
+_UNREADABLE = "neither InChIKey nor SMILES"
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -255,10 +257,11 @@ def _compute(request: Request, path: Path) -> tuple[Counts, Computation]:
         on_rows = stack.enter_context(_bar(f"get {model}", request.molecules.total))
         counts, computation = compute(request, path, on_rows=on_rows, on_computed=on_computed)
     by = f" by {computation.release}" if computation.computed else ""
-    said = [f"{counts.found:,} precalculated", f"{computation.computed:,} computed{by}"]
-    said += [f"{computation.failed:,} failed"] * bool(computation.failed)
-    said += [_unreadable(counts)] * bool(counts.unreadable)
-    _say(", ".join(said))
+    _say(
+        f"{counts.found:,} precalculated, {computation.computed:,} computed{by}"
+        + _unless_none(computation.failed, "failed")
+        + _unless_none(counts.unreadable, _UNREADABLE)
+    )
     _explain(computation.failed, computation.reasons)
     return counts, computation
 
@@ -276,11 +279,11 @@ def _report(counts: Counts, missing: Path | None) -> None:
         _say(f"{counts.silent:,} of those found have no value: the model could not answer them")
     if not counts.missing and not counts.unreadable:
         return
-    said = [f"{counts.found:,} found"]
-    said += [f"{counts.missing:,} not precalculated"] * bool(counts.missing)
-    said += [_unreadable(counts)] * bool(counts.unreadable)
     _say(
-        ", ".join(said) + (f"; {missing} lists {counts.missing - counts.unnamed:,}" * bool(missing and counts.missing))
+        f"{counts.found:,} found"
+        + _unless_none(counts.missing, "not precalculated")
+        + _unless_none(counts.unreadable, _UNREADABLE)
+        + (f"; {missing} lists {counts.missing - counts.unnamed:,}" if missing and counts.missing else "")
     )
     if missing and counts.unnamed:
         _say(f"{counts.unnamed:,} given by InChIKey cannot be listed, nor run: their SMILES are not in the library")
@@ -292,8 +295,8 @@ def _advise(missing: int, options: Options) -> None:
         _say("--missing FILE lists what is not precalculated, --compute-missing computes it here")
 
 
-def _unreadable(counts: Counts) -> str:
-    return f"{counts.unreadable:,} neither InChIKey nor SMILES"
+def _unless_none(number: int, what: str) -> str:
+    return f", {number:,} {what}" if number else ""
 
 
 def _molecules(number: int) -> str:
