@@ -16,16 +16,16 @@ class _Memory(KeyringBackend):
     priority = 1
 
     def __init__(self) -> None:
-        self.kept: dict[tuple[str, str], str] = {}
+        self.stored: dict[tuple[str, str], str] = {}
 
     def get_password(self, service, username):
-        return self.kept.get((service, username))
+        return self.stored.get((service, username))
 
     def set_password(self, service, username, password):
-        self.kept[service, username] = password
+        self.stored[service, username] = password
 
     def delete_password(self, service, username):
-        if self.kept.pop((service, username), None) is None:
+        if self.stored.pop((service, username), None) is None:
             raise PasswordDeleteError(username)
 
 

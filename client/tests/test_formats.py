@@ -1,4 +1,4 @@
-"""What files hold is what the tables hold: every value of every type, through every format."""
+"""Every value of every type comes back from every format as it was."""
 
 import csv
 import gzip
@@ -40,21 +40,21 @@ lines = st.tuples(
 blocks = st.lists(st.lists(lines, min_size=1, max_size=4), max_size=3)
 
 
-def to_blocks(asked) -> list[Block]:
+def to_blocks(wanted) -> list[Block]:
     return [
         Block([r[0] for r in b], [r[1] for r in b], [r[4] for r in b], [r[2] for r in b], [r[3] for r in b])
-        for b in asked
+        for b in wanted
     ]
 
 
-def expected(asked) -> list[list[object]]:
-    return [[*line[:4], *(line[4] or (None,) * 3)] for block in asked for line in block]
+def expected(wanted) -> list[list[object]]:
+    return [[*line[:4], *(line[4] or (None,) * 3)] for block in wanted for line in block]
 
 
-def write(name: str, asked, path: Path) -> bytes:
+def write(name: str, wanted, path: Path) -> bytes:
     written = find_format(name, None)(LAYOUT, {"model": "eos3b5e"})
     partial = path / "partial"
-    partial.write_bytes(written.start() + b"".join(map(written.encode, to_blocks(asked))))
+    partial.write_bytes(written.start() + b"".join(map(written.encode, to_blocks(wanted))))
     written.finish(partial, path / "whole")
     assert [file.name for file in path.iterdir()] == ["whole"]
     return (path / "whole").read_bytes()
@@ -102,12 +102,12 @@ def typed(row: list[object]) -> list[object]:
 
 @settings(max_examples=40)
 @given(blocks)
-def test_every_value_comes_back_from_csv_as_it_was(tmp_path_factory, asked) -> None:
-    content = write("csv", asked, tmp_path_factory.mktemp("csv")).decode()
+def test_every_value_comes_back_from_csv_as_it_was(tmp_path_factory, wanted) -> None:
+    content = write("csv", wanted, tmp_path_factory.mktemp("csv")).decode()
     header, *rows = parse_csv(content)
     assert tuple(header) == NAMES
-    assert repr([typed(row) for row in rows]) == repr(expected(asked))
-    zipped = write("csv.gz", asked, tmp_path_factory.mktemp("gz"))
+    assert repr([typed(row) for row in rows]) == repr(expected(wanted))
+    zipped = write("csv.gz", wanted, tmp_path_factory.mktemp("gz"))
     assert gzip.decompress(zipped).decode() == content
     # And as others read it.
     shown = list(csv.reader(io.StringIO(content, newline="")))[1:]
@@ -116,8 +116,8 @@ def test_every_value_comes_back_from_csv_as_it_was(tmp_path_factory, asked) -> N
 
 @settings(max_examples=40)
 @given(blocks)
-def test_no_cell_of_csv_begins_as_a_formula_does(tmp_path_factory, asked) -> None:
-    content = write("csv", asked, tmp_path_factory.mktemp("csv")).decode()
+def test_no_cell_of_csv_begins_as_a_formula_does(tmp_path_factory, wanted) -> None:
+    content = write("csv", wanted, tmp_path_factory.mktemp("csv")).decode()
     numbers = (4, 5)
     for row in parse_csv(content)[1:]:
         assert not [c for at, c in enumerate(row) if at not in numbers and c and c[0] in "=+-@\t\r\n"]
@@ -125,30 +125,30 @@ def test_no_cell_of_csv_begins_as_a_formula_does(tmp_path_factory, asked) -> Non
 
 @settings(max_examples=40)
 @given(blocks)
-def test_every_value_comes_back_from_json_lines_as_it_was(tmp_path_factory, asked) -> None:
-    content = write("jsonl", asked, tmp_path_factory.mktemp("jsonl")).decode()
+def test_every_value_comes_back_from_json_lines_as_it_was(tmp_path_factory, wanted) -> None:
+    content = write("jsonl", wanted, tmp_path_factory.mktemp("jsonl")).decode()
     rows = [json.loads(line) for line in content.split("\n") if line]
     assert all(tuple(row) == NAMES for row in rows)
-    assert repr([list(row.values()) for row in rows]) == repr(expected(asked))
+    assert repr([list(row.values()) for row in rows]) == repr(expected(wanted))
 
 
 @settings(max_examples=40)
 @given(blocks)
-def test_every_value_comes_back_from_parquet_typed_as_it_was(tmp_path_factory, asked) -> None:
+def test_every_value_comes_back_from_parquet_typed_as_it_was(tmp_path_factory, wanted) -> None:
     folder = tmp_path_factory.mktemp("parquet")
-    write("parquet", asked, folder)
+    write("parquet", wanted, folder)
     table = pq.read_table(folder / "whole")
     assert [str(kind) for kind in table.schema.types] == [*["string"] * 4, "double", "int64", "string"]
     assert json.loads(table.schema.metadata[b"precalc"]) == {"model": "eos3b5e"}
-    assert repr([list(row.values()) for row in table.to_pylist()]) == repr(expected(asked))
+    assert repr([list(row.values()) for row in table.to_pylist()]) == repr(expected(wanted))
 
 
 @settings(max_examples=40)
 @given(blocks)
-def test_unfinished_json_lines_are_read_back(tmp_path_factory, asked) -> None:
+def test_unfinished_json_lines_are_read_back(tmp_path_factory, wanted) -> None:
     path = tmp_path_factory.mktemp("blocks") / "partial"
     written = JsonLinesFormat(LAYOUT, {})
-    path.write_bytes(written.start() + b"".join(map(written.encode, to_blocks(asked))))
+    path.write_bytes(written.start() + b"".join(map(written.encode, to_blocks(wanted))))
     read = [
         [key, text, smiles, source, *row]
         for block in read_json_blocks(path, LAYOUT)
@@ -156,7 +156,7 @@ def test_unfinished_json_lines_are_read_back(tmp_path_factory, asked) -> None:
             block.inchikeys, block.texts, block.smiles, block.sources, block.rows, strict=True
         )
     ]
-    assert repr(read) == repr(expected(asked))
+    assert repr(read) == repr(expected(wanted))
 
 
 def test_the_format_is_the_files_suffix_or_is_named() -> None:

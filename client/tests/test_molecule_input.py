@@ -1,4 +1,4 @@
-"""Molecules are read from the files that people have of them."""
+"""Molecules are read from the files that people have."""
 
 from pathlib import Path
 
@@ -19,14 +19,14 @@ READ = {"our own answers": ["none", KEY]}
 
 @pytest.mark.parametrize("name", FILES)
 def test_column_of_inchikeys_is_read_with_any_delimiter(tmp_path: Path, name: str) -> None:
-    path = tmp_path / "asked.csv"
+    path = tmp_path / "molecules.csv"
     path.write_text(FILES[name], encoding="utf-8", newline="")
     texts = [text for batch in read_file(path).batches(1) for text in batch.texts]
     assert texts == READ.get(name, [KEY, ""])
 
 
 def test_unclosed_quotes_are_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "asked.csv"
+    path = tmp_path / "molecules.csv"
     path.write_text('inchikey\n"abc\n')
-    with pytest.raises(MoleculeFileError, match=r"asked\.csv: row 2: unexpected end of data; mend the quotes"):
+    with pytest.raises(MoleculeFileError, match=r"molecules\.csv: row 2: unexpected end of data; mend the quotes"):
         list(read_file(path).batches(9))

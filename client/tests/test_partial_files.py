@@ -1,4 +1,4 @@
-"""A file that was interrupted at any byte ends as one that was not, or is begun anew."""
+"""A file that was interrupted at any byte ends like an undisturbed one."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ PLAN = {"model": "eos3b5e", "release": ["v1"], "input": "abc"}
 
 
 def write(folder: Path, plan=PLAN, blocks=BLOCKS) -> PartialFiles:
-    """Go on with what is there, and leave it at that."""
+    """Continue the files, and leave them partial."""
     with PartialFiles(folder / "out.csv", [folder / "lost.csv"], plan) as files:
         done = files.state.get("rows", 0)
         for row, block in enumerate(blocks[done:], start=done + 1):
@@ -29,9 +29,9 @@ def test_file_cut_at_any_byte_ends_the_same(tmp_path_factory, n: int, cuts, junk
     write(folder, blocks=BLOCKS[:n])
     for path, share in zip(sorted(folder.glob(".*")), cuts, strict=False):
         content = path.read_bytes()
-        kept = content[: round(share * len(content))]
-        # A block may be there that the journal does not tell of, in part or whole.
-        path.write_bytes(kept + junk if path.name.endswith("journal") or kept == content else kept)
+        rest = content[: round(share * len(content))]
+        # A kill can leave a block behind that the journal does not count, in part or whole.
+        path.write_bytes(rest + junk if path.name.endswith("journal") or rest == content else rest)
     files = write(folder)
     assert files.partials[0].read_bytes() == b"".join(BLOCKS)
     assert files.partials[1].read_bytes() == b"".join(block[:3] for block in BLOCKS)

@@ -94,8 +94,8 @@ def test_files_are_of_the_format_that_their_name_says(served) -> None:
 
 
 def test_several_models_fill_a_folder_and_are_not_read_again(served) -> None:
-    (served.root / "asked.csv").write_text("smiles\nCCO\nnone\nCCCCCCCCCCCCCCCCCO\n")
-    done = served.precalc("get", "--all-models", "-i", "asked.csv", "-o", "out", "--missing", "lost")
+    (served.root / "molecules.csv").write_text("smiles\nCCO\nnone\nCCCCCCCCCCCCCCCCCO\n")
+    done = served.precalc("get", "--all-models", "-i", "molecules.csv", "-o", "out", "--missing", "lost")
     assert done.returncode == 0, done.stderr
     assert [row[1:] for row in rows((served.root / "out" / f"{MODEL}.csv").read_text())[1:2]] == [
         ["CCO", *answer("CCO")]
@@ -105,7 +105,7 @@ def test_several_models_fill_a_folder_and_are_not_read_again(served) -> None:
     assert manifest["releases"] == ["v1.0.0"]
     assert manifest["library_digest"] == read_manifest(served.store).digest
     assert (manifest["found"], manifest["missing"], manifest["unreadable"]) == (1, 1, 1)
-    again = served.precalc("get", "--all-models", "-i", "asked.csv", "-o", "out", "--missing", "lost")
+    again = served.precalc("get", "--all-models", "-i", "molecules.csv", "-o", "out", "--missing", "lost")
     assert again.stderr == f"out/{MODEL}.csv is complete already\n"
 
 
@@ -119,8 +119,8 @@ def test_unreadable_model_does_not_stop_the_others(served) -> None:
         tables.execute("""UPDATE "table:eos9abb" SET value = substr(value, 1, 9) WHERE key LIKE '%/%/%'""")
     done = served.precalc("get", "eos9zzz", "eos9abb", MODEL, "CCO", "none", "-o", "out")
     assert done.returncode == 2
-    (served.root / "asked.csv").write_text("smiles\nCCO\nnone\n")
-    done = served.precalc("get", "eos9zzz", "eos9abb", MODEL, "-i", "asked.csv", "-o", "out")
+    (served.root / "molecules.csv").write_text("smiles\nCCO\nnone\n")
+    done = served.precalc("get", "eos9zzz", "eos9abb", MODEL, "-i", "molecules.csv", "-o", "out")
     assert done.returncode == 1
     assert done.stderr.count("'none': SMILES Parse Error") == 1
     assert done.stderr.splitlines()[-1] == (
@@ -146,13 +146,13 @@ def test_describe_shows_what_the_tables_have_of_a_model(served) -> None:
 
 
 def test_the_file_of_molecules_is_not_written_over(served) -> None:
-    asked = served.root / "asked.csv"
-    asked.write_text("smiles\nCCO\n")
-    for options in (["-o", "./asked.csv"], ["--missing", str(asked)]):
-        done = served.precalc("get", MODEL, "-i", "asked.csv", *options)
+    wanted = served.root / "molecules.csv"
+    wanted.write_text("smiles\nCCO\n")
+    for options in (["-o", "./molecules.csv"], ["--missing", str(wanted)]):
+        done = served.precalc("get", MODEL, "-i", "molecules.csv", *options)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
         assert "is the file that the molecules are read from" in done.stderr
-    assert asked.read_text() == "smiles\nCCO\n"
+    assert wanted.read_text() == "smiles\nCCO\n"
 
 
 @pytest.mark.usefixtures("fresh_settings")
@@ -215,8 +215,8 @@ return f'{{len(smiles) / 3!r}},{{len(smiles)}},"{{smiles}}"'"""
 def choosy(served):
     """The same, by a model that now fails on one molecule."""
     served.write_model(answer=FAILS_ON_BAD)
-    asked = ["CCO", NEW, "no molecule", BAD, "CO", NEW, "OC" + NEW[2:], inchikey("c1ccncc1")]
-    (served.root / "asked.csv").write_text("smiles\n" + "\n".join(asked) + "\n")
+    wanted = ["CCO", NEW, "no molecule", BAD, "CO", NEW, "OC" + NEW[2:], inchikey("c1ccncc1")]
+    (served.root / "molecules.csv").write_text("smiles\n" + "\n".join(wanted) + "\n")
     return served
 
 
@@ -236,7 +236,7 @@ COMPUTED = [
 def test_missing_molecules_are_computed_once_and_in_order(choosy) -> None:
     before = choosy.objects(), choosy.tables.list_tables()
     earlier = len(choosy.calls())
-    done = choosy.precalc("get", MODEL, "-i", "asked.csv", "-o", "out.csv", "--compute-missing")
+    done = choosy.precalc("get", MODEL, "-i", "molecules.csv", "-o", "out.csv", "--compute-missing")
     assert done.returncode == 0, done.stderr
     assert rows((choosy.root / "out.csv").read_text()) == COMPUTED
     assert "2 precalculated, 3 computed by v1.0.0, 2 failed, 1 neither" in done.stderr
@@ -251,7 +251,7 @@ def test_missing_molecules_are_computed_once_and_in_order(choosy) -> None:
 
 @pytest.mark.slow
 def test_the_manifest_of_a_folder_says_what_was_computed_by_what(choosy) -> None:
-    done = choosy.precalc("get", "--all-models", "-i", "asked.csv", "-o", "out", "--compute-missing")
+    done = choosy.precalc("get", "--all-models", "-i", "molecules.csv", "-o", "out", "--compute-missing")
     assert done.returncode == 0, done.stderr
     manifest = json.loads((choosy.root / "out" / "_manifest.json").read_text())["files"][f"{MODEL}.csv"]
     words = ("found", "computed", "failed", "unreadable", "computed_by_release")

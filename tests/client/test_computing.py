@@ -1,4 +1,4 @@
-"""What is computed on the spot is computed once, typed as it would be served, and not lost by an interruption."""
+"""Missing molecules are computed once, typed as they would be served, and not lost by an interruption."""
 
 import json
 import math
@@ -28,7 +28,7 @@ class Model:
     release = "v1.0.0"
 
     def __init__(self, calls_until_interrupted: float = math.inf) -> None:
-        self.asked: list[str] = []
+        self.inputs: list[str] = []
         self.entered = 0
         self._left = calls_until_interrupted
 
@@ -43,7 +43,7 @@ class Model:
         if self._left <= 0:
             raise KeyboardInterrupt
         self._left -= 1
-        self.asked += smiles
+        self.inputs += smiles
         return [
             b",," if text == BAD else f'{len(text)},{2**62 + len(text)},"{text}, ""x"""'.encode() for text in smiles
         ]
@@ -53,8 +53,8 @@ def printed(text: str) -> list[object]:
     return [float(len(text)), 2**62 + len(text), f'{text}, "x"']
 
 
-def run(source: Source, asked: Sequence[str], path, model: Model):
-    request = Request(source.open(MODEL), read_list(asked), JsonLinesFormat)
+def run(source: Source, wanted: Sequence[str], path, model: Model):
+    request = Request(source.open(MODEL), read_list(wanted), JsonLinesFormat)
     return get_and_compute(request, path, lambda: model, 2)
 
 
@@ -62,7 +62,7 @@ def rows(path) -> list[list[object]]:
     return [list(json.loads(line).values()) for line in path.read_text().splitlines()]
 
 
-ASKED = [KEYS[0], *NEW, "no molecule", KEYS[1], NEW[0]]
+WANTED = [KEYS[0], *NEW, "no molecule", KEYS[1], NEW[0]]
 
 
 def expected() -> list[list[object]]:
@@ -70,14 +70,14 @@ def expected() -> list[list[object]]:
     new = {text: [inchikey(text), text, "computed", *printed(text)] for text in NEW}
     new[BAD] = [inchikey(BAD), BAD, "failed", None, None, None]
     nothing = [None, "no molecule", None, None, None, None]
-    return [known.get(text) or new.get(text) or nothing for text in ASKED]
+    return [known.get(text) or new.get(text) or nothing for text in WANTED]
 
 
 def test_each_molecule_is_computed_once_and_typed_as_served(source, tmp_path) -> None:
     model = Model()
-    counts, outcome = run(source, ASKED, tmp_path / "out.jsonl", model)
+    counts, outcome = run(source, WANTED, tmp_path / "out.jsonl", model)
     assert repr(rows(tmp_path / "out.jsonl")) == repr(expected())
-    assert model.asked.count(NEW[0]) == 1
+    assert model.inputs.count(NEW[0]) == 1
     assert (counts.found, outcome.computed, outcome.failed, outcome.release) == (2, 11, 1, "v1.0.0")
     assert outcome.reasons == [f"{BAD!r}: the model printed no value"]
     assert not list(tmp_path.glob(".out*"))
@@ -88,23 +88,23 @@ def test_interrupted_computation_continues_after_its_last_batch(source, tmp_path
     models = [Model(2), Model(2), Model()]
     for model in models[:2]:
         with pytest.raises(KeyboardInterrupt):
-            run(source, ASKED, path, model)
+            run(source, WANTED, path, model)
         assert not path.exists()
-    run(source, ASKED, path, models[2])
-    asked = [text for model in models for text in model.asked]
-    assert sorted(set(asked) - {BAD}) == sorted({*NEW} - {BAD})
-    assert all(asked.count(text) == 1 for text in NEW[:3])
+    run(source, WANTED, path, models[2])
+    wanted = [text for model in models for text in model.inputs]
+    assert sorted(set(wanted) - {BAD}) == sorted({*NEW} - {BAD})
+    assert all(wanted.count(text) == 1 for text in NEW[:3])
     assert repr(rows(path)) == repr(expected())
 
 
 def test_another_release_computes_everything_again(source, tmp_path) -> None:
     path = tmp_path / "out.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        run(source, ASKED, path, Model(2))
+        run(source, WANTED, path, Model(2))
     newer = Model()
     newer.release = "v2.0.0"
-    run(source, ASKED, path, newer)
-    assert set(newer.asked) == set(NEW)
+    run(source, WANTED, path, newer)
+    assert set(newer.inputs) == set(NEW)
 
 
 def test_model_is_not_started_if_no_molecule_is_missing(source, tmp_path) -> None:

@@ -1,4 +1,4 @@
-"""Downloaded files are those that were promised, whatever happened on the way."""
+"""Downloaded files are those that were listed, whatever happens on the way."""
 
 import json
 import random
@@ -82,7 +82,7 @@ def test_all_files_arrive_whole_with_a_manifest_to_cite(files_source: Source, tm
 def test_whole_files_are_kept_and_damaged_ones_downloaded_again(files_source: Source, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     download(files_source, MODEL, folder)
-    kept = (folder / "shard=00.parquet").stat().st_mtime_ns
+    written = (folder / "shard=00.parquet").stat().st_mtime_ns
     (folder / "shard=01.parquet").write_bytes(FILES["01"][:-1] + b"!")
     (folder / "shard=02.parquet").unlink()
     digest = sha256(FILES["02"]).hexdigest()
@@ -91,7 +91,7 @@ def test_whole_files_are_kept_and_damaged_ones_downloaded_again(files_source: So
     (folder / "shard=03.parquet").unlink()
     download(files_source, MODEL, folder)
     assert_whole(folder)
-    assert (folder / "shard=00.parquet").stat().st_mtime_ns == kept
+    assert (folder / "shard=00.parquet").stat().st_mtime_ns == written
 
 
 def test_partial_download_continues_where_it_was_cut_off(tables, store_url: str, tmp_path: Path) -> None:
@@ -102,8 +102,8 @@ def test_partial_download_continues_where_it_was_cut_off(tables, store_url: str,
     (folder / f".shard=02.parquet.{digest[:16]}.partial").write_bytes(FILES["02"][:70_000])
     download(source, MODEL, folder)
     assert_whole(folder)
-    asked = {request.url.path[-16:]: request.headers.get("range") for request in source.transport.requests[1:]}
-    assert asked == {f"shard={shard}.parquet": "bytes=70000-" if shard == "02" else None for shard in SHARDS}
+    wanted = {request.url.path[-16:]: request.headers.get("range") for request in source.transport.requests[1:]}
+    assert wanted == {f"shard={shard}.parquet": "bytes=70000-" if shard == "02" else None for shard in SHARDS}
 
 
 def whole(content: bytes, status: int = 200, **headers: str) -> httpx.Response:
@@ -211,9 +211,9 @@ def test_model_loaded_meanwhile_is_not_downloaded_in_two_halves(tables, store_ur
     "changes", [{"name": "../../x"}, {"name": "shard=01.parquet/.."}, {"sha256": "../x"}, {"name": "shard=1\n.parquet"}]
 )
 def test_a_server_cannot_choose_where_files_are_written(changes: dict[str, str]) -> None:
-    told = {"model": MODEL, "shard": "01", "name": "shard=01.parquet", "url": "", "bytes": 1, "sha256": "0" * 64}
+    listed = {"model": MODEL, "shard": "01", "name": "shard=01.parquet", "url": "", "bytes": 1, "sha256": "0" * 64}
     with pytest.raises(DownloadError, match="stopped"):
-        checked_file(ServedFile(**{**told, **changes}, rows=1, release="v1"))
+        checked_file(ServedFile(**{**listed, **changes}, rows=1, release="v1"))
 
 
 def test_the_key_is_not_sent_to_where_links_lead(tables, store_url: str) -> None:

@@ -1,4 +1,4 @@
-"""Predictions in Python: typed data frames in the order asked, with where they come from."""
+"""Predictions in Python: typed data frames in the order of the request, with their provenance."""
 
 import doctest
 
@@ -20,13 +20,13 @@ def client(source: Source) -> Client:
 
 
 def test_rows_come_in_the_order_asked_typed_and_exact(client: Client) -> None:
-    asked = [KEYS[3], UNKNOWN, "no molecule", *KEYS, KEYS[3]]
-    frame = client.get(MODEL, asked)
+    wanted = [KEYS[3], UNKNOWN, "no molecule", *KEYS, KEYS[3]]
+    frame = client.get(MODEL, wanted)
     assert list(frame.columns) == ["key", "input", "source", "score", "count", "label"]
     assert [str(kind) for kind in frame.dtypes] == ["string", "string", "string", "float64", "Int64", "string"]
-    assert list(frame["input"]) == asked
-    assert frame["key"].isna().tolist() == [text == "no molecule" for text in asked]
-    for at, key in enumerate(asked):
+    assert list(frame["input"]) == wanted
+    assert frame["key"].isna().tolist() == [text == "no molecule" for text in wanted]
+    for at, key in enumerate(wanted):
         values = [None if pd.isna(value) else value for value in frame.iloc[at, 3:]]
         assert repr(
             [None if v is None else kind(v) for v, kind in zip(values, (float, int, str), strict=True)]
@@ -35,9 +35,9 @@ def test_rows_come_in_the_order_asked_typed_and_exact(client: Client) -> None:
 
 def test_frame_has_its_provenance_and_marks_missing_rows(client: Client) -> None:
     frame = client.get(MODEL, [KEYS[3], UNKNOWN, "no molecule", UNKNOWN])
-    told = frame.attrs
-    assert (told["model"], told["releases"], told["deterministic"]) == (MODEL, ["v1.0.0"], None)
-    assert len(told["library_digest"]) == 64
+    attrs = frame.attrs
+    assert (attrs["model"], attrs["releases"], attrs["deterministic"]) == (MODEL, ["v1.0.0"], None)
+    assert len(attrs["library_digest"]) == 64
     assert list(frame["source"].fillna("")) == ["precalculated", "", "", ""]
     assert list(frame["key"].isna()) == [False, False, True, False]
 

@@ -44,7 +44,7 @@ def large(world):
         pq.write_table(pa.table({"x": pa.array(chance.randbytes(8) for _ in range(400_000))}), path)
         files[shard] = path.read_bytes()
     serve(world.tables, rows, columns=COLUMNS, files=files)
-    (world.root / "asked.csv").write_text("inchikey\n" + "\n".join(chance.sample(keys, N)) + "\n")
+    (world.root / "molecules.csv").write_text("inchikey\n" + "\n".join(chance.sample(keys, N)) + "\n")
     return world
 
 
@@ -146,13 +146,13 @@ def kill_when(process: subprocess.Popen[str], path: Path, size: int) -> bool:
 
 
 def test_through_faults_and_from_the_tables_the_file_is_the_same(large) -> None:
-    assert large.precalc("get", MODEL, "-i", "asked.csv", "-o", "local.csv").returncode == 0
+    assert large.precalc("get", MODEL, "-i", "molecules.csv", "-o", "local.csv").returncode == 0
     with (
         served_at(large) as url,
         proxy(url, FAULTS) as faulty,
         proxy(url, ["", "cut", "503", "drop", "cut"]) as faulty_too,
     ):
-        done = large.precalc("get", MODEL, "-i", "asked.csv", "-o", "api.csv", "--api", faulty)
+        done = large.precalc("get", MODEL, "-i", "molecules.csv", "-o", "api.csv", "--api", faulty)
         assert done.returncode == 0, done.stderr
         done = large.precalc("download", MODEL, "-o", "files", "--api", faulty_too)
         assert done.returncode == 0, done.stderr
@@ -163,15 +163,15 @@ def test_through_faults_and_from_the_tables_the_file_is_the_same(large) -> None:
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet", ".jsonl"])
 def test_killed_get_continues_and_ends_with_the_same_file(large, suffix: str) -> None:
     out = f"out{suffix}"
-    assert large.precalc("get", MODEL, "-i", "asked.csv", "-o", f"whole{suffix}").returncode == 0
+    assert large.precalc("get", MODEL, "-i", "molecules.csv", "-o", f"whole{suffix}").returncode == 0
     with served_at(large) as url, proxy(url, [], pause=0.05) as slow:
         killed = 0
         for size in (200_000, 1_200_000):
-            process = start(large, "get", MODEL, "-i", "asked.csv", "-o", out, "--api", slow)
+            process = start(large, "get", MODEL, "-i", "molecules.csv", "-o", out, "--api", slow)
             killed += kill_when(process, large.root / f".{out}.partial", size)
             assert not (large.root / out).exists()
         assert killed == 2
-        process = start(large, "get", MODEL, "-i", "asked.csv", "-o", out, "--api", slow)
+        process = start(large, "get", MODEL, "-i", "molecules.csv", "-o", out, "--api", slow)
         said = process.stderr.read()
         assert process.wait() == 0, said
     assert f"{out}: continuing after row " in said
@@ -203,7 +203,7 @@ def test_killed_download_continues_and_ends_with_whole_files(large) -> None:
 
 def test_ctrl_c_ends_at_once_and_says_how_to_continue(large) -> None:
     with served_at(large) as url, proxy(url, [], pause=0.2) as slow:
-        process = start(large, "get", MODEL, "-i", "asked.csv", "-o", "out.csv", "--api", slow)
+        process = start(large, "get", MODEL, "-i", "molecules.csv", "-o", "out.csv", "--api", slow)
         deadline = time.monotonic() + 30
         while not list(large.root.glob(".out.csv.partial")) and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""What goes wrong between the client and an API: waited out where that helps, told where it does not."""
+"""Faults between the client and an API: retried where that helps, an error where it does not."""
 
 import json
 import threading
@@ -42,7 +42,7 @@ def test_passing_faults_are_retried_and_rows_arrive_once(tables, tmp_path, name:
         get_to_file(Request(model, read_list(KEYS)), tmp_path / f"{id(source)}.csv")
     assert len(faulty.transport.requests) == len(whole.transport.requests) + 4
     assert (tmp_path / f"{id(faulty)}.csv").read_bytes() == (tmp_path / f"{id(whole)}.csv").read_bytes()
-    # Of the four, the API asked for a second of patience each time; some of them were side by side.
+    # The API asks for a second of patience four times; some of these requests run side by side.
     assert (time.monotonic() - started > 2) == (name == WAITS)
 
 

@@ -1,4 +1,4 @@
-"""Both ways of reading a model, from its tables and through the API, answer the same."""
+"""A model reads the same from its tables and through the API."""
 
 import json
 from dataclasses import asdict, replace
@@ -17,9 +17,9 @@ from precalc_assets.errors import PrecalcError, UsageError
 
 
 def test_values_are_those_of_the_table_in_the_order_given(source: Source) -> None:
-    asked = [KEYS[7], UNKNOWN, *KEYS, KEYS[7]]
-    answer = source.open(MODEL).read(asked)
-    assert repr(answer.rows) == repr([ROWS.get(key) for key in asked])
+    wanted = [KEYS[7], UNKNOWN, *KEYS, KEYS[7]]
+    answer = source.open(MODEL).read(wanted)
+    assert repr(answer.rows) == repr([ROWS.get(key) for key in wanted])
     assert answer.smiles is None
     assert source.open(MODEL).read([]).rows == []
 
@@ -75,12 +75,12 @@ def _anew(source: Source, tables, model):
 
 
 def test_file_has_a_line_for_each_molecule_and_all_are_counted(source: Source, tmp_path) -> None:
-    asked = [KEYS[3], "not a molecule", UNKNOWN, KEYS[3], KEYS[5]]
-    request = Request(source.open(MODEL), read_list(asked), JsonLinesFormat)
+    wanted = [KEYS[3], "not a molecule", UNKNOWN, KEYS[3], KEYS[5]]
+    request = Request(source.open(MODEL), read_list(wanted), JsonLinesFormat)
     counts = get_to_file(request, tmp_path / "out.jsonl", tmp_path / "lost.csv")
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["key"] for row in rows] == [KEYS[3], None, UNKNOWN, KEYS[3], KEYS[5]]
-    assert [row["input"] for row in rows] == asked
+    assert [row["input"] for row in rows] == wanted
     expected = [ROWS[KEYS[3]], (None,) * 3, (None,) * 3, ROWS[KEYS[3]], ROWS[KEYS[5]]]
     assert repr([tuple(row.values())[2:] for row in rows]) == repr(expected)
     assert (counts.rows, counts.found, counts.missing, counts.unnamed, counts.unreadable) == (5, 3, 1, 1, 1)
