@@ -98,7 +98,7 @@ def _csv_rows(path: Path, headers: Sequence[str]) -> Iterator[tuple[int, str | N
         raise _empty(path)
     column = None
     for row, cells in _records(chain(opening, lines), _delimiter(opening[-1]), path):
-        if not any(cell.strip() for cell in cells):
+        if not any(map(str.strip, cells)):
             yield row, None
         elif column is None:
             column, has_header = _find_column(cells, path, headers)
@@ -113,15 +113,13 @@ def _csv_rows(path: Path, headers: Sequence[str]) -> Iterator[tuple[int, str | N
 def _records(lines: Iterator[str], delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield each record with the number of the line it starts on."""
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    while True:
-        row = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise MoleculeFileError(f"{path.name}: row {row}: {error}; mend the quotes there") from error
-        yield row, cells
+    row = 1
+    try:
+        for cells in reader:
+            yield row, cells
+            row = reader.line_num + 1
+    except csv.Error as error:
+        raise MoleculeFileError(f"{path.name}: row {row}: {error}; mend the quotes there") from error
 
 
 def _delimiter(line: str) -> str:
