@@ -163,7 +163,7 @@ class RemoteSource:
         """See `Source.models`."""
         found = self.get("/models")
         with self.expecting("a list of models"):
-            return [_record(ModelSummary, entry) for entry in found["models"]]
+            return [_record(ModelSummary, entry, model=str(entry["model"])) for entry in found["models"]]
 
     def open(self, model: str) -> "RemoteModel":
         """See `Source.open`."""
@@ -189,11 +189,12 @@ class RemoteSource:
                 model=model,
                 releases=tuple(found["releases"]),
                 library_digest=found["library_digest"],
-                files=tuple(
-                    checked_file(_record(ServedFile, entry, model=model, url=urljoin(self.name + path, entry["url"])))
-                    for entry in found["files"]
-                ),
+                files=tuple(self._file(model, path, entry) for entry in found["files"]),
             )
+
+    def _file(self, model: str, path: str, entry: Mapping[str, Any]) -> ServedFile:
+        url, numbers = urljoin(self.name + path, entry["url"]), {name: int(entry[name]) for name in ("bytes", "rows")}
+        return checked_file(_record(ServedFile, entry, model=model, url=url, **numbers))
 
     @contextmanager
     def open_file(self, file: ServedFile, start: int) -> Iterator[Stream]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from rich.console import Console
 from rich.table import Table
 
-from precalc.cli.models import yes_or_no
+from precalc.cli.models import models_table, yes_or_no
 from precalc.identifiers import check_model_id
 from precalc_assets.cards import ModelCard, find_card, name_variation
 from precalc_assets.cli.report import name_shards
@@ -26,9 +26,7 @@ def models() -> None:
     """Print a table of models: those that can be run here, with what of them is served, and those served alone."""
     settings = load_settings()
     tables = open_tables(settings.tables_url)
-    table = Table(box=None, pad_edge=False)
-    for name in ("model", "title", "columns", "release", "shards", "molecules", "deterministic"):
-        table.add_column(name)
+    table = models_table()
     runnable = list_known(settings)
     for name in sorted({*runnable, *tables.list_tables()} - {LIBRARY, REGISTRY}):
         served = _directories(tables, name).values()

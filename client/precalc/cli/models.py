@@ -11,9 +11,7 @@ from precalc.source import ModelInfo
 
 def list_models(api: str | None) -> None:
     """Print a table of the models that have predictions."""
-    table = Table(box=None, pad_edge=False)
-    for name in ("model", "title", "columns", "release", "shards", "molecules", "deterministic"):
-        table.add_column(name)
+    table = models_table()
     with closing(open_source(api)) as source:
         for model in source.models():
             table.add_row(
@@ -57,6 +55,12 @@ def _facts(info: ModelInfo) -> dict[str, str]:
         "publication": info.publication or "–",
         "cite as": info.citation,
     }
+
+
+def models_table() -> Table:
+    """Return an empty table of models."""
+    names = ("model", "title", "columns", "release", "shards", "molecules", "deterministic")
+    return Table(*names, box=None, pad_edge=False)
 
 
 def yes_or_no(answer: bool | None) -> str:
