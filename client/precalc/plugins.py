@@ -6,6 +6,8 @@
 """
 
 import os
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -25,13 +27,17 @@ def open_source(url: str | None = None, key: str | None = None) -> Source:
 
     Raises UsageError for a malformed URL or key, and if there is nothing to read from.
     """
+    return find_source(url, key)()
+
+
+def find_source(url: str | None = None, key: str | None = None) -> Callable[[], Source]:
+    """Return what opens the source. Raises UsageError if there is nothing to read from."""
     url = url or os.environ.get(URL_VARIABLE)
     if url:
         from precalc.remote import RemoteSource
 
-        return RemoteSource(url, key)
-    open_tables = find_plugin("precalc.sources")
+        return partial(RemoteSource, url, key)
+    open_tables: Callable[[], Source] | None = find_plugin("precalc.sources")
     if open_tables is None:
         raise UsageError(f"no API is named; give its URL with --api, or set {URL_VARIABLE}")
-    source: Source = open_tables()
-    return source
+    return open_tables

@@ -31,12 +31,13 @@ def no_extras(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def an_api(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (models, sys.modules["precalc.cli.get"]):
-        monkeypatch.setattr(module, "open_source", lambda api: fake_api())
+    monkeypatch.setattr(models, "open_source", lambda api: fake_api())
+    monkeypatch.setattr(sys.modules["precalc.cli.get"], "find_source", lambda api: fake_api)
 
 
-def test_get_without_an_api_says_how_to_name_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for read in (lambda: get([MODEL, KEY], Options()), Client):
+@pytest.mark.usefixtures("no_extras")
+def test_get_without_an_api_says_how_to_name_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for read in (lambda: get([MODEL, "CCO"], Options()), Client):
         with pytest.raises(UsageError, match=r"^no API is named; give its URL with --api, or set PRECALC_API_URL$"):
             read()
     monkeypatch.setenv("PRECALC_API_URL", "https://api.example/v1/")

@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +17,7 @@ from precalc.formats import find_format
 from precalc.getting import Computation, Counts, OnRows, Request, get_to_file, get_to_stream, ignore_rows
 from precalc.identifiers import check_model_id, is_model_id
 from precalc.molecule_input import MoleculeInput, identify_once, read_file, read_list, save_stream
-from precalc.plugins import find_plugin, open_source
+from precalc.plugins import find_plugin, find_source
 from precalc.source import OpenModel, Source
 
 _NAMED = 5
@@ -57,9 +57,9 @@ def get(words: Sequence[str], options: Options) -> None:
     sys.stdout.flush()
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="precalc-")))
+        open_it = find_source(options.api)
         molecules = _open_molecules(named, options.input_file, scratch)
-        source = open_source(options.api)
-        stack.callback(source.close)
+        source = stack.enter_context(closing(open_it()))
         try:
             if many:
                 _get_many(source, models or [entry.model for entry in source.models()], molecules, options, scratch)
