@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from fastapi import FastAPI, Response
 from pydantic import BaseModel
 
+from precalc.identifiers import check_model_id, is_model_id
 from precalc_assets.api.parameters import ModelId
 from precalc_assets.api.problems import Problem, refusals, unavailable, unknown_model
 from precalc_assets.api.served import ServedModels

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from precalc.identifiers import is_model_id
 from precalc_assets.cards import ModelCard
 from precalc_assets.catalogue import CatalogueEntry, read_cards, read_entry
 from precalc_assets.errors import MissingTableError, TableError
