@@ -26,7 +26,6 @@ MANIFEST = "_manifest.json"
 
 _LOCK = ".download.lock"
 _AT_ONCE = 4
-_CHUNK = 1 << 20
 _ATTEMPTS = 5
 """Tries without a single new byte before a download fails."""
 
@@ -195,11 +194,8 @@ class _DamagedError(Exception):
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _put_manifest(folder: Path, listing: Listing) -> None:

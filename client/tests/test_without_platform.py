@@ -10,7 +10,7 @@ from fake_api import KEY, MODEL, fake_api
 from typer.testing import CliRunner
 
 from precalc import Client, PrecalcError, UsageError, api_keys, extras, plugins
-from precalc.cli import models
+from precalc.cli import served_models
 from precalc.cli.app import app
 from precalc.cli.get import Options, get
 from precalc.formats import CsvFormat, find_format
@@ -31,7 +31,7 @@ def no_extras(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def an_api(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "open_source", lambda api: fake_api())
+    monkeypatch.setattr(served_models, "open_source", lambda api: fake_api())
     monkeypatch.setattr(sys.modules["precalc.cli.get"], "find_source", lambda api: fake_api)
 
 
@@ -96,7 +96,7 @@ HEAVY = {"pandas", "numpy", "pyarrow", "rdkit", "keyring", "polars", "dagster", 
 def test_nothing_heavy_is_imported_before_it_is_used() -> None:
     """The platform's modules are looked up when a command runs, not when the client is imported."""
     code = (
-        "import sys, precalc, precalc.client, precalc.remote, precalc.cli, precalc.cli.get, precalc.cli.models;"
+        "import sys, precalc, precalc.client, precalc.remote, precalc.cli, precalc.cli.get, precalc.cli.served_models;"
         "print(*{name.split('.')[0] for name in sys.modules})"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

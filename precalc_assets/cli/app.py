@@ -126,7 +126,7 @@ def models(context: typer.Context, api: Api = None) -> None:
     if context.invoked_subcommand is not None:
         return
     if api:
-        from precalc.cli.models import list_models
+        from precalc.cli.served_models import list_models
 
         list_models(api)
     else:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from rich.console import Console
 from rich.table import Table
 
-from precalc.cli.models import models_table, yes_or_no
+from precalc.cli.served_models import models_table, yes_or_no
 from precalc.identifiers import check_model_id
 from precalc_assets.cards import ModelCard, find_card, name_variation
 from precalc_assets.cli.report import name_shards

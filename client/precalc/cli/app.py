@@ -103,7 +103,7 @@ def download(
 @app.command()
 def models(api: Api = None) -> None:
     """List the models that have predictions."""
-    from precalc.cli.models import list_models
+    from precalc.cli.served_models import list_models
 
     list_models(api)
 
@@ -111,7 +111,7 @@ def models(api: Api = None) -> None:
 @app.command()
 def describe(model: Model, api: Api = None) -> None:
     """Show a model's release, columns, coverage, counts and citation."""
-    from precalc.cli.models import describe as work
+    from precalc.cli.served_models import describe as work
 
     work(model, api)
 
