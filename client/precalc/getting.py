@@ -13,7 +13,7 @@ from precalc.identifiers import INCHIKEY
 from precalc.molecule_input import MoleculeBatch, MoleculeInput
 from precalc.partial_files import PartialFiles
 from precalc.side_by_side import run_in_order
-from precalc.source import OpenModel, Row
+from precalc.source import OpenModel
 
 _log = logging.getLogger(__name__)
 
@@ -201,26 +201,15 @@ def _read(model: OpenModel, layout: Layout, batch: MoleculeBatch, *, find_smiles
     rows = [next(found) if key else None for key in batch.inchikeys]
     smiles = [next(stored) if key else None for key in batch.inchikeys] if layout.smiles else None
     sources = [None if row is None else PRECALCULATED for row in rows] if layout.source else None
-    block = Block(batch.inchikeys, batch.texts, rows, smiles, sources)
-    return Answered(block, batch.reasons, _missing(model, block.inchikeys, block.texts, rows, find_smiles=find_smiles))
-
-
-def _missing(
-    model: OpenModel,
-    inchikeys: Sequence[str | None],
-    texts: Sequence[str],
-    rows: Sequence[Row | None],
-    *,
-    find_smiles: bool,
-) -> list[Missing]:
-    """Return the molecules without a row, with their SMILES as far as it is known."""
-    triples = zip(inchikeys, texts, rows, strict=True)
-    missing = [(key, None if INCHIKEY.match(text) else text) for key, text, row in triples if key and row is None]
-    unnamed = [key for key, smiles in missing if smiles is None]
-    if not find_smiles or not unnamed:
-        return missing
-    stored = iter(model.smiles(unnamed))
-    return [(key, next(stored) if smiles is None else smiles) for key, smiles in missing]
+    empty = [
+        (key, text) for key, text, row in zip(batch.inchikeys, batch.texts, rows, strict=True) if key and row is None
+    ]
+    missing: list[Missing] = [(key, None if INCHIKEY.match(text) else text) for key, text in empty]
+    unnamed = [key for key, text in missing if text is None]
+    if find_smiles and unnamed:
+        looked_up = iter(model.smiles(unnamed))
+        missing = [(key, next(looked_up) if text is None else text) for key, text in missing]
+    return Answered(Block(batch.inchikeys, batch.texts, rows, smiles, sources), batch.reasons, missing)
 
 
 def _list_smiles(missing: Sequence[Missing]) -> bytes:
