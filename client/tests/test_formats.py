@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from precalc.csv_cells import plain_text
+from precalc.errors import UsageError
 from precalc.formats import Block, JsonLinesFormat, Layout, ParquetFormat, find_format, read_json_blocks
 from precalc.source import Column
-from precalc_assets.errors import UsageError
 
 COLUMNS = (
     Column("score", "float", "", ""),
