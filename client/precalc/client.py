@@ -88,8 +88,8 @@ class Client:
         require("pandas", "pandas")
         import pandas as pd
 
-        source = self._opened()
-        request = Request(source.open(_one_model(model)), read_list(map(_text, _one_by_one(molecules))))
+        source, texts = self._opened(), map(_text, _one_by_one(molecules))
+        request = Request(molecules=read_list(texts), model=source.open(_one_model(model)))
         info = request.model.info
         layout = Layout(info.columns, smiles=smiles, source=True)
         leading: list[tuple[str | None, ...]] = []

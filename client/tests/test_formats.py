@@ -100,7 +100,7 @@ def typed(row: list[object]) -> list[object]:
     ]
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(blocks)
 def test_every_value_comes_back_from_csv_as_it_was(tmp_path_factory, wanted) -> None:
     content = write("csv", wanted, tmp_path_factory.mktemp("csv")).decode()
@@ -114,7 +114,7 @@ def test_every_value_comes_back_from_csv_as_it_was(tmp_path_factory, wanted) -> 
     assert shown == [["" if cell is None else cell for cell in row] for row in rows]
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(blocks)
 def test_no_cell_of_csv_begins_as_a_formula_does(tmp_path_factory, wanted) -> None:
     content = write("csv", wanted, tmp_path_factory.mktemp("csv")).decode()
@@ -123,7 +123,7 @@ def test_no_cell_of_csv_begins_as_a_formula_does(tmp_path_factory, wanted) -> No
         assert not [c for at, c in enumerate(row) if at not in numbers and c and c[0] in "=+-@\t\r\n"]
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(blocks)
 def test_every_value_comes_back_from_json_lines_as_it_was(tmp_path_factory, wanted) -> None:
     content = write("jsonl", wanted, tmp_path_factory.mktemp("jsonl")).decode()
@@ -132,7 +132,7 @@ def test_every_value_comes_back_from_json_lines_as_it_was(tmp_path_factory, want
     assert repr([list(row.values()) for row in rows]) == repr(expected(wanted))
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(blocks)
 def test_every_value_comes_back_from_parquet_typed_as_it_was(tmp_path_factory, wanted) -> None:
     folder = tmp_path_factory.mktemp("parquet")
@@ -143,7 +143,7 @@ def test_every_value_comes_back_from_parquet_typed_as_it_was(tmp_path_factory, w
     assert repr([list(row.values()) for row in table.to_pylist()]) == repr(expected(wanted))
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(blocks)
 def test_unfinished_json_lines_are_read_back(tmp_path_factory, wanted) -> None:
     path = tmp_path_factory.mktemp("blocks") / "partial"
