@@ -74,7 +74,7 @@ def read_entry(tables: KeyValueStore, model: str, *, clock: Callable[[], float] 
     try:
         card = find_card(tables, model)
     except TableError as error:
-        _log.warning("%s", error)
+        _log.warning("warning: %s", error)
         card = None
     return CatalogueEntry(model, reader, card, directories, _library_digest(directories, reader.n_shards))
 
@@ -101,5 +101,5 @@ def _read_card(item: Item | None) -> ModelCard | None:
     try:
         return read_card(item) if item else None
     except TableError as error:
-        _log.warning("%s", error)
+        _log.warning("warning: %s", error)
         return None
