@@ -15,6 +15,7 @@ import obstore
 import pytest
 from aws_emulator import aws, ministack, strict_ministack  # noqa: F401
 from obstore.store import ObjectStore
+from warm_commands import run_command
 
 from precalc_assets.inference import FrameworkBackend, predict_shards
 from precalc_assets.library import LibraryManifest, build_library, read_manifest
@@ -181,15 +182,8 @@ class World:
 
     def precalc(self, *arguments: str | Path, **settings: str) -> subprocess.CompletedProcess[str]:
         """Run a command; `settings` are those of the environment, without their prefix."""
-        return subprocess.run(
-            self.command(*arguments),
-            env={**self.environment, **{f"PRECALC_{name.upper()}": value for name, value in settings.items()}},
-            cwd=self.root,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        variables = {**self.environment, **{f"PRECALC_{name.upper()}": value for name, value in settings.items()}}
+        return run_command([*map(str, arguments)], variables=variables, folder=self.root)
 
     @staticmethod
     def command(*arguments: str | Path) -> list[str]:
