@@ -10,7 +10,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --no-emit-package precalc-client --unive
 # Processes for tests: one a core.
 CORES ?= auto
 
-.PHONY: help install infra demo ui test slow check format lock bench clean
+.PHONY: help install infra demo ui test slow check docs format lock bench clean
 
 help:  ## List the verbs
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -54,12 +54,16 @@ test: install  ## Run the fast tests
 slow: install infra .venv/deploy tests/executions/node_modules/installed tests/workflows/node_modules/installed  ## Run the tests of real components
 	$(BIN)/pytest -m slow
 
-check: install  ## Lint, format check, types, layers, definitions
+check: install  ## Lint, format check, types, layers, definitions, documents
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/dg check defs
+	$(BIN)/python docs/build_site.py
+
+docs: install  ## Build the documents' site, into site/html
+	$(BIN)/python docs/build_site.py
 
 format: install  ## Mend what ruff can
 	$(BIN)/ruff check --fix
