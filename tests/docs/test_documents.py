@@ -54,7 +54,8 @@ def test_reference_has_every_command(site: Path) -> None:
 def test_page_names_only_what_exists(page: Path) -> None:
     text = page.read_text()
     assert set(re.findall(r"PRECALC_[A-Z][A-Z_]*[A-Z]", text)) <= SETTINGS | OTHER_VARIABLES
-    assert set(re.findall(r"(?:`|^|/bin/)precalc ([a-z]+)", text, re.MULTILINE)) <= set(COMMANDS)
+    code = " ".join(re.findall(r"^```.*?^```|`[^`]+`", text, re.DOTALL | re.MULTILINE))
+    assert set(re.findall(r"\bprecalc ([a-z]+)", code)) <= set(COMMANDS)
 
 
 def test_contributing_names_every_root_module() -> None:
@@ -66,4 +67,4 @@ def test_contributing_names_every_root_module() -> None:
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
 def test_page_fits_two_screens(name: str) -> None:
-    assert len((ROOT / name).read_text().splitlines()) <= 70
+    assert len((ROOT / name).read_text().splitlines()) <= 80
