@@ -19,7 +19,8 @@ from typing import Any
 import click
 import typer
 
-from precalc_assets.cli.app import app
+from precalc.cli.app import app
+from precalc_assets.cli.app import add_commands
 from precalc_assets.settings import Settings
 
 _ROOT = Path(__file__).parents[1]
@@ -89,6 +90,7 @@ def _default(value: ast.expr | None) -> str:
 
 def _commands() -> Iterator[str]:
     """Yield a section for each command: its help, its usage, and a table of its arguments and options."""
+    add_commands(app)
     for context in _leaves(click.Context(typer.main.get_command(app), info_name="precalc")):
         yield f"\n## {context.command_path}\n\n{context.command.help}\n"
         yield f"```\n{' '.join(context.command.get_usage(context).split()).removeprefix('Usage: ')}\n```\n"
