@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import obstore
@@ -231,9 +231,7 @@ def new_world(tmp_path: Path, models_cache: Path) -> Callable[[str], World]:
     return lambda name: World(tmp_path / name, models_cache)
 
 
-@pytest.fixture
-def fresh_settings() -> Iterator[None]:
-    """Settings are read once per process; here they are read anew, before and after."""
-    load_settings.cache_clear()
-    yield
+@pytest.fixture(autouse=True)
+def _fresh_settings() -> None:
+    """Settings are read once per process, and here anew in every test."""
     load_settings.cache_clear()

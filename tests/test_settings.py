@@ -12,7 +12,7 @@ from precalc_assets.tables import open_tables
 
 
 @pytest.fixture(autouse=True)
-def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_settings: None) -> None:
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No variable and no `.env` but the test's own."""
     for name in os.environ:
         if name.upper().startswith("PRECALC_"):

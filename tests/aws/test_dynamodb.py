@@ -68,7 +68,7 @@ def every_second(failure):
     return lambda _request: failure if next(requests) % 2 == 0 else None
 
 
-def test_a_table_is_made_as_the_settings_say(aws, monkeypatch, fresh_settings):
+def test_a_table_is_made_as_the_settings_say(aws, monkeypatch):
     monkeypatch.setenv("PRECALC_TABLE_TAGS", "project=precalc, owner=chemistry")
     monkeypatch.setenv("PRECALC_TABLE_RECOVERY", "true")
     monkeypatch.setenv("PRECALC_TABLE_PROTECTION", "true")
@@ -326,7 +326,7 @@ def test_units_are_spent_no_faster_than_the_limit_says():
     assert now[0] - before == pytest.approx(0.1)
 
 
-def test_a_process_writes_a_table_no_faster_than_its_setting(aws, monkeypatch, fresh_settings):
+def test_a_process_writes_a_table_no_faster_than_its_setting(aws, monkeypatch):
     monkeypatch.setenv("PRECALC_TABLE_WRITE_UNITS", "400")
     store = open_tables(tables_url())
     store.create_table(TABLE)

@@ -155,7 +155,6 @@ def test_the_file_of_molecules_is_not_written_over(served) -> None:
     assert wanted.read_text() == "smiles\nCCO\n"
 
 
-@pytest.mark.usefixtures("fresh_settings")
 def test_all_of_no_models_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PRECALC_TABLES_URL", f"sqlite:///{tmp_path / 'tables.db'}")
@@ -164,7 +163,6 @@ def test_all_of_no_models_is_an_error(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not Path("out").exists()
 
 
-@pytest.mark.usefixtures("fresh_settings")
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [

@@ -81,7 +81,6 @@ def test_unknown_model_is_an_error_that_names_it(client: Client) -> None:
         client.get("eos9zzz", ["CCO"])
 
 
-@pytest.mark.usefixtures("fresh_settings")
 @pytest.mark.parametrize("module", [csv_cells, extras, client_module])
 def test_examples_run(module, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"sqlite:///{tmp_path / 'ethanol.db'}"

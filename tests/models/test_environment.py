@@ -110,7 +110,7 @@ def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pwd, "getpwuid", unknown)
 
 
-@pytest.mark.usefixtures("no_home", "fresh_settings")
+@pytest.mark.usefixtures("no_home")
 def test_without_a_home_there_is_no_place_for_environments_unless_it_is_set(
     world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from warm_commands import run_command
 
 from precalc_assets.cards import find_card
 from precalc_assets.cli.jobs import split_shards
@@ -26,15 +27,8 @@ def library(world) -> LibraryManifest:
 def jobs(world, *arguments: str, run: int | str = 7, **settings: str) -> subprocess.CompletedProcess[str]:
     """Call a command as a job of this run."""
     runner = {"GITHUB_RUN_ID": str(run), "GITHUB_SERVER_URL": "https://github.example", "GITHUB_REPOSITORY": "a/b"}
-    return subprocess.run(
-        world.command("jobs", *arguments),
-        env={**world.environment, **runner, **{f"PRECALC_{name.upper()}": value for name, value in settings.items()}},
-        cwd=world.root,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    variables = {**world.environment, **runner, **{f"PRECALC_{name.upper()}": text for name, text in settings.items()}}
+    return run_command(["jobs", *arguments], variables=variables, folder=world.root)
 
 
 def outputs(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
