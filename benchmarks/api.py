@@ -43,7 +43,7 @@ from fastapi import FastAPI
 from benchmarks.command import end, size
 from benchmarks.invented import MODEL, REGION, Shape, floats, load_all, put_plainly
 from infra.lambda_asset import LAMBDA, READER, THIS_PYTHON, build_asset
-from precalc_assets.api.app import make_app
+from precalc_assets.api.application import make_app
 from precalc_assets.api.gateway import answer_event
 from precalc_assets.sharding import key_hash, shard_of
 from precalc_assets.tables import KeyValueStore, TableReader, open_tables

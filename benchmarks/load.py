@@ -46,7 +46,7 @@ from precalc_assets import storage
 from precalc_assets.columns import Column
 from precalc_assets.inference import predict_shards
 from precalc_assets.library import LibraryManifest, ShardInfo
-from precalc_assets.library.manifest import SHARD_SCHEMA, with_digest
+from precalc_assets.library.library_manifest import SHARD_SCHEMA, with_digest
 from precalc_assets.predictions import RawManifest, find_manifest, load_shards, validate_shards
 from precalc_assets.sharding import key_hash, shard_key
 from precalc_assets.storage import open_store

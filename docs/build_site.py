@@ -20,7 +20,7 @@ import click
 import typer
 
 from precalc.cli.app import app
-from precalc_assets.cli.app import add_commands
+from precalc_assets.cli.platform_commands import add_commands
 from precalc_assets.settings import Settings
 
 _ROOT = Path(__file__).parents[1]

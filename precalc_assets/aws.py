@@ -8,7 +8,7 @@ import boto3
 from botocore import exceptions
 from botocore.exceptions import BotoCoreError, ClientError
 
-from precalc_assets.errors import UsageError
+from precalc_assets.platform_errors import UsageError
 
 _LOG_IN = "set AWS_PROFILE (after `aws sso login`), or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 _LOG_IN_ANEW = "the credentials have expired: log in anew (`aws sso login`), or renew AWS_SESSION_TOKEN"

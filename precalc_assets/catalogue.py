@@ -12,7 +12,7 @@ from hashlib import sha256
 
 from precalc.identifiers import is_model_id
 from precalc_assets.cards import ModelCard, find_card, read_card
-from precalc_assets.errors import TableError
+from precalc_assets.platform_errors import TableError
 from precalc_assets.tables import REGISTRY, Directory, Item, KeyValueStore, TableReader
 
 _log = logging.getLogger(__name__)

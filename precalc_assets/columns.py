@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from precalc_assets.errors import ModelError
+from precalc_assets.platform_errors import ModelError
 
 ColumnType = Literal["float", "integer", "string"]
 

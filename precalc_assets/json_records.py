@@ -11,7 +11,7 @@ from obstore.exceptions import AlreadyExistsError
 from obstore.store import ObjectStore
 from pydantic import BaseModel, ValidationError
 
-from precalc_assets.errors import PrecalcError
+from precalc_assets.platform_errors import PrecalcError
 
 RecordType = TypeVar("RecordType", bound=BaseModel)
 

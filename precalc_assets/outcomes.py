@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from obstore.exceptions import BaseError
 
 from precalc_assets.columns import Column
-from precalc_assets.errors import PrecalcError
+from precalc_assets.platform_errors import PrecalcError
 
 Fact = str | int | float
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from precalc_assets.errors import UsageError
+from precalc_assets.platform_errors import UsageError
 
 BUILT_IN_MODELS = Path(__file__).parents[1] / "models"
 

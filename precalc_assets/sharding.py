@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
-from precalc_assets.errors import UsageError
+from precalc_assets.platform_errors import UsageError
 
 HASH_SPACE = 1 << 64
 

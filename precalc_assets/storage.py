@@ -14,8 +14,8 @@ from obstore.exceptions import BaseError
 from obstore.store import ObjectStore, from_url
 from typing_extensions import Buffer
 
-from precalc_assets.errors import UsageError
 from precalc_assets.outcomes import reason, s3_error_code
+from precalc_assets.platform_errors import UsageError
 
 _CREDENTIALS_LIFE = timedelta(minutes=10)
 """How long obstore may keep credentials: boto3 gives none that expire earlier (botocore's mandatory refresh)."""

@@ -18,7 +18,7 @@ from precalc.formats import SUFFIXES, find_format
 from precalc.getting import Request, get_to_file
 from precalc.molecule_input import read_list
 from precalc.smiles_workers import inchikey
-from precalc_assets.api.app import make_app
+from precalc_assets.api.application import make_app
 from precalc_assets.api.gateway import answer_event
 from precalc_assets.client.local_tables import LocalSource
 from precalc_assets.client.missing_predictions import get_and_compute

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from precalc_assets.errors import UsageError
+from precalc_assets.platform_errors import UsageError
 from precalc_assets.settings import BUILT_IN_MODELS, load_settings
 from precalc_assets.storage import open_store
 from precalc_assets.tables import open_tables

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precalc.identifiers import INCHIKEY
-from precalc_assets.errors import UsageError
+from precalc_assets.platform_errors import UsageError
 from precalc_assets.sharding import (
     HASH_SPACE,
     contiguous_ranges,

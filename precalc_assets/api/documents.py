@@ -17,8 +17,8 @@ from fastapi.openapi.utils import get_openapi
 from starlette.requests import Request
 from starlette.responses import Response
 
+from precalc_assets.api.html_pages import templates
 from precalc_assets.api.inchikeys import add_inchikey_routes
-from precalc_assets.api.pages import templates
 from precalc_assets.api.problems import EVERYWHERE
 
 _VERSION = "1.0.0"

@@ -24,7 +24,7 @@ from precalc_assets.api.parameters import ModelId
 from precalc_assets.api.problems import Problem, refusals, unavailable, unknown_model
 from precalc_assets.api.served import ServedModels
 from precalc_assets.catalogue import CatalogueEntry
-from precalc_assets.errors import MissingTableError, TableError, UsageError
+from precalc_assets.platform_errors import MissingTableError, TableError, UsageError
 from precalc_assets.tables import Directory
 
 if TYPE_CHECKING:

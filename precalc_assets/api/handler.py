@@ -12,10 +12,10 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from precalc_assets.api.app import make_app
+from precalc_assets.api.application import make_app
 from precalc_assets.api.files import open_links
 from precalc_assets.api.gateway import answer_event, cors_origins
-from precalc_assets.errors import PrecalcError, UsageError
+from precalc_assets.platform_errors import PrecalcError, UsageError
 from precalc_assets.tables import open_tables
 
 

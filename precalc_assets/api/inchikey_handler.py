@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from precalc_assets.api.framework import new_app
+from precalc_assets.api.fastapi_base import new_app
 from precalc_assets.api.gateway import answer_event, cors_origins
 from precalc_assets.api.inchikeys import MOLECULE_SECONDS, REQUEST_SECONDS, add_inchikey_routes
 from precalc_assets.api.rdkit_processes import RDKitProcesses

@@ -18,7 +18,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from precalc_assets.api.problems import Problem, answer_too_large, internal_error, unavailable, unknown_route
-from precalc_assets.errors import TableError
+from precalc_assets.platform_errors import TableError
 
 MAX_ANSWER_BYTES = 6 * 1024 * 1024 - 16 * 1024
 """The most that a Lambda may return, "Lambda quotas" in the AWS Lambda Developer Guide, less room for the headers."""

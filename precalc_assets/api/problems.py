@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from precalc_assets.errors import TableError
+from precalc_assets.platform_errors import TableError
 
 _LONGEST = 40
 """Characters of a request that a message repeats; an InChIKey has 27."""

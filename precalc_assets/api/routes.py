@@ -46,7 +46,7 @@ from precalc_assets.api.problems import (
 )
 from precalc_assets.api.served import MANY_SECONDS, Predictions, ServedModels
 from precalc_assets.catalogue import CatalogueEntry
-from precalc_assets.errors import TableError
+from precalc_assets.platform_errors import TableError
 from precalc_assets.sharding import shard_of
 
 MAX_VALUES = 200_000

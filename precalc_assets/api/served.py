@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from precalc.identifiers import is_model_id
 from precalc_assets.cards import ModelCard
 from precalc_assets.catalogue import CatalogueEntry, read_cards, read_entry
-from precalc_assets.errors import MissingTableError, TableError
+from precalc_assets.platform_errors import MissingTableError, TableError
 from precalc_assets.sharding import shard_of
 from precalc_assets.tables import LIBRARY, Directory, KeyValueStore, TableReader
 from precalc_assets.tables.reader import CACHE_SECONDS, Reading, Row

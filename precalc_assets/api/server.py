@@ -13,12 +13,12 @@ import uvicorn
 from starlette.responses import FileResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from precalc_assets.api.app import make_app
+from precalc_assets.api.application import make_app
 from precalc_assets.api.files import FolderLinks, open_links
 from precalc_assets.api.inchikeys import add_inchikey_routes
 from precalc_assets.api.limits import ImpatientProtocol, Limits
 from precalc_assets.api.problems import Problem
-from precalc_assets.errors import UsageError
+from precalc_assets.platform_errors import UsageError
 from precalc_assets.tables import KeyValueStore
 
 LOOPBACK = "127.0.0.1"

@@ -27,8 +27,8 @@ from obstore.store import ObjectStore
 from precalc_assets import storage
 from precalc_assets.cards.model_card import Distribution
 from precalc_assets.columns import Column
-from precalc_assets.errors import ShardError
 from precalc_assets.outcomes import reason
+from precalc_assets.platform_errors import ShardError
 from precalc_assets.predictions.parquet import open_parquet
 
 BINS = 24

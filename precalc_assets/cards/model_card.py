@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from precalc_assets.adoption_record import Adoption
 from precalc_assets.columns import Column, name_columns
-from precalc_assets.errors import TableError
 from precalc_assets.model_metadata import ModelMetadata
+from precalc_assets.platform_errors import TableError
 from precalc_assets.tables import REGISTRY, Item, KeyValueStore
 from precalc_assets.tables.pages import decompress
 

@@ -10,10 +10,10 @@ from obstore.store import ObjectStore
 from precalc_assets.cards.distributions import describe_predictions
 from precalc_assets.cards.model_card import PLOTTED_COLUMNS, Distribution, ModelCard, find_card, publish_card
 from precalc_assets.columns import Column
-from precalc_assets.errors import PrecalcError, TableError
 from precalc_assets.inference import find_report, open_model
 from precalc_assets.model_metadata import ModelMetadata
 from precalc_assets.models import licence_warning, list_models
+from precalc_assets.platform_errors import PrecalcError, TableError
 from precalc_assets.predictions import find_manifest
 from precalc_assets.settings import Settings
 from precalc_assets.tables import KeyValueStore, TableReader

@@ -13,17 +13,17 @@ import dagster as dg
 
 from precalc.cli.progress_bar import progress
 from precalc.progress import OnProgress, ignore_progress
-from precalc_assets.cli.canary import print_report
+from precalc_assets.cli.canary_commands import print_report
 from precalc_assets.cli.work import report_library
 from precalc_assets.definitions import build_defs
 from precalc_assets.defs.dagster_internals import DATA_VERSION_TAG
 from precalc_assets.defs.inference.assets import SampleConfig
 from precalc_assets.defs.partitions import MODELS, partition_key, range_tags
 from precalc_assets.defs.resources import Platform
-from precalc_assets.errors import PrecalcError, UsageError
 from precalc_assets.inference import find_report, open_model
 from precalc_assets.library import find_library, require_shards
 from precalc_assets.models import ModelFolder
+from precalc_assets.platform_errors import PrecalcError, UsageError
 from precalc_assets.settings import load_settings
 from precalc_assets.sharding import contiguous_ranges, parse_shards
 

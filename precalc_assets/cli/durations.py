@@ -2,7 +2,7 @@
 
 import re
 
-from precalc_assets.errors import UsageError
+from precalc_assets.platform_errors import UsageError
 
 _DURATION = re.compile(r"(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,6})s)?")
 

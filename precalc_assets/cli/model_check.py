@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from precalc.identifiers import is_model_id
-from precalc_assets.errors import UsageError
 from precalc_assets.models import ModelCheck, check_folder
+from precalc_assets.platform_errors import UsageError
 from precalc_assets.settings import load_settings
 
 

@@ -2,11 +2,11 @@
 
 import sys
 
-from precalc_assets.errors import UsageError
 from precalc_assets.inference import fetch as fetch_model
 from precalc_assets.inference import open_model
 from precalc_assets.inference import remove as remove_model
 from precalc_assets.models import model_environment, require_checkpoints
+from precalc_assets.platform_errors import UsageError
 from precalc_assets.settings import load_settings
 
 

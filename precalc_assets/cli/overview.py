@@ -11,10 +11,10 @@ from precalc.cli.served_models import models_table, yes_or_no
 from precalc.identifiers import check_model_id
 from precalc_assets.cards import ModelCard, find_card, name_variation
 from precalc_assets.cli.report import name_shards
-from precalc_assets.errors import ModelError, PrecalcError, TableError
 from precalc_assets.inference import CANARY_SIZE, CanaryReport, find_known, find_report, list_known
 from precalc_assets.library import read_manifest, require_shards
 from precalc_assets.outcomes import reason
+from precalc_assets.platform_errors import ModelError, PrecalcError, TableError
 from precalc_assets.predictions import RawManifest, find_manifest
 from precalc_assets.settings import Settings, load_settings
 from precalc_assets.sharding import shard_keys

@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
-from precalc_assets.errors import PrecalcError
 from precalc_assets.outcomes import ShardOutcome
+from precalc_assets.platform_errors import PrecalcError
 from precalc_assets.sharding import contiguous_ranges
 
 

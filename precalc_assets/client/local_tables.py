@@ -10,8 +10,8 @@ from precalc.identifiers import check_model_id
 from precalc.source import Answer, Column, CutOffError, Listing, ModelInfo, ModelSummary, ServedFile, Stream, changed
 from precalc_assets.cards import ModelCard
 from precalc_assets.catalogue import CatalogueEntry, read_cards, read_entry
-from precalc_assets.errors import MissingTableError
 from precalc_assets.outcomes import reason
+from precalc_assets.platform_errors import MissingTableError
 from precalc_assets.settings import load_settings
 from precalc_assets.tables import LIBRARY, KeyValueStore, TableReader, open_tables
 

@@ -18,9 +18,9 @@ from precalc.getting import REASONS, Computation, Counts, Missing, MissingFormat
 from precalc.partial_files import PartialFiles, write_all
 from precalc.source import ModelInfo
 from precalc_assets.columns import columns_digest
-from precalc_assets.errors import ModelError, PrecalcError
 from precalc_assets.inference import ModelBackend, open_backend, open_model
 from precalc_assets.inference.molecules import ComputedMolecule, predict_molecules
+from precalc_assets.platform_errors import ModelError, PrecalcError
 from precalc_assets.predictions import read_records
 from precalc_assets.settings import load_settings
 from precalc_assets.tables.reader import Row

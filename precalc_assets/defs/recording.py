@@ -31,8 +31,8 @@ from precalc_assets.defs.dagster_internals import (
 )
 from precalc_assets.defs.partitions import partition_key
 from precalc_assets.defs.resources import Platform
-from precalc_assets.errors import PrecalcError
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
+from precalc_assets.platform_errors import PrecalcError
 from precalc_assets.storage import quarantine
 
 _SHOWN_COLUMNS = 100

@@ -3,7 +3,7 @@
 The backends are not imported here: `github` loads githubkit, which takes a third of a second.
 """
 
-from precalc_assets.executions.backend import Engine
+from precalc_assets.executions.compute_backend import Engine
 from precalc_assets.executions.following import (
     ATTEMPTS,
     cancel,

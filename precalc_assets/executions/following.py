@@ -11,8 +11,7 @@ from datetime import datetime, timedelta
 
 from obstore.store import ObjectStore
 
-from precalc_assets.errors import ExecutionError, ShardError
-from precalc_assets.executions.backend import BackendError, Engine
+from precalc_assets.executions.compute_backend import BackendError, Engine
 from precalc_assets.executions.protocol import LOOK, Underway, Waiting
 from precalc_assets.executions.records import (
     CANCELLED,
@@ -30,6 +29,7 @@ from precalc_assets.executions.records import (
 from precalc_assets.executions.settling import find_landed
 from precalc_assets.executions.stepping import step
 from precalc_assets.outcomes import Fact, ShardOutcome
+from precalc_assets.platform_errors import ExecutionError, ShardError
 
 ATTEMPTS = 3
 """Attempts at a shard before it counts as failed."""

@@ -19,8 +19,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from githubkit.exception import GitHubException, RateLimitExceeded, RequestError, RequestFailed
 from pydantic import ValidationError
 
-from precalc_assets.errors import UsageError
-from precalc_assets.executions.backend import (
+from precalc_assets.executions.compute_backend import (
     BackendError,
     LimitError,
     NotNowError,
@@ -29,6 +28,7 @@ from precalc_assets.executions.backend import (
     UnansweredError,
 )
 from precalc_assets.executions.records import Intent, Job, Run
+from precalc_assets.platform_errors import UsageError
 from precalc_assets.settings import Settings
 from precalc_assets.sharding import format_shards, parse_shards
 

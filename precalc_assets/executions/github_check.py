@@ -7,10 +7,10 @@ from urllib.parse import quote
 
 import yaml
 
-from precalc_assets.errors import ExecutionError
-from precalc_assets.executions.backend import BackendError, RefusedError
+from precalc_assets.executions.compute_backend import BackendError, RefusedError
 from precalc_assets.executions.github import GitHubBackend
 from precalc_assets.outcomes import Check
+from precalc_assets.platform_errors import ExecutionError
 
 WORKFLOW_INPUTS = ("model-id", "sample-only", "n-workers", "shards", "key")
 """The inputs that the workflow must take; see `github.workflow_inputs`."""

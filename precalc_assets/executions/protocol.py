@@ -21,7 +21,7 @@ execution, at any time, after any crash, several at once; the records tell each 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from precalc_assets.executions.backend import RunStatus
+from precalc_assets.executions.compute_backend import RunStatus
 from precalc_assets.executions.records import NOBODY, Answer, Cancellation, Claim, Intent, Job, Limit, Run
 
 GRACE = timedelta(seconds=180)

@@ -26,9 +26,9 @@ from pydantic import BaseModel, ConfigDict
 
 from precalc.identifiers import check_model_id, is_model_id
 from precalc_assets import storage
-from precalc_assets.errors import ExecutionError
 from precalc_assets.json_records import RecordType, ReplaceableSlot, Slot
 from precalc_assets.outcomes import ShardOutcome
+from precalc_assets.platform_errors import ExecutionError
 
 NOBODY = 0
 """The run id of a claim that keeps every run from computing. Real ids begin at 1."""

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from precalc.identifiers import check_model_id, is_model_id
 from precalc_assets import storage
-from precalc_assets.errors import ExecutionError
 from precalc_assets.json_records import Slot
+from precalc_assets.platform_errors import ExecutionError
 
 
 class Request(BaseModel):

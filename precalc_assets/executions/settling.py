@@ -7,13 +7,13 @@ without a manifest has failed.
 import obstore
 
 from precalc_assets import storage
-from precalc_assets.errors import ShardError
-from precalc_assets.executions.backend import Engine
+from precalc_assets.executions.compute_backend import Engine
 from precalc_assets.executions.protocol import Look
 from precalc_assets.executions.records import CANCELLED, SAMPLE, VANISHED, Execution, Settled
 from precalc_assets.inference import find_report
 from precalc_assets.inference.parts import has_parts, outcome
 from precalc_assets.outcomes import ShardOutcome
+from precalc_assets.platform_errors import ShardError
 from precalc_assets.predictions import find_manifest
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from precalc_assets import storage
-from precalc_assets.executions.backend import BackendError, Engine, LimitError, NotNowError, RefusedError
+from precalc_assets.executions.compute_backend import BackendError, Engine, LimitError, NotNowError, RefusedError
 from precalc_assets.executions.protocol import (
     LOOK,
     Action,

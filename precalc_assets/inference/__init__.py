@@ -1,6 +1,5 @@
 """Running models robustly: model folders, backends, batches that survive, parts that resume, and the canary."""
 
-from precalc_assets.inference.backend import BatchError, ModelBackend
 from precalc_assets.inference.canary import CANARY_SIZE, run_canary
 from precalc_assets.inference.canary_report import (
     CANARY_CHECKS,
@@ -9,7 +8,8 @@ from precalc_assets.inference.canary_report import (
     find_report,
 )
 from precalc_assets.inference.ersilia import ErsiliaBackend
-from precalc_assets.inference.framework import FrameworkBackend
+from precalc_assets.inference.framework_backend import FrameworkBackend
+from precalc_assets.inference.model_backend import BatchError, ModelBackend
 from precalc_assets.inference.opening import fetch, find_known, list_known, open_backend, open_model, remove
 from precalc_assets.inference.predict import predict_shards
 

@@ -13,8 +13,8 @@ from obstore.store import ObjectStore
 
 from precalc_assets.adoption_record import Adoption
 from precalc_assets.columns import Column
-from precalc_assets.errors import ShardError
 from precalc_assets.inference.reusable_rows import Row, parse_part
+from precalc_assets.platform_errors import ShardError
 from precalc_assets.predictions import RawManifest, find_manifest
 
 COMPARED = 500

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from precalc_assets.errors import ModelError
-from precalc_assets.inference.backend import (
+from precalc_assets.inference.call_size import CallSize
+from precalc_assets.inference.model_backend import (
     BatchError,
     CallTimeoutError,
     ModelBackend,
     ServedModelBackend,
     TimeIsUpError,
 )
-from precalc_assets.inference.call_size import CallSize
+from precalc_assets.platform_errors import ModelError
 from precalc_assets.predictions import read_records
 from precalc_assets.waiting import told_while_waiting
 

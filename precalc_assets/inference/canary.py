@@ -1,7 +1,7 @@
 """The canary: a model on the library's first molecules by hash, twice, before it is let loose on all of them.
 
-What it says of the model is in `findings`, how it is scaled to the whole library in `estimate` here and in `tables`;
-they are a `CanaryReport` in the end.
+`canary_checks` has what it says of the model; `run_estimate` and `tables.table_cost` scale it to the whole library. The
+result is a `CanaryReport`.
 """
 
 import logging
@@ -24,9 +24,7 @@ from obstore.store import ObjectStore
 from precalc.progress import OnProgress, ignore_progress
 from precalc_assets import storage
 from precalc_assets.adoption_record import Adoption
-from precalc_assets.errors import ColumnsError, ModelError, TableError
 from precalc_assets.inference.adoption import compare_releases
-from precalc_assets.inference.backend import BatchError, ModelBackend, ServedModelBackend
 from precalc_assets.inference.batching import Answer, GaveUpError, PatientCaller
 from precalc_assets.inference.call_size import Call, CallSize
 from precalc_assets.inference.canary_checks import (
@@ -47,16 +45,18 @@ from precalc_assets.inference.canary_report import (
     find_report,
     put_report,
 )
-from precalc_assets.inference.estimate import estimate_run, measure_speed
 from precalc_assets.inference.example import read_example
+from precalc_assets.inference.model_backend import BatchError, ModelBackend, ServedModelBackend
 from precalc_assets.inference.opening import open_backend, open_model
+from precalc_assets.inference.run_estimate import estimate_run, measure_speed
 from precalc_assets.library import LibraryManifest, read_sample
 from precalc_assets.models import ModelFolder
 from precalc_assets.outcomes import Check, reason
+from precalc_assets.platform_errors import ColumnsError, ModelError, TableError
 from precalc_assets.predictions import PredictionsWriter, Provenance, read_records
 from precalc_assets.processes import peak_memory
 from precalc_assets.settings import Settings
-from precalc_assets.tables.estimate import TableEstimate, estimate_table
+from precalc_assets.tables.table_cost import TableEstimate, estimate_table
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from precalc_assets.adoption_record import Adoption
 from precalc_assets.columns import Column, ColumnType, columns_digest
 from precalc_assets.model_metadata import ModelMetadata
 from precalc_assets.outcomes import Check
-from precalc_assets.tables.estimate import TableEstimate
+from precalc_assets.tables.table_cost import TableEstimate
 
 CANARY_CHECKS = {
     "schema": "the columns are those that run_columns.csv declares, and their values are of its types",

@@ -7,9 +7,9 @@ from pathlib import Path
 import polars as pl
 
 from precalc_assets.columns import Column
-from precalc_assets.errors import ModelError
 from precalc_assets.inference.output import INPUT_COLUMNS
 from precalc_assets.models import ModelFolder
+from precalc_assets.platform_errors import ModelError
 from precalc_assets.predictions import format_record, read_records, read_text_csv
 
 

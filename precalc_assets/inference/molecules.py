@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from precalc_assets.errors import ModelError
-from precalc_assets.inference.backend import ModelBackend
 from precalc_assets.inference.batching import GaveUpError, PatientCaller
 from precalc_assets.inference.call_size import CallSize
+from precalc_assets.inference.model_backend import ModelBackend
 from precalc_assets.outcomes import reason
+from precalc_assets.platform_errors import ModelError
 
 
 @dataclass(frozen=True, slots=True)

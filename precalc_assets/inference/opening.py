@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TypedDict
 
 from precalc.identifiers import check_model_id
-from precalc_assets.errors import UsageError
-from precalc_assets.inference.backend import ModelBackend
 from precalc_assets.inference.ersilia import ErsiliaBackend, fetch_from_hub
-from precalc_assets.inference.framework import FrameworkBackend
+from precalc_assets.inference.framework_backend import FrameworkBackend
+from precalc_assets.inference.model_backend import ModelBackend
 from precalc_assets.models import (
     Hub,
     ModelFolder,
@@ -23,6 +22,7 @@ from precalc_assets.models import (
     require_allowed,
     require_checkpoints,
 )
+from precalc_assets.platform_errors import UsageError
 from precalc_assets.settings import Settings
 
 logger = logging.getLogger(__name__)

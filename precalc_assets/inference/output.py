@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from precalc_assets.columns import Column
-from precalc_assets.errors import ColumnsError
-from precalc_assets.inference.backend import BatchError
+from precalc_assets.inference.model_backend import BatchError
+from precalc_assets.platform_errors import ColumnsError
 from precalc_assets.predictions import cell_text, format_record, misshapen_record, split_rows, tidy_cell
 
 _KEY_COLUMNS = frozenset({"key", "inchikey"})

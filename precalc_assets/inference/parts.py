@@ -16,10 +16,10 @@ from obstore.store import ObjectStore
 from precalc_assets import storage
 from precalc_assets.adoption_record import Adoption
 from precalc_assets.columns import Column, columns_digest
-from precalc_assets.errors import ShardError
 from precalc_assets.inference.part_names import PartName, name_piece
 from precalc_assets.inference.reusable_rows import KeptRows, Row, parse_part
 from precalc_assets.outcomes import ShardOutcome
+from precalc_assets.platform_errors import ShardError
 from precalc_assets.predictions import (
     PartInfo,
     RawManifest,

@@ -15,17 +15,17 @@ import polars as pl
 from obstore.store import ObjectStore
 
 from precalc.progress import OnProgress, ignore_progress
-from precalc_assets.errors import ModelError, ShardError
 from precalc_assets.inference.adoption import same_major
-from precalc_assets.inference.backend import ModelBackend, TimeIsUpError
 from precalc_assets.inference.batching import GaveUpError, PatientCaller
 from precalc_assets.inference.call_size import CallSize
 from precalc_assets.inference.canary_report import CanaryReport, find_report
+from precalc_assets.inference.model_backend import ModelBackend, TimeIsUpError
 from precalc_assets.inference.part_names import PartName, other_parts
 from precalc_assets.inference.parts import Part, ShardWork, finish, has_parts, outcome, plan_parts, put_part, put_piece
 from precalc_assets.inference.reusable_rows import KeptRows
 from precalc_assets.library import LibraryManifest, read_shard
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
+from precalc_assets.platform_errors import ModelError, ShardError
 from precalc_assets.predictions import RawManifest, check_failure_rate, find_manifest
 
 logger = logging.getLogger(__name__)

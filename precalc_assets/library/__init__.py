@@ -1,7 +1,7 @@
 """The reference library: from a file of molecules to shards of keyed ones. Which shard is whose is in `sharding`."""
 
 from precalc_assets.library.build import build_library
-from precalc_assets.library.manifest import (
+from precalc_assets.library.library_manifest import (
     LibraryManifest,
     ShardInfo,
     find_library,
@@ -10,7 +10,7 @@ from precalc_assets.library.manifest import (
     read_shard,
     require_shards,
 )
-from precalc_assets.library.source import demo_library, ensure_source, fetch_source, put_source
+from precalc_assets.library.source_file import demo_library, ensure_source, fetch_source, put_source
 
 __all__ = [
     "LibraryManifest",

@@ -1,7 +1,7 @@
 """Building the library: an external partition of the parsed rows into shards, and their files.
 
 Rows stream from the source file through RDKit onto local disk, one spill file per shard; then shards are finished
-one at a time. So memory holds a shard, never the library. What the result looks like to readers is in `manifest`.
+one at a time. So memory holds a shard, never the library. `library_manifest` has what readers see of the result.
 """
 
 import csv
@@ -21,9 +21,9 @@ from obstore.store import ObjectStore
 from precalc.molecule_files import read_rows, survey
 from precalc.smiles_workers import BATCH, ParsedRow, parse_rows
 from precalc_assets import storage
-from precalc_assets.errors import LibraryError
 from precalc_assets.library.leftovers import shards_before, warn_of_leftovers
-from precalc_assets.library.manifest import SHARD_SCHEMA, LibraryManifest, ShardInfo, with_digest
+from precalc_assets.library.library_manifest import SHARD_SCHEMA, LibraryManifest, ShardInfo, with_digest
+from precalc_assets.platform_errors import LibraryError
 from precalc_assets.sharding import key_hash, shard_index, shard_key
 
 Progress = Callable[[int, int], None]

@@ -11,8 +11,8 @@ from pathlib import PurePosixPath
 from obstore.store import ObjectStore
 
 from precalc_assets import storage
-from precalc_assets.errors import LibraryError
-from precalc_assets.library.manifest import find_library
+from precalc_assets.library.library_manifest import find_library
+from precalc_assets.platform_errors import LibraryError
 from precalc_assets.sharding import shard_keys
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from precalc_assets.errors import ModelError
+from precalc_assets.platform_errors import ModelError
 
 _POINTER = re.compile(rb"version https://git-lfs\.github\.com/spec/v1\n(?:.*\n)*?size (\d+)\n")
 _POINTER_BYTES = 1024

@@ -22,9 +22,9 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 from uv import find_uv_bin
 
-from precalc_assets.errors import ModelError, UsageError
 from precalc_assets.models.folder import ModelFolder
 from precalc_assets.models.recipe import DEFAULT_CHANNEL, CondaInstall, PipInstall, Recipe, Step, read_recipe
+from precalc_assets.platform_errors import ModelError, UsageError
 from precalc_assets.processes import clean_variables, find_home, last_lines, run_guarded, wait_until_ended
 
 logger = logging.getLogger(__name__)

@@ -22,11 +22,11 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock, Timeout
 
 from precalc.identifiers import check_model_id
-from precalc_assets.errors import ModelError, UsageError
 from precalc_assets.model_metadata import ModelMetadata
 from precalc_assets.models.checkpoints import find_pointers, keeps_checkpoints_in_eosvc
 from precalc_assets.models.environment import disk_bytes, tool_program
 from precalc_assets.models.folder import FETCHED, ModelFolder, parse_metadata, read_folder
+from precalc_assets.platform_errors import ModelError, UsageError
 from precalc_assets.processes import clean_variables, find_home, last_line, printable, run_guarded, wait_until_ended
 
 logger = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from precalc.identifiers import check_model_id
 from precalc_assets.columns import Column, read_columns
-from precalc_assets.errors import ModelError, UsageError
 from precalc_assets.model_metadata import ModelMetadata
+from precalc_assets.platform_errors import ModelError, UsageError
 
 _EMPTY = (None, "", "~", "null", "Null", "NULL", "None")
 """JSON's null, YAML's as they are written (YAML 1.1, "Null Language-Independent Type"), and the hub's."""

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from precalc_assets.errors import ModelError, UsageError
 from precalc_assets.models.checkpoints import require_checkpoints
 from precalc_assets.models.folder import ModelFolder, read_folder
 from precalc_assets.models.recipe import Recipe, read_recipe
+from precalc_assets.platform_errors import ModelError, UsageError
 from precalc_assets.settings import Settings
 from precalc_assets.tables.prices import DOLLARS_PER_WRITE_UNIT
 from precalc_assets.tables.store import WRITE_UNIT_BYTES

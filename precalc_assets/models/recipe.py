@@ -13,8 +13,8 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from string import Template
 
-from precalc_assets.errors import ModelError
 from precalc_assets.models.folder import read_fields
+from precalc_assets.platform_errors import ModelError
 
 DEFAULT_CHANNEL = "conda-forge"
 """The channel of conda packages for which a recipe names none: the one that most recipes of the hub name."""

@@ -13,14 +13,14 @@ from precalc_assets.predictions.cells import (
     tidy_cell,
 )
 from precalc_assets.predictions.loading import LIBRARY_SHARD_CHECKS, TABLE_CHECKS, load_library_shards, load_shards
-from precalc_assets.predictions.manifest import (
+from precalc_assets.predictions.parquet import PredictionsWriter, Provenance, open_predictions
+from precalc_assets.predictions.shard_manifest import (
     PartInfo,
     RawManifest,
     find_manifest,
     manifest_name,
     require_manifest,
 )
-from precalc_assets.predictions.parquet import PredictionsWriter, Provenance, open_predictions
 from precalc_assets.predictions.validate import validate_shards
 from precalc_assets.predictions.validation import (
     PREDICTION_CHECKS,

@@ -9,9 +9,9 @@ from obstore.store import ObjectStore
 
 from precalc_assets import storage
 from precalc_assets.columns import Column
-from precalc_assets.errors import ShardError, TableError
 from precalc_assets.library import LibraryManifest, read_shard
 from precalc_assets.outcomes import Check, ShardOutcome, each_shard, reason
+from precalc_assets.platform_errors import ShardError, TableError
 from precalc_assets.predictions.parquet import copy_predictions, open_copy
 from precalc_assets.sharding import shard_of
 from precalc_assets.tables import LIBRARY, KeyValueStore, TableReader

@@ -18,7 +18,7 @@ from obstore.store import ObjectStore
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from precalc_assets.columns import Column
-from precalc_assets.errors import ShardError
+from precalc_assets.platform_errors import ShardError
 from precalc_assets.predictions.cells import ARROW_TYPES
 
 _CHUNK = 8 << 20

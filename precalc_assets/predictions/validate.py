@@ -11,12 +11,12 @@ import polars as pl
 from obstore.store import ObjectStore
 
 from precalc_assets import storage
-from precalc_assets.errors import ShardError
 from precalc_assets.library import LibraryManifest, read_shard
 from precalc_assets.outcomes import Check, ShardOutcome, each_shard
+from precalc_assets.platform_errors import ShardError
 from precalc_assets.predictions.against_canary import Canary, Comparison, check_release
-from precalc_assets.predictions.manifest import RawManifest, read_part, require_manifest
 from precalc_assets.predictions.parquet import PredictionsWriter, Provenance
+from precalc_assets.predictions.shard_manifest import RawManifest, read_part, require_manifest
 from precalc_assets.predictions.validation import (
     PREDICTION_CHECKS,
     PREDICTION_WARNINGS,

@@ -11,7 +11,7 @@ from precalc_assets import storage
 from precalc_assets.columns import Column
 from precalc_assets.outcomes import Check
 from precalc_assets.predictions.cells import DTYPES
-from precalc_assets.predictions.manifest import RawManifest
+from precalc_assets.predictions.shard_manifest import RawManifest
 
 if TYPE_CHECKING:
     import pandera.polars as pa

@@ -17,7 +17,7 @@ from typing import IO, NotRequired, TypedDict, Unpack, cast
 
 from filelock import FileLock
 
-from precalc_assets.errors import ModelError
+from precalc_assets.platform_errors import ModelError
 
 _GUARD = Path(__file__).with_name("guard.py")
 

@@ -2,10 +2,10 @@
 
 What is exported here is the reading side, which the Lambda carries: standard library and zstandard alone, and boto3,
 which is there already, for a URL of DynamoDB. Loading, and estimating what a table will take, need pyarrow and numpy
-and are imported as `precalc_assets.tables.loader` and `precalc_assets.tables.estimate`.
+and are imported as `precalc_assets.tables.loader` and `precalc_assets.tables.table_cost`.
 """
 
-from precalc_assets.errors import UsageError
+from precalc_assets.platform_errors import UsageError
 from precalc_assets.tables.directory import Directory
 from precalc_assets.tables.pages import Value
 from precalc_assets.tables.reader import TableReader

@@ -20,7 +20,7 @@ from typing import Any
 import zstandard
 
 from precalc_assets.columns import Column
-from precalc_assets.errors import TableError
+from precalc_assets.platform_errors import TableError
 from precalc_assets.tables.pages import decompress
 from precalc_assets.tables.store import Item
 

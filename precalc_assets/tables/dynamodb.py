@@ -24,7 +24,7 @@ from botocore.exceptions import BotoCoreError, ClientError, ConnectionClosedErro
 
 from precalc.identifiers import is_model_id
 from precalc_assets.aws import explain, open_session
-from precalc_assets.errors import TableError, UsageError
+from precalc_assets.platform_errors import TableError, UsageError
 from precalc_assets.tables.rate_limit import RateLimit
 from precalc_assets.tables.store import (
     LIBRARY,

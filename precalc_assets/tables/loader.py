@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 
 from precalc_assets.columns import Column
-from precalc_assets.errors import TableError
+from precalc_assets.platform_errors import TableError
 from precalc_assets.sharding import shard_keys
 from precalc_assets.tables.directory import COLUMNS_KEY, Directory, PageSet, ShardRecord, TableColumns, columns_key
 from precalc_assets.tables.pages import FORMAT_VERSION

@@ -13,7 +13,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from precalc_assets.columns import Column
-from precalc_assets.errors import TableError
+from precalc_assets.platform_errors import TableError
 from precalc_assets.tables.pages import DTYPES, NULLABLE, Group, PageLayout
 
 # Measured by `python -m benchmarks.pages` on 2,048 counts, in write units and CPU per molecule: level 9 takes 0.127 and

@@ -34,7 +34,7 @@ from typing import TypeAlias
 import zstandard
 
 from precalc_assets.columns import ColumnType
-from precalc_assets.errors import TableError
+from precalc_assets.platform_errors import TableError
 from precalc_assets.sharding import HASH_SPACE
 
 FORMAT_VERSION = 1

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from precalc.identifiers import INCHIKEY
-from precalc_assets.errors import TableError
+from precalc_assets.platform_errors import TableError
 from precalc_assets.sharding import key_digests, key_hash, shard_index
 from precalc_assets.tables.directory import PageSet, TableColumns
 from precalc_assets.tables.page_writer import DtypeChooser, PageEncoder, Rows, Texts, text_bytes

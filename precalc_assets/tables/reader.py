@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from precalc.identifiers import INCHIKEY
 from precalc_assets.columns import Column
-from precalc_assets.errors import TableError, UsageError
+from precalc_assets.platform_errors import TableError, UsageError
 from precalc_assets.sharding import key_digests, shard_index, shard_keys
 from precalc_assets.tables.directory import COLUMNS_KEY, Directory, ShardRecord, TableColumns, columns_key
 from precalc_assets.tables.pages import Page, PageLayout, Value, page_index, page_layout

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from precalc_assets.errors import TableError
+from precalc_assets.platform_errors import TableError
 from precalc_assets.tables.store import (
     ConditionalPut,
     Consumed,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from precalc_assets.errors import MissingTableError
+from precalc_assets.platform_errors import MissingTableError
 
 LIBRARY = "library"
 REGISTRY = "models"

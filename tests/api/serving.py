@@ -11,7 +11,7 @@ import httpx
 from gateway_events import event
 from made_up import COLUMNS, MODEL, N_SHARDS, inchikeys, rows_of
 
-from precalc_assets.api.app import make_app
+from precalc_assets.api.application import make_app
 from precalc_assets.api.files import FileLinks
 from precalc_assets.api.gateway import answer_event
 from precalc_assets.cards import ModelCard

@@ -11,7 +11,7 @@ from precalc_assets.api import handler as handler_module
 from precalc_assets.api.handler import handler
 from precalc_assets.api.middleware import MAX_ANSWER_BYTES
 from precalc_assets.columns import Column
-from precalc_assets.errors import TableError
+from precalc_assets.platform_errors import TableError
 from precalc_assets.sharding import shard_of
 from precalc_assets.tables import TableReader
 

@@ -16,7 +16,7 @@ from made_up import MODEL, serve
 from serving import KEYS, Api, predictions
 
 from precalc_assets.api.files import BucketLinks, FolderLinks, open_links
-from precalc_assets.errors import UsageError
+from precalc_assets.platform_errors import UsageError
 from precalc_assets.storage import predictions as predictions_name
 
 SHARDS = ("00", "02", "03")

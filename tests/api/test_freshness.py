@@ -8,7 +8,7 @@ from serving import KEYS, card, predictions
 from precalc_assets.api.served import LISTING_SECONDS, MANY_SECONDS, ServedModels
 from precalc_assets.cards import publish_card
 from precalc_assets.columns import Column
-from precalc_assets.errors import TableError
+from precalc_assets.platform_errors import TableError
 from precalc_assets.tables import LIBRARY, Item
 from precalc_assets.tables.directory import COLUMNS_KEY
 from precalc_assets.tables.reader import CACHE_SECONDS

@@ -9,7 +9,7 @@ from gateway_events import event
 from serving import Answer
 
 from precalc.smiles_workers import inchikey
-from precalc_assets.api.framework import new_app
+from precalc_assets.api.fastapi_base import new_app
 from precalc_assets.api.gateway import answer_event
 from precalc_assets.api.inchikeys import MAX_CHARACTERS, MAX_SMILES, add_inchikey_routes
 from precalc_assets.api.rdkit_processes import BusyError, RDKitProcesses

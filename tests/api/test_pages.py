@@ -14,7 +14,7 @@ from gateway_events import event
 from made_up import MODEL, serve
 from serving import KEYS, Api, card, predictions
 
-from precalc_assets.api import inchikeys, pages
+from precalc_assets.api import html_pages, inchikeys
 from precalc_assets.cards import Distribution, publish_card
 from precalc_assets.cards.plots import draw
 from precalc_assets.columns import Column
@@ -207,7 +207,7 @@ def test_box_knows_the_apis_limits(tables, api):
     publish_card(tables, card())
     [form] = [attrs for attrs in Page(api.get("/").text).all("form") if attrs.get("id") == "lookup"]
     assert (form["data-keys"], form["data-values"]) == ("1000", "200000")
-    assert form["data-smiles"] == str(inchikeys.MAX_SMILES) == str(pages.MAX_SMILES)
+    assert form["data-smiles"] == str(inchikeys.MAX_SMILES) == str(html_pages.MAX_SMILES)
 
 
 def test_search_without_a_script_matches_all_words(tables, api):

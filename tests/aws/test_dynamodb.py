@@ -18,7 +18,7 @@ from cutting_proxy import CuttingProxy
 from dynamodb_hooks import answer, check_batches, error, leave_half, register
 
 from precalc_assets.aws import explain
-from precalc_assets.errors import TableError, UsageError
+from precalc_assets.platform_errors import TableError, UsageError
 from precalc_assets.tables import Consumed, Item, dynamodb, open_tables
 from precalc_assets.tables.dynamodb import DynamoDBStore, TableOptions
 from precalc_assets.tables.rate_limit import RateLimit

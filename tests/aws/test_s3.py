@@ -7,8 +7,8 @@ import obstore
 import pytest
 from obstore.exceptions import AlreadyExistsError
 
-from precalc_assets.errors import UsageError
 from precalc_assets.outcomes import reason
+from precalc_assets.platform_errors import UsageError
 from precalc_assets.storage import list_sizes, open_store
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from precalc_assets.cards.distributions import BINS, describe_numbers, describe_predictions
 from precalc_assets.columns import Column
-from precalc_assets.errors import ShardError
+from precalc_assets.platform_errors import ShardError
 from precalc_assets.predictions import PredictionsWriter, Provenance
 from precalc_assets.storage import open_store, predictions
 

@@ -7,8 +7,8 @@ from table_doubles import MODEL, MemoryStore
 
 from precalc_assets.cards import ModelCard, find_card, publish_card
 from precalc_assets.columns import Column
-from precalc_assets.errors import TableError
 from precalc_assets.model_metadata import ModelMetadata
+from precalc_assets.platform_errors import TableError
 from precalc_assets.tables import REGISTRY, Item
 from precalc_assets.tables.store import MAX_ITEM_BYTES, item_bytes
 

@@ -3,7 +3,7 @@
 import pytest
 
 from precalc_assets.cli.durations import parse_duration
-from precalc_assets.errors import UsageError
+from precalc_assets.platform_errors import UsageError
 
 
 @pytest.mark.parametrize(

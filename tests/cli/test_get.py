@@ -15,8 +15,8 @@ import pytest
 
 from precalc.cli.get import Options, get
 from precalc.smiles_workers import inchikey
-from precalc_assets.errors import PrecalcError, UsageError
 from precalc_assets.library import read_manifest
+from precalc_assets.platform_errors import PrecalcError, UsageError
 from precalc_assets.predictions import load_library_shards
 
 MODEL = "eos9abc"

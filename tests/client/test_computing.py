@@ -15,7 +15,7 @@ from precalc.smiles_workers import inchikey
 from precalc.source import Source
 from precalc_assets.client.missing_predictions import get_and_compute
 from precalc_assets.columns import Column, public_name
-from precalc_assets.errors import ModelError
+from precalc_assets.platform_errors import ModelError
 
 NEW = ["C" * n for n in range(1, 12)]
 BAD = "CCCC"

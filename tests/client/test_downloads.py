@@ -17,7 +17,7 @@ from precalc.downloading import ServedFile, checked_file, download
 from precalc.errors import DownloadError
 from precalc.source import Source
 from precalc_assets.client.local_tables import LocalSource
-from precalc_assets.errors import PrecalcError
+from precalc_assets.platform_errors import PrecalcError
 from precalc_assets.sharding import shard_keys
 from precalc_assets.storage import predictions
 from precalc_assets.tables import KeyValueStore

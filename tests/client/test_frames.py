@@ -10,7 +10,7 @@ from served_model import KEYS, ROWS, UNKNOWN, load_smiles
 from precalc import Client, csv_cells, extras
 from precalc import client as client_module
 from precalc.source import Source
-from precalc_assets.errors import PrecalcError
+from precalc_assets.platform_errors import PrecalcError
 from precalc_assets.tables import open_tables
 
 

@@ -15,7 +15,7 @@ from precalc.formats import Layout
 from precalc.getting import Request, get_to_file, read_predictions
 from precalc.molecule_input import read_list
 from precalc.remote import RemoteSource, retries
-from precalc_assets.errors import UsageError
+from precalc_assets.platform_errors import UsageError
 
 WAITS = "throttled for a second"
 FAULTS = {

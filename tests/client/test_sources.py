@@ -13,7 +13,7 @@ from precalc.getting import Request, get_to_file
 from precalc.molecule_input import read_list
 from precalc.source import Source
 from precalc_assets.client.local_tables import LocalSource
-from precalc_assets.errors import PrecalcError, UsageError
+from precalc_assets.platform_errors import PrecalcError, UsageError
 
 
 def test_values_are_those_of_the_table_in_the_order_given(source: Source) -> None:

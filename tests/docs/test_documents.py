@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from precalc.cli.app import app as client_app
-from precalc_assets.cli.app import app as platform_app
+from precalc_assets.cli.platform_commands import app as platform_app
 from precalc_assets.settings import Settings
 
 ROOT = Path(__file__).parents[2]

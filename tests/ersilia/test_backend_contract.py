@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from precalc_assets.inference import BatchError, ModelBackend
-from precalc_assets.inference.backend import TimeIsUpError
+from precalc_assets.inference.model_backend import TimeIsUpError
 from precalc_assets.predictions import read_records
 
 

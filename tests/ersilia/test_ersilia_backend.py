@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from rdkit import RDConfig
 
-from precalc_assets.errors import ModelError
 from precalc_assets.inference.batching import PatientCaller
 from precalc_assets.inference.call_size import CallSize
 from precalc_assets.models import read_recipe
+from precalc_assets.platform_errors import ModelError
 from precalc_assets.settings import BUILT_IN_MODELS
 
 pytestmark = pytest.mark.slow

@@ -14,9 +14,9 @@ from types import SimpleNamespace
 import pytest
 
 from precalc_assets import models
-from precalc_assets.errors import ModelError, UsageError
-from precalc_assets.inference.ersilia import ErsiliaBackend, cli_backend, fetch_from_hub, slot
+from precalc_assets.inference.ersilia import ErsiliaBackend, ersilia_backend, fetch_from_hub, slot
 from precalc_assets.models import find_model
+from precalc_assets.platform_errors import ModelError, UsageError
 
 MODEL = "eos3b5e"
 A_DAY = 24 * 3600
@@ -105,7 +105,7 @@ def test_image_that_the_disk_has_no_room_for_is_not_fetched(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.has("v1.1.0", megabytes=10_000_000_000)
-    monkeypatch.setattr(cli_backend, "_DOCKER_ROOT", tmp_path)
+    monkeypatch.setattr(ersilia_backend, "_DOCKER_ROOT", tmp_path)
     with pytest.raises(ModelError, match=r"takes 10,000,000,000 MB, and the disk of .* `docker system prune"):
         hub.release()
     assert hub.commands() == []

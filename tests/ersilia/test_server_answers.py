@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from precalc_assets.columns import Column, public_name
-from precalc_assets.errors import ColumnsError
 from precalc_assets.inference import BatchError
-from precalc_assets.inference.ersilia import server
-from precalc_assets.inference.ersilia.server import BreakerOpenError, ask, is_up
+from precalc_assets.inference.ersilia import served_model as server
+from precalc_assets.inference.ersilia.served_model import BreakerOpenError, ask, is_up
+from precalc_assets.platform_errors import ColumnsError
 from precalc_assets.predictions import read_records
 
 COLUMNS = (Column("score", "float", "", ""), Column("label", "string", "", ""))

@@ -40,7 +40,7 @@ from obstore.store import MemoryStore
 
 from precalc_assets import json_records
 from precalc_assets.executions import Engine, Execution, follow
-from precalc_assets.executions.backend import BackendError, LimitError, RefusedError, UnansweredError
+from precalc_assets.executions.compute_backend import BackendError, LimitError, RefusedError, UnansweredError
 from precalc_assets.executions.github import GitHubBackend
 from precalc_assets.library import LibraryManifest, ShardInfo
 from precalc_assets.outcomes import ShardOutcome

@@ -8,7 +8,7 @@ import pytest
 from fake_github import FakeGitHub, github_settings
 
 from precalc_assets.executions import Intent
-from precalc_assets.executions.backend import ComputeBackend
+from precalc_assets.executions.compute_backend import ComputeBackend
 from precalc_assets.executions.github import open_github
 
 

@@ -9,7 +9,6 @@ import pytest
 from fake_github import BAD_GATEWAY, NOT_FOUND, TOO_MANY, UNAUTHORIZED, Fault
 from simulation import MODEL, SHARDS, CrashError, Simulation
 
-from precalc_assets.errors import ExecutionError
 from precalc_assets.executions import (
     ATTEMPTS,
     Execution,
@@ -28,10 +27,11 @@ from precalc_assets.executions import (
     step,
     unsettled,
 )
-from precalc_assets.executions.backend import RefusedError
+from precalc_assets.executions.compute_backend import RefusedError
 from precalc_assets.executions.protocol import Underway, Waiting
 from precalc_assets.executions.records import CANCELLED, Follower
 from precalc_assets.outcomes import ShardOutcome
+from precalc_assets.platform_errors import ExecutionError
 from precalc_assets.predictions import manifest_name
 
 

@@ -22,10 +22,10 @@ from fake_github import (
 )
 from simulation import MEANINGS
 
-from precalc_assets.errors import UsageError
 from precalc_assets.executions import Intent
-from precalc_assets.executions.backend import BackendError, NotNowError, RefusedError, UnansweredError
+from precalc_assets.executions.compute_backend import BackendError, NotNowError, RefusedError, UnansweredError
 from precalc_assets.executions.github import GitHubBackend, open_github
+from precalc_assets.platform_errors import UsageError
 
 INPUTS = {"model-id": "eos9abc", "shards": "00-03", "key": "eos9abc-0001"}
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)

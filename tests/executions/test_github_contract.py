@@ -16,7 +16,7 @@ from fake_github import DROPPED, INSTALLATION, REPOSITORY, TOKEN, WORKFLOW, Fake
 from simulation import MEANINGS, MODEL, SHARDS, Simulation
 
 from precalc_assets.executions import Intent, follow
-from precalc_assets.executions.backend import BackendError, UnansweredError
+from precalc_assets.executions.compute_backend import BackendError, UnansweredError
 from precalc_assets.executions.github import GitHubBackend, open_github
 from precalc_assets.executions.github_check import check
 

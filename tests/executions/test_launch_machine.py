@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 from simulation import MEANINGS, MODEL, SHARDS, CrashError, Simulation
 
 from precalc_assets.executions import follow
-from precalc_assets.executions.backend import RefusedError
+from precalc_assets.executions.compute_backend import RefusedError
 from precalc_assets.outcomes import ShardOutcome
 
 _UNANSWERED = ["502, done", "dropped, done"] * 4

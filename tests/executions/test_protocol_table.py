@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from precalc_assets.executions.backend import RunStatus
+from precalc_assets.executions.compute_backend import RunStatus
 from precalc_assets.executions.protocol import (
     FORCE_AFTER,
     GRACE,

@@ -9,12 +9,12 @@ import pytest
 
 from precalc.progress import OnProgress, ignore_progress
 from precalc_assets.columns import Column
-from precalc_assets.errors import ColumnsError, ModelError
 from precalc_assets.inference import CANARY_CHECKS, BatchError, CanaryReport, find_report, run_canary
 from precalc_assets.inference.canary import examine
-from precalc_assets.inference.estimate import Call, estimate_run, measure_speed
+from precalc_assets.inference.run_estimate import Call, estimate_run, measure_speed
 from precalc_assets.library import read_manifest, read_sample
 from precalc_assets.models import find_model
+from precalc_assets.platform_errors import ColumnsError, ModelError
 from precalc_assets.predictions import open_predictions
 from precalc_assets.settings import Settings
 from precalc_assets.sharding import shard_keys

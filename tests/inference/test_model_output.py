@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from precalc_assets.columns import Column, public_name
-from precalc_assets.errors import ColumnsError
 from precalc_assets.inference import BatchError
 from precalc_assets.inference.output import read_output
+from precalc_assets.platform_errors import ColumnsError
 from precalc_assets.predictions import format_record, read_records
 
 SMILES = ("C", "CC", "CCC")

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precalc_assets.columns import Column
-from precalc_assets.errors import ModelError
 from precalc_assets.inference import BatchError
-from precalc_assets.inference.backend import TimeIsUpError
 from precalc_assets.inference.batching import PATIENCE, Answer, GaveUpError, PatientCaller
 from precalc_assets.inference.call_size import CallSize
+from precalc_assets.inference.model_backend import TimeIsUpError
+from precalc_assets.platform_errors import ModelError
 
 COLUMNS = (Column("length", "integer", "", ""), Column("echo", "string", "", ""))
 

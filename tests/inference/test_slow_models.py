@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from precalc_assets.columns import Column
 from precalc_assets.inference import BatchError, predict_shards, reusable_rows
-from precalc_assets.inference.backend import CallTimeoutError, TimeIsUpError
 from precalc_assets.inference.canary_report import CanaryReport, Speed, put_report
+from precalc_assets.inference.model_backend import CallTimeoutError, TimeIsUpError
 from precalc_assets.library import read_manifest, read_shard
 from precalc_assets.models import find_model
 from precalc_assets.outcomes import ShardOutcome
 from precalc_assets.predictions import require_manifest
-from precalc_assets.predictions.manifest import read_part
+from precalc_assets.predictions.shard_manifest import read_part
 from precalc_assets.sharding import shard_keys
 from precalc_assets.storage import list_sizes
 from precalc_assets.waiting import told_while_waiting

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from obstore.store import MemoryStore, ObjectStore
 
 from precalc_assets import storage
-from precalc_assets.errors import LibraryError
 from precalc_assets.library import (
     LibraryManifest,
     build_library,
@@ -28,6 +27,7 @@ from precalc_assets.library import (
     require_shards,
 )
 from precalc_assets.library.build import distinct
+from precalc_assets.platform_errors import LibraryError
 from precalc_assets.sharding import key_hash, shard_keys, shard_of
 
 MOLECULES = ["C" * n + end for n in range(1, 30) for end in ("", "O", "N", "Cl", "C(=O)O")]

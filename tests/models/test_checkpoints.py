@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from precalc_assets.errors import ModelError
 from precalc_assets.models.checkpoints import find_pointers, require_checkpoints
+from precalc_assets.platform_errors import ModelError
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n".format("a" * 64, 12_345)
 ACCESS = '{"checkpoints": "public", "fit": "public"}'

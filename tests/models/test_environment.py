@@ -11,9 +11,9 @@ from typing import IO
 
 import pytest
 
-from precalc_assets.errors import ModelError, UsageError
 from precalc_assets.models import Environment, environment, find_model
 from precalc_assets.models.environment import model_environment
+from precalc_assets.platform_errors import ModelError, UsageError
 from precalc_assets.settings import load_settings
 
 

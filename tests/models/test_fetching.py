@@ -15,7 +15,6 @@ import pytest
 from aws_emulator import Emulator
 from filelock import FileLock
 
-from precalc_assets.errors import ModelError, UsageError
 from precalc_assets.models import (
     Hub,
     ModelFolder,
@@ -25,6 +24,7 @@ from precalc_assets.models import (
     list_fetched,
     require_checkpoints,
 )
+from precalc_assets.platform_errors import ModelError, UsageError
 
 MODEL = "eos3b5e"
 DAY = 24 * 3600.0

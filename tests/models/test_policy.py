@@ -5,10 +5,10 @@ import platform
 
 import pytest
 
-from precalc_assets.errors import ModelError
 from precalc_assets.inference import open_backend
 from precalc_assets.models import check_folder, find_model, licence_warning, require_allowed
 from precalc_assets.models.policy import WIDE
+from precalc_assets.platform_errors import ModelError
 from precalc_assets.settings import Settings
 
 READY = {

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from precalc_assets.errors import ModelError
 from precalc_assets.models.recipe import CondaInstall, PipInstall, Recipe, ShellCommand, read_recipe
+from precalc_assets.platform_errors import ModelError
 
 FROM = "FROM bentoml/model-server:0.11.0-py310\n"
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precalc_assets.columns import OUR_NAMES, Column, public_name, read_columns
-from precalc_assets.errors import ModelError
+from precalc_assets.platform_errors import ModelError
 
 HEADER = "name,type,direction,description\n"
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from table_doubles import record_batch
 
 from precalc_assets.columns import Column
-from precalc_assets.errors import TableError
+from precalc_assets.platform_errors import TableError
 from precalc_assets.sharding import HASH_SPACE, shard_index
 from precalc_assets.tables import pages
 from precalc_assets.tables.directory import TableColumns

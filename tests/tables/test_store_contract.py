@@ -15,7 +15,7 @@ from dynamodb_hooks import check_batches
 from moto import mock_aws
 from table_doubles import MemoryStore
 
-from precalc_assets.errors import TableError, UsageError
+from precalc_assets.platform_errors import TableError, UsageError
 from precalc_assets.tables import Consumed, Item, open_tables
 from precalc_assets.tables.dynamodb import DynamoDBStore
 from precalc_assets.tables.sqlite import SQLiteStore

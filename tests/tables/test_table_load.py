@@ -35,7 +35,7 @@ from table_doubles import (
 )
 
 from precalc_assets.columns import Column
-from precalc_assets.errors import TableError
+from precalc_assets.platform_errors import TableError
 from precalc_assets.tables import TableReader, open_tables
 from precalc_assets.tables.loader import load_shard
 from precalc_assets.tables.pages import Page, page_layout

@@ -20,7 +20,7 @@ from table_doubles import (
 )
 
 from precalc_assets.columns import Column
-from precalc_assets.errors import TableError, UsageError
+from precalc_assets.platform_errors import TableError, UsageError
 from precalc_assets.tables import TableReader
 
 KEYS = shard_molecules(400)

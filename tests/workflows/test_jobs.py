@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from warm_commands import run_command
 
 from precalc_assets.cards import find_card
-from precalc_assets.cli.jobs import split_shards
+from precalc_assets.cli.job_commands import split_shards
 from precalc_assets.executions import Execution, Settled, open_execution
 from precalc_assets.library import LibraryManifest
 from precalc_assets.sharding import parse_shards, shard_keys

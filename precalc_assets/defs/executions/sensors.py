@@ -8,7 +8,7 @@ from precalc_assets.defs.executions.jobs import COMPUTE_SHARDS, TRY_MODEL
 from precalc_assets.defs.executions.requests import meet_requests
 from precalc_assets.defs.executions.unfollowed import follow_unfollowed
 from precalc_assets.defs.resources import Platform
-from precalc_assets.errors import PrecalcError
+from precalc_assets.platform_errors import PrecalcError
 
 _Tick = Callable[[dg.SensorEvaluationContext, Platform], dg.SensorResult | dg.SkipReason]
 

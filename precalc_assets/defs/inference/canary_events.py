@@ -7,7 +7,7 @@ import dagster as dg
 from precalc_assets.defs.asset_checks import Finding
 from precalc_assets.defs.dagster_internals import PartitionKeyFilter
 from precalc_assets.defs.inference.checks import CANARY
-from precalc_assets.defs.model_metadata import Metadata, model_metadata
+from precalc_assets.defs.model_description import Metadata, model_metadata
 from precalc_assets.defs.partitions import models
 from precalc_assets.defs.recording import Event, Input, recorded_input, version_tags
 from precalc_assets.defs.resources import Platform

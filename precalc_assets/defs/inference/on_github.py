@@ -11,7 +11,6 @@ from dataclasses import replace
 import dagster as dg
 
 from precalc_assets.defs.resources import Platform
-from precalc_assets.errors import ExecutionError, ShardError
 from precalc_assets.executions import (
     SAMPLE,
     Engine,
@@ -26,6 +25,7 @@ from precalc_assets.executions import (
 )
 from precalc_assets.inference import CanaryReport, find_report
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
+from precalc_assets.platform_errors import ExecutionError, ShardError
 
 EXECUTION_TAG = "precalc/execution"
 """The tag of a run that was requested for an execution that no run followed: the execution's key."""

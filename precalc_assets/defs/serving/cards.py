@@ -4,7 +4,7 @@ import dagster as dg
 
 from precalc_assets.cards import ModelCard
 from precalc_assets.cards.markdown import distribution_table
-from precalc_assets.defs.model_metadata import Metadata, model_metadata
+from precalc_assets.defs.model_description import Metadata, model_metadata
 
 
 def card_metadata(card: ModelCard) -> Metadata:

@@ -4,6 +4,6 @@ The CLI is GPL-3, so that it stays a program beside ours; what is known of it he
 the answers of its servers.
 """
 
-from precalc_assets.inference.ersilia.cli_backend import ErsiliaBackend, fetch_from_hub
+from precalc_assets.inference.ersilia.ersilia_backend import ErsiliaBackend, fetch_from_hub
 
 __all__ = ["ErsiliaBackend", "fetch_from_hub"]

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from precalc_assets.errors import ModelError
 from precalc_assets.models import ERSILIA_VERSION, ModelFolder, digest_files, ersilia_program, model_environment
+from precalc_assets.platform_errors import ModelError
 from precalc_assets.processes import (
     HeldServer,
     clean_variables,

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from precalc_assets import storage
 from precalc_assets.adoption_record import Adoption
 from precalc_assets.columns import Column
-from precalc_assets.errors import ShardError
 from precalc_assets.json_records import Slot
+from precalc_assets.platform_errors import ShardError
 from precalc_assets.predictions.cells import read_cells
 
 

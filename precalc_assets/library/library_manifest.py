@@ -13,9 +13,9 @@ from obstore.store import ObjectStore
 from pydantic import BaseModel, ConfigDict
 
 from precalc_assets import storage
-from precalc_assets.errors import LibraryError
 from precalc_assets.json_records import Slot
 from precalc_assets.outcomes import reason
+from precalc_assets.platform_errors import LibraryError
 from precalc_assets.storage import arrow_reader
 
 SHARD_SCHEMA = pa.schema([("inchikey", pa.string()), ("smiles", pa.string())])

@@ -13,9 +13,9 @@ from typing import TextIO, cast
 from urllib.parse import urlsplit
 
 from precalc_assets.columns import Column
-from precalc_assets.errors import ColumnsError
-from precalc_assets.inference.backend import BatchError
+from precalc_assets.inference.model_backend import BatchError
 from precalc_assets.inference.output import check_columns, echo_columns
+from precalc_assets.platform_errors import ColumnsError
 from precalc_assets.predictions import format_record, misshapen_record
 from precalc_assets.processes import printable
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from precalc_assets.errors import ModelError, UsageError
-from precalc_assets.inference.backend import BatchError, call_timeout, no_answer
-from precalc_assets.inference.ersilia.server import BreakerOpenError, ask, is_up
+from precalc_assets.inference.ersilia.served_model import BreakerOpenError, ask, is_up
 from precalc_assets.inference.ersilia.slot import Slot, is_fetched, taken_slot
+from precalc_assets.inference.model_backend import BatchError, call_timeout, no_answer
 from precalc_assets.models import ERSILIA_VERSION, Hub, ModelFolder, describe_model, find_model
+from precalc_assets.platform_errors import ModelError, UsageError
 from precalc_assets.processes import require_space
 
 logger = logging.getLogger(__name__)

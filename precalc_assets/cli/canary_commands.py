@@ -6,9 +6,9 @@ from rich.table import Table
 from precalc.cli.progress_bar import progress
 from precalc_assets.cards import name_variation
 from precalc_assets.columns import name_columns
-from precalc_assets.errors import PrecalcError
 from precalc_assets.inference import CANARY_WARNINGS, CanaryReport, run_canary
 from precalc_assets.library import read_manifest, require_shards
+from precalc_assets.platform_errors import PrecalcError
 from precalc_assets.settings import load_settings
 from precalc_assets.storage import open_store
 

@@ -1,11 +1,11 @@
 """`precalc github …`: check whether executions can be launched on GitHub's runners, and cancel an execution."""
 
-from precalc_assets.errors import ExecutionError, PrecalcError
 from precalc_assets.executions import Engine, Execution
 from precalc_assets.executions import cancel as cancel_executions
 from precalc_assets.executions.github import open_github
 from precalc_assets.executions.github_check import check as find_faults
 from precalc_assets.library import read_manifest
+from precalc_assets.platform_errors import ExecutionError, PrecalcError
 from precalc_assets.settings import load_settings
 from precalc_assets.storage import open_store
 

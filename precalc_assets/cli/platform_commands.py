@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from precalc.cli import show_log
 from precalc.cli.app import Api, Model
 from precalc.cli.app import models as list_models_of_client
-from precalc_assets.errors import PrecalcError
+from precalc_assets.platform_errors import PrecalcError
 
 app = typer.Typer()
 library_app = typer.Typer(no_args_is_help=True, help="The reference library: the molecules that models are run over.")
@@ -62,7 +62,7 @@ def library_build(
 @app.command()
 def predict(model: Model, shards: Shards = None, sample: Sample = None, until: Until = None) -> None:
     """Run a model over the library; goes on where an earlier call stopped."""
-    from precalc_assets.cli.canary import predict_sample
+    from precalc_assets.cli.canary_commands import predict_sample
     from precalc_assets.cli.work import predict as work
 
     if sample is None:
@@ -103,7 +103,7 @@ def request(model: Model, sample: Sample = None) -> None:
 @app.command()
 def api(port: Annotated[int, typer.Option(min=0, max=65_535, help="Where it listens.")] = 8000) -> None:
     """Serve the read API, its documentation and the landing page on this machine."""
-    from precalc_assets.cli.api import serve as work
+    from precalc_assets.cli.api_command import serve as work
 
     work(port)
 
@@ -190,7 +190,7 @@ def status(model: Model) -> None:
 @github_app.command("check")
 def github_check() -> None:
     """Tell whether token, repository, workflow, ref and permissions are right, without launching anything."""
-    from precalc_assets.cli.github import check as work
+    from precalc_assets.cli.github_commands import check as work
 
     work()
 
@@ -198,7 +198,7 @@ def github_check() -> None:
 @github_app.command("cancel")
 def github_cancel(key: Key) -> None:
     """Cancel an execution's run, and have none of its shards tried again."""
-    from precalc_assets.cli.github import cancel as work
+    from precalc_assets.cli.github_commands import cancel as work
 
     work(key)
 
@@ -212,7 +212,7 @@ def jobs_plan(
     workers: Annotated[int, typer.Option(min=1, help="How many jobs may predict.")] = 50,
 ) -> None:
     """Claim the execution for this run, and print its jobs."""
-    from precalc_assets.cli.jobs import plan as work
+    from precalc_assets.cli.job_commands import plan as work
 
     work(model, key, shards, sample, workers)
 
@@ -220,7 +220,7 @@ def jobs_plan(
 @jobs_app.command("canary")
 def jobs_canary(key: Key) -> None:
     """Try the model on a sample, unless this release has passed that."""
-    from precalc_assets.cli.jobs import canary as work
+    from precalc_assets.cli.job_commands import canary as work
 
     work(key)
 
@@ -232,7 +232,7 @@ def jobs_predict(
     until: Annotated[str, typer.Option(help="How long this may take, as 5h30m.")],
 ) -> None:
     """Compute shards, and keep why those that did not land did not."""
-    from precalc_assets.cli.jobs import predict as work
+    from precalc_assets.cli.job_commands import predict as work
 
     work(key, shards, until)
 
@@ -240,7 +240,7 @@ def jobs_predict(
 @jobs_app.command("load")
 def jobs_load(key: Key, shards: JobShards) -> None:
     """Validate and load the shards that landed."""
-    from precalc_assets.cli.jobs import load as work
+    from precalc_assets.cli.job_commands import load as work
 
     work(key, shards)
 
@@ -248,7 +248,7 @@ def jobs_load(key: Key, shards: JobShards) -> None:
 @jobs_app.command("report")
 def jobs_report(key: Key) -> None:
     """Tell in Markdown which shards landed, and why the others did not."""
-    from precalc_assets.cli.jobs import report as work
+    from precalc_assets.cli.job_commands import report as work
 
     work(key)
 

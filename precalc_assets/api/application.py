@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from fastapi import FastAPI
 
 from precalc_assets.api.documents import add_documents
+from precalc_assets.api.fastapi_base import new_app
 from precalc_assets.api.files import FileLinks, add_file_routes
-from precalc_assets.api.framework import new_app
+from precalc_assets.api.html_pages import add_pages
 from precalc_assets.api.legacy import add_legacy_routes
-from precalc_assets.api.pages import add_pages
 from precalc_assets.api.routes import add_routes
 from precalc_assets.api.served import ServedModels
 from precalc_assets.tables import KeyValueStore

@@ -14,14 +14,14 @@ from obstore.store import ObjectStore
 
 from precalc.identifiers import check_model_id
 from precalc_assets.cards.publishing import publish
-from precalc_assets.cli import canary as sample
+from precalc_assets.cli import canary_commands as sample
 from precalc_assets.cli import work
 from precalc_assets.cli.report import failure_lines, name_shards
-from precalc_assets.errors import PrecalcError, UsageError
 from precalc_assets.executions import Execution, Run, claim_own
 from precalc_assets.inference import CANARY_SIZE, find_report, open_model
 from precalc_assets.library import LibraryManifest, read_manifest, require_shards
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
+from precalc_assets.platform_errors import PrecalcError, UsageError
 from precalc_assets.predictions import check_failure_rate, find_manifest
 from precalc_assets.settings import Settings, load_settings
 from precalc_assets.sharding import parse_shards

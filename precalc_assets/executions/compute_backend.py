@@ -11,9 +11,9 @@ from typing import Protocol
 
 from obstore.store import ObjectStore
 
-from precalc_assets.errors import ExecutionError
 from precalc_assets.executions.records import Intent, Job, Record, Run
 from precalc_assets.library import LibraryManifest
+from precalc_assets.platform_errors import ExecutionError
 from precalc_assets.settings import Settings
 
 

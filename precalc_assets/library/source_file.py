@@ -6,8 +6,8 @@ import obstore
 from obstore.store import ObjectStore
 
 from precalc.molecule_files import SUFFIXES, suffix_of
-from precalc_assets.errors import LibraryError
-from precalc_assets.library.manifest import find_library
+from precalc_assets.library.library_manifest import find_library
+from precalc_assets.platform_errors import LibraryError
 
 _NAMES = tuple(f"reference_library{suffix}" for suffix in SUFFIXES)
 

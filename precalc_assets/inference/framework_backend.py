@@ -10,12 +10,12 @@ from tempfile import TemporaryDirectory, gettempdir
 from types import TracebackType
 from typing import Self
 
-from precalc_assets.errors import ModelError
-from precalc_assets.inference.backend import BatchError, call_timeout, no_answer
+from precalc_assets.inference.model_backend import BatchError, call_timeout, no_answer
 from precalc_assets.inference.output import read_output
 from precalc_assets.inference.private_folder import PrivateFolder, private_folder
 from precalc_assets.models import ModelFolder, model_environment
 from precalc_assets.outcomes import reason
+from precalc_assets.platform_errors import ModelError
 from precalc_assets.processes import last_line, require_space, run_guarded
 
 

@@ -30,7 +30,7 @@ from precalc_assets.cards import ModelCard, name_variation
 from precalc_assets.cards.plots import draw
 from precalc_assets.catalogue import CatalogueEntry
 from precalc_assets.columns import Column
-from precalc_assets.errors import TableError
+from precalc_assets.platform_errors import TableError
 from precalc_assets.sharding import shard_keys
 
 if TYPE_CHECKING:
