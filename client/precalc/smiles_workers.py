@@ -3,9 +3,6 @@
 The chemistry of one molecule is in `smiles_keys`.
 """
 
-import json
-import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +13,7 @@ from typing import NamedTuple, Self
 from precalc import smiles_keys
 from precalc.errors import MoleculeFileError, UsageError
 from precalc.extras import require
+from precalc.rdkit_process import DiedError, RDKitProcess
 
 BATCH = 500
 """Rows per message to a worker: 0.15 s of RDKit, so that messages cost nothing and workers end together."""
@@ -68,18 +66,10 @@ def _answered(batch: Sequence[tuple[int, str]], answers: Iterable[Sequence[str]]
 
 
 class _Workers:
-    """Processes that run `smiles_keys` as a script, each with a thread here that speaks to it.
-
-    Not a pool of `multiprocessing`: that imports the caller's main module into every worker, which is Dagster as
-    often as not, and leaves the workers behind when the caller is killed. These see their input end, and end.
-    """
+    """Processes that run RDKit, each with a thread here that waits for it."""
 
     def __init__(self, count: int) -> None:
-        command = [sys.executable, "-P", smiles_keys.__file__]
-        self._processes = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
-            for _ in range(count)
-        ]
+        self._processes = [RDKitProcess() for _ in range(count)]
         self._own = threading.local()
         self._threads = ThreadPoolExecutor(count, initializer=self._adopt, initargs=(iter(self._processes),))
 
@@ -92,26 +82,20 @@ class _Workers:
             process.kill()
         self._threads.shutdown()
         for process in self._processes:
-            process.communicate()
+            process.end()
 
     def submit(self, batch: list[tuple[int, str]]) -> Future[list[ParsedRow]]:
         """Have a batch parsed by whichever worker is free next."""
         return self._threads.submit(self._ask, batch)
 
-    def _adopt(self, processes: Iterator[subprocess.Popen[str]]) -> None:
+    def _adopt(self, processes: Iterator[RDKitProcess]) -> None:
         self._own.process = next(processes)
 
     def _ask(self, batch: list[tuple[int, str]]) -> list[ParsedRow]:
-        process = self._own.process
         try:
-            process.stdin.write(json.dumps([smiles for _, smiles in batch]) + "\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            raise MoleculeFileError(_obituary(batch, process.wait()))
-        return _answered(batch, json.loads(line))
+            return _answered(batch, self._own.process.ask([smiles for _, smiles in batch]))
+        except DiedError as error:
+            raise MoleculeFileError(_obituary(batch, error.code)) from None
 
 
 def _obituary(batch: Sequence[tuple[int, str]], code: int) -> str:

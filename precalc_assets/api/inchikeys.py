@@ -6,8 +6,9 @@ from typing import Annotated
 from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
+from precalc.rdkit_process import Identified
 from precalc_assets.api.problems import Problem, body_refusals, too_many
-from precalc_assets.api.rdkit_processes import BusyError, Identified, RDKitProcesses
+from precalc_assets.api.rdkit_processes import BusyError, RDKitProcesses
 
 MAX_SMILES = 1_000
 """SMILES in one request. RDKit takes 0.3 ms for a drug, 16 ms for a chain of 1,000 atoms, the largest with a key."""

@@ -26,7 +26,9 @@ pytestmark = pytest.mark.slow
 ZIPPED = {READER: 10_000_000, INCHIKEYS: 20_000_000}
 UNZIPPED = 250_000_000
 """Bytes that a Lambda may have ("Lambda quotas"); and much less is read when it starts."""
-CARRIED = {f"precalc/{name}.py" for name in ("__init__", "csv_cells", "errors", "identifiers", "smiles_keys")}
+CARRIED = {
+    f"precalc/{name}.py" for name in ("__init__", "csv_cells", "errors", "identifiers", "rdkit_process", "smiles_keys")
+}
 """What the Lambdas share with the client, of which they carry nothing else."""
 ARM64 = 0xB7
 """The machine in an ELF header, at byte 18."""
