@@ -8,6 +8,7 @@ import pytest
 
 from precalc_assets.cards import find_card
 from precalc_assets.cards.publishing import make_card
+from precalc_assets.inference import find_report
 from precalc_assets.settings import Settings
 from precalc_assets.tables import REGISTRY, Item
 
@@ -79,15 +80,18 @@ def test_a_sample_that_breaks_a_check_is_printed_and_then_an_error(world, home, 
 
 
 @pytest.mark.slow
-def test_a_run_begins_with_the_canary_where_the_release_has_passed_none(world, home):
+def test_run_tries_only_a_release_that_has_passed_no_canary(world, home):
     world.write_model()
     assert world.precalc("predict", MODEL, "--sample", "24").returncode == 0
+    tried = find_report(world.store, MODEL)
     assert world.precalc("run", MODEL, "--shards", "00").returncode == 0
-    assert recorded(home, "sample_predictions") == []
+    assert find_report(world.store, MODEL) == tried
+    assert recorded(home, "sample_predictions") == [MODEL]  # the run records the canary that was run without Dagster
 
     world.write_model(release="v2.0.0")
     assert world.precalc("run", MODEL, "--shards", "00").returncode == 0
-    assert recorded(home, "sample_predictions") == [MODEL]
+    assert find_report(world.store, MODEL).release == "v2.0.0"
+    assert recorded(home, "sample_predictions") == [MODEL, MODEL]
 
 
 @pytest.mark.slow
