@@ -1,4 +1,4 @@
-"""Running models robustly: model folders, backends, batches that survive, parts that resume, and the canary."""
+"""Run models robustly: model folders, backends, fault-tolerant batches, resumable parts, and the canary."""
 
 from precalc_assets.inference.canary import CANARY_SIZE, run_canary
 from precalc_assets.inference.canary_report import (

@@ -1,7 +1,7 @@
-"""Whether a new release may keep what an earlier one has computed.
+"""Decide whether a new release may reuse the predictions of an earlier one.
 
-The hub's rule is that only a MAJOR release changes predictions. Its number alone is no proof, so the new release is
-asked for molecules that are stored, and must print the same bytes. What may be kept is then in the canary's report.
+The hub's rule is that only a MAJOR release changes predictions. The number alone is no proof, so the canary runs the
+new release on molecules whose predictions are stored. It must print the same bytes. The report records the result.
 """
 
 import re
@@ -18,8 +18,8 @@ from precalc_assets.platform_errors import ShardError
 from precalc_assets.predictions import RawManifest, find_manifest
 
 COMPARED = 500
-"""Molecules that are asked for beside the canary's, spread over all shards. If one molecule in a hundred came out
-differently, all of these would be the same once in 150 times."""
+"""Molecules to compare besides the canary's, spread over all shards. If one molecule in a hundred differed, a sample
+of this size would miss it once in 150 times."""
 
 _SEMVER = re.compile(r"v?(?P<major>\d+)\.\d+\.\d+")
 
@@ -33,11 +33,11 @@ def compare_releases(
     canary: Mapping[str, bytes | None],
     ask: Callable[[Sequence[str]], list[bytes | None]],
 ) -> Adoption | None:
-    """Compare a release with what earlier ones of the same MAJOR have left; None if that is nothing, or is damaged.
+    """Compare a release with the stored predictions of earlier ones of the same MAJOR.
 
-    What the release has adopted before is not compared again.
-    `canary` has the records that the release has printed already, by SMILES, None for a molecule that it could not
-    answer; `ask` returns them for more molecules.
+    Returns None if there are none, or if a part is damaged. Predictions that the release has already adopted are not
+    compared again. `canary` maps SMILES to the records that the release has printed, None for a molecule that it could
+    not answer; `ask` returns such records for further molecules.
     """
     stored = [manifest for manifest in _manifests(store, model, shards) if manifest.columns == tuple(columns)]
     earlier = [manifest for manifest in stored if same_major(manifest.release, release)]
@@ -69,16 +69,17 @@ def _manifests(store: ObjectStore, model: str, shards: Sequence[str]) -> Iterato
         try:
             manifest = find_manifest(store, model, shard)
         except ShardError:
-            continue  # damaged: it is computed again, whatever comes of this
+            continue  # damaged: the shard is computed again in any case
         if manifest and manifest.parts:
             yield manifest
 
 
 def _some_rows(store: ObjectStore, manifest: RawManifest, number: int, least: int) -> list[Row]:
-    """Return the rows of some parts of a shard, at least so many if it has them.
+    """Return the rows of whole parts of a shard: at least `least` rows, if the shard has that many.
 
-    They begin with another part in each shard: in the first shard with its first, where the canary's molecules are.
-    Raises ValueError or FileNotFoundError for a part that is damaged or gone.
+    The first part differs from shard to shard: shard `number` begins with its part of that number. So the first shard
+    begins with its first part, which holds the canary's molecules.
+    Raises ValueError for a damaged part, FileNotFoundError for a missing one.
     """
     rows: list[Row] = []
     start = number % len(manifest.parts)
@@ -89,7 +90,7 @@ def _some_rows(store: ObjectStore, manifest: RawManifest, number: int, least: in
 
 
 def same_major(one: str, other: str) -> bool:
-    """Return whether two releases differ, and not in MAJOR. Those that are no versions, such as commits, do not."""
+    """Return whether two releases differ but share their MAJOR version. False for other names, such as commits."""
     first, second = _SEMVER.fullmatch(one), _SEMVER.fullmatch(other)
     return one != other and first is not None and second is not None and first["major"] == second["major"]
 

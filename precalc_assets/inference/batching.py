@@ -1,4 +1,4 @@
-"""Calling a model so that a bad molecule costs one molecule, and a broken model is found out early."""
+"""Call a model so that a bad molecule loses only itself, and a broken model is detected early."""
 
 import logging
 import math
@@ -24,21 +24,21 @@ from precalc_assets.waiting import told_while_waiting
 logger = logging.getLogger(__name__)
 
 PATIENCE = 10
-"""So many molecules that fail one after the other are not bad molecules, of a model that has answered none: at a
-failure rate of a tenth, that happens to good models once in 10^10 molecules."""
+"""Consecutive failures after which a model that has answered no molecule counts as broken. At a failure rate of 10%,
+a good model has such a streak once in 10^10 molecules."""
 
 _HOPELESS = 100
-"""So many that fail one after the other end a batch, of a model that answers others: each costs some calls."""
+"""Consecutive failures that end a batch of a model that has answered others: each failure costs several calls."""
 
 _CHECKED_BYTES = 1 << 20
-"""Bytes of records that are parsed at a time to see whether cells are of their types; parsing takes 20 times that."""
+"""Bytes of records whose cell types are checked at a time; parsing takes 20 times as much memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model printed for a batch: a record per molecule; and by row the reasons of those it failed on.
+    """A model's answer to a batch: one record per molecule, and the reasons for failures by row.
 
-    The records of failed molecules have empty cells.
+    The record of a failed molecule has empty cells.
     """
 
     records: list[bytes]
@@ -46,19 +46,19 @@ class Answer:
 
 
 class GaveUpError(Exception):
-    """A batch cannot be had: the model has stopped answering, or answers nothing of it. The message has a reason."""
+    """The model has stopped answering, or answers none of a batch. The message has the reason."""
 
 
 class PatientCaller:
-    """Calls a model and bisects a batch that it does not answer, down to the molecules that it cannot answer.
+    """Calls a model, and bisects a failed batch down to the molecules that the model cannot answer.
 
-    The model may itself be what is wrong. Machines run out of memory, and servers have died after some thousands of
-    molecules, or answered nothing but nulls from some moment on (ersilia #1871, #831). So before a molecule is blamed,
-    the model is asked for a witness, a molecule that it has answered before; if it fails on that, no molecule is
-    blamed, and a model that is kept running is started afresh.
+    The fault may be the model's own. Machines run out of memory, and servers have died after some thousands of
+    molecules, or answered only nulls from some moment on (ersilia #1871, #831). So before a molecule is blamed, the
+    model is called with a witness: a molecule that it has answered before. If it fails on the witness, no molecule is
+    blamed, and a served model is restarted.
 
-    `size` learns from every call how many molecules the next one can have; after a time-out, larger batches are cut.
-    `on_answer` is told of each molecule that is answered, with its record, before the whole batch is.
+    `size` learns from every call how many molecules the next one can have; after a timeout, larger batches are split.
+    `on_answer` receives the records of answered molecules by SMILES after each call, before the batch is complete.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class PatientCaller:
         self._witness: str | None = None
 
     def vouch(self, smiles: str | None) -> None:
-        """Name a molecule that this release of the model has answered in an earlier run."""
+        """Set the witness to a molecule that this release answered in an earlier run, unless there is one."""
         self._witness = self._witness or smiles
 
     @property
@@ -89,10 +89,10 @@ class PatientCaller:
         return self._answered
 
     def answer(self, batches: Sequence[Sequence[str]]) -> list[Answer | GaveUpError]:
-        """Return an answer for each batch of SMILES; all are sent in one call, unless that fails or calls time out.
+        """Return an answer for each batch of SMILES. All are sent in one call, unless it fails or calls time out.
 
-        Raises ModelError when the model has answered nothing at all and lost our patience, TimeIsUpError when the
-        deadline comes before the last of the calls that it takes has ended.
+        Raises ModelError when the model fails on `PATIENCE` molecules in a row and has answered none, TimeIsUpError
+        when the deadline passes before the last call has ended.
         """
         if len(batches) == 1:
             try:
@@ -123,14 +123,14 @@ class PatientCaller:
         return Answer([*left.records, *right.records], {**left.failures, **shifted})
 
     def _call(self, smiles: Sequence[str]) -> Answer:
-        """Call the model, and a second time if it was found to be ill and has been started afresh.
+        """Call the model, and retry once if it was unhealthy and has been restarted.
 
-        Raises BatchError if it does not answer the batch, or nothing of it: smaller ones it may.
+        Raises BatchError if it does not answer the batch, or answers none of it. It may still answer parts of it.
         """
         try:
             answer = self._ask(smiles)
         except BatchError:
-            if not self._restarted_if_ill(alone=len(smiles) == 1) or len(smiles) > 1:
+            if not self._restarted_if_unhealthy(alone=len(smiles) == 1) or len(smiles) > 1:
                 raise
             answer = self._ask(smiles)
         if len(answer.failures) == len(smiles) >= PATIENCE and isinstance(self._backend, ServedModelBackend):
@@ -149,26 +149,26 @@ class PatientCaller:
         self._blame(len(smiles), why)
         return answer
 
-    def _restarted_if_ill(self, *, alone: bool) -> bool:
-        """Start a model that is kept running afresh unless it is well.
+    def _restarted_if_unhealthy(self, *, alone: bool) -> bool:
+        """Restart a served model if it is unhealthy; return whether it was restarted.
 
-        Where a molecule is `alone` to blame, being well takes more than saying so: answering what it answered before.
+        If the failed call had one molecule `alone`, a healthy model must also answer the witness.
         """
         if not isinstance(self._backend, ServedModelBackend):
             return False
-        up = self._backend.is_well()
-        if up and not (alone and self._fails_on_witness()):
+        healthy = self._backend.is_healthy()
+        if healthy and not (alone and self._fails_on_witness()):
             return False
-        if not up:
+        if not healthy:
             self._size.found_down()
         self._backend.restart()
         return True
 
     def _blame(self, molecules: int, why: str) -> None:
-        """Count molecules that failed. Raises GaveUpError when it is not they that are to blame."""
+        """Count failed molecules. Raises GaveUpError when the model is to blame and not the molecules."""
         self._streak += molecules
         if self._fails_on_witness():
-            raise GaveUpError(f"it fails on {self._witness} too, which it answered before; its words: {why}")
+            raise GaveUpError(f"it fails on {self._witness} too, which it answered before: {why}")
         self._answered |= self._witness is not None
         if self._streak >= (_HOPELESS if self._answered else PATIENCE):
             raise GaveUpError(f"{self._streak} molecules in a row failed, the last with: {why}")
@@ -176,7 +176,7 @@ class PatientCaller:
     def _fails_on_witness(self) -> bool:
         if self._witness is None:
             return False
-        if isinstance(self._backend, ServedModelBackend) and not self._backend.is_well():
+        if isinstance(self._backend, ServedModelBackend) and not self._backend.is_healthy():
             self._backend.restart()
         try:
             return bool(self._ask([self._witness]).failures)
@@ -184,7 +184,7 @@ class PatientCaller:
             return True
 
     def _ask(self, smiles: Sequence[str]) -> Answer:
-        """Call the model once. A row without any value, or with a cell that is not of its type, is a failure."""
+        """Call the model once. A row without any value, or with a cell of the wrong type, is a failure."""
         if time.monotonic() >= self._deadline:
             raise TimeIsUpError
         records = self._predict(smiles)
@@ -194,8 +194,8 @@ class PatientCaller:
             try:
                 typed, problems = read_records(records[start : start + step], self._backend.columns)
             except ValueError as error:
-                raise BatchError(f"the model printed what cannot be read as CSV: {error}") from None
-            failures |= {start + row: "the model printed no value" for row in _silent_rows(typed)}
+                raise BatchError(f"the model's output cannot be read as CSV: {error}") from None
+            failures |= {start + row: "the model printed no value" for row in _rows_without_values(typed)}
             failures |= {start + row: why for row, why in problems.items()}
         for row in failures:
             records[row] = self._nothing
@@ -214,8 +214,8 @@ class PatientCaller:
         return records
 
 
-def _silent_rows(typed: pl.DataFrame) -> list[int]:
-    """Return the rows that have no value at all; none can, mostly, since some column has a value in every row."""
+def _rows_without_values(typed: pl.DataFrame) -> list[int]:
+    """Return the rows without any value. Usually some column has a value in every row, which is checked first."""
     if not all(column.null_count() for column in typed.iter_columns()):
         return []
     return typed.select(pl.all_horizontal(pl.all().is_null())).to_series().arg_true().to_list()

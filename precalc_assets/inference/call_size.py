@@ -1,4 +1,4 @@
-"""How many molecules a model is sent in a call: by how long its calls take, and how many of them time out."""
+"""Choose how many molecules to send in a call, by how long a model's calls take and whether they time out."""
 
 import math
 from collections.abc import Iterable
@@ -10,31 +10,31 @@ _FIRST_CALL = 50
 """Molecules in the first call to a model of unknown speed: at 6 s each, that is five minutes."""
 
 _CALL_SECONDS = 30.0
-"""Length of a call, so that progress is seen and little is lost by a kill."""
+"""Target length of a call: progress shows, and a kill loses little."""
 
 _WORK_PER_START = 4.0
 _MOST_WORK_SECONDS = 120.0
-"""A model that is slow to start works four times as long on the molecules of a call, and two minutes at most."""
+"""A call to a model that is slow to start spends four times the start time on molecules, at most two minutes."""
 
 _LARGEST_STEP = 100
-"""How many times as large as the last call the next one may be, however fast that was."""
+"""Limit on the growth from one call to the next, however fast the last one was."""
 
 _MOST_BATCHES = 10
 _MOST_BYTES = 16 << 20
-"""Bounds of a call to a fast model: of what is lost when it is killed, and of the memory that its output takes."""
+"""Limits of a call to a fast model: they bound the loss when it is killed, and the memory for its output."""
 
 
 class Call(NamedTuple):
-    """A call of the model that went well: molecules, and how long it took."""
+    """A call of the model: number of molecules, and seconds."""
 
     molecules: int
     seconds: float
 
 
 def fit_line(points: Iterable[Call]) -> tuple[float, float]:
-    """Return a call's own seconds and those of a molecule, by least squares over at least one call.
+    """Fit the fixed seconds of a call and the seconds per molecule, by least squares over at least one call.
 
-    Neither is negative. If all calls are of one size, all of the time counts as the molecules'.
+    Neither is negative. If all calls are of one size, all of the time counts as time per molecule.
     """
     points = list(points)
     sizes = sum(point.molecules for point in points) / len(points)
@@ -51,10 +51,10 @@ def fit_line(points: Iterable[Call]) -> tuple[float, float]:
 
 
 def planned_size(seconds_per_call: float, seconds_per_molecule: float, batch_size: int) -> int:
-    """Return how many molecules a call of a model has whose speed is known: one at least, ten batches at most.
+    """Return the molecules per call for a model of known speed: at least one, at most ten batches.
 
-    A call lasts 30 s in all. If the model needs more than 6 s of its own for a call, the call lasts longer, so that
-    these are no more than a fifth of it.
+    A call lasts 30 s in all. If its fixed time is more than 6 s, the call lasts longer, so that the fixed time is a
+    fifth of it, but molecules take at most two minutes.
     """
     work = max(_CALL_SECONDS - seconds_per_call, min(_WORK_PER_START * seconds_per_call, _MOST_WORK_SECONDS))
     most = _MOST_BATCHES * batch_size
@@ -62,12 +62,12 @@ def planned_size(seconds_per_call: float, seconds_per_molecule: float, batch_siz
 
 
 class CallSize:
-    """The number of molecules that fit into a model's next call.
+    """The number of molecules for a model's next call.
 
-    It starts from the speed that the canary has measured, or from a small call. A call that takes `seconds` for n
-    molecules allows 30 s of molecules at that rate. More are sent if calls of different sizes show that a call has a
-    time of its own, up to twice the largest call so far. After a time-out, calls are at most half as large, until
-    others have shown the model's speed, or a molecule alone has timed out and was to blame.
+    It starts from the speed that the canary has measured, or from a small call. The next call has as many molecules as
+    fit into 30 s at the last call's rate. If calls of different sizes show a fixed time per call, it has more, up to
+    twice the largest call so far. After a timeout, calls are at most half as large, until later calls have shown the
+    model's speed, or a single molecule has timed out and was to blame.
     """
 
     def __init__(self, batch_size: int, report: CanaryReport | None = None) -> None:
@@ -87,29 +87,29 @@ class CallSize:
 
     @property
     def most(self) -> int:
-        """Molecules of the next call at most; at least one."""
+        """Maximum molecules of the next call; at least one."""
         if self._last is None:
             return max(1, int(min(self._batch_size, _FIRST_CALL, self._ceiling)))
         molecules, seconds = self._last
         by_time = min(int(_CALL_SECONDS * molecules / seconds), _LARGEST_STEP * molecules)
         if len(self._calls) == 1 and max(1, by_time).bit_length() == molecules.bit_length():
-            # Calls of one size do not tell the call's own time from the molecules'.
+            # Calls of one size cannot separate the fixed time from the time per molecule.
             by_time = molecules // 2 or int(min(2 if seconds < 2 * _CALL_SECONDS else 1, self._ceiling))
         elif self._calls:
             planned = planned_size(*fit_line(self._calls.values()), self._batch_size)
             by_time = max(by_time, int(min(planned, 2 * self._largest, self._ceiling)))
-        else:  # none has been answered since one timed out
+        else:  # no call was answered since the last timeout
             by_time = int(min(by_time, self._ceiling))
         by_bytes = max(self._batch_size, int(_MOST_BYTES / max(self._bytes_each, 1.0)))
         return max(1, min(by_time, by_bytes, self._batches * self._batch_size))
 
     @property
     def limit(self) -> float:
-        """Molecules that a larger call is to be cut into before it is made; without bound until one has timed out."""
+        """Molecules above which a call is split before it is made; infinite until a call has timed out."""
         return self.most if self._timed_out else math.inf
 
     def affordable(self, seconds: float) -> int:
-        """Return how many molecules the next call can have to end within so many seconds; 0 if not even one."""
+        """Return how many molecules the next call can have to end within `seconds`; 0 if not even one."""
         if seconds <= self._shortest:
             return 0
         if self._last is None:
@@ -117,12 +117,12 @@ class CallSize:
         return int(min(self.most, seconds * self._last.molecules / self._last.seconds))
 
     def answered(self, molecules: int, seconds: float, size: int) -> None:
-        """Take note of a call that was answered, with how many bytes the model printed."""
+        """Record a call that was answered; `size` is the output in bytes."""
         self._bytes_each = size / molecules
         self._note(Call(molecules, seconds))
 
     def timed_out(self, molecules: int, seconds: float) -> None:
-        """Take note of a call that was not answered in time."""
+        """Record a call that timed out."""
         self._timed_out = True
         if molecules == 1:
             self._ceiling = math.inf
@@ -133,11 +133,11 @@ class CallSize:
         self._ceiling = min(self._ceiling, molecules // 2)
 
     def found_down(self) -> None:
-        """Send a model that was found dead no more than a batch at a time."""
+        """Limit calls to one batch, after the server has died."""
         self._batches = 1
 
     def _note(self, call: Call) -> None:
-        """Keep the latest call of each order of magnitude, so that a line through them has points far apart."""
+        """Keep the latest call of each order of magnitude, so that the fit has points far apart."""
         call = Call(call.molecules, max(call.seconds, 1e-6))
         self._last = call
         self._calls[call.molecules.bit_length()] = call

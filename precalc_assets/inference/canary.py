@@ -1,6 +1,6 @@
-"""The canary: a model on the library's first molecules by hash, twice, before it is let loose on all of them.
+"""The canary: run a model twice on the library's first molecules by hash, before it runs on all of them.
 
-`canary_checks` has what it says of the model; `run_estimate` and `tables.table_cost` scale it to the whole library. The
+`canary_checks` judges the predictions; `run_estimate` and `tables.table_cost` extrapolate to the whole library. The
 result is a `CanaryReport`.
 """
 
@@ -61,23 +61,23 @@ from precalc_assets.tables.table_cost import TableEstimate, estimate_table
 logger = logging.getLogger(__name__)
 
 SAMPLE = "sample"
-"""Stands where a shard's key does: a sample marks no shard as done."""
+"""Used in place of a shard's key: a sample marks no shard as done."""
 
 CANARY_SIZE = 100
-"""Molecules that a release is asked for, unless somebody says otherwise, before it is run over all."""
+"""Default number of molecules that a release is run on before it runs over the whole library."""
 
 _FIRST_CALLS = 4
-"""Calls that a batch is cut into in the first run; in the second it is one call, or of a slow model many."""
+"""Calls per batch in the first run. The second run sends a batch in one call, or in more if the model is slow."""
 
 LONGEST_CALL = 150.0
-"""Seconds: so that the second run of a slow model shows its progress."""
+"""Maximum seconds of a call in the second run, so that a slow model shows progress."""
 
 _SHOWN_REASONS = 5
 
 
 @dataclass(slots=True)
 class _Run:
-    """What came of asking for all molecules: a record each, empty for those that failed, and by row why they did."""
+    """One run over all molecules: a record each, empty for a failed one, and the reasons for failures by row."""
 
     records: list[bytes] = field(default_factory=list)
     failures: dict[int, str] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class _Run:
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
-    """The part of a report that is about the predictions, as far as there are any."""
+    """The part of a report that is about the predictions."""
 
     quarantined: int
     reasons: tuple[tuple[str, str], ...]
@@ -99,7 +99,7 @@ class _Verdict:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What `run_canary` was asked for, and the molecules (`inchikey`, `smiles`) that it is about."""
+    """The arguments of `run_canary`, and the molecules (`inchikey`, `smiles`) to run."""
 
     store: ObjectStore
     library: LibraryManifest
@@ -128,11 +128,11 @@ def run_canary(
     settings: Settings,
     on_progress: OnProgress = ignore_progress,
 ) -> CanaryReport:
-    """Run a model twice over the first `size` molecules, put predictions and a report of it, and return the report.
+    """Run a model twice over the first `size` molecules, store predictions and a report, and return the report.
 
-    The sample's predictions, of the first run, are a Parquet file like a shard's; where the model gave none, there is
-    a report alone. `on_progress` is told of each molecule twice. Raises UsageError if there is no such model, and
-    ModelError if it cannot be started, or stops for good after it had begun to answer.
+    The predictions of the first run are stored as a Parquet file like a shard's; if the model gave none, only the
+    report is stored. `on_progress` counts each molecule twice. Raises UsageError if there is no such model, ModelError
+    if it cannot be started, or stops for good after it had begun to answer.
     """
     started = time.perf_counter()
     folder = open_model(model, settings)
@@ -152,9 +152,9 @@ def examine(
     on_progress: OnProgress = ignore_progress,
     longest_call: float = LONGEST_CALL,
 ) -> CanaryReport:
-    """Do what `run_canary` does with a backend; `started` (of `time.perf_counter`) is when it began to be got ready.
+    """Run the canary with a given backend; its preparation began at `started` (of `time.perf_counter`).
 
-    The second run's calls take no longer than `longest_call` seconds, by what the first run took.
+    The second run's calls are sized to take at most `longest_call` seconds, by the speed of the first run.
     """
     molecules = pl.DataFrame(pl.from_arrow(read_sample(store, library, size)))
     task = _Task(store, library, folder, backend, settings, molecules, on_progress, longest_call)
@@ -200,7 +200,7 @@ def examine(
 
 
 def _ask_twice(task: _Task, listener: "_Listener") -> tuple[_Run, _Run] | ModelError:
-    """Return both runs; or why there are none, if the model has other columns or answers no molecule."""
+    """Return both runs, or the error if the model has other columns than declared or answers no molecule."""
     caller = PatientCaller(task.model, listener, CallSize(task.settings.batch_size))
     batch = min(task.molecules.height, task.settings.batch_size)
     try:
@@ -208,7 +208,7 @@ def _ask_twice(task: _Task, listener: "_Listener") -> tuple[_Run, _Run] | ModelE
         quarter = -(-batch // _FIRST_CALLS)
         first = _ask(task, caller, quarter)
         seconds_each = (time.perf_counter() - started) / task.molecules.height
-        # The whole batch comes last: what is slow once only is over by then.
+        # The whole batch comes last: one-time delays are over by then.
         fits = seconds_each * batch <= task.longest_call
         second = _ask(task, caller, batch if fits else max(1, quarter // 2))
     except OSError as error:
@@ -238,27 +238,27 @@ def _ask(task: _Task, caller: PatientCaller, batch_size: int) -> _Run:
 
 
 def _compare_example(task: _Task) -> Check:
-    """Run the model over its own example, and check that it predicts what its author got."""
+    """Run the model over its own example, and check that it reproduces the author's values."""
     columns = task.backend.columns
     try:
         example = read_example(task.folder, columns)
     except FileNotFoundError as error:
         name = Path(error.filename).relative_to(task.folder.path)
-        return Check("example", passed=True, description=f"there is none: {name} is missing")
+        return Check("example", passed=True, description=f"the model has no example: {name} is missing")
     except ModelError as error:
-        return Check("example", passed=False, description=f"it cannot be compared: {error}")
+        return Check("example", passed=False, description=f"the example cannot be compared: {error}")
     caller = PatientCaller(task.model, task.backend, CallSize(task.settings.batch_size))
     try:
         (answer,) = caller.answer([example.smiles])
     except ModelError as error:
-        return Check("example", passed=False, description=f"it cannot be compared: {error}")
+        return Check("example", passed=False, description=f"the example cannot be compared: {error}")
     if isinstance(answer, GaveUpError):
-        return Check("example", passed=False, description=f"it cannot be compared: {answer}")
+        return Check("example", passed=False, description=f"the example cannot be compared: {answer}")
     return check_example(example.expected, read_records(answer.records, columns)[0])
 
 
 def _compare_releases(task: _Task, run: _Run) -> Adoption | None:
-    """Compare the release with earlier ones; None also if it stops answering on the way: all is computed again then."""
+    """Compare the release with earlier ones. None also if it stops answering: then all molecules are computed again."""
     caller = PatientCaller(task.model, task.backend, CallSize(task.settings.batch_size))
     records = [None if row in run.failures else record for row, record in enumerate(run.records)]
 
@@ -287,7 +287,7 @@ def _compare_releases(task: _Task, run: _Run) -> Adoption | None:
 
 
 def _refuse(task: _Task, error: ModelError, listener: "_Listener") -> _Verdict:
-    """Return the verdict on a model that gave no predictions; those of an earlier canary are not its own, and go."""
+    """Return the verdict on a model that gave no predictions, and delete the predictions of an earlier canary."""
     with suppress(FileNotFoundError):
         obstore.delete(task.store, storage.sample(task.model))
     broken = "schema" if isinstance(error, ColumnsError) else "not_all_null"
@@ -299,7 +299,7 @@ def _refuse(task: _Task, error: ModelError, listener: "_Listener") -> _Verdict:
 
 
 def _judge(task: _Task, first: _Run, second: _Run, listener: "_Listener", speed: Speed) -> _Verdict:
-    """Return the verdict on a model that answered, and put its predictions of the first run."""
+    """Return the verdict on a model that answered, and store the predictions of its first run."""
     columns = task.backend.columns
     typed, again = (read_records(run.records, columns)[0] for run in (first, second))
     both = pl.Series([not {row} & {*first.failures, *second.failures} for row in range(typed.height)])
@@ -346,9 +346,9 @@ def _write_sample(task: _Task, path: Path, typed: pl.DataFrame, quarantined: int
 
 
 def _known_start(task: _Task) -> float:
-    """Return how many seconds this release took to start when it was last run over a sample.
+    """Return how many seconds this release took to start in its last canary; 0 if there was none.
 
-    An environment that is there already takes no time; on each machine it is still to be made.
+    An environment that exists here takes no time, but each machine of a run has to make it.
     """
     report = find_report(task.store, task.model)
     if report and report.speed and report.is_of(task.backend.release, task.backend.columns):
@@ -357,7 +357,7 @@ def _known_start(task: _Task) -> float:
 
 
 class _Listener:
-    """A backend that takes note of its calls, good and failed, and of what the model printed for each molecule."""
+    """A backend that records its calls, answered and failed, and the output for each molecule."""
 
     def __init__(self, backend: ModelBackend) -> None:
         self.columns = backend.columns
@@ -369,13 +369,13 @@ class _Listener:
         self._backend = backend
 
     def __enter__(self) -> Self:
-        """Return itself: the backend is entered by who has made it."""
+        """Return itself: the caller has entered the backend."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Leave the backend as it is."""
+        """Leave the backend open: the caller closes it."""
 
     def predict(self, smiles: Sequence[str], deadline: float = math.inf) -> list[bytes]:
         """See `ModelBackend.predict`."""
@@ -391,15 +391,15 @@ class _Listener:
 
 
 class _ServedListener(_Listener):
-    """The same for a backend that keeps a program running."""
+    """A listener for a served model."""
 
     def __init__(self, backend: ServedModelBackend) -> None:
         super().__init__(backend)
         self._served = backend
 
-    def is_well(self) -> bool:
-        """See `ServedModelBackend.is_well`."""
-        return self._served.is_well()
+    def is_healthy(self) -> bool:
+        """See `ServedModelBackend.is_healthy`."""
+        return self._served.is_healthy()
 
     def restart(self) -> None:
         """See `ServedModelBackend.restart`."""

@@ -1,4 +1,4 @@
-"""What a model printed for the sample says of it: its columns, one by one, and the checks of the canary."""
+"""Judge a model by its output for the sample: describe its columns, and make the canary's checks."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,12 @@ from precalc_assets.predictions import read_records
 from precalc_assets.settings import Settings
 
 _ROUNDING = 1e-6
-"""Of a float column's largest magnitude: a sum in single precision that is made beside other molecules differs less."""
+"""Tolerance between runs, as a share of a float column's largest magnitude. Single-precision sums that depend on the
+other molecules of a batch differ by less."""
 
 _CLOSE = 1e-3
-"""Of a column's largest magnitude: other machines and libraries round differently, and authors round examples."""
+"""Tolerance for the example, as a share of a column's largest magnitude: machines and libraries round differently, and
+authors round their examples."""
 
 _SHOWN_REASONS = 3
 
@@ -23,9 +25,9 @@ _TYPES: tuple[tuple[ColumnType, type[pl.DataType]], ...] = (("integer", pl.Int64
 
 
 def check_cells(printed: Mapping[str, bytes], columns: Sequence[Column], max_failure_rate: float) -> Check:
-    """Check that what the model printed, by SMILES, is of the columns' types.
+    """Check that the output, `printed` by SMILES, has cells of the columns' types.
 
-    A few molecules with a cell that is not will be quarantined, like those that it does not answer.
+    Up to `max_failure_rate` of the molecules may have a cell of the wrong type: they will be quarantined.
     """
     problems = _problems(printed, columns)
     found = f"{len(columns):,} columns as run_columns.csv declares them"
@@ -33,12 +35,12 @@ def check_cells(printed: Mapping[str, bytes], columns: Sequence[Column], max_fai
         smiles, problem = next(iter(problems.items()))
         found = f"{problem} ({smiles}; {len(problems)} of {len(printed)} molecules have such a cell)"
     passed = len(problems) <= max_failure_rate * len(printed)
-    way_out = "" if passed else "; mend the model, or declare the column as string in its run_columns.csv"
+    way_out = "" if passed else "; correct the model, or declare the column as string in its run_columns.csv"
     return Check("schema", passed, found + way_out)
 
 
 def check_answers(first: pl.DataFrame, failures: Mapping[int, str]) -> Check:
-    """Check that the model answered molecules, and not with nulls alone."""
+    """Check that the model answered molecules, and not only with nulls."""
     silent = [name for name in first.columns if first[name].null_count() == first.height]
     found = f"{first.height - len(failures)} of {first.height} molecules answered"
     if failures:
@@ -49,18 +51,18 @@ def check_answers(first: pl.DataFrame, failures: Mapping[int, str]) -> Check:
 
 
 def check_failures(failures: Mapping[int, str], molecules: int, max_failure_rate: float) -> Check:
-    """Check that no more of the sample failed than may of a shard; the reasons are the model's, the commonest first."""
+    """Check that the sample's failure rate is within the limit for a shard; list the most common reasons first."""
     found = f"{len(failures)} of {molecules} molecules quarantined (limit {max_failure_rate:.0%})"
     reasons = [f"{times} × {why}" for why, times in Counter(failures.values()).most_common(_SHOWN_REASONS)]
     passed = len(failures) <= max_failure_rate * molecules
     if reasons:
         found += f": {'; '.join(reasons)}"
-    way_out = "" if passed else "; mend the model, or raise PRECALC_MAX_FAILURE_RATE"
+    way_out = "" if passed else "; correct the model, or raise PRECALC_MAX_FAILURE_RATE"
     return Check("failure_rate", passed, found + way_out)
 
 
 def check_estimate(estimate: RunEstimate, settings: Settings) -> Check:
-    """Check that a run over the library takes no longer than is allowed."""
+    """Check that a run over the library takes at most PRECALC_MAX_RUNNER_HOURS."""
     found = (
         f"{estimate.runner_hours:,.2f} runner-hours for {estimate.molecules:,} molecules, "
         f"${estimate.dollars:,.2f} (limit {settings.max_runner_hours:g} hours, PRECALC_MAX_RUNNER_HOURS)"
@@ -70,7 +72,7 @@ def check_estimate(estimate: RunEstimate, settings: Settings) -> Check:
 
 
 def check_determinism(columns: Sequence[ColumnReport], unsteady: int) -> Check:
-    """Check that both runs predicted the same."""
+    """Check that both runs gave the same predictions."""
     varying = [column for column in columns if column.varies]
     found = []
     if varying:
@@ -80,12 +82,12 @@ def check_determinism(columns: Sequence[ColumnReport], unsteady: int) -> Check:
         if worst.largest_difference:
             found.append(f"by {worst.largest_difference:.4g} at most, in {worst.name}")
     if unsteady:
-        found.append(f"{unsteady} molecules were answered in one of the runs alone")
+        found.append(f"{unsteady} molecules were answered in only one of the runs")
     return Check("deterministic", not found, "; ".join(found) or "both runs predicted the same")
 
 
 def check_example(expected: pl.DataFrame, predicted: pl.DataFrame) -> Check:
-    """Check that the model predicts for its example what its author got: the same, or nearly."""
+    """Check that the model reproduces its example, exactly or within `_CLOSE`."""
     gaps, different = {}, []
     for name in expected.columns:
         differs, largest = _compare(expected[name], predicted[name])
@@ -109,7 +111,7 @@ def describe_columns(
     second: pl.DataFrame,
     answered_twice: pl.Series,
 ) -> tuple[ColumnReport, ...]:
-    """Describe each column by the two runs' typed predictions, and by the first one's records as printed.
+    """Describe each column by the typed predictions of both runs, and by the first run's records as `printed`.
 
     Runs are compared in the rows that were `answered_twice`.
     """
@@ -169,12 +171,12 @@ def _narrowest_type(text: pl.Series) -> ColumnType | None:
 
 
 def _problems(printed: Mapping[str, bytes], columns: Sequence[Column]) -> dict[str, str]:
-    """Return why records are not of the columns' types, by SMILES."""
+    """Return the problems of records whose cells are not of the columns' types, by SMILES."""
     names = list(printed)
     try:
         _, problems = read_records(list(printed.values()), columns)
     except ValueError:
-        # One of them is no record at all, which makes all of them together none.
+        # One malformed record makes the joined file unreadable, so they are read one by one.
         return {smiles: problem for smiles, record in printed.items() if (problem := _problem(record, columns))}
     return {names[row]: problem for row, problem in problems.items()}
 
@@ -183,5 +185,5 @@ def _problem(record: bytes, columns: Sequence[Column]) -> str:
     try:
         _, problems = read_records([record], columns)
     except ValueError as error:
-        return f"what it printed cannot be read as CSV: {error}"
+        return f"its output cannot be read as CSV: {error}"
     return next(iter(problems.values()), "")

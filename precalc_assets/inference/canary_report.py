@@ -1,7 +1,4 @@
-"""What the canary found out about a model, as it is kept in the store: read by the graph, the card and the commands.
-
-How it is found out is in `canary`.
-"""
+"""The canary's report on a model, as stored: read by the graph, the card and the commands. `canary` makes it."""
 
 import hashlib
 from collections.abc import Sequence
@@ -20,16 +17,16 @@ from precalc_assets.tables.table_cost import TableEstimate
 
 CANARY_CHECKS = {
     "schema": "the columns are those that run_columns.csv declares, and their values are of its types",
-    "not_all_null": "the model answers molecules, and not with nulls alone",
-    "failure_rate": "no more of the sample is quarantined than PRECALC_MAX_FAILURE_RATE allows of a shard",
-    "estimate": "a run over the whole library takes no longer than PRECALC_MAX_RUNNER_HOURS allows",
-    "deterministic": "the model predicts the same when it is asked again, with other molecules beside",
+    "not_all_null": "the model answers molecules, and not only with nulls",
+    "failure_rate": "the share of quarantined molecules is at most PRECALC_MAX_FAILURE_RATE",
+    "estimate": "a run over the whole library takes at most PRECALC_MAX_RUNNER_HOURS",
+    "deterministic": "the model predicts the same in a second run, with other molecules in each call",
     "example": "the model reproduces its own run_output.csv from its run_input.csv",
 }
-"""The checks of a canary: name and promise."""
+"""The checks of a canary: name and description."""
 
 CANARY_WARNINGS = frozenset({"deterministic", "example"})
-"""Those of them that keep no model from being run."""
+"""Checks that do not block a run when they fail."""
 
 
 class _Record(BaseModel):
@@ -39,8 +36,9 @@ class _Record(BaseModel):
 class ColumnReport(_Record):
     """A column's values in the first run over the sample.
 
-    `seen` is the narrowest type that all printed cells are of, empty if there are none. `distinct` counts values other
-    than nulls. `largest_difference` is between the two runs, of numbers; `varies` says that it is more than rounding.
+    `seen` is the narrowest type that fits all printed cells, None if there are none. `distinct` counts the different
+    values, without null. `largest_difference` is the largest between the two runs, for numbers; `varies` says whether
+    the runs differ by more than rounding.
     """
 
     name: str
@@ -56,12 +54,12 @@ class ColumnReport(_Record):
 
 
 class Speed(_Record):
-    """How long the model takes: n molecules in a call `seconds_per_call + n * seconds_per_further_molecule`, about.
+    """A model's speed. A call of n molecules takes about `seconds_per_call + n * seconds_per_further_molecule`.
 
-    `best_batch_size` is the one of those tried at which a molecule took the least; `seconds_per_molecule` is that, its
-    share of the call included. `seconds_to_start` is for making the environment and starting the model, once a machine.
-    A call fails on the `failing_share` of molecules, and a failed call takes `seconds_lost_per_failed_call` longer than
-    one of its size that is answered: a time-out does.
+    `best_batch_size` is the tried call size with the least time per molecule; `seconds_per_molecule` is that time,
+    including a share of the fixed time. `seconds_to_start` is the time to make the environment and start the model,
+    once per machine. `failing_share` is the share of molecules that make a call fail. A failed call takes
+    `seconds_lost_per_failed_call` longer than an answered one of its size, for example by a timeout.
     """
 
     best_batch_size: int
@@ -74,7 +72,7 @@ class Speed(_Record):
 
 
 class RunEstimate(_Record):
-    """What a run over the whole library takes: hours of one machine, hours from start to end, and dollars."""
+    """Cost of a run over the whole library: `runner_hours` summed over machines, `wall_hours` elapsed, and dollars."""
 
     molecules: int
     machines: int
@@ -84,13 +82,13 @@ class RunEstimate(_Record):
 
 
 class CanaryReport(_Record):
-    """What came of running one release of a model over the same molecules twice.
+    """The result of running one release of a model twice over the same molecules.
 
-    `quarantined` of the `molecules` had no answer in the first run, `reasons` has the first of them with the model's
-    words; `unsteady` had one in one of the runs alone. `peak_memory` is that of the model's largest process, in bytes;
-    those in a container are not seen. `bytes_per_molecule` is what the model prints. `adoption` compares the release
-    with earlier ones whose predictions are stored. What could not be found out, because the model stopped before, is
-    None: a report is kept of a model that fails, too.
+    `quarantined` of the `molecules` had no answer in the first run; `reasons` pairs the first of them with the model's
+    messages. `unsteady` molecules were answered in only one of the runs. `peak_memory` is that of the model's largest
+    process, in bytes, without processes in a container. `bytes_per_molecule` is the size of the output. `adoption`
+    compares the release with earlier ones whose predictions are stored. A failed model has a report, too: the fields
+    that it did not get to are None.
     """
 
     model: str
@@ -114,12 +112,12 @@ class CanaryReport(_Record):
 
     @property
     def example(self) -> str | None:
-        """What was found when the model's own example was compared; None if the model had been given up before."""
+        """Result of comparing the model's own example; None if the model failed before that."""
         return next((check.description for check in self.checks if check.name == "example"), None)
 
     @property
     def deterministic(self) -> bool | None:
-        """Whether both runs answered the same molecules with the same; None if there were no two runs."""
+        """Whether both runs gave the same predictions for the same molecules; None if there were not two runs."""
         return not (self.varying or self.unsteady) if self.columns else None
 
     @property
@@ -129,12 +127,12 @@ class CanaryReport(_Record):
 
     @property
     def broken(self) -> tuple[Check, ...]:
-        """The checks that keep the model from being run."""
+        """The failed checks that block a run."""
         return tuple(check for check in self.checks if not check.passed and check.name not in CANARY_WARNINGS)
 
     @property
     def version(self) -> str:
-        """Name of the verdict: the same for the same release, columns and determinism, whatever the library."""
+        """Digest of the verdict: it depends on release, columns and determinism, and not on the library."""
         verdict = f"{columns_digest(self.release, self.declared)} {self.deterministic}"
         return hashlib.sha256(verdict.encode()).hexdigest()[:16]
 
@@ -143,17 +141,17 @@ class CanaryReport(_Record):
         return (self.release, self.declared) == (release, tuple(columns))
 
     def lets_run(self, release: str, columns: Sequence[Column], molecules: int) -> bool:
-        """Return whether this release with these columns broke no check that blocks, with so many molecules."""
+        """Return whether this release with these columns passed all blocking checks, on at least `molecules`."""
         return self.is_of(release, columns) and not self.broken and self.molecules >= molecules
 
 
 def put_report(store: ObjectStore, report: CanaryReport) -> None:
-    """Put a report in place of the one before."""
+    """Store a report in place of the previous one."""
     obstore.put(store, storage.canary_report(report.model), report.model_dump_json().encode())
 
 
 def find_report(store: ObjectStore, model: str) -> CanaryReport | None:
-    """Return a model's report, or None where no canary was run. A damaged one is as good as none."""
+    """Return a model's report, or None if there is none or it is damaged."""
     try:
         return CanaryReport.model_validate_json(bytes(obstore.get(store, storage.canary_report(model)).bytes()))
     except (FileNotFoundError, ValidationError):

@@ -1,4 +1,4 @@
-"""A model's own example: the molecules of its `run_input.csv`, and what its `run_output.csv` has for them."""
+"""A model's own example: the molecules of `run_input.csv`, and their values in `run_output.csv`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from precalc_assets.predictions import format_record, read_records, read_text_cs
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Molecules, and the values that the model's author got for them, typed like predictions."""
+    """Molecules, and the author's values for them, typed like predictions."""
 
     smiles: list[str]
     expected: pl.DataFrame
@@ -24,8 +24,8 @@ class Example:
 def read_example(folder: ModelFolder, columns: Sequence[Column]) -> Example:
     """Read a model's example.
 
-    Raises FileNotFoundError if a file of it is missing, ModelError if the two files do not go with each other or with
-    these columns.
+    Raises FileNotFoundError if one of its files is missing, ModelError if the two files do not fit each other or these
+    columns.
     """
     examples = folder.framework / "examples"
     given, printed = (_read(examples / name) for name in ("run_input.csv", "run_output.csv"))

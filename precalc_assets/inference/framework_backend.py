@@ -20,7 +20,7 @@ from precalc_assets.processes import last_line, require_space, run_guarded
 
 
 class FrameworkBackend:
-    """Runs the `run.sh` of a private copy of a model's folder, a process a call, in the model's environment."""
+    """Runs `run.sh` in a private copy of a model's folder and in the model's environment, one process per call."""
 
     def __init__(self, folder: ModelFolder, *, cache_dir: Path, batch_size: int, batch_timeout: float) -> None:
         self.columns = folder.columns
@@ -37,14 +37,14 @@ class FrameworkBackend:
     def __enter__(self) -> Self:
         script = self._folder.framework / "run.sh"
         if not script.is_file():
-            raise ModelError(f"{script} is missing: a model folder needs it to be run")
+            raise ModelError(f"{script} is missing: a model folder needs it to run")
         environment = model_environment(self._folder, self._cache_dir)
         self.environment, self._variables = environment.name, environment.variables
         try:
             self._private = self._stack.enter_context(private_folder(self._folder, self._variables))
         except (OSError, subprocess.SubprocessError) as error:
             raise ModelError(
-                f"{self._folder.model} cannot be run: no folder for it can be made in {gettempdir()}: {reason(error)}; "
+                f"{self._folder.model} cannot be run: its folder cannot be copied to {gettempdir()}: {reason(error)}; "
                 "free some space, or set TMPDIR"
             ) from error
         return self
@@ -52,7 +52,7 @@ class FrameworkBackend:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Remove the copy; each call has ended its own process."""
+        """Remove the copy. Each call has ended its own process."""
         self._stack.close()
 
     def predict(self, smiles: Sequence[str], deadline: float = math.inf) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""What every way of running a model has in common. How one of them starts programs is its own module's business."""
+"""The interface of model backends, with their errors and timeouts. Each backend has its own module."""
 
 import math
 import time
@@ -9,23 +9,23 @@ from typing import Protocol, Self, runtime_checkable
 from precalc_assets.columns import Column
 
 _SHORTEST_CALL = 300.0
-"""Seconds that any call may take, unless a whole batch may take less: loading a model takes minutes, at worst."""
+"""Minimum timeout of a call in seconds, unless a whole batch has less: loading a model can take minutes."""
 
 
 class BatchError(Exception):
-    """A model did not answer a batch; the message is the model's own. A part of the batch may well be answered."""
+    """A model did not answer a batch; the message is the model's own. It may still answer parts of the batch."""
 
 
 class CallTimeoutError(BatchError):
-    """A model did not answer a batch in the time that a call of its size may take."""
+    """A model did not answer a batch within the timeout for a call of its size."""
 
 
 class TimeIsUpError(Exception):
-    """There is no time for the next call, or was not enough for the last one: no molecule is to blame for that."""
+    """The deadline left no time for the next call, or cut the last one short. No molecule is to blame."""
 
 
 class ModelBackend(Protocol):
-    """A model made ready on entering the context, and put away on leaving it, also after a failure."""
+    """A context that prepares a model on entry and stops it on exit, also after a failure."""
 
     columns: tuple[Column, ...]
     """The outputs, in order; known before entering."""
@@ -34,24 +34,24 @@ class ModelBackend(Protocol):
     """The version string that the model reports."""
 
     environment: str
-    """A name of what the model runs in, the same where that is the same; known after entering, empty before."""
+    """Name of the environment that the model runs in, equal for equal environments; may be empty before entering."""
 
     def __enter__(self) -> Self:
-        """Make the model ready. Raises ModelError if that cannot be done."""
+        """Prepare the model. Raises ModelError if that fails."""
         ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stop what was started."""
+        """Stop the model."""
         ...
 
     def predict(self, smiles: Sequence[str], deadline: float = math.inf) -> list[bytes]:
-        """Return what the model prints for these molecules: one CSV record each, in order, without its line end.
+        """Return the model's output for these molecules: one CSV record each, in order, without the line end.
 
         A record has the outputs in the order of `columns`, each as the model printed it; an empty cell without quotes
-        is "no value". Raises BatchError if the model does not answer all of the molecules, CallTimeoutError if it does
-        not answer in time, ModelError if it can answer no batch at all, TimeIsUpError if it has not answered by the
+        is "no value". Raises BatchError if the model does not answer all molecules, CallTimeoutError if it does not
+        answer in time, ModelError if it cannot answer any batch, TimeIsUpError if it has not answered by the
         `deadline` (of `time.monotonic`).
         """
         ...
@@ -59,22 +59,22 @@ class ModelBackend(Protocol):
 
 @runtime_checkable
 class ServedModelBackend(ModelBackend, Protocol):
-    """A backend that keeps a program running between calls, which may itself fall ill."""
+    """A backend that keeps a server running between calls. The server may become unhealthy."""
 
-    def is_well(self) -> bool:
-        """Return whether the program is there and says that it is well; whether it answers molecules is not asked."""
+    def is_healthy(self) -> bool:
+        """Return whether the server runs and reports itself healthy. It need not answer molecules."""
         ...
 
     def restart(self) -> None:
-        """Start the program afresh. Raises ModelError if it does not come up again."""
+        """Restart the server. Raises ModelError if it does not come up again."""
         ...
 
 
 def call_timeout(molecules: int, deadline: float, *, batch_size: int, batch_timeout: float) -> float:
-    """Return the seconds that a call may take: a small one gets less than a batch, several batches no more than one.
+    """Return the timeout of a call in seconds, in proportion to its size, at most `batch_timeout`.
 
-    Several are sent together only to a model that needs seconds for them. None goes on beyond the `deadline`; raises
-    TimeIsUpError where it is over.
+    Several batches get no more than one: they are sent together only to a model that needs seconds for them. No call
+    lasts beyond the `deadline`; raises TimeIsUpError if it has passed.
     """
     left = deadline - time.monotonic()
     if left <= 0:
@@ -84,7 +84,7 @@ def call_timeout(molecules: int, deadline: float, *, batch_size: int, batch_time
 
 
 def no_answer(timeout: float, deadline: float) -> BatchError | TimeIsUpError:
-    """Return the error for a call that took too long: the deadline's fault, where that has cut it short."""
+    """Return the error for a call that timed out: TimeIsUpError if the deadline has cut it short."""
     if time.monotonic() >= deadline:
         return TimeIsUpError()
     return CallTimeoutError(f"no answer within {timeout:g} s (PRECALC_BATCH_TIMEOUT)")

@@ -1,4 +1,4 @@
-"""Running a model on molecules that somebody names, in place of a shard of the library; the store is not touched."""
+"""Run a model on given molecules instead of a shard of the library. The store is not used."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from precalc_assets.platform_errors import ModelError
 
 @dataclass(frozen=True, slots=True)
 class ComputedMolecule:
-    """What a model printed for a molecule, a record of its columns; or why it did not, and then the record is empty."""
+    """A model's record for a molecule; or the reason why there is none, with an empty record."""
 
     smiles: str
     record: bytes
@@ -23,11 +23,11 @@ class ComputedMolecule:
 def predict_molecules(
     model: str, backend: ModelBackend, smiles: Iterable[str], *, batch_size: int
 ) -> Iterator[list[ComputedMolecule]]:
-    """Yield what a backend, which is entered already, predicts for these SMILES: all of them, in order, call by call.
+    """Yield the predictions for these SMILES, in order, call by call. The backend must have been entered.
 
-    A call has a batch of molecules at most, and fewer if the model is slow. A molecule that the model cannot answer
-    costs no other; failures are held back until the model has answered one.
-    Raises ModelError if it answers nothing at all, or cannot be run.
+    A call has at most `batch_size` molecules, fewer if the model is slow. A molecule that the model cannot answer loses
+    only itself. Failures are held back until the model has answered a molecule.
+    Raises ModelError if it answers none, or cannot be run.
     """
     size = CallSize(batch_size)
     caller = PatientCaller(model, backend, size)

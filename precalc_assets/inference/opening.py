@@ -1,4 +1,4 @@
-"""From a model's id and the settings to its folder and the backend that runs it."""
+"""Find a model's folder by its id, and choose the backend that runs it, by the settings."""
 
 import logging
 import shutil
@@ -27,12 +27,12 @@ from precalc_assets.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-_OURS = "eos0"
-"""How the ids of built-in and test models start: the hub has none of them."""
+_BUILT_IN_PREFIX = "eos0"
+"""Prefix of the ids of built-in and test models; the hub has no such ids."""
 
 
 class _Options(TypedDict):
-    """What every backend is told of the settings."""
+    """The settings that every backend takes."""
 
     cache_dir: Path
     batch_size: int
@@ -40,13 +40,13 @@ class _Options(TypedDict):
 
 
 def open_model(model: str, settings: Settings) -> ModelFolder:
-    """Return a model's folder: a local one, or else the hub's, fetched if need be.
+    """Return a model's folder: a local one, or else the hub's, fetched if needed.
 
-    With the ersilia backend and Docker the ersilia CLI fetches it, as an image. Raises UsageError for what is no model
-    id or names no model, ModelError for a folder that cannot be used and for a model that cannot be fetched.
+    With the ersilia backend and Docker, the ersilia CLI fetches the model as an image. Raises UsageError for an invalid
+    id or an unknown model, ModelError for an unusable folder or a model that cannot be fetched.
     """
     check_model_id(model)
-    if model in list_models(settings.model_folders) or model.startswith(_OURS):
+    if model in list_models(settings.model_folders) or model.startswith(_BUILT_IN_PREFIX):
         return find_model(model, settings.model_folders)
     try:
         return fetch_from_hub(model, _hub(settings)) if _takes_images(settings) else fetch(model, settings)
@@ -59,42 +59,42 @@ def open_model(model: str, settings: Settings) -> ModelFolder:
 
 
 def fetch(model: str, settings: Settings, release: str = "") -> ModelFolder:
-    """Return a model's folder of the hub, at this release or the newest, fetched unless the cache has it.
+    """Return a hub model's folder at this release, by default the newest; fetch it unless the cache has it.
 
     Raises UsageError if the hub has no such model or release, ModelError if it cannot be fetched.
     """
-    if check_model_id(model).startswith(_OURS):
-        raise UsageError(f"{model} is not on the hub: ids that start with {_OURS} are those of built-in models")
+    if check_model_id(model).startswith(_BUILT_IN_PREFIX):
+        raise UsageError(f"{model} is not on the hub: ids that start with {_BUILT_IN_PREFIX} belong to built-in models")
     return fetch_model(model, _hub(settings), release)
 
 
 def remove(model: str, settings: Settings) -> int:
-    """Remove a model's environments and what was fetched of it, and return how many bytes that has freed.
+    """Remove a model's environments and fetched files, and return the freed bytes.
 
-    Folders that PRECALC_MODELS_DIR names stay. Raises UsageError for what is no model id, ModelError while an
-    environment is being made.
+    Folders that PRECALC_MODELS_DIR names stay. Raises UsageError for an invalid id, ModelError while an environment is
+    being made.
     """
     check_model_id(model)
     return remove_environments(model, settings.cache_dir) + remove_fetched(model, _hub(settings))
 
 
 def find_known(model: str, settings: Settings) -> ModelFolder:
-    """Return a model's folder as `open_model` does, without fetching anything. Raises UsageError, ModelError."""
+    """Return a model's folder like `open_model`, without fetching. Raises UsageError, ModelError."""
     is_elsewhere = model not in list_models(settings.model_folders) and not _takes_images(settings)
     fetched = find_fetched(model, _hub(settings)) if is_elsewhere else None
     return fetched or find_model(model, settings.model_folders)
 
 
 def list_known(settings: Settings) -> list[str]:
-    """Return the ids of the models that can be opened without fetching anything, sorted."""
+    """Return the sorted ids of the models that can be opened without fetching."""
     fetched = [] if _takes_images(settings) else list_fetched(_hub(settings))
     return sorted({*list_models(settings.model_folders), *fetched})
 
 
 def open_backend(folder: ModelFolder, settings: Settings) -> ModelBackend:
-    """Return the backend that the settings choose for a model, and warn of what its columns were made of.
+    """Return the backend that the settings choose for a model, and log the warnings about its columns.
 
-    Raises ModelError for one that may not be run, and for one whose checkpoints are missing.
+    Raises ModelError if the model may not be run, or its checkpoints are missing.
     """
     require_allowed(folder, settings)
     require_checkpoints(folder.model, folder.path)
@@ -111,7 +111,7 @@ def open_backend(folder: ModelFolder, settings: Settings) -> ModelBackend:
 
 
 def _takes_images(settings: Settings) -> bool:
-    """Return whether models of the hub are fetched as images, by the ersilia CLI."""
+    """Return whether the ersilia CLI fetches the hub's models as images."""
     return settings.model_backend == "ersilia" and shutil.which("docker") is not None
 
 

@@ -1,4 +1,4 @@
-"""What a model's `run.sh` wrote, made sure of: the columns that it declares, the molecules that it was given."""
+"""Read and check the output of a model's `run.sh`: its declared columns, for the given molecules."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,14 +10,14 @@ from precalc_assets.predictions import cell_text, format_record, misshapen_recor
 
 _KEY_COLUMNS = frozenset({"key", "inchikey"})
 INPUT_COLUMNS = frozenset({"input", "smiles"})
-"""Columns that some models print beside their outputs; the latter have what they were given."""
+"""Columns that some models print besides their outputs, with the input SMILES."""
 
 
 def read_output(model: str, path: Path, columns: Sequence[Column], smiles: Sequence[str]) -> list[bytes]:
-    """Return a model's output file as records of these columns, one for each molecule, cells as they were printed.
+    """Return a model's output file as records of these columns, one per molecule, with the cells as printed.
 
-    A row with fewer or more cells than the header is a record that `read_records` finds fault with. Raises
-    ColumnsError for other columns, BatchError for other rows, or for what is no CSV file, FileNotFoundError.
+    A row with fewer or more cells than the header becomes a record that `read_records` rejects. Raises ColumnsError
+    for other columns, BatchError for other rows or an unreadable file, FileNotFoundError.
     """
     records = _plain_records(path, columns)
     if records is None:
@@ -28,7 +28,7 @@ def read_output(model: str, path: Path, columns: Sequence[Column], smiles: Seque
 
 
 def check_columns(model: str, printed: Sequence[str], columns: Sequence[Column]) -> None:
-    """Raise ColumnsError unless a model printed what it declares, in any order, and at most key and input beside it."""
+    """Raise ColumnsError unless a model printed its declared columns, in any order, and no others but key and input."""
     declared = [column.declared for column in columns]
     known = {*declared, *_KEY_COLUMNS, *INPUT_COLUMNS}
     found = set(printed)
@@ -39,18 +39,18 @@ def check_columns(model: str, printed: Sequence[str], columns: Sequence[Column])
         *(f"has the column {name!r:.60} that is not in" for name in printed if name not in known),
     ]
     if faults:
-        raise ColumnsError(f"the output of {model} {faults[0]} its run_columns.csv; mend one of the two")
+        raise ColumnsError(f"the output of {model} {faults[0]} its run_columns.csv; correct one of the two")
 
 
 def echo_columns(columns: Sequence[Column]) -> frozenset[str]:
-    """Return the columns in which a model may print what it was given: those that are none of its outputs."""
+    """Return the columns in which a model may print its input: those that it does not declare as outputs."""
     return INPUT_COLUMNS - {column.declared for column in columns}
 
 
 def _plain_records(path: Path, columns: Sequence[Column]) -> list[bytes] | None:
-    """Return the lines of a file of just these columns without any quotes; None for every other file.
+    """Return the lines of a file that has exactly these columns, in ASCII and without quotes; None for other files.
 
-    This is what most models print, and takes no more memory than the file.
+    Most models print such a file. Reading it takes no more memory than the file.
     """
     header = format_record(column.declared for column in columns)
     n_commas = len(columns) - 1
@@ -75,15 +75,13 @@ def _any_records(model: str, content: bytes, columns: Sequence[Column], smiles: 
         raise BatchError("run.sh wrote an output file that cannot be read: it is empty")
     check_columns(model, names, columns)
     width = len(names)
-    if (
-        width > 1
-    ):  # an empty line is a row without its value where there is one column, and nothing where there are more
+    if width > 1:  # with a single column, an empty line is a row without a value
         rows = [row for row in rows if row != [b""]]
     for name in sorted(echo_columns(columns) & set(names)):
         at = names.index(name)
         printed = [smiles[i] if len(row) != width else cell_text(row[at]) for i, row in enumerate(rows[: len(smiles)])]
         if len(rows) == len(smiles) and printed != list(smiles):
-            raise BatchError(f"run.sh wrote rows of other molecules than it was given (column {name!r})")
+            raise BatchError(f"run.sh wrote rows of other molecules than its input (column {name!r})")
     places = [names.index(column.declared) for column in columns]
     return [
         b",".join([tidy_cell(row[at]) for at in places])

@@ -1,4 +1,4 @@
-"""The names of parts, which say of an object without reading it whose molecules it is about, and what printed them."""
+"""The names of parts. A name identifies the part's molecules and the release that predicted them."""
 
 import re
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ _NAME = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class PartName:
-    """What the name of a part's object says.
+    """The parsed name of a part's object.
 
-    `n_shards` are the shards that the library had: shard 07 of 50 has none of the molecules of shard 07 of 20. `maker`
-    and `molecules` are digests: of the release with its columns, and of the molecules. An object of that name was made
-    from them and from nothing else, so that a killed run goes on behind it and another release's part is never taken.
+    `n_shards` is the library's number of shards: shard 07 of 50 has other molecules than shard 07 of 20. `maker` is a
+    digest of the release with its columns, `molecules` one of the molecules. The name determines the content, so a
+    killed run can resume after its last part, and the part of another release is never used by mistake.
     """
 
     folder: str
@@ -32,7 +32,7 @@ class PartName:
 
     @classmethod
     def parse(cls, name: str) -> Self | None:
-        """Return what an object's name says; None if it is not that of a part."""
+        """Parse an object's name. Returns None if it is not the name of a part."""
         match = _NAME.fullmatch(name)
         if match is None:
             return None
@@ -43,9 +43,9 @@ class PartName:
         return f"{self.folder}/part-{self.index:04d}-n{self.n_shards}-{self.maker}-{self.molecules}.csv.gz"
 
     def may_concern(self, shard: int, n_shards: int) -> bool:
-        """Return whether molecules of this part may be in a shard of a library that has so many.
+        """Return whether this part may have molecules of shard `shard` of `n_shards`.
 
-        Shard i of n has the i-th n-th of the hash space (`sharding.shard_index`).
+        Shard i of n covers the i-th of n equal ranges of the hash space (`sharding.shard_index`).
         """
         return (
             self.shard * n_shards < (shard + 1) * self.n_shards and shard * self.n_shards < (self.shard + 1) * n_shards
@@ -53,12 +53,12 @@ class PartName:
 
 
 def name_piece(part: str, molecules: str) -> str:
-    """Return the name of a smaller part with some molecules of a part, by their digest."""
+    """Name a smaller part that holds some molecules of a part; `molecules` is their digest."""
     return f"{part.rpartition('-')[0]}-{molecules}.csv.gz"
 
 
 def other_parts(store: ObjectStore, model: str, n_shards: int) -> tuple[PartName, ...]:
-    """Return the parts of a model that were made when the library had another number of shards than this."""
+    """Return a model's parts from when the library had another number of shards."""
     folder = storage.raw_prefix(model, "").rpartition("/")[0]
     found = map(PartName.parse, sorted(storage.list_sizes(store, folder)))
     return tuple(name for name in found if name and name.n_shards != n_shards)

@@ -1,4 +1,4 @@
-"""A shard's raw predictions in the making: its parts, which of them are there already, and the manifest at the end."""
+"""Build a shard's raw predictions: plan and write its parts, reuse stored ones, and write the manifest last."""
 
 import csv
 import gzip
@@ -17,7 +17,7 @@ from precalc_assets import storage
 from precalc_assets.adoption_record import Adoption
 from precalc_assets.columns import Column, columns_digest
 from precalc_assets.inference.part_names import PartName, name_piece
-from precalc_assets.inference.reusable_rows import KeptRows, Row, parse_part
+from precalc_assets.inference.reusable_rows import ReusableRows, Row, parse_part
 from precalc_assets.outcomes import ShardOutcome
 from precalc_assets.platform_errors import ShardError
 from precalc_assets.predictions import (
@@ -30,14 +30,14 @@ from precalc_assets.predictions import (
 )
 
 _GZIP_LEVEL = 4
-"""A quarter of level 6's time for a tenth more bytes, on 2,048 counts a row."""
+"""Takes a quarter of level 6's time for 10% more bytes, measured on rows of 2,048 counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A batch of a shard's molecules, and the name of the object that holds what the model printed for it.
+    """A batch of a shard's molecules, and the name of the object that holds its predictions.
 
-    `unknown` are the rows of the molecules that no earlier run has asked the model for.
+    `unknown` are the rows whose molecules no earlier run has computed.
     """
 
     name: str
@@ -48,12 +48,13 @@ class Part:
 
 @dataclass(slots=True)
 class ShardWork:
-    """One shard: its parts, what is known of those that are there, and what they list as failed by part.
+    """The state of one shard: its parts, which of them are stored, and the failures of each.
 
-    `kept` are rows of other parts that earlier runs have left: of another version of the library, mostly. `own` are
-    the parts there that are about molecules of this shard and of no other: those that are not named in the manifest
-    may go. `witness` is a molecule that an earlier run has an answer for, `environment` what its manifest names.
-    By the `adoption` predictions of an earlier release may be kept, and the shard `adopts` those that it has.
+    `reusable` are rows of parts that earlier runs have stored, mostly for another version of the library. `own` are
+    stored parts that only have molecules of this shard: after the manifest is written, those that it does not name are
+    deleted. `witness` is a molecule that an earlier run has an answer for. `environment` is the one that the previous
+    manifest names. `adoption` says whether predictions of an earlier release may be reused; `adopts` says whether this
+    shard has any.
     """
 
     model: str
@@ -62,14 +63,14 @@ class ShardWork:
     shard: str
     n_shards: int
     shard_digest: str
-    kept: KeptRows
+    reusable: ReusableRows
     adoption: Adoption | None = None
     adopts: bool = False
     environment: str = ""
     parts: list[Part] = field(default_factory=list)
     own: frozenset[str] = frozenset()
     witness: str | None = None
-    there: dict[str, PartInfo] = field(default_factory=dict)
+    stored: dict[str, PartInfo] = field(default_factory=dict)
     failures: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     manifest: RawManifest | None = None
     failure: str = ""
@@ -77,29 +78,29 @@ class ShardWork:
 
     @property
     def releases(self) -> tuple[str, ...]:
-        """The releases whose parts count: this one, and those whose predictions it was shown to reproduce."""
+        """The releases whose parts are reused: this one, and those whose predictions it reproduces."""
         adopted = self.adoption.computed_by if self.adoption and self.adoption.equal else ()
         return (self.release, *(release for release in adopted if release != self.release))
 
     @property
     def missing(self) -> list[Part]:
-        """Parts that are still to be computed, in order."""
-        return [part for part in self.parts if part.name not in self.there]
+        """Parts that are not stored yet, in order."""
+        return [part for part in self.parts if part.name not in self.stored]
 
     @property
     def complete(self) -> bool:
         """Whether nothing is left to compute."""
-        return not self.failure and len(self.there) == len(self.parts)
+        return not self.failure and len(self.stored) == len(self.parts)
 
     @property
     def settled(self) -> int:
         """Molecules that are answered or quarantined."""
-        return self.manifest.rows if self.manifest else sum(part.rows for part in self.there.values())
+        return self.manifest.rows if self.manifest else sum(part.rows for part in self.stored.values())
 
     @property
     def quarantined(self) -> int:
         """Molecules that the model could not answer."""
-        return self.manifest.quarantined if self.manifest else sum(part.quarantined for part in self.there.values())
+        return self.manifest.quarantined if self.manifest else sum(part.quarantined for part in self.stored.values())
 
 
 def plan_parts(
@@ -111,11 +112,10 @@ def plan_parts(
     *,
     with_failures: bool,
 ) -> None:
-    """Cut a shard's molecules (`inchikey`, `smiles`) into parts of `size`, the last one smaller.
+    """Cut a shard's molecules (`inchikey`, `smiles`) into parts of `size`; the last one may be smaller.
 
-    A whole part that an earlier run has left is there. What such a run has computed of the other parts' molecules is
-    kept, in whichever part it is, also where it is in one of the `others`, of another number of shards; molecules that
-    failed are kept only `with_failures`.
+    A part that an earlier run has stored whole is reused as it is. For other parts, rows of all stored parts are
+    reused, also of the `others`, made for another number of shards. Failed molecules are reused only `with_failures`.
     """
     prefix, index = storage.raw_prefix(work.model, work.shard), int(work.shard)
     makers = [columns_digest(release, work.columns)[:8] for release in work.releases]
@@ -138,49 +138,49 @@ def plan_parts(
             content = bytes(obstore.get(store, name).bytes())
             rows = parse_part(content)
         except (ValueError, FileNotFoundError):
-            continue  # damaged, or a leftover that another run has just removed: it is computed again
+            continue  # damaged, or just deleted by another run: its molecules are computed again
         work.adopts |= part.maker != makers[0]
         work.witness = work.witness or next((row.smiles for row in rows if not row.reason), None)
         whole = name in batches and [row.smiles for row in rows] == batches[name]["smiles"].to_list()
         if whole and (with_failures or not any(row.reason for row in rows)):
-            _note(work, name, content, rows)
+            _record_part(work, name, content, rows)
         else:
-            work.kept.add(name, rows, wanted, with_failures=with_failures)
+            work.reusable.add(name, rows, wanted, with_failures=with_failures)
     for names in named:
-        name = next((name for name in names if name in work.there), names[0])
+        name = next((name for name in names if name in work.stored), names[0])
         batch = batches[name]
         smiles = batch["smiles"].to_list()
-        unknown = [row for row, text in enumerate(smiles) if text not in work.kept]
+        unknown = [row for row, text in enumerate(smiles) if text not in work.reusable]
         work.parts.append(Part(name, batch["inchikey"].to_list(), smiles, unknown))
-    work.there = {part.name: work.there[part.name] for part in work.parts if part.name in work.there}
+    work.stored = {part.name: work.stored[part.name] for part in work.parts if part.name in work.stored}
 
 
 def has_parts(store: ObjectStore, manifest: RawManifest) -> bool:
-    """Return whether the parts that a manifest names are there, in the size that it names."""
+    """Return whether all parts in a manifest are stored with the sizes in it."""
     sizes = storage.list_sizes(store, storage.raw_prefix(manifest.model, manifest.shard))
     return all(sizes.get(part.name) == part.bytes for part in manifest.parts)
 
 
 def put_part(store: ObjectStore, work: ShardWork, part: Part, printed: Mapping[int, tuple[str, bytes]]) -> None:
-    """Write a part: what is `printed` for its unknown rows, with the reason of those that failed, and what is kept.
+    """Write a part from reusable rows and from `printed`: reason (empty for an answer) and record of unknown rows.
 
-    Raises ShardError if what was kept has gone meanwhile.
+    Raises ShardError if a reusable row has been deleted meanwhile.
     """
     try:
         rows = [
-            Row(smiles, *printed[row]) if row in printed else work.kept[smiles]
+            Row(smiles, *printed[row]) if row in printed else work.reusable[smiles]
             for row, smiles in enumerate(part.smiles)
         ]
     except FileNotFoundError:
-        raise _disturbed(work.model, work.shard) from None
+        raise _concurrent_run(work.model, work.shard) from None
     content = _write(store, work, part.name, part.inchikeys, rows)
-    _note(work, part.name, content, rows)
+    _record_part(work, part.name, content, rows)
 
 
 def put_piece(store: ObjectStore, work: ShardWork, part: Part, printed: Mapping[int, tuple[str, bytes]]) -> None:
-    """Write what is printed for some rows of a part as a part of its own, which goes when the shard is finished.
+    """Write some rows of a part as a smaller part, which is deleted when the shard is finished.
 
-    A run that comes after a killed one finds the rows in it by their molecules.
+    After a kill, the next run finds these rows by their molecules.
     """
     rows = [Row(part.smiles[row], *printed[row]) for row in sorted(printed)]
     inchikeys = [part.inchikeys[row] for row in sorted(printed)]
@@ -201,19 +201,19 @@ def _write(store: ObjectStore, work: ShardWork, name: str, inchikeys: Sequence[s
 
 
 def finish(store: ObjectStore, work: ShardWork, environment: str) -> RawManifest:
-    """Write the quarantine list and then the manifest; only then remove parts of the shard that it does not name.
+    """Write the quarantine list, then the manifest; then delete parts of the shard that the manifest does not name.
 
-    Parts in the same folder that were made for another number of shards stay: other shards' molecules are in them.
-    `environment` is the one in which the last of them were computed.
+    Parts made for another number of shards stay: they have molecules of other shards. `environment` is the one in
+    which the last molecules were computed.
 
-    Raises ShardError if a part has gone meanwhile: another run has finished the shard and took it for a leftover.
+    Raises ShardError if a part is missing: another run has finished the shard meanwhile and deleted it.
     """
     listed = io.StringIO()
     writer = csv.writer(listed, lineterminator="\n")
     writer.writerow(("input", "reason"))
     writer.writerows(row for part in work.parts for row in work.failures[part.name])
     obstore.put(store, storage.quarantine(work.model, work.shard), listed.getvalue().encode())
-    parts = tuple(work.there[part.name] for part in work.parts)
+    parts = tuple(work.stored[part.name] for part in work.parts)
     manifest = RawManifest(
         model=work.model,
         release=work.release,
@@ -229,7 +229,7 @@ def finish(store: ObjectStore, work: ShardWork, environment: str) -> RawManifest
         finished_at=datetime.now(UTC),
     )
     if not has_parts(store, manifest):
-        raise _disturbed(work.model, work.shard)
+        raise _concurrent_run(work.model, work.shard)
     name = manifest_name(work.model, work.shard)
     obstore.put(store, name, manifest.model_dump_json().encode())
     for leftover in sorted(work.own - {part.name for part in parts}):
@@ -239,7 +239,7 @@ def finish(store: ObjectStore, work: ShardWork, environment: str) -> RawManifest
 
 
 def outcome(manifest: RawManifest, max_failure_rate: float) -> ShardOutcome:
-    """Return what came of a shard whose manifest is there."""
+    """Return the outcome of a shard that has a manifest."""
     rate = check_failure_rate(manifest, max_failure_rate)
     return ShardOutcome(
         manifest.shard,
@@ -261,15 +261,15 @@ def outcome(manifest: RawManifest, max_failure_rate: float) -> ShardOutcome:
     )
 
 
-def _disturbed(model: str, shard: str) -> ShardError:
+def _concurrent_run(model: str, shard: str) -> ShardError:
     return ShardError(f"another run has computed shard {shard} of {model} at the same time; run the same command again")
 
 
-def _note(work: ShardWork, name: str, content: bytes | memoryview, rows: Sequence[Row]) -> None:
-    """Take note of a part that is there."""
+def _record_part(work: ShardWork, name: str, content: bytes | memoryview, rows: Sequence[Row]) -> None:
+    """Record a stored part."""
     failures = [(row.smiles, row.reason) for row in rows if row.reason]
     work.failures[name] = failures
-    work.there[name] = PartInfo(
+    work.stored[name] = PartInfo(
         name=name,
         rows=len(rows),
         quarantined=len(failures),

@@ -1,4 +1,4 @@
-"""Running a model over shards of the library: resumable, part by part, several small shards in one call."""
+"""Run a model over shards of the library: resumable, part by part, with several small shards in one call."""
 
 import logging
 import math
@@ -22,7 +22,7 @@ from precalc_assets.inference.canary_report import CanaryReport, find_report
 from precalc_assets.inference.model_backend import ModelBackend, TimeIsUpError
 from precalc_assets.inference.part_names import PartName, other_parts
 from precalc_assets.inference.parts import Part, ShardWork, finish, has_parts, outcome, plan_parts, put_part, put_piece
-from precalc_assets.inference.reusable_rows import KeptRows
+from precalc_assets.inference.reusable_rows import ReusableRows
 from precalc_assets.library import LibraryManifest, read_shard
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
 from precalc_assets.platform_errors import ModelError, ShardError
@@ -31,13 +31,13 @@ from precalc_assets.predictions import RawManifest, check_failure_rate, find_man
 logger = logging.getLogger(__name__)
 
 SAVE_SECONDS = 120.0
-"""After so long, what is computed of a part is saved: with the longest call to a model that starts fast, within five
-minutes."""
+"""Save the computed rows of a part after this many seconds. With the longest call to a model that starts fast, that is
+within five minutes."""
 
 
 @dataclass(frozen=True)
 class _Task:
-    """What `predict_shards` was asked for."""
+    """The arguments of `predict_shards`."""
 
     store: ObjectStore
     library: LibraryManifest
@@ -49,24 +49,23 @@ class _Task:
     on_progress: OnProgress
     save_seconds: float
     earlier: set[str] = field(default_factory=set)
-    """Releases whose predictions might have been kept, of which a warning has told."""
+    """Releases whose predictions might be reusable, named in a warning already."""
 
     @cached_property
     def report(self) -> CanaryReport | None:
-        """What the canary has found out about this release."""
+        """The canary's report on this release, or None."""
         report = find_report(self.store, self.model)
         return report if report and report.is_of(self.backend.release, self.backend.columns) else None
 
     @cached_property
     def others(self) -> tuple[PartName, ...]:
-        """Parts of another number of shards, which are taken from and never touched."""
+        """Parts made for another number of shards. Their rows are reused; the objects are never changed."""
         n_shards = self.library.n_shards
         found = other_parts(self.store, self.model, n_shards)
         if found:
             logger.warning(
-                "%d parts of the raw predictions of %s were made for another number of shards than %d, %s for one: "
-                "what they hold of this release is used again, and they stay; when all shards have landed, nothing "
-                "needs them any more",
+                "%d parts of the raw predictions of %s were made for another number of shards than %d, for example %s: "
+                "their rows of this release are reused, and the parts stay; delete them when all shards have landed",
                 len(found),
                 self.model,
                 n_shards,
@@ -90,13 +89,14 @@ def predict_shards(
 ) -> Iterator[ShardOutcome]:
     """Compute the raw predictions of these shards, and yield each shard as it lands or fails.
 
-    A shard with a manifest of this release and this version of the shard is there already; of the others, what an
-    earlier run has computed is kept, also for another version of the library or another number of shards. A shard that
-    fails stops no other; a model that fails ends all that are left with its reason. No call is begun that would not
-    end before the `deadline` (of `time.monotonic`), as far as those before it tell, and a call that has not ended by
-    then is ended; the shards that are left come out as unfinished. The backend is entered when there is something to
-    compute. Calls are sized by the model's speed, at first by the one that its canary has measured. What is computed of
-    a part is in the store after `save_seconds` and a call at the latest. Memory is bounded by a call and a part.
+    A shard with a manifest of this release and this version of the shard is not computed again. For the others, rows
+    that earlier runs have computed are reused, also from another version of the library or another number of shards.
+
+    A failed shard does not stop the others; a failed model fails all remaining shards with its reason. No call begins
+    that is expected to overrun the `deadline` (of `time.monotonic`), a call that overruns it is stopped, and the
+    remaining shards are unfinished. The backend is entered only if there is something to compute. Calls are sized by
+    the model's speed, at first by the canary's measurement. Computed rows are stored after at most `save_seconds` plus
+    one call. Memory is bounded by a call and a part.
     """
     task = _Task(store, library, model, backend, batch_size, max_failure_rate, deadline, on_progress, save_seconds)
     left = dict.fromkeys(shards)
@@ -107,7 +107,7 @@ def predict_shards(
     except (ModelError, TimeIsUpError) as error:
         why = str(error)
         for shard in left:
-            yield _found(task, shard) or ShardOutcome(shard, failure=why, unfinished=not why)
+            yield _landed_before(task, shard) or ShardOutcome(shard, failure=why, unfinished=not why)
 
 
 def _predict(task: _Task, shards: Sequence[str]) -> Iterator[ShardOutcome]:
@@ -134,14 +134,14 @@ def _predict(task: _Task, shards: Sequence[str]) -> Iterator[ShardOutcome]:
 
 
 def _plan(task: _Task, shard: str) -> ShardWork:
-    """Find out what there is of a shard and what is to be computed.
+    """Find the stored predictions of a shard, and plan the rest.
 
-    A shard with too many failed molecules is not done: those that failed are asked for again.
+    A shard with too many failed molecules is not done: the failed ones are computed again.
     """
     work = _begin(task, shard)
     manifest = find_manifest(task.store, task.model, shard)
     failed = manifest is not None and not check_failure_rate(manifest, task.max_failure_rate).passed
-    if manifest and not failed and _stands(task, work, manifest):
+    if manifest and not failed and _is_current(task, work, manifest):
         work.manifest = manifest
         return work
     work.environment = manifest.environment if manifest else ""
@@ -154,7 +154,7 @@ def _plan(task: _Task, shard: str) -> ShardWork:
         task.earlier.add(manifest.release)
         logger.warning(
             "%s has predictions of release %s, which are computed again for %s; `precalc predict %s --sample 100` "
-            "tells first whether they can be kept",
+            "first checks whether they can be reused",
             task.model,
             manifest.release,
             work.release,
@@ -168,28 +168,28 @@ def _plan(task: _Task, shard: str) -> ShardWork:
 def _begin(task: _Task, shard: str) -> ShardWork:
     backend, library = task.backend, task.library
     digest = library.shards[shard].digest
-    kept, adoption = KeptRows(task.store), task.report.adoption if task.report else None
-    return ShardWork(task.model, backend.release, backend.columns, shard, library.n_shards, digest, kept, adoption)
+    reusable, adoption = ReusableRows(task.store), task.report.adoption if task.report else None
+    return ShardWork(task.model, backend.release, backend.columns, shard, library.n_shards, digest, reusable, adoption)
 
 
-def _stands(task: _Task, work: ShardWork, manifest: RawManifest) -> bool:
-    """Return whether what a manifest says holds: of this release, these columns and this shard, with all its parts."""
+def _is_current(task: _Task, work: ShardWork, manifest: RawManifest) -> bool:
+    """Return whether a manifest has this release, these columns and this shard's digest, and all its parts exist."""
     made = (manifest.release, manifest.columns, manifest.shard_digest)
     return made == (work.release, work.columns, work.shard_digest) and has_parts(task.store, manifest)
 
 
-def _found(task: _Task, shard: str) -> ShardOutcome | None:
-    """Return what came of a shard that an earlier run has finished; None for one of which something is left to do."""
+def _landed_before(task: _Task, shard: str) -> ShardOutcome | None:
+    """Return the outcome of a shard that an earlier run has finished, or None."""
     try:
         manifest = find_manifest(task.store, task.model, shard)
-        stands = manifest is not None and _stands(task, _begin(task, shard), manifest)
+        is_current = manifest is not None and _is_current(task, _begin(task, shard), manifest)
     except FAILURES:
         return None
-    return outcome(manifest, task.max_failure_rate) if manifest and stands else None
+    return outcome(manifest, task.max_failure_rate) if manifest and is_current else None
 
 
 def _land(task: _Task, unfinished: list[ShardWork]) -> Iterator[ShardOutcome]:
-    """Yield the shards of which nothing is left to compute, and those that failed; take them off the list."""
+    """Yield completed and failed shards, and remove them from `unfinished`."""
     ended = [work for work in unfinished if work.failure or work.complete]
     for work in ended:
         unfinished.remove(work)
@@ -206,11 +206,11 @@ def _finish(task: _Task, work: ShardWork) -> RawManifest:
 
 
 @dataclass(slots=True)
-class _Making:
-    """A part in the making: rows that are still to be asked for, and what is printed for rows that were.
+class _PendingPart:
+    """A part that is being computed: `left` are the rows to compute.
 
-    That is, by row, why the model failed on the molecule (empty if it did not) and its record. `saved` rows are in
-    the store already, in a smaller part.
+    `printed` has the reason (empty for an answer) and the record of each computed row. `saved` rows are in the store
+    already, in a smaller part.
     """
 
     work: ShardWork
@@ -221,24 +221,24 @@ class _Making:
 
     @property
     def whole(self) -> bool:
-        """Whether the model has been asked for all."""
+        """Whether all unknown rows have been computed."""
         return len(self.printed) == len(self.part.unknown)
 
 
 class _Calls:
-    """The parts that wait to be computed, across shards, and the calls that compute them.
+    """The queue of parts to compute, across shards, and the calls that compute them.
 
-    A call has as many molecules as the model's speed allows: several parts, or a piece of one. What is printed for a
-    part that is not whole is saved in a smaller part after a while: a run that is killed loses no more than that.
+    A call has as many molecules as the model's speed allows: several parts, or a piece of one. The rows of an
+    incomplete part are saved in a smaller part at intervals, which limits the loss when a run is killed.
     """
 
     def __init__(self, task: _Task) -> None:
         self._task = task
         self._size = CallSize(task.batch_size, task.report)
         self._caller = PatientCaller(task.model, task.backend, self._size, task.deadline, self._note)
-        self._queue: deque[_Making] = deque()
-        self._making: list[_Making] = []
-        self._called: dict[str, tuple[_Making, int]] = {}
+        self._queue: deque[_PendingPart] = deque()
+        self._pending: list[_PendingPart] = []
+        self._called: dict[str, tuple[_PendingPart, int]] = {}
         self._saved_at = 0.0
         self._stack = ExitStack()
         self._entered = False
@@ -249,19 +249,19 @@ class _Calls:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Save what is printed for parts that are not whole, and put the model away."""
+        """Save the rows of incomplete parts, and stop the model."""
         with self._stack:
             self._save()
 
     def enqueue(self, work: ShardWork) -> None:
-        """Add what is missing of a shard. A part of which everything is kept is put at once."""
+        """Queue the missing parts of a shard. A part with only reusable rows is written at once."""
         self._caller.vouch(work.witness)
         for part in work.missing:
-            making = _Making(work, part, list(part.unknown))
+            pending = _PendingPart(work, part, list(part.unknown))
             if part.unknown:
-                self._queue.append(making)
+                self._queue.append(pending)
             else:
-                self._put(making)
+                self._put(pending)
 
     @property
     def waiting(self) -> bool:
@@ -270,13 +270,15 @@ class _Calls:
 
     @property
     def full(self) -> bool:
-        """Whether enough waits for a whole call."""
-        return sum(len(making.left) for making in self._queue) >= self._size.most
+        """Whether enough molecules wait for a whole call."""
+        return sum(len(pending.left) for pending in self._queue) >= self._size.most
 
     def run(self) -> None:
-        """Make one call and put the parts that are whole; a shard of which a piece could not be had fails.
+        """Make one call and, once the model has answered a molecule, write the completed parts.
 
-        Raises ModelError if the model cannot be made ready, or answers nothing, TimeIsUpError if time is.
+        A shard with a piece that cannot be computed fails.
+
+        Raises ModelError if the model cannot be started or answers nothing, TimeIsUpError if the time is up.
         """
         pieces = self._take()
         if not pieces:
@@ -284,54 +286,54 @@ class _Calls:
         if not self._entered:
             self._stack.enter_context(self._task.backend)
             self._entered = True
-        batches = [[making.part.smiles[row] for row in rows] for making, rows in pieces]
-        self._called = {making.part.smiles[row]: (making, row) for making, rows in pieces for row in rows}
+        batches = [[pending.part.smiles[row] for row in rows] for pending, rows in pieces]
+        self._called = {pending.part.smiles[row]: (pending, row) for pending, rows in pieces for row in rows}
         started = time.monotonic()
-        if not any(making.printed for making in self._making):
+        if not any(pending.printed for pending in self._pending):
             self._saved_at = started
         try:
             answers = self._caller.answer(batches)
         except OSError as error:
             raise ModelError(f"{self._task.model} cannot be run: {reason(error)}") from error
         seconds_each = (time.monotonic() - started) / len(self._called)
-        for (making, rows), answer in zip(pieces, answers, strict=True):
+        for (pending, rows), answer in zip(pieces, answers, strict=True):
             if isinstance(answer, GaveUpError):
-                making.work.failure = f"shard {making.work.shard} of {self._task.model}: {answer}"
+                pending.work.failure = f"shard {pending.work.shard} of {self._task.model}: {answer}"
                 continue
-            making.work.seconds += seconds_each * len(rows)
+            pending.work.seconds += seconds_each * len(rows)
             for at, why in answer.failures.items():
-                making.printed[rows[at]] = why, answer.records[at]
+                pending.printed[rows[at]] = why, answer.records[at]
             self._task.on_progress(len(rows), len(answer.failures))
         if self._caller.answered:
             self.put_whole()
             self._save_in_time()
 
     def put_whole(self) -> None:
-        """Put the parts that are whole; one of nothing but failures waits until the model has answered a molecule."""
-        for making in self._making:
-            if making.work.failure:
-                self._save_piece(making)
-            elif making.whole:
-                self._put(making)
-        self._making = [making for making in self._making if not (making.whole or making.work.failure)]
+        """Write the completed parts, and save the rows of failed shards."""
+        for pending in self._pending:
+            if pending.work.failure:
+                self._save_piece(pending)
+            elif pending.whole:
+                self._put(pending)
+        self._pending = [pending for pending in self._pending if not (pending.whole or pending.work.failure)]
 
-    def _put(self, making: _Making) -> None:
-        work, part = making.work, making.part
+    def _put(self, pending: _PendingPart) -> None:
+        work, part = pending.work, pending.part
         try:
-            put_part(self._task.store, work, part, making.printed)
+            put_part(self._task.store, work, part, pending.printed)
         except ShardError as error:
             work.failure = str(error)
         except FAILURES as error:
             work.failure = f"{part.name} could not be written: {reason(error)}"
         else:
-            failed = sum(bool(why) for why, _ in making.printed.values())
-            self._task.on_progress(len(part.smiles) - len(part.unknown), work.there[part.name].quarantined - failed)
+            failed = sum(bool(why) for why, _ in pending.printed.values())
+            self._task.on_progress(len(part.smiles) - len(part.unknown), work.stored[part.name].quarantined - failed)
 
     def _note(self, answered: Mapping[str, bytes]) -> None:
-        """Take note of molecules that a call has answered, whatever becomes of the others."""
+        """Record answered molecules before their whole batch is answered."""
         for smiles, record in answered.items():
-            making, row = self._called[smiles]
-            making.printed[row] = "", record
+            pending, row = self._called[smiles]
+            pending.printed[row] = "", record
         self._save_in_time()
 
     def _save_in_time(self) -> None:
@@ -339,25 +341,25 @@ class _Calls:
             self._save()
 
     def _save(self) -> None:
-        """Save what is printed for parts that are not whole, unless the model answers nothing."""
+        """Save the rows of incomplete parts, unless the model has answered nothing."""
         if self._caller.answered:
-            for making in self._making:
-                self._save_piece(making)
+            for pending in self._pending:
+                self._save_piece(pending)
         self._saved_at = time.monotonic()
 
-    def _save_piece(self, making: _Making) -> None:
-        new = {row: printed for row, printed in making.printed.items() if row not in making.saved}
+    def _save_piece(self, pending: _PendingPart) -> None:
+        new = {row: printed for row, printed in pending.printed.items() if row not in pending.saved}
         if not new:
             return
         try:
-            put_piece(self._task.store, making.work, making.part, new)
+            put_piece(self._task.store, pending.work, pending.part, new)
         except FAILURES as error:
-            logger.warning("a piece of %s could not be saved: %s", making.part.name, reason(error))
+            logger.warning("a piece of %s could not be saved: %s", pending.part.name, reason(error))
         else:
-            making.saved |= new.keys()
+            pending.saved |= new.keys()
 
-    def _take(self) -> list[tuple[_Making, list[int]]]:
-        """Take the rows of a call off the queue, part by part; parts of failed shards are dropped.
+    def _take(self) -> list[tuple[_PendingPart, list[int]]]:
+        """Take the rows of the next call off the queue, and drop the parts of failed shards.
 
         Raises TimeIsUpError if there is no time for one molecule.
         """
@@ -366,16 +368,16 @@ class _Calls:
             raise TimeIsUpError
         pieces = []
         while self._queue and room:
-            making = self._queue[0]
-            if making.work.failure:
+            pending = self._queue[0]
+            if pending.work.failure:
                 self._queue.popleft()
                 continue
-            rows = making.left[:room]
-            del making.left[:room]
+            rows = pending.left[:room]
+            del pending.left[:room]
             room -= len(rows)
-            pieces.append((making, rows))
-            if not self._making or self._making[-1] is not making:
-                self._making.append(making)
-            if not making.left:
+            pieces.append((pending, rows))
+            if not self._pending or self._pending[-1] is not pending:
+                self._pending.append(pending)
+            if not pending.left:
                 self._queue.popleft()
         return pieces

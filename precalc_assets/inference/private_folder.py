@@ -1,6 +1,6 @@
-"""A backend's own copy of a model's folder: what the model writes beside its code, no other process or later call sees.
+"""A backend's private copy of a model's folder: no other process or later call sees the files that the model writes.
 
-Only how a folder is copied, kept clean and removed belongs here; what is run in it is the backend's business.
+This module copies, cleans and removes the folder. The backend runs programs in it.
 """
 
 import os
@@ -16,23 +16,23 @@ from precalc_assets.models import ModelFolder
 from precalc_assets.processes import hold
 
 _COPIED_BYTES = 1 << 20
-"""Files up to this size are copied: code. Larger ones are checkpoints, and links do for them."""
+"""Files up to this size, such as code, are copied. Larger ones, such as checkpoints, are linked."""
 
 _SPLITS = re.compile(r"[\s*?[\]]")
-"""What a path must not have: the hub's scripts leave `$1` without quotes."""
+"""Characters that a path must not have: the hub's scripts use `$1` without quotes."""
 
 _REMOVE = """
 import fcntl, shutil, sys
 fcntl.flock(open(sys.argv[1] + "/lock", "w"), fcntl.LOCK_EX)
 shutil.rmtree(sys.argv[1], ignore_errors=True)
 """
-"""Waits until the last call has ended, which after a kill -9 its guard sees to, and removes the folder."""
+"""Waits until the last call has ended, and removes the folder. After a kill -9, the call's guard ends it."""
 
 _START_SECONDS = 60.0
 
 
 class PrivateFolder:
-    """A scratch folder whose path has no blank: `model` is the copy, `lock` is for calls to hold."""
+    """A scratch folder whose path has no blank. `model` is the copy; each call holds `lock`."""
 
     def __init__(self, path: Path, source: Path) -> None:
         self.path = path
@@ -47,10 +47,10 @@ class PrivateFolder:
         return self.model / "framework"
 
     def clean(self) -> None:
-        """Have the copy be as the model's author left it, but for Python's bytecode.
+        """Restore the copy to the original files, except for Python's bytecode.
 
-        A step that fails on a molecule would leave the former call's features to the next step, and so the former
-        molecules' predictions. A call that changed nothing costs a look at the files.
+        Otherwise, when a step fails, the next step could read the features of the previous call and predict its
+        molecules again. If nothing has changed, this only costs a stat of each file.
         """
         if self._as_copied is None or _state(self.model) != self._as_copied:
             shutil.rmtree(self.model, ignore_errors=True)
@@ -60,7 +60,7 @@ class PrivateFolder:
 
 @contextmanager
 def private_folder(folder: ModelFolder, variables: Mapping[str, str]) -> Iterator[PrivateFolder]:
-    """Make a folder for a backend. It is removed at the end; a guard removes it when this process is killed."""
+    """Make a private folder, removed on exit. If this process is killed, a guard removes it."""
     place = tempfile.gettempdir()
     path = Path(tempfile.mkdtemp(prefix=f"{folder.model}-", dir="/tmp" if _SPLITS.search(place) else place))  # noqa: S108
     remove = [sys.executable, "-I", "-S", "-c", _REMOVE, str(path)]
@@ -77,10 +77,10 @@ def private_folder(folder: ModelFolder, variables: Mapping[str, str]) -> Iterato
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a folder, what links lead to included: small files, writable, and links to large ones.
+    """Copy a folder and follow its links: small files become writable copies, large files become links.
 
-    Code is never a link, since it may look for its neighbours behind it. Scripts lose the carriage returns of Windows,
-    which bash would take for a part of a file's name.
+    Code is never a link, since it may look for neighbouring files at the target. Scripts lose the carriage returns of
+    Windows, which bash would read as part of a file name.
     """
     target.mkdir()
     for path in source.iterdir():
@@ -89,7 +89,7 @@ def _copy(source: Path, target: Path) -> None:
             _copy(path, copy)
         elif path.is_file() and path.stat().st_size > _COPIED_BYTES:
             copy.symlink_to(path.resolve())
-        elif path.is_file():  # and no link that leads nowhere
+        elif path.is_file():  # false for a broken link
             shutil.copy2(path, copy)
             copy.chmod(copy.stat().st_mode | 0o200)
             if copy.suffix == ".sh":
@@ -97,7 +97,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _state(folder: Path) -> dict[str, tuple[int, int]]:
-    """Return what tells whether anything in a folder was changed: size and time of each file, but for bytecode."""
+    """Return size and modification time of each file, without bytecode, to detect changes."""
     found: dict[str, tuple[int, int]] = {}
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name != "__pycache__"]

@@ -1,4 +1,4 @@
-"""What earlier runs have left of a shard: rows of parts, found again by the molecule that was asked for."""
+"""Rows of parts that earlier runs have stored, found by their molecules."""
 
 import gzip
 import zlib
@@ -13,7 +13,7 @@ from precalc_assets.predictions import split_first_cells, split_records
 
 
 class Row(NamedTuple):
-    """A molecule as it was asked for, why it is quarantined (empty if it is not), and the record of its outputs."""
+    """A molecule's input SMILES, the reason of its quarantine (empty for an answer), and the record of its outputs."""
 
     smiles: str
     reason: str
@@ -33,8 +33,8 @@ def parse_part(content: bytes) -> list[Row]:
     return rows
 
 
-class KeptRows:
-    """Rows of objects in the store, by SMILES. Only where they are is kept in memory, and two objects' contents."""
+class ReusableRows:
+    """Rows of objects in the store, by SMILES. Memory holds their places, and the contents of two objects."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._places: dict[str, tuple[str, int]] = {}
@@ -46,9 +46,9 @@ class KeptRows:
         self._read = read
 
     def add(self, name: str, rows: Iterable[Row], wanted: Container[str], *, with_failures: bool) -> None:
-        """Take note of the rows of an object, as far as their molecules are wanted.
+        """Add the rows of an object whose molecules are `wanted`.
 
-        Rows that are quarantined count only `with_failures`, and never against an answer.
+        Quarantined rows are added only `with_failures`, and never replace an answer.
         """
         for i, row in enumerate(rows):
             if row.smiles not in wanted:

@@ -1,4 +1,4 @@
-"""From the canary's calls to the whole library: what a full run of a model will take. Its table: `tables.estimate`."""
+"""Estimate a full run of a model from the canary's calls. `tables.table_cost` estimates its table."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -15,12 +15,12 @@ _HOUR = 3600.0
 def measure_speed(
     calls: Iterable[Call], seconds_to_start: float, *, failed: Sequence[Call] = (), failing_share: float = 0.0
 ) -> Speed:
-    """Return how long the model takes, by its calls of different sizes; there is one at least.
+    """Measure a model's speed by its answered calls, at least one, of different sizes.
 
-    `failed` calls are those that the model did not answer, `failing_share` the molecules on which a call fails.
+    `failed` are calls that the model did not answer, `failing_share` is the share of molecules that make a call fail.
 
-    Of the calls of one size the median counts, since the first call of all is mostly slow: files are read from disk
-    for the first time. A straight line through these, by least squares, has a call's own time and a molecule's.
+    The median represents the calls of one size, since the very first call is usually slow: it reads files from disk. A
+    least-squares line through the medians gives the fixed time per call and the time per molecule.
     """
     by_size: defaultdict[int, list[float]] = defaultdict(list)
     for call in calls:
@@ -41,17 +41,17 @@ def measure_speed(
 
 
 def estimate_run(speed: Speed, library: LibraryManifest, settings: Settings) -> RunEstimate:
-    """Return what a run over the library takes, in calls and on machines as the settings have them.
+    """Estimate a run over the library with the settings' batch size, machines and price.
 
-    A machine computes whole shards, one after the other, so the wall time is that of the machine with the most of them.
-    Molecules on which a call fails are searched for in each call, as in the sample.
+    A machine computes whole shards, one after the other, so the wall time is that of the busiest machine. The share
+    of molecules that make a call fail is taken to be that of the sample.
     """
     sizes = sorted((info.rows for info in library.shards.values() if info.rows), reverse=True)
     size = planned_size(speed.seconds_per_call, speed.seconds_per_further_molecule, settings.batch_size)
     shards = [rows // size * _call_seconds(speed, size) + _call_seconds(speed, rows % size) for rows in sizes]
     machines = max(1, min(settings.machines, len(shards)))
     hours = (machines * speed.seconds_to_start + sum(shards)) / _HOUR
-    # The largest of every round: the others of it are done by then.
+    # The largest shard of each round of `machines` shards.
     wall = (speed.seconds_to_start + sum(shards[::machines])) / _HOUR
     return RunEstimate(
         molecules=library.molecules,
@@ -63,10 +63,10 @@ def estimate_run(speed: Speed, library: LibraryManifest, settings: Settings) -> 
 
 
 def _call_seconds(speed: Speed, molecules: int) -> float:
-    """Return how long a call takes, with the smaller ones that follow if it fails, down to the molecules to blame.
+    """Return the expected seconds of a call and of the smaller calls that bisect it if it fails.
 
-    Each failed call is followed by two of half its size. A molecule that fails alone costs one more, of a molecule
-    that was answered before.
+    Each failed call is followed by two of half its size. A molecule that fails alone costs one more call, of the
+    witness.
     """
     if not molecules:
         return 0.0

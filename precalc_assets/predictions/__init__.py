@@ -1,4 +1,4 @@
-"""From what a model printed to typed predictions: text cells, manifest, validation, Parquet, and loading them."""
+"""Turn a model's output into typed predictions: text cells, manifest, validation, Parquet, and loading."""
 
 from precalc_assets.predictions.cells import (
     cell_text,

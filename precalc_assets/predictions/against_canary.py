@@ -1,9 +1,8 @@
-"""How a shard's predictions compare with what the canary saw of the model: its release, and its columns' values.
+"""Compare a shard's predictions with the canary's: the release, and the distribution of each column.
 
-A shard holds hundreds of times as many molecules as the canary, of the same library and in the same order of a hash:
-so both are random samples of the same molecules, and what the canary's few can tell is worked out below, at odds of
-false alarms that thousands of columns in fifty shards do not use up. The report itself is inference's; here it is
-whatever has these facts.
+A shard holds hundreds of times as many molecules as the canary, from the same library and in the same hash order. So
+both are random samples of the same molecules. The thresholds below keep false alarms rare even for thousands of columns
+in fifty shards. The canary's report belongs to `inference`; this module depends only on the protocols below.
 """
 
 import math
@@ -18,25 +17,25 @@ from numpy.typing import NDArray
 from precalc_assets.columns import Column, name_columns
 from precalc_assets.outcomes import Check
 
-_ENOUGH_OTHERS = 100
-"""Molecules of a shard, at the canary's rate, that should have another value than the most frequent one, before it
-counts that none has: enough even if a value that the canary saw once is in truth twenty times as rare."""
+_MIN_OTHER_VALUES = 100
+"""Expected number of values other than the most frequent one, by the canary's rate, above which a constant column is
+suspicious: enough even if a value that the canary saw once is in truth twenty times as rare."""
 
-_ODDS = 1e-9
-"""Of a false alarm, for a column of a shard: 2,048 columns in 50 shards raise one in ten thousand models."""
+_FALSE_ALARM = 1e-9
+"""Probability of a false alarm per column and shard: 2,048 columns in 50 shards raise one in ten thousand models."""
 
-_FEWEST = 100
-"""Values of a shard below which its columns are not compared: a few molecules tell little of a distribution."""
+_MIN_VALUES = 100
+"""Minimum values of a shard for a comparison: a few molecules say little about a distribution."""
 
 _ROUNDING = 1e-9
-"""Of the values, what a mean may be off for being a sum of many: half of float64's digits."""
+"""Tolerance of a mean for rounding, as a share of the largest value: half of float64's digits."""
 
-_LEAST_NULLS = 0.1
-"""The least difference in the share of nulls that is worth a warning."""
+_MIN_NULL_DIFFERENCE = 0.1
+"""Minimum difference in the share of nulls for a warning."""
 
 
 class CanaryColumn(Protocol):
-    """A column's values in the canary; `distinct` counts those other than nulls, the figures are of numbers."""
+    """A column's values in the canary. `distinct` does not count null; minimum, maximum and mean are None for text."""
 
     @property
     def name(self) -> str: ...  # noqa: D102
@@ -53,7 +52,7 @@ class CanaryColumn(Protocol):
 
 
 class Canary(Protocol):
-    """What is known of a model from its canary: the release that was run, on how many molecules, and the columns."""
+    """A model's canary: the release, the number of molecules, and the columns."""
 
     @property
     def release(self) -> str: ...  # noqa: D102
@@ -64,7 +63,7 @@ class Canary(Protocol):
 
 
 class Comparison:
-    """A shard's values beside those of the canary, if there is one that they can be compared with."""
+    """Compares a shard's values with the canary's, if there is a canary of this release."""
 
     def __init__(self, canary: Canary | None, release: str, columns: Sequence[Column]) -> None:
         self._values: ShardValues | None = None
@@ -82,23 +81,23 @@ class Comparison:
             self._values.add(frame)
 
     def checks(self) -> list[Check]:
-        """Return what has come of it: `not_constant` and `distribution`."""
+        """Return the checks `not_constant` and `distribution`."""
         if self._values:
             return [self._values.not_constant(), self._values.distribution()]
         return [Check(name, passed=True, description=self._why_not) for name in ("not_constant", "distribution")]
 
 
 class ShardValues:
-    """The values of a shard as they pass: what is needed to compare them with a canary's, whatever the shard's size.
+    """Running statistics of a shard's values, in constant memory, for the comparison with a canary.
 
-    `columns` are the shard's. What the canary has no column for is not compared.
+    `columns` are the shard's. Columns that the canary lacks are not compared.
     """
 
     def __init__(self, canary: Canary, columns: Sequence[Column]) -> None:
         known = {column.name: column for column in canary.columns}
         self._canary = canary
         self._rows = 0
-        # Where the canary answered nothing at all, there is nothing to compare with.
+        # A column with only nulls in the canary cannot be compared.
         self._seen = {c.name: known[c.name] for c in columns if c.name in known and known[c.name].distinct}
         self._numbers = [c.name for c in columns if c.type != "string" and c.name in self._seen]
         self._texts = [c.name for c in columns if c.type == "string" and c.name in self._seen]
@@ -123,36 +122,36 @@ class ShardValues:
             self._add_texts(frame)
 
     def not_constant(self) -> Check:
-        """Check that not every column that varied in the canary is constant here: a model that answers all the same."""
-        told = [name for name in self._seen if self._is_telling(name)]
+        """Check that not all columns that varied in the canary are constant: the model would answer all alike."""
+        expected = [name for name in self._seen if self._should_vary(name)]
         constant = self._constant()
-        if not told:
+        if not expected:
             return Check("not_constant", passed=True, description=f"{self._rows} molecules are too few to tell")
-        still = [name for name in told if name in constant]
-        found = f"{len(told) - len(still)} of {len(told)} columns that varied in the canary vary"
-        # Of a single column that does not, `distribution` warns.
-        if len(still) < len(told):
+        still = [name for name in expected if name in constant]
+        found = f"{len(expected) - len(still)} of {len(expected)} columns that varied in the canary vary"
+        # `distribution` warns about a single constant column.
+        if len(still) < len(expected):
             return Check("not_constant", passed=True, description=found)
         first = still[0]
         found = (
-            f"{name_columns(still)} varied in the canary, and here no column does: {first} is always {constant[first]}"
+            f"{name_columns(still)} varied in the canary, but no column does here: {first} is always {constant[first]}"
         )
         return Check("not_constant", passed=False, description=found)
 
     def distribution(self) -> Check:
-        """Check that each column's values are distributed as the canary's were, as far as its molecules can tell."""
+        """Check that each column's values are distributed as in the canary, within statistical precision."""
         odd: dict[str, str] = {}
         for name, how in self._deviations():
             odd.setdefault(name, how)
         compared = len(self._numbers) + len(self._texts)
         if not odd:
             found = f"{compared} columns compared with the canary's {self._canary.molecules} molecules"
-            if self._rows < _FEWEST:
+            if self._rows < _MIN_VALUES:
                 found = f"{self._rows} molecules are too few to tell"
             return Check("distribution", passed=True, description=found)
         first = next(iter(odd))
         others = f"; also {name_columns([name for name in odd if name != first])}" if len(odd) > 1 else ""
-        found = f"{len(odd)} of {compared} columns are unlike the canary's: {first} {odd[first]}{others}"
+        found = f"{len(odd)} of {compared} columns differ from the canary: {first} {odd[first]}{others}"
         return Check("distribution", passed=False, description=found)
 
     def _figures(self, figure: str) -> NDArray[np.float64]:
@@ -163,7 +162,7 @@ class ShardValues:
         if not self._numbers:
             return
         values = frame.select(pl.col(self._numbers).cast(pl.Float64)).to_numpy()
-        # Nulls are NaN here, and numbers are finite. A square may be too large; then the mean is not compared.
+        # Nulls are NaN here, and numbers are finite. If a square overflows, the mean is not compared.
         with np.errstate(over="ignore", invalid="ignore"):
             off = values - self._mean
             present = ~np.isnan(values)
@@ -188,13 +187,13 @@ class ShardValues:
             return self._text_count[name]
         return int(self._count[self._at[name]])
 
-    def _is_telling(self, name: str) -> bool:
-        """Whether a column varied in the canary, and there are enough values for it to be odd that it does not here."""
+    def _should_vary(self, name: str) -> bool:
+        """Return whether a column varied in the canary, and has enough values here that it should vary, too."""
         column = self._seen[name]
-        return self._present(name) * (column.distinct - 1) / self._known(name) >= _ENOUGH_OTHERS
+        return self._present(name) * (column.distinct - 1) / self._known(name) >= _MIN_OTHER_VALUES
 
     def _known(self, name: str) -> int:
-        """Return how many values the canary has of a column; where it has none, it is not among those seen."""
+        """Return the number of the canary's values in a column, at least 1."""
         return max(1, self._canary.molecules - self._seen[name].nulls)
 
     def _constant(self) -> dict[str, str]:
@@ -204,11 +203,11 @@ class ShardValues:
         return found | {name: repr(text)[:60] for name, text in self._text.items() if name not in self._text_varies}
 
     def _deviations(self) -> Iterator[tuple[str, str]]:
-        """Yield the columns that are unlike the canary's, each with figures, and the plainest of them first."""
-        if self._rows < _FEWEST:
+        """Yield columns that differ from the canary, with a description, the most obvious first."""
+        if self._rows < _MIN_VALUES:
             return
         for name, value in self._constant().items():
-            if self._is_telling(name):
+            if self._should_vary(name):
                 yield name, f"is always {value}, and had {self._seen[name].distinct} values in the canary"
         for name, column in self._seen.items():
             share, known = 1 - self._present(name) / self._rows, column.nulls / self._canary.molecules
@@ -218,33 +217,33 @@ class ShardValues:
         yield from self._other_means()
 
     def _outside_of_range(self) -> Iterator[tuple[str, str]]:
-        """Yield columns of which more is beyond the canary's extremes than chance leaves there, whatever their kind."""
+        """Yield columns with more values outside the canary's range than chance explains, for any distribution."""
         for at, name in enumerate(self._numbers):
             count = int(self._count[at])
             limit = _share_outside(self._known(name))
-            share = self._outside[at] / count if count >= _FEWEST else 0.0
-            # The shard's own chance, on top of the canary's.
+            share = self._outside[at] / count if count >= _MIN_VALUES else 0.0
+            # Six standard errors allow for the shard's own sampling error.
             if share > limit + 6 * math.sqrt(limit * (1 - limit) / max(1, count)):
                 low, high = self._low[at], self._high[at]
-                yield name, f"is beyond the canary's {low:g} to {high:g} for {share:.0%} of molecules"
+                yield name, f"is outside the canary's range {low:g} to {high:g} for {share:.0%} of molecules"
 
     def _other_means(self) -> Iterator[tuple[str, str]]:
         known = np.array([self._known(name) for name in self._numbers], np.float64)
-        # What overflows is not compared: no comparison with NaN is true, and none is more than infinity.
+        # An overflow is never reported: comparisons with NaN are false, and nothing exceeds infinity.
         with np.errstate(all="ignore"):
             shift = self._sum / self._count
             variance = np.maximum(self._squares / self._count - shift * shift, 0.0)
             extremes = np.stack([self._least, self._most, self._low, self._high]) - self._mean - shift
             allowed = _allowed_shift(variance, np.abs(extremes).max(axis=0), 1 / (1 / known + 1 / self._count))
             rounding = _ROUNDING * np.maximum(np.abs(self._low), np.abs(self._high))
-            odd = (self._count >= _FEWEST) & (np.abs(shift) > allowed + rounding)
+            odd = (self._count >= _MIN_VALUES) & (np.abs(shift) > allowed + rounding)
         for at in np.flatnonzero(odd):
             mean = self._mean[at]
             yield self._numbers[at], f"has a mean of {mean + shift[at]:.4g}, {mean:.4g} in the canary"
 
 
 def check_release(release: str, canary: Canary | None, others: Sequence[str]) -> Check:
-    """Check that a shard's release is the canary's, and that of the `others` that were validated before it."""
+    """Check that a shard's release equals the canary's, and the `others`, of shards that were validated before it."""
     expected = sorted({*others, *([canary.release] if canary else [])} - {release})
     if expected:
         source = "the canary is" if canary and canary.release in expected else "other shards are"
@@ -255,15 +254,15 @@ def check_release(release: str, canary: Canary | None, others: Sequence[str]) ->
 
 @cache
 def _share_outside(values: int) -> float:
-    """Return the share of a distribution that is beyond the extremes of so many values, with `_ODDS` of being more.
+    """Return an upper limit for the share of a distribution outside the range of n `values`, exceeded with `_FALSE_ALARM`.
 
-    The share has a Beta(2, n - 1) distribution whatever is distributed (Wilks, "Determination of sample sizes for
-    setting tolerance limits", 1941), so it is more than t with the probability (1 - t)^(n - 1) (1 + (n - 1) t).
+    The share has a Beta(2, n - 1) distribution for any continuous distribution (Wilks, "Determination of sample sizes
+    for setting tolerance limits", 1941), so it exceeds t with probability (1 - t)^(n - 1) (1 + (n - 1) t).
     """
     low, high = 0.0, 1.0
     for _ in range(40):
         share = (low + high) / 2
-        if (1 - share) ** (values - 1) * (1 + (values - 1) * share) > _ODDS:
+        if (1 - share) ** (values - 1) * (1 + (values - 1) * share) > _FALSE_ALARM:
             low = share
         else:
             high = share
@@ -273,19 +272,19 @@ def _share_outside(values: int) -> float:
 def _allowed_shift(
     variance: NDArray[np.float64], farthest: NDArray[np.float64], values: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return how far the mean of so many values may be off, with `_ODDS` of being farther.
+    """Return an upper limit for the error of the mean of so many `values`, exceeded with `_FALSE_ALARM`.
 
-    It is Bernstein's bound, for values that are at most `farthest` from their mean: it holds for columns that are
-    mostly zero, and for long tails, whose means are far from normal.
+    This is Bernstein's bound for values at most `farthest` from their mean. It holds for columns that are mostly zero
+    and for long tails, whose means are far from normal.
     """
-    doubt = 2 * math.log(2 / _ODDS) / values
+    doubt = 2 * math.log(2 / _FALSE_ALARM) / values
     slope = doubt * farthest / 3
     allowed: NDArray[np.float64] = slope / 2 + np.sqrt(slope * slope / 4 + doubt * variance)
     return allowed
 
 
 def _differ(share: float, n: int, known: float, n_known: int) -> bool:
-    """Return whether two shares differ by more than both samples' chance, and by something worth telling."""
+    """Return whether two shares differ by more than seven standard errors and more than `_MIN_NULL_DIFFERENCE`."""
     pooled = (share * n + known * n_known) / (n + n_known)
     error = math.sqrt(pooled * (1 - pooled) * (1 / n + 1 / n_known))
-    return abs(share - known) > max(_LEAST_NULLS, 7 * error)
+    return abs(share - known) > max(_MIN_NULL_DIFFERENCE, 7 * error)

@@ -1,7 +1,6 @@
-"""Cells of CSV files: kept as the text that was printed, and parsed into the types that a model declares.
+"""Cells of CSV files: stored as the printed text, and parsed into the types that a model declares.
 
-A model's text is the expensive thing and is kept as records, lines of CSV as they were printed; types are a later
-reading of it.
+A model's output is expensive, so it is stored unchanged as records (lines of CSV) and parsed later.
 """
 
 import csv
@@ -22,17 +21,17 @@ DTYPES: dict[str, type[pl.DataType]] = {"float": pl.Float64, "integer": pl.Int64
 ARROW_TYPES = {"float": pa.float64(), "integer": pa.int64(), "string": pa.string()}
 
 _BLOCK_BYTES = 16 << 20
-"""What Arrow parses at a time: with less, a wide file falls into chunks, which cost more than their cells."""
+"""Bytes that Arrow parses at a time. With fewer, a wide file has many chunks, which cost more than their cells."""
 
 _LARGEST_EXACT = 2**53
-"""Up to here every integer is a float64, so that an integer printed as 2.0 is surely 2."""
+"""float64 has every integer up to here, so an integer printed as 2.0 is exactly 2."""
 
 
 def read_text_csv(content: bytes, columns: Sequence[str] = ()) -> pl.DataFrame:
     """Read a CSV file with a header as text: an empty cell is null, a quoted empty one is the empty string.
 
-    `columns` are those that are wanted, all of them by default. Raises ValueError with the reason for what is no CSV in
-    UTF-8, has no header, or has a name twice.
+    `columns` are the columns to read, all by default. Raises ValueError with the reason if the file is not CSV in
+    UTF-8, has no header, or has a column name twice.
     """
     names = _header(content)
     if not names:
@@ -45,10 +44,10 @@ def read_text_csv(content: bytes, columns: Sequence[str] = ()) -> pl.DataFrame:
 def read_cells(
     content: bytes, columns: Sequence[Column], key: str | None = None
 ) -> tuple[pl.DataFrame, dict[int, str]]:
-    """Read a model's columns out of a CSV file, parsed as `parse_cells` does; with its problems.
+    """Read a model's columns from a CSV file; return the typed columns and the problems of `parse_cells`.
 
-    `key` names a column of text that is wanted before them. Mostly every cell is a plain number, and the file is read
-    into types at once, in a tenth of the time. Raises ValueError as `read_text_csv` does.
+    `key` names a text column to put before them. Usually every cell is a plain number, and Arrow parses the types
+    directly, in a tenth of the time. Raises ValueError like `read_text_csv`.
     """
     names = _header(content)
     keys = [key] if key else []
@@ -70,17 +69,17 @@ def read_cells(
 
 
 def read_records(records: Sequence[bytes], columns: Sequence[Column]) -> tuple[pl.DataFrame, dict[int, str]]:
-    """Parse records of a model's columns as `read_cells` does.
+    """Parse records of a model's columns like `read_cells`.
 
-    A record with fewer or more cells than columns, or with a quote that is not closed, is a problem of its row alone,
-    whose values are null. Raises ValueError where none of that is wrong and the records are no CSV in UTF-8.
+    A record with a wrong number of cells or an unclosed quote is a problem of its row alone, whose values are null.
+    Raises ValueError for other records that are not CSV in UTF-8.
     """
     try:
-        # An empty line has no place in a file of several columns: Arrow would pass over it.
+        # In a file of several columns, Arrow would skip an empty line.
         if (b"" not in records or len(columns) == 1) and not any(record.count(b'"') % 2 for record in records):
             return _read_joined(records, columns)
     except ValueError:
-        pass  # raised again below, unless it is for the rows that are found now
+        pass  # raised again below, unless misshapen records are the cause
     problems = _misshapen(records, len(columns))
     nothing = b"," * (len(columns) - 1)
     typed, others = _read_joined([nothing if i in problems else r for i, r in enumerate(records)], columns)
@@ -92,39 +91,39 @@ def _read_joined(records: Sequence[bytes], columns: Sequence[Column]) -> tuple[p
 
 
 def _misshapen(records: Sequence[bytes], width: int) -> dict[int, str]:
-    """Return what is wrong with records that have no such number of cells, by row."""
+    """Return the problems of records with an unclosed quote or without `width` cells, by row."""
     problems = {}
     for row, record in enumerate(records):
         n_cells = len(split_rows(record)[0]) if b'"' in record else record.count(b",") + 1
         if record.count(b'"') % 2:
-            problems[row] = "the model printed a quote that is not closed"
+            problems[row] = "the model printed an unclosed quote"
         elif n_cells != width:
             problems[row] = f"the model printed a row with {'fewer' if n_cells < width else 'more'} cells than columns"
     return problems
 
 
 def misshapen_record(width: int, excess: int) -> bytes:
-    """Return a record that `read_records` finds to have so many cells more than columns, or fewer if negative.
+    """Return a record with `excess` cells more than `width`, fewer if negative, which `read_records` rejects.
 
-    It stands for a row that cannot be brought into the order of the columns. One cell is the fewest that it can have:
-    of a single column, that is no value.
+    It represents a row whose cells cannot be matched to the columns. It has at least one cell, which for a single
+    column means no value.
     """
     return b"," * max(0, width - 1 + excess)
 
 
 @cache
 def format_header(columns: tuple[Column, ...]) -> bytes:
-    """Return the names of columns as a record; each model's once, since there may be thousands of them."""
+    """Return the names of columns as a record. Cached, since a model may have thousands of columns."""
     return format_record(column.name for column in columns)
 
 
 def format_record(cells: Iterable[str | None]) -> bytes:
-    """Return cells as a record: None is an empty cell, and what needs quotes, the empty string too, has them."""
+    """Return cells as a record. None is an empty cell; the empty string and special characters are quoted."""
     return ",".join("" if cell is None else _quoted(cell) for cell in cells).encode()
 
 
 def split_records(content: bytes) -> list[bytes]:
-    """Return the records of a file that was put together from them, each with a line feed after it."""
+    """Split a file into its records, each ended by a line feed."""
     lines = content.removesuffix(b"\n").split(b"\n")
     if b'"' not in content:
         return lines
@@ -147,7 +146,7 @@ _FIRST_CELLS = re.compile(_CELL + b"," + _CELL + b"," + _CELL + b",(.*)", re.DOT
 
 
 def split_first_cells(record: bytes) -> tuple[tuple[str, str, str], bytes]:
-    """Split off a record's first three cells, without their quotes. Raises ValueError where there are no more."""
+    """Split off a record's first three cells, unquoted. Raises ValueError if it has fewer than four cells."""
     found = _FIRST_CELLS.fullmatch(record)
     if not found:
         raise ValueError("a record has fewer than four cells")
@@ -157,7 +156,7 @@ def split_first_cells(record: bytes) -> tuple[tuple[str, str, str], bytes]:
 
 
 def split_rows(content: bytes) -> list[list[bytes]]:
-    """Return the cells of a CSV file as they are printed, with their quotes; a quote within a cell is a character."""
+    """Return the cells of a CSV file as printed, with their quotes. A quote within an unquoted cell is a character."""
     rows: list[list[bytes]] = [[]]
     for found in _ANY_CELL.finditer(content):
         cell, end = found.groups()
@@ -172,9 +171,9 @@ def split_rows(content: bytes) -> list[list[bytes]]:
 
 
 def tidy_cell(cell: bytes) -> bytes:
-    """Return a printed cell as `format_record` writes it where its quotes are not those of CSV.
+    """Quote a printed cell like `format_record` if it has quotes that are not valid CSV.
 
-    One that begins with a quote which is not closed stays as it is, for `read_records` to find.
+    A cell that begins with an unclosed quote stays unchanged, so that `read_records` rejects it.
     """
     if b'"' not in cell or re.fullmatch(_QUOTED, cell) or (cell.startswith(b'"') and cell.count(b'"') % 2):
         return cell
@@ -182,7 +181,7 @@ def tidy_cell(cell: bytes) -> bytes:
 
 
 def cell_text(cell: bytes) -> str:
-    """Return the text of a printed cell, without quotes that surround it."""
+    """Return the text of a printed cell, without surrounding quotes."""
     return _unquoted(tidy_cell(cell).decode())
 
 
@@ -207,7 +206,7 @@ def _read_csv(content: bytes, names: list[str], types: dict[str, pa.DataType]) -
     table = pacsv.read_csv(
         arrow_reader(content),
         read_options=pacsv.ReadOptions(column_names=names, skip_rows=1, block_size=_BLOCK_BYTES, use_threads=False),
-        # An empty line is a row without its value where there is one column, and nothing where there are several.
+        # With a single column, an empty line is a row without a value.
         parse_options=pacsv.ParseOptions(newlines_in_values=True, ignore_empty_lines=len(names) > 1),
         convert_options=pacsv.ConvertOptions(
             column_types=types,
@@ -223,10 +222,10 @@ def _read_csv(content: bytes, names: list[str], types: dict[str, pa.DataType]) -
 def parse_cells(text: pl.DataFrame, columns: Sequence[Column]) -> tuple[pl.DataFrame, dict[int, str]]:
     """Parse cells into the columns' types: Float64, Int64 and String, with nulls.
 
-    Floats are the doubles nearest to the text; integers are exact. Returns the typed columns and, for each row with
-    a cell that is not of its column's type, or not finite, a reason that names column and cell; such cells are null.
+    Floats are the doubles nearest to the text; integers are exact. Returns the typed columns, and a problem for each
+    row with a cell that is not of its column's type or not finite: it names column and cell. Such cells are null.
     """
-    # One expression for all columns of a type: polars takes longer to build 2,048 of them than to cast the cells.
+    # One expression per type: polars takes longer to build 2,048 expressions than to cast the cells.
     names = [column.name for column in columns]
     of_type = {kind: [column.name for column in columns if column.type == kind] for kind in DTYPES}
     cells = text.select(pl.col(names))
@@ -244,7 +243,7 @@ def parse_cells(text: pl.DataFrame, columns: Sequence[Column]) -> tuple[pl.DataF
 
 
 def _doubtful(text: pl.DataFrame, typed: pl.DataFrame, columns: Sequence[Column]) -> list[Column]:
-    """Return the number columns in which a plain cast lost a cell or met one that is not finite; mostly none."""
+    """Return the number columns in which a plain cast lost a cell or gave a non-finite number; usually none."""
     lost = typed.null_count().row(0)
     empty = text.null_count().row(0)
     floats = [c.name for c in columns if c.type == "float"]
@@ -257,7 +256,7 @@ def _doubtful(text: pl.DataFrame, typed: pl.DataFrame, columns: Sequence[Column]
 
 
 def _parse_number(text: pl.Series, column: Column) -> tuple[pl.Series, list[int]]:
-    """Parse a column with all that programs print in it. Returns its values and the rows with something else."""
+    """Parse a number column, with the usual notations of null. Returns its values and the rows that are invalid."""
     absent = text.is_null() | text.is_in(NULLS)
     number = text.zip_with(~absent, pl.Series([None], dtype=pl.String)).cast(pl.Float64, strict=False)
     if column.type == "float":

@@ -1,4 +1,4 @@
-"""From predictions to the prediction table: a shard's Parquet is loaded as pages and read back as readers would."""
+"""Load predictions into the prediction table: write a shard's Parquet file as pages, and read a sample back."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,21 +19,20 @@ from precalc_assets.tables.loader import load_shard
 
 _BATCH_ROWS = 1_000
 _KEPT_BYTES = 32 << 20
-"""Of a file, before compression, that are kept in memory: a shard of 2,000 rows by 2,048 columns."""
+"""Maximum uncompressed bytes of a file to keep in memory: a shard of 2,000 rows by 2,048 columns."""
 
 _READ_BACK_CELLS = 20_000
 _READ_BACK_ROWS = 100
-"""Bounds of what is read back of a shard: values, and molecules, spread evenly so that they touch many pages."""
+"""Limits of the sample that is read back: values, and molecules, spread evenly to touch many pages."""
 
 TABLE_CHECKS = {
     "row_count": "the table has as many molecules as the file",
     "read_back": "values read from the table equal the file's, to the last bit",
 }
-"""The checks of a loaded shard: name and promise."""
-
+"""The checks of a loaded shard: name and description."""
 
 LIBRARY_SHARD_CHECKS = {
-    "membership": "every molecule is in the shard that its hash says",
+    "membership": "every molecule is in the shard that its hash assigns",
     "row_count": "the table has as many molecules as the file",
 }
 
@@ -45,7 +44,7 @@ def load_library_shards(
 ) -> Iterator[ShardOutcome]:
     """Load each shard of the library into the library's own table: SMILES by InChIKey.
 
-    A table of a library with another number of shards is dropped first: it holds nothing that the shards do not.
+    A table with another number of shards is dropped first: it can be rebuilt from the library.
     """
     if tables.has_table(LIBRARY) and _shards_of(tables, LIBRARY) not in (None, library.n_shards):
         tables.drop_table(LIBRARY)
@@ -53,7 +52,7 @@ def load_library_shards(
 
 
 def _shards_of(tables: KeyValueStore, table: str) -> int | None:
-    """Return the number of shards that a table was made with; None if nothing was ever loaded into it."""
+    """Return the number of shards that a table was made with; None if it is empty."""
     try:
         return TableReader(tables, table).n_shards
     except TableError:
@@ -68,7 +67,11 @@ def _load_library_shard(
     info = library.shards[shard]
     strays = [key for key in molecules["inchikey"].to_pylist() if shard_of(key, library.n_shards) != shard]
     if strays:
-        check = Check("membership", passed=False, description=f"{len(strays)} belong elsewhere, {strays[0]} for one")
+        check = Check(
+            "membership",
+            passed=False,
+            description=f"{len(strays)} molecules belong to other shards, such as {strays[0]}",
+        )
         return ShardOutcome(shard, failure=f"{check.description}; build the library again", checks=(check,))
     loaded = load_shard(
         tables,
@@ -101,10 +104,10 @@ def _load_library_shard(
 
 
 def load_shards(store: ObjectStore, tables: KeyValueStore, model: str, shards: Iterable[str]) -> Iterator[ShardOutcome]:
-    """Load each shard's predictions into the model's table, read a sample back, and yield what came of it.
+    """Load each shard's predictions into the model's table, read a sample back, and yield the outcome.
 
-    What is loaded already is not written again, but read back all the same; what then turns out to be damaged is
-    written anew. Memory is bounded by two small files, or by a batch of larger ones.
+    A loaded shard is not written again, but read back, and rewritten if that shows damage. Memory is bounded by two
+    small files, or by a batch of larger ones.
     """
     yield from each_shard(shards, lambda shard: _load_shard(store, tables, model, shard))
 
@@ -154,7 +157,7 @@ def _load_shard(store: ObjectStore, tables: KeyValueStore, model: str, shard: st
 
 
 def _batches(parquet: pq.ParquetFile, names: list[str]) -> Callable[[], Iterator[pa.RecordBatch]]:
-    """Return a function that iterates over the file; loading does so several times, so a small one is kept."""
+    """Return a function that iterates over the file. A small file stays in memory, since loading iterates several times."""
     groups = range(parquet.metadata.num_row_groups)
     if sum(parquet.metadata.row_group(group).total_byte_size for group in groups) > _KEPT_BYTES:
         return lambda: _batches_of(lambda: parquet.iter_batches(_BATCH_ROWS, columns=names))
@@ -170,7 +173,7 @@ def _batches_of(read: Callable[[], Iterable[pa.RecordBatch]]) -> Iterator[pa.Rec
 
 
 def _sample_rows(batches: Iterable[pa.RecordBatch], rows: int, columns: int) -> list[tuple[object, ...]]:
-    """Return every n-th row, within the bounds of what is read back."""
+    """Return every n-th row, within the limits of the sample."""
     step = max(1, -(-rows // min(_READ_BACK_ROWS, max(1, _READ_BACK_CELLS // columns))))
     sample: list[tuple[object, ...]] = []
     seen = 0
@@ -188,7 +191,7 @@ def _count_rows(loaded: int, expected: int) -> Check:
 def _read_back(tables: KeyValueStore, model: str, columns: Sequence[Column], sample: list[tuple[object, ...]]) -> Check:
     """Compare rows of the file with the table's answer, by `repr`: 2 is not 2.0, and 0.0 is not -0.0.
 
-    The table's columns may be those of a newer release; what the file lacks of them is null to readers.
+    The table may have the columns of a newer release; columns that the file lacks read as null.
     """
     try:
         reader = TableReader(tables, model, consistent=True)

@@ -1,4 +1,4 @@
-"""A shard's predictions as a Parquet file: written batch by batch, read back with the provenance in its footer."""
+"""A shard's predictions as a Parquet file, written batch by batch, with the provenance in its footer."""
 
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
@@ -22,13 +22,13 @@ from precalc_assets.platform_errors import ShardError
 from precalc_assets.predictions.cells import ARROW_TYPES
 
 _CHUNK = 8 << 20
-"""Bytes that are copied at a time from the store."""
+"""Bytes to copy from the store at a time."""
 
 _METADATA_KEY = b"precalc"
 
 
 class Provenance(BaseModel):
-    """What predictions were made from. It stands in the file's footer, so that the file alone can be served."""
+    """The inputs of predictions. They are in the file's footer, so the file can be served on its own."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -45,9 +45,9 @@ class Provenance(BaseModel):
 class PredictionsWriter:
     """Writes predictions to a local Parquet file, one row group per batch.
 
-    A row group's statistics say what a query can skip. In a small shard of a model with thousands of columns, most of
-    the file would be footer: so Arrow's copy of the schema is left out, the provenance is compressed (zstd, base64),
-    and only `smiles` may have a dictionary.
+    Queries skip row groups by their statistics. In a small shard with thousands of columns, most of the file would be
+    footer. So it omits Arrow's copy of the schema, compresses the provenance (zstd, base64), and only `smiles` may have
+    a dictionary.
     """
 
     def __init__(self, path: Path, provenance: Provenance) -> None:
@@ -70,12 +70,12 @@ class PredictionsWriter:
         self._writer.write_table(frame.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(self._schema))
 
     def close(self) -> None:
-        """Write the footer; the file is whole from then on."""
+        """Write the footer, which completes the file."""
         self._writer.close()
 
 
 class Copy(NamedTuple):
-    """A local copy of the object of a name, its size in bytes, and its SHA-256 in hexadecimal."""
+    """A local copy of the object `name`, with its size in bytes and its SHA-256 in hexadecimal."""
 
     name: str
     path: Path
@@ -85,7 +85,7 @@ class Copy(NamedTuple):
 
 @contextmanager
 def copy_predictions(store: ObjectStore, name: str) -> Iterator[Copy]:
-    """Copy a Parquet file of the store to a local one that lives as long as the context.
+    """Copy a Parquet file from the store to a local file, which is deleted on exit.
 
     Raises ShardError if there is none.
     """
@@ -104,16 +104,16 @@ def copy_predictions(store: ObjectStore, name: str) -> Iterator[Copy]:
 
 @contextmanager
 def open_copy(copy: Copy) -> Iterator[tuple[pq.ParquetFile, Provenance]]:
-    """Open such a copy. Raises ShardError if it is damaged or not ours."""
+    """Open a copy. Raises ShardError if it is damaged or not ours."""
     with open_parquet(copy.path, copy.name) as opened:
         yield opened
 
 
 @contextmanager
 def open_parquet(source: Path | RawIOBase, name: str) -> Iterator[tuple[pq.ParquetFile, Provenance]]:
-    """Open what holds the object of this name. Raises ShardError if it is damaged or not ours."""
+    """Open the content of the object `name`. Raises ShardError if it is damaged or not ours."""
     try:
-        # Buffered ahead: what is wanted of neighbouring columns is read at once.
+        # Pre-buffering reads neighbouring columns in one request.
         parquet = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
         packed = b64decode((parquet.metadata.metadata or {})[_METADATA_KEY])
         provenance = Provenance.model_validate_json(zstandard.decompress(packed))
@@ -125,9 +125,9 @@ def open_parquet(source: Path | RawIOBase, name: str) -> Iterator[tuple[pq.Parqu
 
 @contextmanager
 def open_predictions(store: ObjectStore, name: str) -> Iterator[tuple[pq.ParquetFile, Provenance]]:
-    """Open a Parquet file of the store, by a local copy that lives as long as the context.
+    """Open a Parquet file of the store through a local copy, which is deleted on exit.
 
-    Raises ShardError if there is none, or one that is damaged or not ours.
+    Raises ShardError if it is missing, damaged or not ours.
     """
     with copy_predictions(store, name) as copy, open_copy(copy) as opened:
         yield opened

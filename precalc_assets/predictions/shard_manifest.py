@@ -1,4 +1,4 @@
-"""The manifest of a shard's raw predictions: written last, it makes them exist. Reading parts goes through it."""
+"""The manifest of a shard's raw predictions. It is written last and names the parts; readers start from it."""
 
 import gzip
 import hashlib
@@ -21,8 +21,8 @@ from precalc_assets.predictions.cells import read_cells
 class PartInfo(BaseModel):
     """One object with raw predictions: gzipped CSV, `key,input,quarantine` and the model's columns, as printed.
 
-    `key` is the InChIKey, `input` the SMILES that the model was given, `quarantine` the reason why it could not
-    answer (then the model's columns are empty).
+    `key` is the InChIKey, `input` the SMILES, `quarantine` the reason why the model could not answer (then its columns
+    are empty).
     """
 
     model_config = ConfigDict(frozen=True)
@@ -35,10 +35,10 @@ class PartInfo(BaseModel):
 
 
 class RawManifest(BaseModel):
-    """What a shard's raw predictions consist of, and what they were computed from.
+    """The parts of a shard's raw predictions, and their inputs.
 
-    `environment` names what the model ran in when the last of them were computed; it is empty where that is not known.
-    `adopted` tells of predictions that an earlier release has computed and this one was shown to reproduce.
+    `environment` names the environment of the latest computation; it is empty if unknown. `adopted` describes
+    predictions that an earlier release has computed and this one reproduces.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -63,42 +63,44 @@ class RawManifest(BaseModel):
 
     @cached_property
     def digest(self) -> str:
-        """Name of the content: the same for the same values from the same release, whenever and wherever computed."""
+        """Digest of the content: equal for equal values of the same release, regardless of time and environment."""
         content = self.model_dump_json(exclude={"environment", "adopted", "seconds", "finished_at"})
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def manifest_name(model: str, shard: str) -> str:
-    """Return the name of the manifest's object."""
+    """Return the object name of a shard's manifest."""
     return f"{storage.raw_prefix(model, shard)}/manifest.json"
 
 
 def find_manifest(store: ObjectStore, model: str, shard: str) -> RawManifest | None:
-    """Return a shard's manifest, or None where the shard has no raw predictions.
+    """Return a shard's manifest, or None if it has no raw predictions.
 
-    Raises ShardError if the object is there and is no manifest.
+    Raises ShardError if the manifest is damaged.
     """
     remedy = f"delete it and predict shard {shard} again"
     return Slot(store, manifest_name(model, shard), RawManifest, ShardError, remedy).read()
 
 
 def require_manifest(store: ObjectStore, model: str, shard: str) -> RawManifest:
-    """Return a shard's manifest. Raises ShardError where there is none, or a damaged one."""
+    """Return a shard's manifest. Raises ShardError if it is missing or damaged."""
     manifest = find_manifest(store, model, shard)
     if manifest is None:
-        raise ShardError(f"{model} has no raw predictions here; run `precalc predict {model}` first")
+        raise ShardError(f"{model} has no raw predictions for shard {shard}; run `precalc predict {model}` first")
     return manifest
 
 
 def read_part(store: ObjectStore, part: PartInfo, columns: tuple[Column, ...]) -> tuple[pl.DataFrame, dict[int, str]]:
-    """Read a part: `key`, and the model's columns in their types; with what `parse_cells` finds wrong by row.
+    """Read a part: `key` and the model's typed columns, with the problems of `parse_cells` by row.
 
-    Raises ShardError if the object is gone or its bytes are not those that the manifest names.
+    Raises ShardError if the object is missing or its SHA-256 is not the manifest's.
     """
     try:
         content = bytes(obstore.get(store, part.name).bytes())
     except FileNotFoundError:
-        raise ShardError(f"{part.name} is gone although its manifest names it; predict the shard again") from None
+        raise ShardError(f"{part.name} is missing although its manifest names it; predict the shard again") from None
     if hashlib.sha256(content).hexdigest() != part.sha256:
-        raise ShardError(f"{part.name} is not what its manifest names; delete it and predict the shard again")
+        raise ShardError(
+            f"{part.name} is damaged: its SHA-256 is not the manifest's; delete it and predict the shard again"
+        )
     return read_cells(gzip.decompress(content), columns, "key")

@@ -1,4 +1,4 @@
-"""From raw predictions to predictions: parts are parsed, checked against the library's shard and put as Parquet."""
+"""Validate raw predictions: parse the parts, check them against the library's shard, and store them as Parquet."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -26,11 +26,11 @@ from precalc_assets.predictions.validation import (
 )
 
 _CHECKED_CELLS = 1_000_000
-"""Cells that are checked and written together, some 8 MB: a row group of the file."""
+"""Cells to check and write together, about 8 MB: a row group of the file."""
 
 
-class BrokenCheckError(Exception):
-    """A shard's predictions break a check; nothing of them is published."""
+class FailedCheckError(Exception):
+    """A shard's predictions failed a check, so none of them are published."""
 
     def __init__(self, name: str, found: str) -> None:
         super().__init__(found)
@@ -46,11 +46,11 @@ def validate_shards(
     max_failure_rate: float,
     canary: Canary | None = None,
 ) -> Iterator[ShardOutcome]:
-    """Make the predictions of each shard from its raw predictions, and yield what came of it.
+    """Make the predictions of each shard from its raw predictions, and yield the outcome.
 
-    A shard whose data break a check is a failed outcome that carries the check, and its earlier predictions, if any,
-    stay as they were; those of `PREDICTION_WARNINGS` it carries broken, and lands. `canary` is the model's, if one
-    was run. Memory is bounded by a few parts.
+    A shard that fails a check has a failed outcome with that check, and its earlier predictions stay unchanged. If it
+    fails only checks of `PREDICTION_WARNINGS`, it lands with them. `canary` is the model's, if one was run. Memory is
+    bounded by a few parts.
     """
     releases: list[str] = []
     task = _Task(store, library, model, max_failure_rate, canary, releases)
@@ -59,7 +59,7 @@ def validate_shards(
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What `validate_shards` was asked for, and the releases of the shards that it has validated."""
+    """The arguments of `validate_shards`, and the releases of the shards that it has validated."""
 
     store: ObjectStore
     library: LibraryManifest
@@ -86,7 +86,7 @@ def _validate_shard(task: _Task, shard: str) -> ShardOutcome:
         path = Path(folder) / "predictions.parquet"
         try:
             compared = _write_predictions(path, task, manifest)
-        except BrokenCheckError as broken:
+        except FailedCheckError as broken:
             check = Check(broken.name, passed=False, description=str(broken))
             return ShardOutcome(shard, failure=f"shard {shard} of {model}: {broken}", checks=(check,))
         obstore.put(store, path_in_store, path)
@@ -116,7 +116,7 @@ def _validate_shard(task: _Task, shard: str) -> ShardOutcome:
 
 
 def _write_predictions(path: Path, task: _Task, manifest: RawManifest) -> list[Check]:
-    """Write a shard's file, and return what comes of comparing it with the canary."""
+    """Write a shard's file, and return the checks of the comparison with the canary."""
     store, library = task.store, task.library
     molecules = pl.DataFrame(pl.from_arrow(read_shard(store, library, manifest.shard)))
     comparison = Comparison(task.canary, manifest.release, manifest.columns)
@@ -132,55 +132,56 @@ def _write_predictions(path: Path, task: _Task, manifest: RawManifest) -> list[C
     )
     writer = PredictionsWriter(path, provenance)
     rows = values = 0
-    for batch in _gathered(_read_parts(store, manifest)):
+    for batch in _concatenated(_read_parts(store, manifest)):
         expected = molecules.slice(rows, batch.height)
         if expected.height < batch.height:
-            raise BrokenCheckError(
-                "keys", f"the parts go beyond the {molecules.height} molecules of the library's shard"
+            raise FailedCheckError(
+                "keys", f"the parts have more than the {molecules.height} molecules of the library's shard"
             )
         frame = batch.insert_column(1, expected["smiles"])
         broken = broken_check(frame, predictions_schema(manifest.columns, expected["inchikey"]))
         if broken:
-            raise BrokenCheckError(*broken)
+            raise FailedCheckError(*broken)
         writer.write(frame)
         comparison.add(frame)
         rows += frame.height
         values += frame.height * len(manifest.columns) - sum(frame.null_count().row(0))
     writer.close()
     if rows != molecules.height:
-        raise BrokenCheckError("keys", f"the parts have {rows} molecules, the library's shard has {molecules.height}")
+        raise FailedCheckError("keys", f"the parts have {rows} molecules, the library's shard has {molecules.height}")
     if rows and not values:
-        raise BrokenCheckError("nulls", f"all values of all {rows} molecules are null; see the model's log")
+        raise FailedCheckError("nulls", f"all values of all {rows} molecules are null; see the model's log")
     checks = comparison.checks()
     for check in checks:
         if not check.passed and check.name not in PREDICTION_WARNINGS:
-            raise BrokenCheckError(
-                check.name, f"{check.description}; see the model's log, or run its canary again if it is right"
+            raise FailedCheckError(
+                check.name,
+                f"{check.description}; see the model's log, or run its canary again if the predictions are right",
             )
     return checks
 
 
 def _read_parts(store: ObjectStore, manifest: RawManifest) -> Iterator[pl.DataFrame]:
-    """Yield the parts, typed: `inchikey` and the model's columns."""
+    """Yield each part as a frame of `inchikey` and the model's typed columns."""
     for part in manifest.parts:
         frame, problems = read_part(store, part, manifest.columns)
         if problems:
             row, problem = next(iter(problems.items()))
-            raise BrokenCheckError(
+            raise FailedCheckError(
                 "schema",
-                f"{problem} ({frame['key'][row]}; {len(problems)} such molecules in {part.name}); mend the model, or "
-                "declare the column as string in its run_columns.csv, and predict again",
+                f"{problem} ({frame['key'][row]}; {len(problems)} such molecules in {part.name}); correct the model, "
+                "or declare the column as string in its run_columns.csv, and predict again",
             )
         yield frame.rename({"key": "inchikey"})
 
 
-def _gathered(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """Yield the frames put together to about a million cells: pandera takes 9 ms, of however few rows."""
-    kept: list[pl.DataFrame] = []
+def _concatenated(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Concatenate frames to about a million cells each: pandera takes 9 ms per frame, even for few rows."""
+    group: list[pl.DataFrame] = []
     for frame in frames:
-        kept.append(frame)
-        if sum(part.height for part in kept) * frame.width >= _CHECKED_CELLS:
-            yield pl.concat(kept)
-            kept = []
-    if kept:
-        yield pl.concat(kept)
+        group.append(frame)
+        if sum(part.height for part in group) * frame.width >= _CHECKED_CELLS:
+            yield pl.concat(group)
+            group = []
+    if group:
+        yield pl.concat(group)

@@ -1,4 +1,4 @@
-"""What predictions must be, as a pandera schema made from a model's columns, and the checks that report it."""
+"""The pandera schema of predictions, made from a model's columns, and the checks that report it."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
 KEY_COLUMNS = ("inchikey", "smiles")
 
 PREDICTION_CHECKS = {
-    "schema": "every output column is there, in order, with the type that run_columns.csv declares",
+    "schema": "every output column exists, in order, with the type that run_columns.csv declares",
     "keys": "the molecules are those of the library's shard, each once, in its order",
     "finite": "every number is finite",
     "nulls": "not every value is null",
     "not_constant": "not all of the columns that varied in the canary are constant",
     "one_release": "the release is the canary's, and that of the other shards",
-    "distribution": "each column's values are distributed as in the canary, as far as that can tell",
+    "distribution": "each column's values are distributed as in the canary, within its statistical precision",
 }
-"""The checks of a shard's predictions: name and promise."""
+"""The checks of a shard's predictions: name and description."""
 
 PREDICTION_WARNINGS = frozenset({"one_release", "distribution"})
-"""Those of them that keep no shard from being published: a sample may mislead, and a release may be changed midway."""
+"""Checks that do not block publication: a sample may mislead, and the release may change during a run."""
 
 
 def predictions_schema(columns: Sequence[Column], inchikeys: pl.Series) -> "pa.DataFrameSchema":
     """Return the schema of predictions for these molecules: `inchikey`, `smiles`, and one column per output.
 
-    Pandera takes about 3 ms per column and check, 12 s for a model of 2,048 outputs; so what concerns all output
-    columns is checked on the frame at once.
+    Pandera takes about 3 ms per column and check, 12 s for a model of 2,048 outputs; so checks of all output columns
+    run on the whole frame.
     """
-    import pandera.polars as pa  # takes 0.4 s, which only validation needs
+    import pandera.polars as pa  # takes 0.4 s, so only validation imports it
 
     expected = _expected(tuple(columns))
     return pa.DataFrameSchema(
@@ -56,9 +56,9 @@ def predictions_schema(columns: Sequence[Column], inchikeys: pl.Series) -> "pa.D
 
 
 def broken_check(frame: pl.DataFrame, schema: "pa.DataFrameSchema") -> tuple[str, str] | None:
-    """Return the first check that these predictions break and pandera's word on it; None when they keep them all.
+    """Return the first failed check with pandera's message; None if all pass.
 
-    One, not all: pandera 0.35 cannot collect the failures of a frame's checks of different kinds.
+    Only the first, since pandera 0.35 cannot collect the failures of a frame's checks of different kinds.
     """
     import pandera.polars as pa
 

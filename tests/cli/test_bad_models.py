@@ -123,7 +123,7 @@ QUARANTINED = {
     "exits for it": ("sys.exit('bad valence')", "run.sh exited 1: bad valence"),
     "prints text for its number": ("return 'high,1,x'", "score is 'high', not a finite number"),
     "prints too few cells for it": ("return '1'", "the model printed a row with fewer cells than columns"),
-    "prints an open quote for it": ("return '1,1,\"x'", "the model printed a quote that is not closed"),
+    "prints an open quote for it": ("return '1,1,\"x'", "the model printed an unclosed quote"),
 }
 
 

@@ -193,7 +193,7 @@ def test_readers_are_told_of_variation_without_dagster(world, home):
     assert world.precalc("get", MODEL, "CCO").stderr == f"warning: predictions of {MODEL} vary between runs, in score\n"
     card = find_card(world.tables, MODEL)
     assert (card.metadata.title, card.covered, card.varying) == ("A model for tests", True, ("score",))
-    assert card.example.startswith("there is none")
+    assert card.example.startswith("the model has no example")
     assert card.peak_memory > 1 << 20
     assert card.bytes_per_molecule > 5
     assert card.seconds_per_molecule > 0

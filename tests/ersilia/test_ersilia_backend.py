@@ -90,11 +90,11 @@ def test_two_models_at_the_same_time_do_not_disturb_each_other(machine, obedient
 
 def test_a_server_that_was_killed_is_unwell_and_starts_again(machine, obedient: Path) -> None:
     with machine.backend(obedient) as backend:
-        assert backend.is_well()
+        assert backend.is_healthy()
         machine.servers()[0].kill()
-        assert not backend.is_well()
+        assert not backend.is_healthy()
         backend.restart()
-        assert backend.is_well()
+        assert backend.is_healthy()
         assert len(backend.predict(["C"])) == 1
 
 

@@ -114,7 +114,7 @@ def test_image_that_the_disk_has_no_room_for_is_not_fetched(
 def test_unknown_size_of_an_image_is_told_and_the_image_fetched(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
     shutil.rmtree(hub.hub.url.removeprefix("file://") + f"/{MODEL}/.git")
     assert hub.release() == "v1.0.0"
-    assert "the size of eos3b5e's image is not known before it is fetched: there is no repository" in caplog.text
+    assert "the size of eos3b5e's image is unknown before the fetch: there is no repository" in caplog.text
 
 
 @pytest.mark.parametrize(("variable", "where"), [("", "{home}/.docker"), ("/etc/docker-config", "/etc/docker-config")])

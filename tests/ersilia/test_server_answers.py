@@ -57,11 +57,11 @@ def test_values_are_taken_by_name(answering: Answering) -> None:
         ('[{"score":1,"label":"a"},{"score":1,"label":"a"},{"score":1,"label":"a"}]', "answered 3 rows for 2"),
         ("[]", "answered 0 rows for 2"),
         ('[{"score":1,"label":"a","input":"CC"},{"score":1,"label":"a","input":"C"}]', "for other molecules"),
-        ('[{"score":1,"label":"a"},{"sco', "no list of rows"),
-        ('[{"score":1,"label":"a"}', "no list of rows"),
-        ("[null]", "no list of rows"),
-        ('{"result": 1}', "no list of rows"),
-        ("", "no list of rows"),
+        ('[{"score":1,"label":"a"},{"sco', "not a list of rows"),
+        ('[{"score":1,"label":"a"}', "not a list of rows"),
+        ("[null]", "not a list of rows"),
+        ('{"result": 1}', "not a list of rows"),
+        ("", "not a list of rows"),
     ],
 )
 def test_an_answer_that_is_not_one_row_for_each_molecule_is_refused(
@@ -105,7 +105,7 @@ def test_a_declared_input_column_is_an_output(answering: Answering) -> None:
         (500, "", "the server answered 500: nothing else"),
         (422, '{"detail": [{"msg": "too short"}]}', "422: .*too short"),
         (500, "x" * 1000, "x{300}$"),
-        (0, "", "gone while it was asked"),
+        (0, "", "connection to the server failed"),
     ],
 )
 def test_a_failure_has_the_servers_own_words(answering: Answering, status: int, text: str, reason: str) -> None:

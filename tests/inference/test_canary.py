@@ -234,7 +234,7 @@ return f"{{len(smiles)}},1"
     report = run(world)
     assert (report.quarantined, report.unsteady, report.varying) == (0, 1, ())
     assert report.deterministic is checks(report)["deterministic"] is False
-    assert said(report, "deterministic") == "1 molecules were answered in one of the runs alone"
+    assert said(report, "deterministic") == "1 molecules were answered in only one of the runs"
 
 
 def test_a_model_that_takes_too_long_for_the_library_fails_with_the_figures_and_the_setting(world):
@@ -335,7 +335,7 @@ class Served(SlowToStart):
             raise BatchError("connection refused")
         return super().predict(smiles, deadline)
 
-    def is_well(self):
+    def is_healthy(self):
         return self.up
 
     def restart(self):
@@ -487,7 +487,7 @@ def test_calls_that_fail_are_in_the_speed_and_the_estimate(world):
         ("score,rings\n1.0,2\n1.5,3\n", False, "run_output.csv lacks the column 'atoms' of run_columns.csv"),
         ("score,atoms\n1.0,2\nhigh,3\n", False, "run_output.csv: score is 'high', not a finite number"),
         ("", False, "run_output.csv cannot be read: it is empty"),
-        (None, True, "there is none: model/framework/examples/run_output.csv is missing"),
+        (None, True, "the model has no example: model/framework/examples/run_output.csv is missing"),
     ],
     ids=[
         "equal",

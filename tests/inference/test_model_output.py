@@ -79,7 +79,7 @@ def test_a_declared_column_is_an_output_whatever_its_name(tmp_path: Path, names:
 def test_an_undeclared_input_must_be_what_was_given(tmp_path: Path) -> None:
     text = "input,smiles,a\nC,x,1\nCC,y,2\nCCC,z,3\n"
     assert read(tmp_path, text, ["smiles", "a"]) == [b"x,1", b"y,2", b"z,3"]
-    with pytest.raises(BatchError, match=r"other molecules than it was given .column 'input'"):
+    with pytest.raises(BatchError, match=r"other molecules than its input .column 'input'"):
         read(tmp_path, text, ["smiles", "a"], ["C", "CCC", "CC"])
 
 
@@ -129,7 +129,7 @@ def test_a_misshapen_row_is_a_failure_of_its_molecule(tmp_path: Path, header: st
 def test_a_quote_that_is_not_closed_is_a_failure(tmp_path: Path) -> None:
     records = read(tmp_path, 'a,b\n1,2\n3,4\n5,"6\n', ["a", "b"])
     _, problems = read_records(records, columns("a", "b"))
-    assert problems == {2: "the model printed a quote that is not closed"}
+    assert problems == {2: "the model printed an unclosed quote"}
 
 
 def test_an_empty_line_of_a_single_column_is_its_molecules(tmp_path: Path) -> None:

@@ -272,7 +272,7 @@ class Served(Model):
         records = super().predict(smiles, deadline)
         return [b"," for _ in records] if self.ill else records
 
-    def is_well(self) -> bool:
+    def is_healthy(self) -> bool:
         return not (self.ill and self.illness == "dead")
 
     def restart(self) -> None:
@@ -342,7 +342,7 @@ def test_a_misshapen_record_is_one_failure_and_no_second_call() -> None:
     model = Odd()
     (answer,) = answers([["a", "open", "b", "wide", "c", "empty"]], model)
     assert answer.failures == {
-        1: "the model printed a quote that is not closed",
+        1: "the model printed an unclosed quote",
         3: "the model printed a row with more cells than columns",
         5: "the model printed a row with fewer cells than columns",
     }

@@ -86,11 +86,11 @@ def test_a_model_that_answers_all_the_same_is_told_from_one_with_a_column_that_d
     assert compare(canary, stuck)["not_constant"] == (True, "2 of 3 columns that varied in the canary vary")
     assert compare(canary, stuck)["distribution"] == (
         False,
-        "1 of 3 columns are unlike the canary's: c0 is always 50, and had 100 values in the canary",
+        "1 of 3 columns differ from the canary: c0 is always 50, and had 100 values in the canary",
     )
     assert compare(canary, shard.with_columns(pl.lit(50.0).alias(name) for name in shard.columns))["not_constant"] == (
         False,
-        "c0, c1, c2 varied in the canary, and here no column does: c0 is always 50",
+        "c0, c1, c2 varied in the canary, but no column does here: c0 is always 50",
     )
 
 
@@ -99,7 +99,7 @@ def test_a_rare_value_that_a_shard_lacks_is_no_alarm_and_one_that_it_should_have
     small, large = (pl.DataFrame({"hit": [0] * rows}) for rows in (2_000, 20_000))
     assert compare(canary_of(rare), small)["not_constant"] == (True, "2000 molecules are too few to tell")
     passed, found = compare(canary_of(rare), large)["not_constant"]
-    assert (passed, found) == (False, "hit varied in the canary, and here no column does: hit is always 0")
+    assert (passed, found) == (False, "hit varied in the canary, but no column does here: hit is always 0")
 
 
 def test_texts_are_compared_too():
@@ -114,7 +114,7 @@ def test_texts_are_compared_too():
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        (pl.col("c0") * 2, "c0 is beyond the canary's"),
+        (pl.col("c0") * 2, "c0 is outside the canary's range"),
         (pl.lit(50.0) + (pl.col("c0") - 50) / 10 + 4, "c0 has a mean of 54"),
         (pl.when(pl.col("c0") > 50).then(pl.col("c0")), "c0 is null for 5"),
     ],
@@ -124,7 +124,7 @@ def test_what_is_unlike_the_canary_is_said_with_column_and_figures(change, found
     shard = drawn("normal", 3_000, 2, columns=2).with_columns(c0=change)
     passed, said = compare(canary, shard)["distribution"]
     assert not passed
-    assert said.startswith(f"1 of 2 columns are unlike the canary's: {found}")
+    assert said.startswith(f"1 of 2 columns differ from the canary: {found}")
 
 
 def test_without_a_canary_of_the_release_nothing_is_compared_and_that_is_said():

@@ -1,7 +1,7 @@
-"""Running a model by the ersilia CLI: fetched and served in a place of its own, asked over HTTP, never imported.
+"""Run a model with the ersilia CLI: fetch and serve it in an isolated HOME, call it over HTTP, and never import it.
 
-The CLI is GPL-3, so that it stays a program beside ours; what is known of it here are its commands, its folders and
-the answers of its servers.
+The CLI is GPL-3, so it runs as a separate program. This package only uses its commands, its folders and the answers of
+its servers.
 """
 
 from precalc_assets.inference.ersilia.ersilia_backend import ErsiliaBackend, fetch_from_hub

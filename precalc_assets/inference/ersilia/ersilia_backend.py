@@ -1,4 +1,4 @@
-"""The ersilia backend: a model that the CLI serves, and a server that is started afresh now and then."""
+"""The ersilia backend: the CLI serves the model, and the server is restarted at intervals."""
 
 import json
 import logging
@@ -22,18 +22,17 @@ from precalc_assets.processes import require_space
 logger = logging.getLogger(__name__)
 
 _HEALTHY_SECONDS = 120.0
-"""The CLI returns when its server says that it is running, which is a little before it answers."""
+"""Timeout for a new server to answer. The CLI returns a little before that."""
 
 _FRESH_SECONDS = 24 * 3600.0
-"""The hub changes a model some times a year; who runs it day by day has the change the day after."""
-
+"""Maximum age of a fetched image. The hub changes a model a few times a year; a daily run has the change in a day."""
 
 _DOCKER_ROOT = Path("/var/lib/docker")
-"""Where Docker keeps images on Linux, by default (`dockerd --data-root`)."""
+"""Docker's default folder for images on Linux (`dockerd --data-root`)."""
 
 
 class ErsiliaBackend:
-    """Serves a model by the ersilia CLI and asks its server, in one POST a call: each of them starts the model."""
+    """Serves a model with the ersilia CLI, and sends one POST per call: the server runs the model once for each."""
 
     def __init__(
         self, folder: ModelFolder, *, cache_dir: Path, batch_size: int, batch_timeout: float, restart_batches: int
@@ -66,23 +65,24 @@ class ErsiliaBackend:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close the server, and leave the fetched model to the next run."""
+        """Close the server, and keep the fetched model for the next run."""
         self._stack.close()
 
     def _require_release(self, fetched: str) -> None:
-        """Raise ModelError if the copy of this slot is of another release than the one that was opened.
+        """Raise ModelError if this slot's copy has another release than the opened model.
 
-        Another worker may hold the slot that was read then, and the hub have changed before this one was filled.
+        The model may have been opened from a slot that another worker now holds, and the hub may have changed before
+        this slot was filled.
         """
         if fetched != self.release:
             self._slot.forget()
             raise ModelError(
-                f"the hub's copy of {self._model} has changed meanwhile, from the release {self.release} to {fetched}; "
+                f"the hub has changed {self._model} meanwhile, from the release {self.release} to {fetched}; "
                 "run the same command again"
             )
 
-    def is_well(self) -> bool:
-        """See `ServedModelBackend.is_well`."""
+    def is_healthy(self) -> bool:
+        """See `ServedModelBackend.is_healthy`."""
         return is_up(self._url)
 
     def restart(self) -> None:
@@ -90,10 +90,10 @@ class ErsiliaBackend:
         self._asked = 0
         self._url = self._slot.serve(self._source)
         deadline = time.monotonic() + _HEALTHY_SECONDS
-        while not self.is_well():
+        while not self.is_healthy():
             if time.monotonic() > deadline:
                 raise ModelError(
-                    f"{self._model} is served at {self._url}, and did not answer in {_HEALTHY_SECONDS:g} s"
+                    f"{self._model} is served at {self._url}, but did not answer within {_HEALTHY_SECONDS:g} s"
                 )
             time.sleep(0.1)
 
@@ -109,7 +109,7 @@ class ErsiliaBackend:
                 self.restart()
                 return self._ask(smiles, deadline)
         except BreakerOpenError:
-            raise BatchError("the server answers nothing, also after a restart") from None
+            raise BatchError("the server answers no request, even after a restart") from None
         except BatchError:
             require_space(self._slot.path)
             raise
@@ -119,15 +119,15 @@ class ErsiliaBackend:
         try:
             return ask(self._url, self._model, self.columns, smiles, timeout)
         except TimeoutError:
-            self._asked = self._lifetime  # what hangs in it goes on: it is started afresh before it is asked again
+            self._asked = self._lifetime  # the request still runs in the server, so the next call restarts it
             raise no_answer(timeout, deadline) from None
 
 
 def fetch_from_hub(model: str, hub: Hub) -> ModelFolder:
-    """Fetch a model's image from the hub, unless that was done today, and return what it says of itself.
+    """Fetch a model's image from the hub, unless it was fetched within a day, and return the model's folder.
 
-    A version that was asked for is fetched at the tag of its newest release, and stays as it is. Raises UsageError if
-    the hub does not have it, ModelError with the CLI's words or for an image that the disk has no room for.
+    A versioned id (`eos…-v1`) is fetched once, at the tag of its newest release. Raises UsageError if the hub does not
+    have it, ModelError with the CLI's message, or if the disk has no room for the image.
     """
     has_version = "-v" in model
 
@@ -137,7 +137,7 @@ def fetch_from_hub(model: str, hub: Hub) -> ModelFolder:
         except (UsageError, ModelError) as error:
             if has_version:
                 raise
-            logger.warning("the size of %s's image is not known before it is fetched: %s", model, error)
+            logger.warning("the size of %s's image is unknown before the fetch: %s", model, error)
             return ""
         _require_room(model, metadata.image_megabytes or 0)
         return release if has_version else ""
@@ -152,19 +152,19 @@ def _require_room(model: str, megabytes: float) -> None:
     if free < megabytes:
         raise ModelError(
             f"the image of {model} takes {megabytes:,.0f} MB, and the disk of {_DOCKER_ROOT} has {free:,.0f} MB free: "
-            "remove images by `docker system prune --all`, or set PRECALC_MODEL_BACKEND=framework"
+            "remove images with `docker system prune --all`, or set PRECALC_MODEL_BACKEND=framework"
         )
 
 
 def _read_copy(fetched: Path, model: str, version: str) -> ModelFolder:
-    """Return what the CLI's own copy of a model says of it, and of which release it is if that was asked for.
+    """Return the model folder in the CLI's copy; `version` is its release if it is not empty.
 
-    Raises ModelError for a copy that cannot be used.
+    Raises ModelError for an unusable copy.
     """
     if not any((fetched / name).exists() for name in ("metadata.yml", "metadata.json")):
-        with suppress(OSError, ValueError, KeyError):  # an image's copy has it as a card in a file of the server's
+        with suppress(OSError, ValueError, KeyError):  # the copy of an image has the metadata as the card in this file
             card = json.loads((fetched / "information.json").read_bytes(), parse_float=str)["card"]
             (fetched / "metadata.json").write_text(json.dumps(card), encoding="utf-8")
     folder = find_model(fetched.name, [fetched.parent])
-    release = version or folder.metadata.release  # a card is written before its release is tagged
+    release = version or folder.metadata.release  # the card in an image may be older than its tag
     return replace(folder, model=model, metadata=folder.metadata.model_copy(update={"release": release}))

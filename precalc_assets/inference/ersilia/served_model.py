@@ -1,6 +1,6 @@
-"""Asking a served model: requests over a fresh connection each, and answers as the records that backends return.
+"""Call a served model: each request uses a new connection, and answers are parsed into a backend's records.
 
-Standard library only, and no proxies: a server is on this machine, whatever `http_proxy` says of other ones.
+This module uses only the standard library, and no proxy: the server is on this machine.
 """
 
 import io
@@ -22,22 +22,22 @@ from precalc_assets.processes import printable
 _HEALTH_SECONDS = 10.0
 
 _RUN = "/run?fetch_cache=false&save_cache=false"
-"""Without the server's cache, which is there where a Redis is: it returns what it has before what it computes, and so
-in another order than it was asked."""
+"""Disables the server's cache, which exists where Redis does: it returns cached rows before computed ones, and so in
+another order than the input."""
 
 _BREAKER_OPEN = 503
 
 _DECODER = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
-"""Leaves numbers as they are printed. A number and a string of the same text become the same, as they are in CSV."""
+"""Keeps numbers as text. A number and a string of the same text become equal, as in CSV."""
 
 _PIECE = 1 << 20
-"""Characters of an answer that are read at a time."""
+"""Characters of an answer to read at a time."""
 
 _SEPARATOR = re.compile(r"[\s,]*")
 
 
 class BreakerOpenError(Exception):
-    """The server answers nothing for a while because its last five answers were failures: nobody is to blame."""
+    """The server rejects requests for a while, since its last five answers were failures. No molecule is to blame."""
 
 
 def is_up(url: str) -> bool:
@@ -52,8 +52,8 @@ def is_up(url: str) -> bool:
 def ask(url: str, model: str, columns: Sequence[Column], smiles: Sequence[str], timeout: float) -> list[bytes]:
     """Return a record for each molecule.
 
-    Raises TimeoutError when the server is silent for so many seconds, BreakerOpenError as above, BatchError when it
-    does not answer for all of the molecules, ColumnsError when it answers with other columns.
+    Raises TimeoutError if the server sends nothing for `timeout` seconds, BreakerOpenError while it rejects requests,
+    BatchError if it does not answer for all molecules, ColumnsError if it answers with other columns.
     """
     try:
         with _response(url, "POST", _RUN, json.dumps(list(smiles)).encode(), timeout) as response:
@@ -65,7 +65,7 @@ def ask(url: str, model: str, columns: Sequence[Column], smiles: Sequence[str], 
     except TimeoutError:
         raise
     except (OSError, HTTPException, UnicodeDecodeError) as error:
-        raise BatchError(f"the server has gone while it was asked: {type(error).__name__}") from None
+        raise BatchError(f"the connection to the server failed: {type(error).__name__}") from None
 
 
 @contextmanager
@@ -80,7 +80,7 @@ def _response(url: str, method: str, path: str, body: bytes | None, timeout: flo
 
 
 def _reason(answer: bytes) -> str:
-    """Return what a server says of its failure; ersilia's puts the message under "detail"."""
+    """Return the message of a failure; ersilia's servers have it under "detail"."""
     try:
         said = json.loads(answer)["detail"]
     except (ValueError, TypeError, KeyError):
@@ -89,7 +89,7 @@ def _reason(answer: bytes) -> str:
 
 
 def _records(answer: TextIO, model: str, columns: Sequence[Column], smiles: Sequence[str]) -> list[bytes]:
-    """Return a record for each row. One that is like no other, with fewer or more columns, is a misshapen record."""
+    """Return a record for each row. A row with other columns becomes a misshapen record, unless all rows have them."""
     names = [column.declared for column in columns]
     echoes = echo_columns(columns)
     records: list[bytes] = []
@@ -98,7 +98,7 @@ def _records(answer: TextIO, model: str, columns: Sequence[Column], smiles: Sequ
     for row in _rows(answer):
         for name in echoes & row.keys():
             if len(records) < len(smiles) and row[name] != smiles[len(records)]:
-                raise BatchError(f"the server answered for other molecules than it was given (column {name!r})")
+                raise BatchError(f"the server answered for other molecules than those sent (column {name!r})")
         try:
             if list(row) != answered:
                 check_columns(model, list(row), columns)
@@ -117,24 +117,24 @@ def _records(answer: TextIO, model: str, columns: Sequence[Column], smiles: Sequ
 
 
 def _rows(answer: TextIO) -> Iterator[dict[str, object]]:
-    """Parse a list of objects, one at a time and as they are read: a wide answer has a hundred megabytes."""
+    """Parse a list of objects one by one while reading: a wide answer has a hundred megabytes."""
     held, place = answer.read(_PIECE).lstrip(), 1
     if not held.startswith("["):
-        raise BatchError(f"the server's answer is no list of rows: {printable(held[:60])!r}")
+        raise BatchError(f"the server's answer is not a list of rows: {printable(held[:60])!r}")
     while True:
         place = cast("re.Match[str]", _SEPARATOR.match(held, place)).end()
         if held.startswith("]", place):
             return
         try:
             row, place = _DECODER.raw_decode(held, place)
-        except ValueError:  # most likely it goes on in the next piece
+        except ValueError:  # the row probably continues in the next piece
             piece = answer.read(max(_PIECE, len(held) - place))
             if not piece:
-                raise BatchError("the server's answer is no list of rows, or ends within one") from None
+                raise BatchError("the server's answer is not a list of rows, or is cut off") from None
             held, place = held[place:] + piece, 0
         else:
             if not isinstance(row, dict):
-                raise BatchError("the server's answer is no list of rows with names")
+                raise BatchError("the server's answer is not a list of rows with column names")
             yield row
 
 

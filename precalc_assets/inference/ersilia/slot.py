@@ -1,8 +1,8 @@
-"""The place that a worker of ours gives to the ersilia CLI, and the CLI's commands in it.
+"""A slot: an isolated HOME in which a worker runs the ersilia CLI's commands.
 
-The CLI keeps models, sessions and settings under HOME, and nothing but a HOME of its own keeps two of them apart
-(`EOS_HOME` is overwritten). A slot is such a HOME, with a lock: a second worker on the same model takes the next slot,
-and what was fetched in a slot is there for the next run.
+The CLI keeps models, sessions and settings under HOME, and only separate HOMEs isolate two workers (the CLI overwrites
+`EOS_HOME`). A slot is such a HOME with a lock: a second worker on the same model takes the next slot. The next run
+finds the model that was fetched into a slot.
 """
 
 import json
@@ -34,16 +34,16 @@ from precalc_assets.processes import (
 logger = logging.getLogger(__name__)
 
 _FETCH_SECONDS = 4 * 3600.0
-"""The largest images of the hub have some 10 GB, and a conda environment may be made beside the download."""
+"""Timeout of a fetch. The hub's largest images have some 10 GB, and the CLI may also make a conda environment."""
 
 _SERVE_SECONDS = 600.0
-"""Servers start in seconds, containers in minutes; the CLI itself waits 1,000 s for a server that has died."""
+"""Timeout of a serve. Servers start in seconds, containers in minutes; the CLI waits 1,000 s for a dead server."""
 
 _SESSION = "precalc"
-"""Names the session, which belongs to the CLI's parent process otherwise, and so to none that lasts."""
+"""Name of the session. By default the CLI names it after its parent process, which does not last."""
 
 _IN_CONTAINER = Path("/.dockerenv")
-"""By this file the CLI knows that it runs in a container (`ersilia/utils/system.py`)."""
+"""The file by which the CLI detects a container (`ersilia/utils/system.py`)."""
 
 _CONFIG = {
     "LOCAL": {"TMP": "'tmp/'", "DEST": "'dest/'", "BUNDLES": "'bundles/'"},
@@ -61,12 +61,12 @@ _CONFIG = {
     },
     "EXT": {"DOCKERHUB_ORG": "'ersiliaos'"},
 }
-"""What the CLI would download from GitHub into its HOME on its first import, as far as it reads it."""
+"""The settings that the CLI reads from `config.json`; without it, the CLI downloads the file on its first import."""
 
 
 @contextmanager
 def taken_slot(model: str, cache_dir: Path) -> Iterator["Slot"]:
-    """Take the first slot of this model that is free, and leave it with nothing running.
+    """Take the first free slot of this model. On exit, close its server and free it.
 
     Raises ModelError if the CLI cannot be installed.
     """
@@ -82,12 +82,12 @@ def taken_slot(model: str, cache_dir: Path) -> Iterator["Slot"]:
 
 
 def is_fetched(folder: ModelFolder, cache_dir: Path) -> bool:
-    """Return whether a folder is a CLI's own copy, which it has from the hub."""
+    """Return whether a folder is the CLI's own copy of a hub model."""
     return folder.path.is_relative_to(_slots(cache_dir))
 
 
 class Slot:
-    """A HOME for the ersilia CLI and one model, which nobody else uses meanwhile, and the server that runs in it."""
+    """A locked HOME for the ersilia CLI and one model, and the server that runs in it."""
 
     def __init__(self, model: str, path: Path, program: Path, cache_dir: Path) -> None:
         self._program = program
@@ -102,7 +102,7 @@ class Slot:
         self._server: HeldServer | None = None
 
     def wait_until_quiet(self) -> None:
-        """Wait for the guard that a former holder has left, if that was killed: it is closing the server just now."""
+        """Wait until the guard of a killed former holder has closed its server."""
         wait_until_ended(self._guard_lock)
 
     def fetch(
@@ -112,11 +112,11 @@ class Slot:
         max_age: float = math.inf,
         find_version: Callable[[], str] = lambda: "",
     ) -> Path:
-        """Fetch a model from a folder, or as an image, unless that was done; return the CLI's copy of it.
+        """Fetch a model from a folder, or as an image if `folder` is None; return the CLI's copy of it.
 
-        A copy that is older than `max_age` (in seconds) is fetched anew; if that fails, it is as good as it was.
-        `find_version` is called before an image is fetched, and returns its tag; by default that is the latest.
-        Raises ModelError with the CLI's words, or for what it needs and does not find.
+        An existing copy is used unless it is older than `max_age` seconds, or the fetch of a new one fails.
+        `find_version` is called before an image is fetched, and returns its tag, empty for the latest.
+        Raises ModelError with the CLI's message, or naming the program or file that the CLI lacks.
         """
         source = f"{ERSILIA_VERSION} {digest_files(folder.path) if folder else 'hub'}"
         self._take_back()
@@ -139,7 +139,7 @@ class Slot:
                 self._take_back()
                 if not has_copy:
                     raise
-                logger.warning("%s; the copy of an earlier day is used", error)
+                logger.warning("%s; using the copy that was fetched before", error)
             else:
                 _mark(self._before).unlink(missing_ok=True)
                 mark.write_text(f"{source} {version}".strip(), encoding="utf-8")
@@ -148,24 +148,24 @@ class Slot:
 
     @property
     def version(self) -> str:
-        """The tag of the image that was fetched, if it was not the latest."""
+        """The tag of the fetched image, empty for the latest."""
         return " ".join(_mark(self._home).read_text(encoding="utf-8").split()[2:])
 
     def forget(self) -> None:
-        """Take the copy for none, so that the next one who wants it fetches it anew."""
+        """Mark the copy as missing, so that the next run fetches it again."""
         _mark(self._home).unlink(missing_ok=True)
 
     def _take_back(self) -> None:
-        """Put back the copy that an attempt to fetch another has set aside, if that failed or was killed."""
+        """Restore the copy that was set aside for a fetch, if that fetch failed or was killed."""
         if _mark(self._before).exists():
             shutil.rmtree(self._home, ignore_errors=True)
             self._before.rename(self._home)
         shutil.rmtree(self._before, ignore_errors=True)
 
     def serve(self, folder: ModelFolder | None) -> str:
-        """Serve the model that was fetched, in place of what is served; return the server's URL.
+        """Serve the fetched model, in place of a running server; return the server's URL.
 
-        Raises ModelError with the CLI's words.
+        Raises ModelError with the CLI's message.
         """
         self.close()
         variables = self._variables(folder)
@@ -191,7 +191,7 @@ class Slot:
             self._server = None
 
     def _url(self) -> str:
-        """Return where the CLI says that the server is: a line of process, URL and container."""
+        """Read the server's URL from the CLI's session file: a line of process, URL and container."""
         said = self._home / "eos" / "sessions" / f"session_{_SESSION}" / f"{self._identifier}.pid"
         try:
             return said.read_text(encoding="utf-8").split()[1].replace("0.0.0.0", "127.0.0.1")  # noqa: S104
@@ -199,7 +199,7 @@ class Slot:
             raise ModelError(f"ersilia serve {self._identifier} left no URL in {said}") from None
 
     def _variables(self, folder: ModelFolder | None) -> dict[str, str]:
-        """Return the CLI's variables, after making its HOME and a folder for what it forgets in TMPDIR."""
+        """Make the CLI's HOME and an empty TMPDIR, for files that it leaves behind; return its variables."""
         scratch = self.path / "tmp"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
@@ -208,7 +208,7 @@ class Slot:
         variables = clean_variables(self._home) | ({} if folder else _docker_variables())
         if folder and _wants_system_python(folder.path):
             variables["PATH"] = model_environment(folder, self._cache_dir).variables["PATH"]
-        # The CLI asks its server by the proxy, too, if it is not told.
+        # By default, the CLI calls its server through the proxy, too.
         direct = variables.get("no_proxy", variables.get("NO_PROXY", ""))
         variables["no_proxy"] = variables["NO_PROXY"] = ",".join(filter(None, [direct, "127.0.0.1", "localhost"]))
         return {**variables, "ERSILIA_SESSION": _SESSION, "TMPDIR": str(scratch)}
@@ -226,16 +226,16 @@ class Slot:
 
     def _failure(self, verb: str, error: subprocess.CalledProcessError | subprocess.TimeoutExpired) -> ModelError:
         if isinstance(error, subprocess.TimeoutExpired):
-            ended = f"had not ended after {error.timeout:g} s"
+            ended = f"timed out after {error.timeout:g} s"
         else:
             ended = f"exited {error.returncode}"
         return ModelError(
-            f"ersilia {verb} {self._identifier} {ended}: {_last_words(self._log)} (all of it: {self._log})"
+            f"ersilia {verb} {self._identifier} {ended}: {_last_words(self._log)} (full log: {self._log})"
         )
 
 
 def _mark(home: Path) -> Path:
-    """Return the file that is there when a fetch into this HOME has ended well; it names what was fetched."""
+    """Return the file that marks a successful fetch into this HOME; it has the source and tag of the model."""
     return home / "fetched"
 
 
@@ -258,9 +258,9 @@ def _take_free(slots: Path, model: str) -> tuple[Path, FileLock]:
 
 
 def _wants_system_python(folder: Path) -> bool:
-    """Return whether the CLI runs a model in the Python on the PATH, which we then make for it.
+    """Return whether the CLI runs a model with the Python on the PATH, so that we have to provide it.
 
-    It does so where the model asks for it, and in a container for a model that names no mode.
+    It does so if the model's mode is `system`, and in a container for a model that names no mode.
     """
     try:
         mode = json.loads((folder / "config.json").read_bytes())["default_mode"]
@@ -270,7 +270,7 @@ def _wants_system_python(folder: Path) -> bool:
 
 
 def _require_for_folder(folder: ModelFolder) -> None:
-    """Raise ModelError if the CLI would fail for want of something that it does not name."""
+    """Raise ModelError if something is missing that the CLI needs but does not name in its error."""
     if not shutil.which("conda"):
         raise ModelError(
             f"conda is not on the PATH, and the ersilia CLI needs it to run {folder.model} from a folder: install it, "
@@ -278,22 +278,22 @@ def _require_for_folder(folder: ModelFolder) -> None:
         )
     if os.geteuid() == 0 and not (folder.path / "Dockerfile").exists():
         raise ModelError(
-            f"{folder.path} has no Dockerfile, which the ersilia CLI wants of a folder when root runs it: run it as "
+            f"{folder.path} has no Dockerfile, which the ersilia CLI needs to run a folder as root: run it as "
             "another user, or set PRECALC_MODEL_BACKEND=framework"
         )
 
 
 def _docker_variables() -> dict[str, str]:
-    """Return where Docker is, and its configuration, which it would look for in the HOME that is not there."""
+    """Return Docker's variables. DOCKER_CONFIG replaces the configuration in HOME, which a slot does not have."""
     ours = find_home()
     default = {"DOCKER_CONFIG": str(ours / ".docker")} if ours else {}
     return {**default, **{name: value for name, value in os.environ.items() if name.startswith("DOCKER_")}}
 
 
 def _last_words(log: Path) -> str:
-    """Return the CLI's own error message, the first that it marks with a cross, or else its last line.
+    """Return the CLI's error message: the first that it marks with a cross, or else its last line.
 
-    Those that follow say what it does about that, in the same words for every error.
+    Later messages are the same for every error.
     """
     crossed = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if "✖" in line]
     return printable(crossed[0].replace("✖", "").strip()) if crossed else last_line(log)
