@@ -254,10 +254,11 @@ def check_release(release: str, canary: Canary | None, others: Sequence[str]) ->
 
 @cache
 def _share_outside(values: int) -> float:
-    """Return an upper limit for the share of a distribution outside the range of n `values`, exceeded with `_FALSE_ALARM`.
+    """Return an upper limit for the share of a distribution outside the range of n `values`.
 
     The share has a Beta(2, n - 1) distribution for any continuous distribution (Wilks, "Determination of sample sizes
-    for setting tolerance limits", 1941), so it exceeds t with probability (1 - t)^(n - 1) (1 + (n - 1) t).
+    for setting tolerance limits", 1941), so it exceeds t with probability (1 - t)^(n - 1) (1 + (n - 1) t), which is
+    `_FALSE_ALARM` for the returned t.
     """
     low, high = 0.0, 1.0
     for _ in range(40):

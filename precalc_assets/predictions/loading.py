@@ -157,7 +157,7 @@ def _load_shard(store: ObjectStore, tables: KeyValueStore, model: str, shard: st
 
 
 def _batches(parquet: pq.ParquetFile, names: list[str]) -> Callable[[], Iterator[pa.RecordBatch]]:
-    """Return a function that iterates over the file. A small file stays in memory, since loading iterates several times."""
+    """Return a function that iterates over the file. A small file is kept in memory: loading iterates several times."""
     groups = range(parquet.metadata.num_row_groups)
     if sum(parquet.metadata.row_group(group).total_byte_size for group in groups) > _KEPT_BYTES:
         return lambda: _batches_of(lambda: parquet.iter_batches(_BATCH_ROWS, columns=names))

@@ -1,6 +1,6 @@
-"""A machine on which the real ersilia CLI runs without Docker, conda and GitHub: stand-ins for what it looks for.
+"""A machine on which the real ersilia CLI runs without Docker, conda and GitHub.
 
-They are found as on any machine: programs on the PATH, the network through `http_proxy`.
+The CLI finds fakes of them: programs on the PATH, and a network through `http_proxy`.
 """
 
 import os
@@ -30,7 +30,7 @@ def serve_in_thread(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
 
 
 class _Connected(BaseHTTPRequestHandler):
-    """Says yes to whoever asks whether there is a network."""
+    """Answers every GET with 200, so that the CLI finds a network."""
 
     def do_GET(self) -> None:
         self.send_response(200)
@@ -46,7 +46,7 @@ def proxy_port() -> Iterator[int]:
 
 
 class Machine:
-    """Where the CLI is installed; with it, models are written and run."""
+    """A machine with the CLI installed, to open and run models."""
 
     def __init__(self, cache_dir: Path) -> None:
         self.cache_dir = cache_dir
@@ -69,7 +69,7 @@ class Machine:
         return [p for p in processes if (p.info["environ"] or {}).get("HOME", "").startswith(slots)]
 
     def servers(self) -> list[psutil.Process]:
-        """Return the processes that answer."""
+        """Return the server processes."""
         return [process for process in self.left() if "--bundle_path" in process.info["cmdline"]]
 
 
@@ -81,7 +81,7 @@ def ersilia_cache(models_cache: Path) -> Path:
 
 @pytest.fixture
 def obedient() -> Path:
-    """The folder of a model that answers, fails, hangs or has nothing to say as its molecules ask for."""
+    """The folder of a model that answers, fails, hangs or prints no value, as its molecules tell it to."""
     return OBEDIENT
 
 
@@ -94,7 +94,7 @@ def machine(ersilia_cache: Path, proxy_port: int, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def answering() -> Iterator[Callable[[int, str], str]]:
-    """A function that makes a server which answers each POST with this status and text; it returns the URL."""
+    """A function that sets the status and text of a server's answers to POST, and returns its URL."""
     said: list[tuple[int, str]] = []
 
     class Handler(_Connected):

@@ -1,4 +1,4 @@
-"""What every backend promises, of each of them on the same model."""
+"""The contract of all backends, tested on the same model."""
 
 import time
 from pathlib import Path
@@ -15,7 +15,7 @@ def backend(request: pytest.FixtureRequest, machine, obedient: Path) -> ModelBac
     return machine.backend(obedient, request.param, batch_size=1, batch_timeout=3.0)
 
 
-def test_columns_and_release_are_known_before_the_model_is_made_ready(backend: ModelBackend) -> None:
+def test_columns_and_release_are_known_before_entering(backend: ModelBackend) -> None:
     assert [(column.name, column.type) for column in backend.columns] == [
         ("score", "float"),
         ("atoms", "integer"),
@@ -23,15 +23,15 @@ def test_columns_and_release_are_known_before_the_model_is_made_ready(backend: M
     assert backend.release == "v1.2.3"
 
 
-def test_a_backend_keeps_its_promises(backend: ModelBackend, machine) -> None:
+def test_a_backend_fulfils_its_contract(backend: ModelBackend, machine) -> None:
     with backend:
-        # A record each, in order, as it was printed, and what is printed empty is no value.
+        # One record per molecule, in order and as printed; an empty cell is no value.
         records = backend.predict(["CCCC", "C", "NOTHING", "C"])
         assert records == [b"1.3333333333333333,4", b"0.3333333333333333,1", b",", b"0.3333333333333333,1"]
         frame, problems = read_records(records, backend.columns)
         assert frame["atoms"].to_list() == [4, 1, None, 1]
         assert not problems
-        # What is not answered is a batch's failure, with the model's own words, and the next batch's no more.
+        # A failure has the model's message, and does not affect the next batch.
         for _ in range(7):
             with pytest.raises(BatchError, match="cannot parse BAD"):
                 backend.predict(["C", "BAD"])
@@ -39,13 +39,13 @@ def test_a_backend_keeps_its_promises(backend: ModelBackend, machine) -> None:
         with pytest.raises(BatchError, match=r"no answer within 3 s \(PRECALC_BATCH_TIMEOUT\)"):
             backend.predict(["HANG"])
         assert backend.predict(["CC"]) == [b"0.6666666666666666,2"]
-        # What a deadline ends is nobody's failure, and a call that it leaves no time for is not begun.
+        # A call that the deadline cuts is no failure, and no call begins after the deadline.
         for seconds in (0.5, 0.0):
             with pytest.raises(TimeIsUpError):
                 backend.predict(["HANG"], time.monotonic() + seconds)
         assert backend.predict(["CC"], time.monotonic() + 100) == [b"0.6666666666666666,2"]
     assert machine.left() == []
-    # It can be made ready again.
+    # The backend can be entered again.
     with backend:
         assert len(backend.predict(["C"])) == 1
     assert machine.left() == []

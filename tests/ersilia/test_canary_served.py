@@ -8,9 +8,7 @@ from precalc_assets.inference import run_canary
 
 
 @pytest.mark.slow
-def test_a_served_model_passes_the_canary_and_starting_its_server_is_no_time_of_a_call(
-    machine, obedient: Path, world
-) -> None:
+def test_a_served_model_s_start_is_no_part_of_its_call_time(machine, obedient: Path, world) -> None:
     library = world.build_library()
     report = run_canary(
         world.store, library, obedient.name, 20, settings=machine.settings(obedient, "ersilia", batch_size=1_000)

@@ -1,4 +1,4 @@
-"""The real ersilia CLI, on models in local folders: fetched, served, asked, closed, and killed."""
+"""The real ersilia CLI on models in local folders: fetch, serve, call, close and kill."""
 
 import shutil
 import signal
@@ -39,7 +39,7 @@ def with_system_mode(model: str, obedient: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_built_in_model_runs_as_the_framework_backend_has_it(machine, obedient: Path, tmp_path: Path) -> None:
+def test_a_built_in_model_gives_the_framework_backend_s_answers(machine, obedient: Path, tmp_path: Path) -> None:
     folder = with_system_mode("eos0aaa", obedient, tmp_path)
     smiles = molecules(497)
     smiles[100:100] = BAD
@@ -53,7 +53,7 @@ def test_a_built_in_model_runs_as_the_framework_backend_has_it(machine, obedient
     assert machine.left() == []
 
 
-def test_bad_molecules_are_found_though_failures_open_the_circuit_breaker(machine, obedient: Path) -> None:
+def test_bad_molecules_are_found_despite_the_circuit_breaker(machine, obedient: Path) -> None:
     smiles = ["C" * n for n in range(1, 65)]
     smiles[5], smiles[40] = "BAD1", "BAD2"
     with machine.backend(obedient, batch_size=64) as backend:
@@ -88,7 +88,7 @@ def test_two_models_at_the_same_time_do_not_disturb_each_other(machine, obedient
     assert machine.left() == []
 
 
-def test_a_server_that_was_killed_is_unwell_and_starts_again(machine, obedient: Path) -> None:
+def test_a_killed_server_is_unhealthy_and_restarts(machine, obedient: Path) -> None:
     with machine.backend(obedient) as backend:
         assert backend.is_healthy()
         machine.servers()[0].kill()
@@ -98,7 +98,7 @@ def test_a_server_that_was_killed_is_unwell_and_starts_again(machine, obedient: 
         assert len(backend.predict(["C"])) == 1
 
 
-def test_a_server_is_started_afresh_every_so_many_molecules(machine, obedient: Path) -> None:
+def test_a_server_is_restarted_every_restart_batches(machine, obedient: Path) -> None:
     with machine.backend(obedient, batch_size=2, restart_batches=2) as backend:
         first = machine.servers()
         backend.predict(["C", "CC"])
@@ -119,7 +119,7 @@ with open_backend(open_model("eos9obe", settings), settings) as backend:
 """
 
 
-def test_a_kill_of_ours_leaves_no_server_and_the_next_run_needs_no_new_fetch(machine, obedient: Path) -> None:
+def test_a_kill_leaves_no_server_and_keeps_the_fetched_model(machine, obedient: Path) -> None:
     command = [sys.executable, "-c", HOLDER, str(obedient.parent), str(machine.cache_dir)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout
@@ -136,9 +136,7 @@ def test_a_kill_of_ours_leaves_no_server_and_the_next_run_needs_no_new_fetch(mac
         time.sleep(0.1)
 
 
-def test_a_model_that_cannot_be_fetched_says_why_and_is_fetched_once_mended(
-    machine, obedient: Path, tmp_path: Path
-) -> None:
+def test_a_failed_fetch_says_why_and_can_be_repeated(machine, obedient: Path, tmp_path: Path) -> None:
     folder = tmp_path / "eos9bad"
     shutil.copytree(obedient, folder)
     metadata = folder / "metadata.yml"

@@ -1,4 +1,4 @@
-"""Models with each fault that is known of the hub's, through `precalc predict` with either backend."""
+"""Each known fault of the hub's models, run through `precalc predict` with both backends."""
 
 import csv
 import shutil
@@ -19,7 +19,7 @@ MODEL = "eos9abc"
 SHARDS = shard_keys(4)
 ANSWER = "return f'{len(smiles) / 3!r},{len(smiles)}'"
 EXAMPLE = "CBr"
-"""The CLI asks for a model's example when it fetches it, and takes none that has no good answer to that."""
+"""The model's example. The CLI runs it during the fetch, and rejects a model that does not answer it."""
 NUMBERS = (("score", "float"), ("atoms", "integer"))
 WRITE = """write("\\n".join([HEADER, *map(answer, given)]) + "\\n")"""
 
@@ -33,12 +33,12 @@ if total > 2000:
     os.kill(keeper, 9)
     sys.exit(1)
 {WRITE}"""
-"""Kills the program that started run.sh, a server or a guard, when that has asked for so many molecules."""
+"""Kills the process that started run.sh, a server or a guard, after it has run 2,000 molecules."""
 
 
 @pytest.fixture(params=["framework", pytest.param("ersilia", marks=pytest.mark.slow)])
 def predict(request, world, machine, obedient: Path) -> Callable[..., object]:
-    """A function that runs `precalc predict` over a model with this fault, with the backend that the test is for."""
+    """A function that runs `precalc predict` over a model with this fault, with the parametrized backend."""
 
     def run(molecules: list[str], settings: dict[str, str], steps: str = "", **model: object):
         folder = world.write_model(**{"columns": NUMBERS, "answer": ANSWER, **model})
@@ -78,7 +78,7 @@ def rows(world) -> int:
     return sum(require_manifest(world.store, MODEL, shard).rows for shard in SHARDS)
 
 
-def test_one_that_dies_after_2000_molecules_answers_all_of_them_and_no_molecule_is_blamed(world, predict) -> None:
+def test_a_model_that_dies_every_2000_molecules_answers_all(world, predict) -> None:
     counts = world.root / "counts"
     counts.mkdir()
     first = (Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi").read_text().splitlines()[:4500]
@@ -90,7 +90,7 @@ def test_one_that_dies_after_2000_molecules_answers_all_of_them_and_no_molecule_
     assert len(list(counts.iterdir())) > 2
 
 
-def test_one_that_fails_on_one_molecule_loses_that_alone_with_the_model_s_words(world, predict) -> None:
+def test_a_molecule_that_fails_is_lost_alone_with_its_message(world, predict) -> None:
     done = predict(chains(40), {}, answer=f"if smiles == 'CCCO': sys.exit('bad valence')\n{ANSWER}")
     assert done.returncode == 0, done.stderr
     (reason,) = [why for smiles, why in quarantined(world).items() if smiles == "CCCO"]
@@ -99,7 +99,7 @@ def test_one_that_fails_on_one_molecule_loses_that_alone_with_the_model_s_words(
     assert rows(world) == 40
 
 
-def test_one_that_hangs_on_one_molecule_loses_that_alone(world, predict) -> None:
+def test_a_molecule_that_hangs_is_lost_alone(world, predict) -> None:
     done = predict(
         ["C", "CCO", "CCCO"],
         {"max_failure_rate": "1", "batch_timeout": "3", "batch_size": "3"},
@@ -110,7 +110,7 @@ def test_one_that_hangs_on_one_molecule_loses_that_alone(world, predict) -> None
     assert "PRECALC_BATCH_TIMEOUT" in quarantined(world)["CCCO"]
 
 
-def test_one_that_answers_nulls_only_is_stopped_early_with_that_reason(world, predict) -> None:
+def test_a_model_that_answers_only_nulls_is_stopped_early(world, predict) -> None:
     done = predict(chains(400), {"batch_size": "50"}, answer=f"if smiles != {EXAMPLE!r}: return ','\n{ANSWER}")
     assert done.returncode == 1
     assert "the model printed no value" in done.stderr
@@ -118,14 +118,14 @@ def test_one_that_answers_nulls_only_is_stopped_early_with_that_reason(world, pr
     assert sum(map(len, world.calls())) < 200
 
 
-def test_one_that_prints_strings_for_numbers_is_stopped_and_says_which_column(world, predict) -> None:
+def test_a_model_that_prints_strings_for_numbers_is_stopped(world, predict) -> None:
     done = predict(chains(40), {}, answer=f"if smiles != {EXAMPLE!r}: return 'high,high'\n{ANSWER}")
     assert done.returncode == 1
     assert "is 'high', not a" in done.stderr
     assert not world.objects("raw")
 
 
-def test_one_with_3200_columns_is_answered_like_any_other(world, predict) -> None:
+def test_a_model_of_3200_columns_is_answered(world, predict) -> None:
     columns = [(f"c{i}", "float") for i in range(3200)]
     done = predict(
         chains(40), {}, columns=columns, answer="return ','.join(repr(len(smiles) / (i + 1)) for i in range(3200))"
@@ -135,7 +135,7 @@ def test_one_with_3200_columns_is_answered_like_any_other(world, predict) -> Non
     assert quarantined(world) == {}
 
 
-def test_one_whose_install_fails_is_an_error_with_the_installer_s_words(world, predict) -> None:
+def test_a_failed_install_shows_the_installer_s_message(world, predict) -> None:
     done = predict(chains(8), {}, steps="RUN echo no compiler >&2; exit 3\n")
     assert done.returncode == 1
     assert "no compiler" in done.stderr
@@ -143,7 +143,7 @@ def test_one_whose_install_fails_is_an_error_with_the_installer_s_words(world, p
     assert not world.objects("raw")
 
 
-def test_one_that_reports_success_and_writes_9_of_10_rows_loses_the_tenth_alone(world, predict) -> None:
+def test_a_model_that_omits_one_row_loses_only_that_molecule(world, predict) -> None:
     script = """write("\\n".join([HEADER, *(answer(s) for s in given if s != "CCCO")]) + "\\n")"""
     done = predict(chains(40), {"batch_size": "10"}, script=script)
     assert done.returncode == 0, done.stderr
@@ -154,7 +154,7 @@ def test_one_that_reports_success_and_writes_9_of_10_rows_loses_the_tenth_alone(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("predict", ["ersilia"], indirect=True)
-def test_a_predict_that_is_killed_goes_on_behind_its_last_part_and_leaves_no_server(world, predict, machine) -> None:
+def test_a_killed_predict_resumes_and_leaves_no_server(world, predict, machine) -> None:
     assert predict(chains(4), {}).returncode == 0  # fetches the model
     shutil.rmtree(world.path("raw"))
     world.build_library(chains(40))

@@ -1,6 +1,6 @@
-"""Models of the hub: when they are fetched anew, and what is said of a version that the hub does not have.
+"""Models of the hub: when they are fetched again, and the errors for unknown versions.
 
-The CLI is a script here, and the hub a folder that it copies from.
+Here, the CLI is a script, and the hub is a folder that it copies from.
 """
 
 import json
@@ -33,7 +33,7 @@ mkdir -p "$HOME/eos/dest" && cp -r {hub} "$HOME/eos/dest/"
 
 
 class Hub:
-    """A hub with an image of one model and its repository, and the machine whose CLI fetches it."""
+    """A hub with one model as an image and a repository, and a machine whose CLI fetches it."""
 
     def __init__(self, world, root: Path) -> None:
         self._world = world
@@ -59,7 +59,7 @@ class Hub:
         self._down.touch()
 
     def commands(self) -> list[str]:
-        """Return what the CLI was told to do."""
+        """Return the commands that the CLI has received."""
         return self._log.read_text().splitlines() if self._log.exists() else []
 
     def fetches(self) -> int:
@@ -82,7 +82,7 @@ def hub(world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     return hub
 
 
-def test_a_model_of_the_hub_is_fetched_once_a_day_and_then_has_the_release_of_that_day(hub: Hub) -> None:
+def test_a_hub_model_is_fetched_once_a_day(hub: Hub) -> None:
     assert hub.release() == "v1.0.0"
     hub.has("v1.1.0")
     hub.days_pass(0.9)
@@ -91,7 +91,7 @@ def test_a_model_of_the_hub_is_fetched_once_a_day_and_then_has_the_release_of_th
     assert (hub.release(), hub.release(), hub.fetches()) == ("v1.1.0", "v1.1.0", 2)
 
 
-def test_version_is_fetched_at_its_newest_tag_once_the_hub_has_it(hub: Hub) -> None:
+def test_a_version_is_fetched_at_its_newest_tag(hub: Hub) -> None:
     with pytest.raises(UsageError, match=r"eos3b5e has no release v2; its releases: v1\.0\.0"):
         hub.release("eos3b5e-v2")
     assert hub.commands() == []
@@ -101,7 +101,7 @@ def test_version_is_fetched_at_its_newest_tag_once_the_hub_has_it(hub: Hub) -> N
     assert [command.partition(",")[0] for command in hub.commands()] == ["fetch eos3b5e --version v2.1.0"]
 
 
-def test_image_that_the_disk_has_no_room_for_is_not_fetched(
+def test_an_image_too_large_for_the_disk_is_not_fetched(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.has("v1.1.0", megabytes=10_000_000_000)
@@ -111,7 +111,7 @@ def test_image_that_the_disk_has_no_room_for_is_not_fetched(
     assert hub.commands() == []
 
 
-def test_unknown_size_of_an_image_is_told_and_the_image_fetched(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_image_of_unknown_size_is_fetched_with_a_warning(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
     shutil.rmtree(hub.hub.url.removeprefix("file://") + f"/{MODEL}/.git")
     assert hub.release() == "v1.0.0"
     assert "the size of eos3b5e's image is unknown before the fetch: there is no repository" in caplog.text
@@ -130,7 +130,7 @@ def test_docker_is_configured_as_it_is_for_the_user(
 
 
 @pytest.mark.parametrize(("programs", "words"), [([], "conda is not on the PATH"), (["conda"], "has no Dockerfile")])
-def test_what_the_cli_needs_to_fetch_a_folder_is_named(
+def test_a_missing_requirement_of_the_cli_is_named(
     hub: Hub, world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: list[str], words: str
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -176,14 +176,14 @@ def test_cli_has_the_models_python_where_it_runs_the_systems(
     assert (str(bin_of_model) in found) is is_made
 
 
-def test_a_version_that_was_asked_for_stays_when_the_hub_has_a_later_one(hub: Hub) -> None:
+def test_a_fetched_version_stays_when_the_hub_has_a_later_one(hub: Hub) -> None:
     assert hub.release("eos3b5e-v1") == "v1.0.0"
     hub.has("v2.0.0")
     hub.days_pass(100)
     assert hub.release("eos3b5e-v1") == "v1.0.0"
 
 
-def test_a_copy_that_cannot_be_fetched_anew_stays_in_use(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_copy_stays_in_use_when_a_new_fetch_fails(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
     hub.release()
     hub.days_pass(2)
     hub.goes_down()
@@ -192,7 +192,7 @@ def test_a_copy_that_cannot_be_fetched_anew_stays_in_use(hub: Hub, caplog: pytes
     assert (hub.release(), hub.fetches()) == ("v1.0.0", 3)
 
 
-def test_a_copy_stays_when_the_attempt_to_fetch_another_is_killed(hub: Hub) -> None:
+def test_a_copy_stays_in_use_when_a_new_fetch_is_killed(hub: Hub) -> None:
     hub.release()
     home = hub.cache_dir / "ersilia" / f"{MODEL}-0" / "home"
     home.rename(home.with_name("home-before"))
@@ -201,15 +201,13 @@ def test_a_copy_stays_when_the_attempt_to_fetch_another_is_killed(hub: Hub) -> N
     assert not (home / "half").exists()
 
 
-def test_a_fetch_that_fails_says_why_in_the_first_words_of_the_cli(hub: Hub) -> None:
+def test_a_failed_fetch_shows_the_cli_s_first_error(hub: Hub) -> None:
     hub.goes_down()
     with pytest.raises(ModelError, match="ersilia fetch eos3b5e exited 1: the image was not found"):
         hub.release()
 
 
-def test_a_hub_that_changes_between_opening_a_model_and_running_it_is_found_out(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_release_that_changes_after_opening_is_an_error(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = fetch_from_hub(MODEL, hub.hub)
     served = []
     monkeypatch.setattr(slot.Slot, "serve", lambda self, folder: served.append(self) or "http://127.0.0.1:9")

@@ -1,4 +1,4 @@
-"""What is made of a served model's answers."""
+"""Parsing a served model's answers."""
 
 import socket
 import tracemalloc
@@ -64,15 +64,13 @@ def test_values_are_taken_by_name(answering: Answering) -> None:
         ("", "not a list of rows"),
     ],
 )
-def test_an_answer_that_is_not_one_row_for_each_molecule_is_refused(
-    answering: Answering, text: str, reason: str
-) -> None:
+def test_an_answer_without_one_row_per_molecule_is_refused(answering: Answering, text: str, reason: str) -> None:
     with pytest.raises(BatchError, match=reason):
         asked(answering(200, text))
 
 
 @pytest.mark.parametrize("text", ['[{"score":1}]', '[{"score":1,"label":"a","more":2}]'])
-def test_other_columns_than_declared_are_a_fault_of_the_model(answering: Answering, text: str) -> None:
+def test_undeclared_columns_are_the_model_s_fault(answering: Answering, text: str) -> None:
     with pytest.raises(ColumnsError):
         asked(answering(200, text), ("C",))
 
@@ -108,12 +106,12 @@ def test_a_declared_input_column_is_an_output(answering: Answering) -> None:
         (0, "", "connection to the server failed"),
     ],
 )
-def test_a_failure_has_the_servers_own_words(answering: Answering, status: int, text: str, reason: str) -> None:
+def test_a_failure_has_the_server_s_message(answering: Answering, status: int, text: str, reason: str) -> None:
     with pytest.raises(BatchError, match=reason):
         asked(answering(status, text))
 
 
-def test_an_open_circuit_breaker_is_told_apart(answering: Answering) -> None:
+def test_an_open_circuit_breaker_is_its_own_error(answering: Answering) -> None:
     with pytest.raises(BreakerOpenError):
         asked(answering(503, '{"detail": "temporarily unavailable"}'))
 
@@ -127,7 +125,7 @@ def test_a_server_that_is_gone_answers_no_batch() -> None:
             asked(url)
 
 
-def test_a_silent_server_is_given_up_in_time() -> None:
+def test_a_silent_server_times_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(TimeoutError):
         asked(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=0.2)
 

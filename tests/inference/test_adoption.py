@@ -1,4 +1,4 @@
-"""A new release that keeps what an earlier one has computed: only where it was shown to print the same."""
+"""A new release reuses the predictions of an earlier one only if it prints the same."""
 
 import gzip
 
@@ -24,7 +24,7 @@ def canary(world, **options):
 
 
 def asked(world) -> int:
-    """Return for how many molecules the model has been run."""
+    """Return the number of molecules that the model has been run on."""
     return sum(len(call) for call in world.calls())
 
 
@@ -33,7 +33,7 @@ def manifests(world):
 
 
 def values(world) -> dict[str, bytes]:
-    """Return the content of all parts of the manifests, unpacked, by the molecules that they are about."""
+    """Return the unpacked parts of all manifests, by the digest of their molecules."""
     parts = [part for manifest in manifests(world) for part in manifest.parts]
     return {
         part.name.rpartition("-")[2]: gzip.decompress(bytes(obstore.get(world.store, part.name).bytes()))
@@ -89,8 +89,8 @@ def read_molecules(world) -> list[str]:
     return [line for content in values(world).values() for line in content.decode().splitlines()[1:]]
 
 
-def test_one_difference_has_all_shards_computed_again(computed) -> None:
-    # The molecule that differs is none of the canary's: only the comparison over all shards finds it.
+def test_after_one_difference_all_shards_are_computed_again(computed) -> None:
+    # The differing molecule is not in the canary, so only the comparison over all shards finds it.
     odd = next(smiles for call in computed.calls()[::-1] for smiles in call[::-1])
     answer = f"if smiles == {odd!r}:\n    {OTHERWISE}\nreturn f'{{len(smiles) / 3!r}},{{len(smiles)}},\"{{smiles}}\"'"
     computed.write_model(release="v1.1.0", answer=answer)
@@ -119,7 +119,7 @@ def test_other_columns_are_computed_again(computed) -> None:
     assert canary(computed).adoption is None
 
 
-def test_without_a_canary_nothing_is_adopted_and_it_is_said(computed, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_canary_nothing_is_adopted_and_a_log_says_so(computed, caplog: pytest.LogCaptureFixture) -> None:
     computed.write_model(release="v1.1.0")
     done = asked(computed)
     computed.predict()
@@ -127,7 +127,7 @@ def test_without_a_canary_nothing_is_adopted_and_it_is_said(computed, caplog: py
     assert caplog.text.count("precalc predict eos9abc --sample 100") == 1
 
 
-def test_a_damaged_part_keeps_everything_from_being_adopted(computed) -> None:
+def test_a_damaged_part_prevents_adoption(computed) -> None:
     first = manifests(computed)[0].parts[0]
     obstore.put(computed.store, first.name, b"damaged")
     computed.write_model(release="v1.1.0")
@@ -190,7 +190,7 @@ def test_molecules_are_compared_in_every_shard(computed, monkeypatch: pytest.Mon
         assert len(stored & compared) >= 2
 
 
-def test_a_card_says_who_computed_and_for_which_it_holds(computed) -> None:
+def test_a_card_names_the_computing_and_the_current_release(computed) -> None:
     computed.write_model(release="v1.1.0")
     canary(computed)
     computed.predict()

@@ -1,4 +1,4 @@
-"""How large calls become: models here are two numbers, seconds for a call and seconds for a molecule."""
+"""The sizes of calls. A model here is two numbers: seconds per call and seconds per molecule."""
 
 import math
 
@@ -44,7 +44,7 @@ def test_every_call_after_the_first_ends_within_three_minutes(per_call: float, p
 
 
 @given(st.floats(0.1, 60), st.floats(1e-4, 0.05))
-def test_starting_takes_a_third_of_a_call_at_most(per_call: float, per_molecule: float) -> None:
+def test_starting_takes_at_most_a_third_of_a_call(per_call: float, per_molecule: float) -> None:
     last = sizes(per_call, per_molecule)[-1]
     assert per_call <= seconds(per_call, per_molecule, last) / 2.9 or last == 10 * BATCH
 
@@ -75,7 +75,7 @@ def test_wide_output_bounds_a_call_but_not_below_a_batch() -> None:
     assert size.most == BATCH
 
 
-def test_a_server_that_was_down_is_sent_a_batch_at_a_time() -> None:
+def test_a_server_that_was_down_gets_one_batch_per_call() -> None:
     size = CallSize(BATCH)
     size.answered(1000, 0.1, 10)
     assert size.most > BATCH
@@ -84,20 +84,20 @@ def test_a_server_that_was_down_is_sent_a_batch_at_a_time() -> None:
 
 
 @given(st.integers(2, 10_000), st.floats(0.001, 1800))
-def test_a_time_out_halves_the_call_at_least(molecules: int, waited: float) -> None:
+def test_a_timeout_at_least_halves_the_call(molecules: int, waited: float) -> None:
     size = CallSize(BATCH)
     size.timed_out(molecules, waited)
     assert 1 <= size.most <= molecules // 2
     assert size.limit == size.most
 
 
-def test_nothing_is_cut_before_a_time_out() -> None:
+def test_no_call_is_split_before_a_timeout() -> None:
     size = CallSize(BATCH)
     size.answered(50, 300.0, 10)
     assert size.limit == math.inf
 
 
-def test_after_a_time_out_a_model_grows_again_by_its_speed() -> None:
+def test_calls_grow_again_by_speed_after_a_timeout() -> None:
     size = CallSize(BATCH)
     sizes(5.0, 0.01, 10, size)
     before = size.most
@@ -109,7 +109,7 @@ def test_after_a_time_out_a_model_grows_again_by_its_speed() -> None:
 
 
 @given(st.floats(0, 20), st.floats(0.001, 10), st.floats(0.1, 500))
-def test_a_call_that_is_affordable_ends_in_time(per_call: float, per_molecule: float, left: float) -> None:
+def test_an_affordable_call_ends_in_time(per_call: float, per_molecule: float, left: float) -> None:
     size = CallSize(BATCH)
     sizes(per_call, per_molecule, 3, size)
     n = size.affordable(left)
@@ -126,7 +126,7 @@ def test_no_call_is_affordable_in_less_than_the_shortest_took() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 1000), st.floats(0, 1000)), min_size=1))
-def test_neither_part_of_a_line_is_negative(points: list[tuple[int, float]]) -> None:
+def test_the_fitted_times_are_never_negative(points: list[tuple[int, float]]) -> None:
     per_call, per_molecule = fit_line(Call(*point) for point in points)
     assert per_call >= 0
     assert per_molecule >= 0

@@ -1,4 +1,4 @@
-"""The canary: what it says of models that are good, random, silent, wrong, wide, or too slow for the whole library."""
+"""The canary's verdict on models that are good, random, silent, wrong, wide, or too slow for the library."""
 
 import math
 import time
@@ -27,7 +27,7 @@ TWO = (("score", "float"), ("atoms", "integer"))
 
 
 def run(world, size: int = SIZE, on_progress: OnProgress = ignore_progress, **settings) -> CanaryReport:
-    """Run the canary on a world's model; a library is built where there is none."""
+    """Run the canary on a world's model; build the library if it is missing."""
     if not world.objects("library"):
         world.build_library()
     chosen = Settings(models_dir=str(world.models_dir), cache_dir=world.cache_dir, **settings)
@@ -57,7 +57,7 @@ def first_molecules(world, size: int = SIZE) -> list[str]:
     return read_sample(world.store, read_manifest(world.store), size)["smiles"].to_pylist()
 
 
-def test_a_good_model_passes_all_checks_and_leaves_its_sample_and_its_report(world):
+def test_a_good_model_passes_and_leaves_sample_and_report(world):
     world.write_model()
 
     report = run(world)
@@ -73,14 +73,14 @@ def test_a_good_model_passes_all_checks_and_leaves_its_sample_and_its_report(wor
     assert find_report(world.store, MODEL) == report
 
 
-def test_the_sample_is_the_first_molecules_by_hash_with_what_the_model_printed(world):
+def test_the_sample_has_the_first_molecules_by_hash(world):
     world.write_model()
     run(world)
     assert sample(world)["smiles"].to_list() == first_molecules(world)
     assert sample(world)["label"].to_list() == first_molecules(world)
 
 
-def test_every_molecule_is_asked_for_twice_beside_others_each_time(world):
+def test_each_molecule_is_run_twice_with_different_neighbours(world):
     world.write_model()
     told = []
     run(world, on_progress=lambda molecules, _: told.append(molecules))
@@ -128,7 +128,7 @@ def test_columns_are_described_by_the_values_that_were_seen(world):
     assert "nothing but nulls in none" in said(report, "not_all_null")
 
 
-def test_a_random_model_is_a_warning_that_names_the_columns_and_by_how_much(world):
+def test_a_random_model_warns_with_columns_and_difference(world):
     world.write_model(columns=TWO, answer="import random\nreturn f'{random.random()},{len(smiles)}'")
 
     report = run(world)
@@ -141,7 +141,7 @@ def test_a_random_model_is_a_warning_that_names_the_columns_and_by_how_much(worl
 
 
 @pytest.mark.parametrize(("noise", "varies"), [(1e-9, False), (1e-3, True)])
-def test_rounding_that_depends_on_the_other_molecules_of_a_call_is_not_variation(world, noise: float, varies: bool):
+def test_rounding_between_calls_is_not_variation(world, noise: float, varies: bool):
     world.write_model(columns=TWO, answer=f"return f'{{len(smiles) + {noise!r} * len(given)!r}},{{len(smiles)}}'")
     report = run(world)
     assert report.deterministic is not varies
@@ -156,12 +156,12 @@ def test_text_that_differs_varies_and_integers_have_no_rounding(world):
     assert (column(report, "count").largest_difference, column(report, "word").largest_difference) == (15.0, None)
 
 
-def test_a_null_in_one_of_the_runs_alone_is_variation(world):
+def test_a_null_in_only_one_run_is_variation(world):
     world.write_model(columns=TWO, answer="return f',{len(smiles)}' if len(given) == 20 else f'1.5,{len(smiles)}'")
     assert run(world).varying == ("score",)
 
 
-def test_a_model_that_prints_nulls_alone_fails_and_leaves_a_report_of_it_alone(world):
+def test_a_model_of_only_nulls_fails_and_leaves_only_a_report(world):
     world.write_model(columns=TWO, answer="return ','")
 
     report = run(world)
@@ -180,7 +180,7 @@ def test_a_model_that_answers_none_of_a_few_molecules_fails(world):
     assert "run.sh exited 1: no" in said(report, "not_all_null")
 
 
-def test_text_in_a_number_column_fails_the_schema_with_column_cell_and_molecule(world):
+def test_text_in_a_number_column_fails_the_schema(world):
     world.write_model(columns=TWO, answer="return f'high,{len(smiles)}'")
 
     report = run(world)
@@ -190,7 +190,7 @@ def test_text_in_a_number_column_fails_the_schema_with_column_cell_and_molecule(
         assert words in said(report, "schema")
 
 
-def test_other_columns_than_declared_fail_the_schema_with_their_name(world):
+def test_undeclared_columns_fail_the_schema_with_their_name(world):
     world.write_model(columns=TWO, header="score,atoms,extra", answer="return '1,2,3'")
     report = run(world)
     assert [check.name for check in report.broken] == ["schema"]
@@ -198,7 +198,7 @@ def test_other_columns_than_declared_fail_the_schema_with_their_name(world):
     assert find_report(world.store, MODEL) == report
 
 
-def test_a_cell_of_another_type_in_few_molecules_is_quarantined_and_fails_nothing(world):
+def test_few_cells_of_the_wrong_type_are_only_quarantined(world):
     world.build_library()
     odd = first_molecules(world)[3]
     world.write_model(columns=TWO, answer=f"return 'inf,1' if smiles == {odd!r} else '1.5,1'")
@@ -212,7 +212,7 @@ def test_a_cell_of_another_type_in_few_molecules_is_quarantined_and_fails_nothin
     assert sample(world)["score"].null_count() == 1
 
 
-def test_a_record_that_is_none_is_told_in_the_schema_of_its_molecule_alone(world):
+def test_a_malformed_record_is_reported_with_its_molecule(world):
     world.build_library()
     odd = first_molecules(world)[3]
     world.write_model(columns=TWO, answer=f"return '1.5,1' if smiles != {odd!r} else '1,2,3'")
@@ -221,7 +221,7 @@ def test_a_record_that_is_none_is_told_in_the_schema_of_its_molecule_alone(world
     assert [smiles for smiles, _ in report.reasons] == [odd]
 
 
-def test_molecules_that_are_answered_now_and_then_are_counted_and_compared_no_further(world):
+def test_molecules_answered_in_one_run_are_only_counted(world):
     world.build_library()
     odd = first_molecules(world)[3]
     tired = world.root / "tired"
@@ -237,7 +237,7 @@ return f"{{len(smiles)}},1"
     assert said(report, "deterministic") == "1 molecules were answered in only one of the runs"
 
 
-def test_a_model_that_takes_too_long_for_the_library_fails_with_the_figures_and_the_setting(world):
+def test_a_too_slow_model_fails_with_figures_and_setting(world):
     world.write_model()
 
     report = run(world, max_runner_hours=1e-9)
@@ -262,7 +262,7 @@ def test_a_model_of_thousands_of_columns_is_judged_in_seconds(world):
     assert len(report.columns) == 3_200
 
 
-def test_a_model_that_cannot_be_started_is_an_error_and_leaves_the_report_as_it_was(world):
+def test_a_model_that_cannot_start_leaves_the_old_report(world):
     world.write_model()
     before = run(world)
     world.write_model(run=None)
@@ -271,7 +271,7 @@ def test_a_model_that_cannot_be_started_is_an_error_and_leaves_the_report_as_it_
     assert find_report(world.store, MODEL) == before
 
 
-def test_a_canary_that_fails_takes_away_the_sample_of_the_one_before(world):
+def test_a_failed_canary_deletes_the_previous_sample(world):
     world.write_model()
     run(world)
     world.write_model(answer="sys.exit('no')")
@@ -279,7 +279,7 @@ def test_a_canary_that_fails_takes_away_the_sample_of_the_one_before(world):
     assert list(world.objects("samples")) == [f"samples/model={MODEL}.json"]
 
 
-def test_the_verdict_s_version_is_that_of_release_columns_and_determinism_and_of_nothing_else(world):
+def test_the_version_has_release_columns_and_determinism_only(world):
     world.write_model()
     version = run(world).version
 
@@ -293,7 +293,7 @@ def test_the_verdict_s_version_is_that_of_release_columns_and_determinism_and_of
     assert run(world).version != version
 
 
-def test_a_damaged_report_is_as_good_as_none(world):
+def test_a_damaged_report_reads_as_none(world):
     world.write_model()
     run(world)
     world.path(f"samples/model={MODEL}.json").write_text("{")
@@ -302,7 +302,7 @@ def test_a_damaged_report_is_as_good_as_none(world):
 
 
 class SlowToStart:
-    """A backend that takes its time before it answers, and prints one column."""
+    """A backend that takes `seconds` to start, and prints one column."""
 
     columns = (Column("score", "float", "", ""),)
     release = "v1.0.0"
@@ -323,7 +323,7 @@ class SlowToStart:
 
 
 class Served(SlowToStart):
-    """A backend of a server that is down at every third call until it is started afresh."""
+    """A backend whose server goes down at every third call until it is restarted."""
 
     calls = restarts = 0
     up = True
@@ -350,7 +350,7 @@ def run_with(world, backend, **options) -> CanaryReport:
     return examine(world.store, library, folder, backend, SIZE, settings=Settings(), started=started, **options)
 
 
-def test_the_time_to_start_is_no_time_of_molecules_and_is_remembered_where_it_was_longer(world):
+def test_start_time_is_measured_apart_and_the_longest_is_kept(world):
     world.write_model()
     first = run_with(world, SlowToStart(0.3))
     assert first.speed.seconds_to_start >= 0.3
@@ -361,7 +361,7 @@ def test_the_time_to_start_is_no_time_of_molecules_and_is_remembered_where_it_wa
     assert second.speed.seconds_to_start == first.speed.seconds_to_start
 
 
-def test_a_server_that_dies_under_the_canary_is_started_afresh_and_no_molecule_is_blamed(world):
+def test_a_dying_server_is_restarted_and_no_molecule_blamed(world):
     world.write_model()
     backend = Served(0.0)
     report = run_with(world, backend)
@@ -369,7 +369,7 @@ def test_a_server_that_dies_under_the_canary_is_started_afresh_and_no_molecule_i
     assert (report.quarantined, report.broken, report.deterministic) == (0, (), True)
 
 
-def test_a_model_that_stops_for_good_after_it_had_answered_is_an_error(world):
+def test_a_model_that_stops_after_answering_is_an_error(world):
     class Dying(SlowToStart):
         def predict(self, smiles, deadline=math.inf):
             if len(smiles) == SIZE:
@@ -393,7 +393,7 @@ def test_columns_that_change_between_calls_fail_the_schema(world):
     assert [check.name for check in run_with(world, Changing(0.0)).broken] == ["schema"]
 
 
-def test_speed_has_a_call_s_own_time_and_a_molecule_s_and_is_not_misled_by_a_slow_first_call():
+def test_speed_separates_call_and_molecule_times():
     calls = [Call(25, 9.0), Call(25, 0.75), Call(25, 0.75), Call(25, 0.75), Call(100, 1.5)]
     speed = measure_speed(calls, 3.0)
     assert speed.seconds_per_call == pytest.approx(0.5)
@@ -416,7 +416,7 @@ def test_no_time_is_negative_whatever_was_measured(calls: list[Call], line: tupl
     assert (speed.seconds_per_call, speed.seconds_per_further_molecule) == pytest.approx(line)
 
 
-def test_the_estimate_counts_starts_calls_and_molecules_and_the_longest_runner(world):
+def test_the_estimate_counts_starts_calls_and_molecules(world):
     library = world.build_library()
     rows = sorted(info.rows for info in library.shards.values())
     speed = measure_speed([Call(10, 20.0), Call(20, 30.0)], 5.0)
@@ -436,22 +436,22 @@ def test_the_estimate_counts_the_calls_that_find_a_bad_molecule(world):
     failed = [Call(8, 28.0), Call(1, 21.0)]
     sure = measure_speed(calls, 0.0, failed=failed, failing_share=1.0)
     assert sure.seconds_lost_per_failed_call == pytest.approx(10.0)
-    # It fails, and the molecule of the last call that was answered is asked for again.
+    # The call fails, and the witness is called.
     assert estimate_run(sure, library, Settings()).runner_hours * 3600 == pytest.approx(11 + 10 + 11)
     few = measure_speed(calls, 0.0, failed=failed, failing_share=1e-9)
     assert estimate_run(few, library, Settings()).runner_hours * 3600 == pytest.approx(11)
 
 
-def test_bisecting_is_estimated_as_it_is_done(world):
+def test_the_estimate_counts_the_calls_of_bisection(world):
     library = world.build_library()
     bad = library.molecules / 10
     speed = measure_speed([Call(1, 1.0), Call(2, 1.0)], 0.0, failing_share=0.1)
     calls = estimate_run(speed, library, Settings()).runner_hours * 3600
-    # Each of 4 shards of 15 molecules is called once, a bad molecule by two calls of each smaller size, some shared.
+    # Each of 4 shards of 15 molecules is one call. A bad molecule costs two calls of each smaller size, partly shared.
     assert 4 + 2 * bad < calls < 4 + (2 * 4 + 1) * bad
 
 
-def test_a_sample_with_too_many_failures_breaks_a_check(world):
+def test_a_sample_with_too_many_failures_fails_a_check(world):
     world.build_library()
     bad = first_molecules(world)
     answer = f"if smiles in {bad[:3]!r}: return 'x,1'\nif smiles == {bad[4]!r}: return ','\nreturn '1.5,1'"
@@ -466,7 +466,7 @@ def test_a_sample_with_too_many_failures_breaks_a_check(world):
     assert checks(run(world, max_failure_rate=0.2))["failure_rate"] is True
 
 
-def test_calls_that_fail_are_in_the_speed_and_the_estimate(world):
+def test_failed_calls_count_in_speed_and_estimate(world):
     world.build_library()
     odd = first_molecules(world)[3]
     world.write_model(columns=TWO, answer=f"if smiles == {odd!r}: sys.exit('no')\nreturn '1.5,1'")
@@ -514,7 +514,7 @@ def test_the_model_s_own_example_is_compared(world, output: str | None, passed: 
     assert report.example == said(report, "example")
 
 
-def test_an_example_that_the_model_cannot_do_is_told(world):
+def test_an_example_that_the_model_cannot_answer_is_reported(world):
     answer = "if smiles == 'Cl': sys.exit('no')\nreturn '1,1'"
     examples = world.write_model(columns=TWO, answer=answer) / "model/framework/examples"
     examples.mkdir()
@@ -569,7 +569,7 @@ TABLES = {
 
 
 @pytest.mark.parametrize(("columns", "answer"), TABLES.values(), ids=TABLES)
-def test_the_table_s_estimate_is_close_to_what_a_load_of_the_library_takes(world, columns, answer):
+def test_the_table_estimate_is_close_to_a_real_load(world, columns, answer):
     world.write_model(columns=columns, answer=answer)
     world.build_library(MANY)
 
@@ -582,7 +582,7 @@ def test_the_table_s_estimate_is_close_to_what_a_load_of_the_library_takes(world
     assert report.table.pages == pytest.approx(pages, rel=0.15, abs=2)
     gigabytes = (sum(facts["bytes"] for facts in loaded) + 100 * pages) / (1 << 30)
     assert report.table.gigabytes == pytest.approx(gigabytes, rel=0.15)
-    # Beside its pages a load writes some items that say what is in the table.
+    # Besides pages, a load writes some items that describe the table.
     overhead = 6 * len(shard_keys(4)) * max(1, len(columns) // 200)
     assert report.table.write_units == pytest.approx(
         sum(facts["write_units"] for facts in loaded), rel=0.2, abs=overhead
@@ -590,7 +590,7 @@ def test_the_table_s_estimate_is_close_to_what_a_load_of_the_library_takes(world
     assert report.table.write_dollars == pytest.approx(report.table.write_units * DOLLARS_PER_WRITE_UNIT)
 
 
-def test_a_molecule_too_large_for_a_page_is_found_out_before_the_whole_library_is_run(world):
+def test_a_molecule_too_large_for_a_page_fails_the_canary(world):
     answer = "import random\nrandom.seed(smiles)\nreturn random.randbytes(450_000).hex()"
     world.write_model(columns=(("word", "string"),), answer=answer)
     report = run(world, 2)

@@ -1,4 +1,4 @@
-"""What is made of the file that a model's `run.sh` wrote."""
+"""Reading the file that a model's `run.sh` wrote."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,7 +76,7 @@ def test_a_declared_column_is_an_output_whatever_its_name(tmp_path: Path, names:
         read(tmp_path, beside, names)
 
 
-def test_an_undeclared_input_must_be_what_was_given(tmp_path: Path) -> None:
+def test_an_undeclared_input_column_must_equal_the_input(tmp_path: Path) -> None:
     text = "input,smiles,a\nC,x,1\nCC,y,2\nCCC,z,3\n"
     assert read(tmp_path, text, ["smiles", "a"]) == [b"x,1", b"y,2", b"z,3"]
     with pytest.raises(BatchError, match=r"other molecules than its input .column 'input'"):
@@ -92,7 +92,7 @@ def test_an_undeclared_input_must_be_what_was_given(tmp_path: Path) -> None:
         ("input,a,b,input\nC,1,2,C\n", "the column 'input' twice"),
     ],
 )
-def test_other_columns_are_a_fault_of_the_model(tmp_path: Path, text: str, words: str) -> None:
+def test_other_columns_are_the_model_s_fault(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(ColumnsError, match=words):
         read(tmp_path, text, ["a", "b"])
 
@@ -107,7 +107,7 @@ def test_other_columns_are_a_fault_of_the_model(tmp_path: Path, text: str, words
     ],
     ids=repr,
 )
-def test_other_rows_are_a_batch_without_an_answer(tmp_path: Path, text: str | bytes, words: str) -> None:
+def test_other_rows_fail_the_batch(tmp_path: Path, text: str | bytes, words: str) -> None:
     with pytest.raises(BatchError, match=words):
         read(tmp_path, text, ["a", "b"])
 
@@ -126,13 +126,13 @@ def test_a_misshapen_row_is_a_failure_of_its_molecule(tmp_path: Path, header: st
     assert problems == {1: f"the model printed a row with {word} cells than columns"}
 
 
-def test_a_quote_that_is_not_closed_is_a_failure(tmp_path: Path) -> None:
+def test_an_unclosed_quote_is_a_failure(tmp_path: Path) -> None:
     records = read(tmp_path, 'a,b\n1,2\n3,4\n5,"6\n', ["a", "b"])
     _, problems = read_records(records, columns("a", "b"))
     assert problems == {2: "the model printed an unclosed quote"}
 
 
-def test_an_empty_line_of_a_single_column_is_its_molecules(tmp_path: Path) -> None:
+def test_an_empty_line_of_a_single_column_is_a_row(tmp_path: Path) -> None:
     assert read(tmp_path, "input,a\nC,1\nCC\nCCC,3\n", ["a"]) == [b"1", b"", b"3"]
     assert read(tmp_path, "a\n1\n\n3\n", ["a"]) == [b"1", b"", b"3"]
 
@@ -142,7 +142,7 @@ CELLS = st.none() | st.text(st.characters(exclude_categories=["Cs"], exclude_cha
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=5))
-def test_what_is_well_formed_is_kept_to_the_byte(tmp_path: Path, rows: list[tuple[str | None, str | None]]) -> None:
+def test_well_formed_rows_are_kept_to_the_byte(tmp_path: Path, rows: list[tuple[str | None, str | None]]) -> None:
     records = [format_record(row) for row in rows]
     swapped = [b'"b",a', *(format_record(row[::-1]) for row in rows)]
     smiles = ["C"] * len(rows)

@@ -1,4 +1,4 @@
-"""From a model's id and the settings to its folder and its backend."""
+"""Opening a model's folder and backend by its id and the settings."""
 
 import shutil
 from collections.abc import Callable
@@ -43,13 +43,13 @@ def test_settings_choose_the_backend_of_a_local_model(world, settings, backend: 
         ("eos3b5", "ersilia", "is not a model id"),
     ],
 )
-def test_what_is_neither_here_nor_on_the_hub_is_a_usage_error(settings, model: str, backend: str, words: str) -> None:
+def test_an_unknown_model_is_a_usage_error(settings, model: str, backend: str, words: str) -> None:
     with pytest.raises(UsageError, match=words) as error:
         open_model(model, settings(backend))
     assert "\n" not in str(error.value)
 
 
-def test_missing_checkpoint_is_an_error_before_anything_is_installed(world, settings) -> None:
+def test_a_missing_checkpoint_is_an_error_before_any_install(world, settings) -> None:
     pointer = world.write_model() / "model" / "checkpoints" / "x.pt"
     pointer.parent.mkdir()
     pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
@@ -95,7 +95,7 @@ class FetchedSlot:
 
 @pytest.fixture
 def hub_has(world, monkeypatch: pytest.MonkeyPatch):
-    """Let the hub have this model, as the CLI's copy of it."""
+    """Put this model on the hub, as the CLI's copy of it."""
 
     which = shutil.which
     monkeypatch.setattr(shutil, "which", lambda name: which(name) or (name == "docker" and "/usr/bin/docker") or None)
@@ -106,7 +106,7 @@ def hub_has(world, monkeypatch: pytest.MonkeyPatch):
     return put
 
 
-def test_a_model_of_the_hub_is_described_by_the_card_of_its_image(world, settings, hub_has, tmp_path: Path) -> None:
+def test_a_hub_model_is_described_by_its_image_s_card(world, settings, hub_has, tmp_path: Path) -> None:
     copy = world.write_model(model="eos3b5e").rename(tmp_path / "eos3b5e")
     (copy / "metadata.yml").unlink()
     card = '{"card": {"Identifier": "eos3b5e", "Title": "From a card", "Release": 2.10}}'

@@ -1,4 +1,4 @@
-"""Calling a model: what a bad molecule costs, and when patience ends. The models here are Python, not processes."""
+"""Calling a model: the cost of a bad molecule, and when a model is given up. The models here are Python objects."""
 
 import math
 import time
@@ -21,7 +21,7 @@ COLUMNS = (Column("length", "integer", "", ""), Column("echo", "string", "", "")
 
 
 class Model:
-    """Answers each molecule with its length and itself; fails on a whole batch as `refuses` says."""
+    """Answers each molecule with its length and itself; fails on a batch with a molecule that it `refuses`."""
 
     columns = COLUMNS
     release = "v1"
@@ -73,9 +73,7 @@ BATCHES = st.lists(st.integers(1, 12), min_size=1, max_size=6).map(
 
 
 @given(BATCHES, st.data())
-def test_exactly_the_bad_molecules_are_quarantined_and_all_others_answered_in_order(
-    batches: list[list[str]], data: st.DataObject
-) -> None:
+def test_only_bad_molecules_fail_and_others_keep_their_order(batches: list[list[str]], data: st.DataObject) -> None:
     molecules = [text for batch in batches for text in batch]
     choice = st.sets(st.sampled_from(molecules), max_size=min(PATIENCE - 1, len(molecules)))
     refused, misprinted = data.draw(choice), data.draw(choice)
@@ -101,7 +99,7 @@ def test_batches_that_go_well_are_one_call() -> None:
     assert [answer.records for answer in found] == [[record("a"), record("bb")], [record("ccc")], [record("d")]]
 
 
-def test_a_bad_molecule_costs_calls_as_the_logarithm_of_the_batch_and_one_for_the_witness() -> None:
+def test_a_bad_molecule_costs_logarithmically_many_calls() -> None:
     batch = [f"m{i}" for i in range(1024)]
     model = Model({"m777"}.__contains__)
     (answer,) = answers([batch], model)
@@ -109,7 +107,7 @@ def test_a_bad_molecule_costs_calls_as_the_logarithm_of_the_batch_and_one_for_th
     assert len(model.calls) == 1 + 2 * 10 + 1
 
 
-def test_a_good_batch_is_not_asked_again_for_a_bad_molecule_of_another() -> None:
+def test_a_good_batch_is_not_repeated_for_another_s_bad_molecule() -> None:
     model = Model({"bad"}.__contains__)
     answers([["a", "b"], ["c", "d"], ["e", "bad"], ["f", "g"]], model)
     assert model.calls[1] == ["a", "b", "c", "d"]
@@ -117,7 +115,7 @@ def test_a_good_batch_is_not_asked_again_for_a_bad_molecule_of_another() -> None
 
 
 @pytest.mark.parametrize("sizes", [(1000,), (100, 100, 100), (12, 1)], ids=str)
-def test_a_model_that_answers_nothing_is_given_up_after_a_few_molecules_not_after_all(sizes: tuple[int, ...]) -> None:
+def test_a_silent_model_is_given_up_after_a_few_molecules(sizes: tuple[int, ...]) -> None:
     batches = [[f"m{batch}-{i}" for i in range(size)] for batch, size in enumerate(sizes)]
     model = Model(lambda _: True)
     with pytest.raises(ModelError, match=r"eos9abc answers no molecule: 10 molecules in a row failed.*cannot do m"):
@@ -126,7 +124,7 @@ def test_a_model_that_answers_nothing_is_given_up_after_a_few_molecules_not_afte
 
 
 @pytest.mark.parametrize("sizes", [(1000,), (100, 100), (12, 1, 1)], ids=str)
-def test_a_model_that_prints_nothing_of_its_columns_types_is_given_up(sizes: tuple[int, ...]) -> None:
+def test_a_model_that_prints_only_wrong_types_is_given_up(sizes: tuple[int, ...]) -> None:
     batches = [[f"m{batch}-{i}" for i in range(size)] for batch, size in enumerate(sizes)]
     model = Model(misprints=lambda _: True)
     with pytest.raises(ModelError, match=r"eos9abc answers no molecule: .*length is 'long', not an integer of 64 bits"):
@@ -134,7 +132,7 @@ def test_a_model_that_prints_nothing_of_its_columns_types_is_given_up(sizes: tup
 
 
 @pytest.mark.parametrize("size", [1, 3, 9])
-def test_a_model_that_answers_nothing_is_given_up_also_when_its_batches_are_small(size: int) -> None:
+def test_a_silent_model_is_given_up_even_with_small_batches(size: int) -> None:
     molecules = [f"m{i}" for i in range(60)]
     model = Model(lambda _: True)
     caller = patient(model)
@@ -144,7 +142,7 @@ def test_a_model_that_answers_nothing_is_given_up_also_when_its_batches_are_smal
     assert model.asked == PATIENCE
 
 
-def test_a_model_that_answers_others_loses_a_batch_of_a_hundred_failures_and_no_other() -> None:
+def test_a_hundred_failures_in_a_row_lose_only_their_batch() -> None:
     model = Model(lambda text: text.startswith("x"))
     batches = [["a", "b"], [f"x{i}" for i in range(300)], ["c"]]
     first, lost, last = patient(model).answer(batches)
@@ -157,7 +155,7 @@ def test_a_model_that_answers_others_loses_a_batch_of_a_hundred_failures_and_no_
 
 
 @pytest.mark.parametrize("kind", ["refuses", "misprints"])
-def test_a_few_dozen_failures_in_a_row_are_bad_molecules_of_a_model_that_answers_others(kind: str) -> None:
+def test_dozens_of_failures_in_a_row_are_bad_molecules(kind: str) -> None:
     model = Model(**{kind: lambda text: text.startswith("x")})
     caller = patient(model)
     caller.answer([["a"]])
@@ -168,9 +166,7 @@ def test_a_few_dozen_failures_in_a_row_are_bad_molecules_of_a_model_that_answers
 
 @pytest.mark.parametrize("size", [1, 4, 30])
 @pytest.mark.parametrize("kind", ["refuses", "misprints"])
-def test_no_molecule_is_blamed_by_a_model_that_fails_on_what_an_earlier_run_has_an_answer_for(
-    kind: str, size: int
-) -> None:
+def test_failing_on_an_earlier_answer_blames_the_model(kind: str, size: int) -> None:
     caller = patient(Model(**{kind: lambda _: True}))
     caller.vouch("answered")
     with pytest.raises(ModelError, match="it fails on answered too, which it answered before"):
@@ -178,7 +174,7 @@ def test_no_molecule_is_blamed_by_a_model_that_fails_on_what_an_earlier_run_has_
 
 
 @pytest.mark.parametrize("size", [1, 4, 30])
-def test_new_molecules_are_blamed_alone_where_the_model_still_answers_what_it_did(size: int) -> None:
+def test_a_model_that_answers_the_witness_is_not_blamed(size: int) -> None:
     caller = patient(Model(lambda text: text.startswith("x")))
     caller.vouch("answered")
     (found,) = caller.answer([[f"x{i}" for i in range(size)]])
@@ -187,7 +183,7 @@ def test_new_molecules_are_blamed_alone_where_the_model_still_answers_what_it_di
     assert caller.answered
 
 
-def test_a_model_that_breaks_on_the_way_is_not_asked_for_the_rest_of_the_batch() -> None:
+def test_a_model_that_breaks_is_not_called_for_the_rest() -> None:
     class Breaking(Model):
         def predict(self, smiles: Sequence[str], deadline: float = math.inf) -> list[bytes]:
             if len(self.calls) >= 3:
@@ -211,7 +207,7 @@ def test_no_call_is_begun_when_time_is_up() -> None:
 
 @pytest.mark.parametrize("n_batches", [1, 3])
 @pytest.mark.parametrize("begun", [False, True], ids=["the first call", "a later call"])
-def test_a_call_that_the_deadline_cuts_blames_no_molecule_and_no_model(begun: bool, n_batches: int) -> None:
+def test_a_call_cut_by_the_deadline_blames_nothing(begun: bool, n_batches: int) -> None:
     class Hanging(Model):
         def predict(self, smiles: Sequence[str], deadline: float = math.inf) -> list[bytes]:
             if smiles == ["good"]:
@@ -249,41 +245,41 @@ def test_a_model_error_ends_the_call_at_once() -> None:
 
 
 class Served(Model):
-    """A model that is kept running, and falls ill `after` so many molecules: then it does as `illness` says.
+    """A served model that has a fault `after` this many molecules.
 
-    "dead": it is gone. "refusing": it is there, and answers no molecule. "silent": it answers nothing but nulls.
+    "dead": the server is down. "refusing": it is up, but every call fails. "silent": it answers only nulls.
     """
 
-    def __init__(self, illness: str, after: int, **arguments: Callable[[str], bool]) -> None:
+    def __init__(self, fault: str, after: int, **arguments: Callable[[str], bool]) -> None:
         super().__init__(**arguments)
-        self.illness = illness
+        self.fault = fault
         self.after = after
         self.since_start = 0
         self.restarts = 0
 
     @property
-    def ill(self) -> bool:
+    def faulty(self) -> bool:
         return self.since_start > self.after
 
     def predict(self, smiles: Sequence[str], deadline: float = math.inf) -> list[bytes]:
         self.since_start += len(smiles)
-        if self.ill and self.illness != "silent":
-            raise BatchError("connection refused" if self.illness == "dead" else "500")
+        if self.faulty and self.fault != "silent":
+            raise BatchError("connection refused" if self.fault == "dead" else "500")
         records = super().predict(smiles, deadline)
-        return [b"," for _ in records] if self.ill else records
+        return [b"," for _ in records] if self.faulty else records
 
     def is_healthy(self) -> bool:
-        return not (self.ill and self.illness == "dead")
+        return not (self.faulty and self.fault == "dead")
 
     def restart(self) -> None:
         self.restarts += 1
         self.since_start = 0
 
 
-@pytest.mark.parametrize("illness", ["dead", "refusing", "silent"])
+@pytest.mark.parametrize("fault", ["dead", "refusing", "silent"])
 @pytest.mark.parametrize("size", [20, 100])
-def test_no_molecule_is_blamed_for_an_ill_server(illness: str, size: int) -> None:
-    model = Served(illness, after=150)
+def test_no_molecule_is_blamed_for_an_unhealthy_server(fault: str, size: int) -> None:
+    model = Served(fault, after=150)
     calls = CallSize(10)
     caller = PatientCaller("eos9abc", model, calls)
     for start in range(0, 600, size):
@@ -292,17 +288,17 @@ def test_no_molecule_is_blamed_for_an_ill_server(illness: str, size: int) -> Non
         assert isinstance(answer, Answer)
         assert (answer.failures, answer.records) == ({}, [record(text) for text in batch])
     assert 3 <= model.restarts <= 6
-    assert calls.most == (10 if illness == "dead" else 100)
+    assert calls.most == (10 if fault == "dead" else 100)
 
 
-def test_a_server_that_is_well_is_not_restarted_for_a_bad_molecule() -> None:
+def test_a_healthy_server_is_not_restarted_for_a_bad_molecule() -> None:
     model = Served("dead", after=10**6, refuses={"m7"}.__contains__)
     (answer,) = answers([[f"m{i}" for i in range(16)]], model)
     assert answer.failures == {7: "cannot do m7"}
     assert model.restarts == 0
 
 
-def test_a_molecule_that_kills_the_server_is_found_and_quarantined_alone() -> None:
+def test_a_molecule_that_kills_the_server_is_quarantined_alone() -> None:
     class Killed(Served):
         def predict(self, smiles: Sequence[str], deadline: float = math.inf) -> list[bytes]:
             if "killer" in smiles:
@@ -316,7 +312,7 @@ def test_a_molecule_that_kills_the_server_is_found_and_quarantined_alone() -> No
     assert answer.records == [b"," if text == "killer" else record(text) for text in batch]
 
 
-def test_a_server_that_prints_nothing_even_when_new_ends_the_batch_with_that_reason() -> None:
+def test_a_server_silent_after_a_restart_ends_the_run() -> None:
     model = Served("silent", after=0)
     with pytest.raises(ModelError, match=r"eos9abc answers no molecule: .*the model printed no value"):
         patient(model).answer([[f"m{i}" for i in range(1000)]])

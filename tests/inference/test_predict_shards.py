@@ -1,4 +1,4 @@
-"""Raw predictions of real models: what is computed, what is kept, and what of a failure stays with one shard."""
+"""Raw predictions of real models: what is computed, what is reused, and which failures affect only one shard."""
 
 import csv
 import gzip
@@ -35,7 +35,7 @@ ANSWERED = """return f'{len(smiles) / 3!r},{len(smiles)},"{smiles}"'"""
 
 
 def raw_text(world, shard: str) -> pl.DataFrame:
-    """Return what a shard's parts hold, through its manifest."""
+    """Return the rows of the parts in a shard's manifest."""
     manifest = require_manifest(world.store, MODEL, shard)
     return pl.concat([read_text_csv(gzip.decompress(world.path(part.name).read_bytes())) for part in manifest.parts])
 
@@ -58,7 +58,7 @@ def predicted(world):
     return world
 
 
-def test_every_shard_lands_with_parts_quarantine_list_manifest_and_facts(world) -> None:
+def test_each_shard_lands_with_parts_manifest_and_quarantine(world) -> None:
     world.write_model()
     library = world.build_library()
     outcomes = {outcome.shard: outcome for outcome in world.predict()}
@@ -118,7 +118,7 @@ def test_a_second_call_writes_nothing_and_never_starts_the_model(predicted) -> N
     assert predicted.objects() == objects
 
 
-def test_another_release_is_computed_anew_and_takes_the_place_of_the_first(predicted) -> None:
+def test_another_release_is_computed_and_replaces_the_first(predicted) -> None:
     before = {shard: require_manifest(predicted.store, MODEL, shard) for shard in SHARDS}
     predicted.write_model(release="v2.0.0", answer="return f'0.5,{len(smiles)},new'")
     predicted.predict()
@@ -131,13 +131,13 @@ def test_another_release_is_computed_anew_and_takes_the_place_of_the_first(predi
     assert set(asked(predicted).values()) == {2}
 
 
-def test_another_set_of_columns_is_computed_anew(predicted) -> None:
+def test_another_set_of_columns_is_computed_again(predicted) -> None:
     predicted.write_model(columns=[("score", "float")], answer="return '0.5'")
     assert [outcome.failure for outcome in predicted.predict()] == [""] * len(SHARDS)
     assert set(raw_text(predicted, "00").columns) == {"key", "input", "quarantine", "score"}
 
 
-def test_a_new_library_costs_the_molecules_that_are_new_in_it_and_writes_the_shards_that_it_changes(predicted) -> None:
+def test_a_new_library_costs_only_its_new_molecules(predicted) -> None:
     before = read_manifest(predicted.store)
     printed = {smiles: cells for shard in SHARDS for _, smiles, *cells in raw_text(predicted, shard).rows()}
     calls = len(predicted.calls())
@@ -156,7 +156,7 @@ def test_a_new_library_costs_the_molecules_that_are_new_in_it_and_writes_the_sha
     assert {name: predicted.objects("raw")[name] for name in untouched} == untouched
 
 
-def test_what_an_interrupted_run_computed_is_kept_also_for_the_library_after_it(predicted) -> None:
+def test_rows_of_an_interrupted_run_serve_a_later_library(predicted) -> None:
     for shard in SHARDS:
         predicted.path(f"raw/model={MODEL}/shard={shard}/manifest.json").unlink()
     calls = len(predicted.calls())
@@ -165,7 +165,7 @@ def test_what_an_interrupted_run_computed_is_kept_also_for_the_library_after_it(
     assert [smiles for call in predicted.calls()[calls:] for smiles in call] == ["CBr"]
 
 
-def test_nothing_is_left_of_the_parts_of_an_older_library(predicted) -> None:
+def test_parts_of_an_older_library_are_deleted(predicted) -> None:
     predicted.build_library(MOLECULES[::2])
     calls = len(predicted.calls())
     predicted.predict()
@@ -174,7 +174,7 @@ def test_nothing_is_left_of_the_parts_of_an_older_library(predicted) -> None:
     assert {name for name in predicted.objects("raw") if not name.endswith("manifest.json")} == named
 
 
-def test_a_run_that_is_out_of_time_stops_before_a_batch_and_the_next_call_goes_on_behind_it(world) -> None:
+def test_a_run_out_of_time_stops_and_the_next_run_resumes(world) -> None:
     world.write_model(script="time.sleep(0.5)\n" + WRITE)
     world.build_library()
     arguments = {"batch_size": BATCH_SIZE, "max_failure_rate": 0.1}
@@ -192,7 +192,7 @@ def test_a_run_that_is_out_of_time_stops_before_a_batch_and_the_next_call_goes_o
     assert sum(asked(world).values()) == library.molecules
 
 
-def test_a_run_without_any_time_asks_for_nothing_and_takes_what_is_there(predicted) -> None:
+def test_a_run_without_time_only_reuses_stored_parts(predicted) -> None:
     predicted.build_library([*MOLECULES, "CBr"])
     calls = len(predicted.calls())
     library = read_manifest(predicted.store)
@@ -212,7 +212,7 @@ def test_a_run_without_any_time_asks_for_nothing_and_takes_what_is_there(predict
     assert sorted(outcome.unfinished for outcome in outcomes) == [False, False, False, True]
 
 
-def test_a_call_that_hangs_ends_at_the_deadline_and_its_molecules_are_left_to_the_next_run(world) -> None:
+def test_a_hanging_call_ends_at_the_deadline_without_failures(world) -> None:
     world.write_model(script="time.sleep(30)\n" + WRITE)
     world.build_library()
     arguments = {"batch_size": BATCH_SIZE, "max_failure_rate": 0.1}
@@ -246,7 +246,7 @@ def test_a_killed_run_leaves_no_scratch_folder(world, tmp_path) -> None:
     assert not list(scratch.iterdir())
 
 
-def test_a_timeout_of_its_own_still_blames_the_molecule_that_hangs(world) -> None:
+def test_a_call_timeout_still_blames_the_hanging_molecule(world) -> None:
     world.build_library()
     hanging = molecules(world, "00")["smiles"][0]
     world.write_model(answer=f"if smiles == {hanging!r}: time.sleep(30)\n{ANSWERED}")
@@ -257,14 +257,14 @@ def test_a_timeout_of_its_own_still_blames_the_molecule_that_hangs(world) -> Non
     assert (landed.landed, landed.facts["quarantined"]) == (True, 1)
 
 
-def cut(world, n_shards: int) -> LibraryManifest:
-    """Build the library of these tests with another number of shards."""
+def reshard(world, n_shards: int) -> LibraryManifest:
+    """Rebuild the library with this number of shards."""
     source = world.root / "library.smi"
     source.write_text("\n".join(MOLECULES) + "\n")
     return build_library(world.store, source, n_shards=n_shards, processes=1)
 
 
-def predict_cut(world, shards: Sequence[str], max_failure_rate: float = 0.5) -> list[ShardOutcome]:
+def predict_resharded(world, shards: Sequence[str], max_failure_rate: float = 0.5) -> list[ShardOutcome]:
     arguments = {"batch_size": BATCH_SIZE, "max_failure_rate": max_failure_rate}
     library = read_manifest(world.store)
     return list(predict_shards(world.store, library, MODEL, world.backend(), shards, **arguments))
@@ -272,15 +272,13 @@ def predict_cut(world, shards: Sequence[str], max_failure_rate: float = 0.5) -> 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(1, 12), min_size=2, max_size=4), st.data())
-def test_whatever_number_of_shards_follows_which_no_molecule_is_asked_for_twice(
-    new_world, numbers: list[int], data: st.DataObject
-) -> None:
+def test_resharding_never_computes_a_molecule_twice(new_world, numbers: list[int], data: st.DataObject) -> None:
     world = new_world(f"world-{uuid.uuid4()}")
     world.write_model()
     for n_shards in numbers:
-        cut(world, n_shards)
+        reshard(world, n_shards)
         shards = data.draw(st.lists(st.sampled_from(shard_keys(n_shards)), unique=True, min_size=1))
-        assert all(outcome.landed for outcome in predict_cut(world, shards))
+        assert all(outcome.landed for outcome in predict_resharded(world, shards))
         assert set(asked(world).values()) <= {1}
         for shard in shards:
             given = molecules(world, shard)["smiles"]
@@ -288,17 +286,15 @@ def test_whatever_number_of_shards_follows_which_no_molecule_is_asked_for_twice(
             assert _column(world, shard, "label") == given
 
 
-def test_parts_of_another_number_of_shards_stay_as_they_were_and_are_named(
-    predicted, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_parts_of_another_number_of_shards_stay_unchanged(predicted, caplog: pytest.LogCaptureFixture) -> None:
     theirs = {name: tag for name, tag in predicted.objects("raw").items() if "/part-" in name}
-    cut(predicted, 3)
+    reshard(predicted, 3)
     caplog.clear()
-    assert all(outcome.landed for outcome in predict_cut(predicted, shard_keys(3)))
+    assert all(outcome.landed for outcome in predict_resharded(predicted, shard_keys(3)))
     (said,) = caplog.messages
     assert f"{len(theirs)} parts of the raw predictions of {MODEL}" in said
     assert min(theirs) in said
-    cut(predicted, len(SHARDS))
+    reshard(predicted, len(SHARDS))
     objects = predicted.objects("raw")
     assert theirs.items() <= objects.items()
     assert all(outcome.landed for outcome in predicted.predict())
@@ -306,30 +302,30 @@ def test_parts_of_another_number_of_shards_stay_as_they_were_and_are_named(
     assert theirs.items() <= predicted.objects("raw").items()
 
 
-def test_what_another_release_left_in_another_number_of_shards_is_neither_taken_nor_removed(predicted) -> None:
+def test_another_release_s_parts_are_neither_used_nor_deleted(predicted) -> None:
     theirs = {name: tag for name, tag in predicted.objects("raw").items() if "/part-" in name}
-    cut(predicted, 3)
+    reshard(predicted, 3)
     predicted.write_model(release="v2.0.0", answer="return f'0.5,{len(smiles)},new'")
-    assert all(outcome.landed for outcome in predict_cut(predicted, shard_keys(3)))
+    assert all(outcome.landed for outcome in predict_resharded(predicted, shard_keys(3)))
     assert set(raw_text(predicted, "00")["label"]) == {"new"}
     assert theirs.items() <= predicted.objects("raw").items()
 
 
 @pytest.mark.slow
-def test_a_molecule_that_failed_in_another_number_of_shards_is_asked_again_when_too_many_have(world) -> None:
+def test_too_many_failures_are_retried_after_resharding(world) -> None:
     world.build_library()
     world.write_model(answer=f"if smiles.endswith('Cl'): sys.exit('no')\n{ANSWERED}")
     world.predict(max_failure_rate=0.5)
-    cut(world, 3)
-    assert not any(outcome.landed for outcome in predict_cut(world, shard_keys(3), 0.1))
+    reshard(world, 3)
+    assert not any(outcome.landed for outcome in predict_resharded(world, shard_keys(3), 0.1))
     calls = len(world.calls())
     world.write_model()
-    assert all(outcome.landed for outcome in predict_cut(world, shard_keys(3), 0.1))
+    assert all(outcome.landed for outcome in predict_resharded(world, shard_keys(3), 0.1))
     assert all(smiles.endswith("Cl") for call in world.calls()[calls:] for smiles in call)
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(1, 10_000), st.integers(1, 10_000))
-def test_the_parts_of_a_molecule_may_concern_its_shard_whatever_the_numbers(h: int, before: int, after: int) -> None:
+def test_a_molecule_s_old_part_may_concern_its_new_shard(h: int, before: int, after: int) -> None:
     part = PartName("raw/model=eos9abc/shard=07", 0, shard_index(h, before), before, "0" * 8, "0" * 12)
     assert part.may_concern(shard_index(h, after), after)
     concerned = [shard for shard in range(after) if part.may_concern(shard, after)]
@@ -337,7 +333,7 @@ def test_the_parts_of_a_molecule_may_concern_its_shard_whatever_the_numbers(h: i
 
 
 @given(st.integers(0, 20_000), st.integers(0, 10_000), st.integers(1, 10_000))
-def test_a_part_s_name_says_what_it_was_made_of(index: int, shard: int, n_shards: int) -> None:
+def test_a_part_s_name_is_parsed_to_its_fields(index: int, shard: int, n_shards: int) -> None:
     part = PartName(f"raw/model=eos9abc/shard={shard:02d}", index, shard, n_shards, "0a" * 4, "b1" * 6)
     assert PartName.parse(str(part)) == part
 
@@ -345,7 +341,7 @@ def test_a_part_s_name_says_what_it_was_made_of(index: int, shard: int, n_shards
 BROMIDES = ["C" * n + "Br" for n in range(1, 16)]
 
 
-def test_a_model_that_is_broken_when_the_library_has_grown_blames_none_of_the_new_molecules(predicted) -> None:
+def test_a_broken_model_blames_no_new_molecule(predicted) -> None:
     predicted.build_library([*MOLECULES, *BROMIDES[:2]])
     predicted.write_model(run="echo no GPU here >&2\nexit 9\n")
     changed = [outcome for outcome in predicted.predict() if not outcome.landed]
@@ -355,7 +351,7 @@ def test_a_model_that_is_broken_when_the_library_has_grown_blames_none_of_the_ne
     assert all(outcome.landed and not outcome.facts["quarantined"] for outcome in predicted.predict())
 
 
-def test_new_molecules_that_the_model_cannot_do_are_quarantined_however_many_follow_each_other(predicted) -> None:
+def test_any_number_of_new_bad_molecules_is_quarantined(predicted) -> None:
     predicted.build_library([*MOLECULES, *BROMIDES])
     predicted.write_model(answer=f"if smiles.endswith('Br'): sys.exit('no bromine')\n{ANSWERED}")
     outcomes = predicted.predict()
@@ -363,7 +359,7 @@ def test_new_molecules_that_the_model_cannot_do_are_quarantined_however_many_fol
     assert sum(outcome.facts["quarantined"] for outcome in outcomes) == len(BROMIDES)
 
 
-def test_a_shard_over_the_failure_limit_keeps_its_reason_and_holds_no_other_back(world) -> None:
+def test_a_shard_over_the_failure_limit_fails_alone(world) -> None:
     world.build_library()
     refused = molecules(world, "00")["smiles"][1:13]
     world.write_model(answer=f"if smiles in {refused!r}: sys.exit('not these')\n{ANSWERED}")
@@ -375,7 +371,7 @@ def test_a_shard_over_the_failure_limit_keeps_its_reason_and_holds_no_other_back
             obstore.delete(world.store, f"raw/model={MODEL}/shard={shard}/manifest.json")
 
 
-def test_shards_that_are_there_stay_landed_when_the_model_is_broken_or_time_is_up(predicted) -> None:
+def test_finished_shards_stay_landed_if_the_model_or_time_fails(predicted) -> None:
     before = read_manifest(predicted.store)
     library = predicted.build_library([*MOLECULES, "CBr"])
     changed = [shard for shard in SHARDS if library.shards[shard].digest != before.shards[shard].digest]
@@ -388,9 +384,7 @@ def test_shards_that_are_there_stay_landed_when_the_model_is_broken_or_time_is_u
 
 
 @pytest.mark.parametrize("sizes", [(5, 5), (5, 3)], ids=["the same batches", "other batches"])
-def test_of_two_runs_of_the_same_shards_each_lands_or_says_so_and_what_is_there_is_whole(
-    predicted, sizes: tuple[int, int]
-) -> None:
+def test_two_runs_of_the_same_shards_leave_whole_data(predicted, sizes: tuple[int, int]) -> None:
     library = predicted.build_library([*MOLECULES[3:], "CBr", "CCBr", "CCCBr", "CCCCBr"])
 
     def run(size: int) -> list[ShardOutcome]:
@@ -409,9 +403,7 @@ LIBRARIES = st.lists(st.sets(st.sampled_from(MOLECULES[:20]), min_size=1), min_s
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(LIBRARIES, st.data())
-def test_whatever_library_follows_which_no_molecule_that_stays_is_asked_for_again(
-    new_world, libraries: list[set[str]], data: st.DataObject
-) -> None:
+def test_no_molecule_that_stays_is_computed_again(new_world, libraries: list[set[str]], data: st.DataObject) -> None:
     world = new_world(f"world-{uuid.uuid4()}")
     world.write_model()
     there: set[str] = set()
@@ -429,7 +421,7 @@ def test_whatever_library_follows_which_no_molecule_that_stays_is_asked_for_agai
             assert _column(world, shard, "input") == molecules(world, shard)["smiles"]
 
 
-def test_parts_that_an_interrupted_run_has_left_are_kept(predicted) -> None:
+def test_parts_of_an_interrupted_run_are_reused(predicted) -> None:
     kept = {}
     for shard in SHARDS:
         manifest = require_manifest(predicted.store, MODEL, shard)
@@ -456,9 +448,7 @@ def test_a_damaged_part_of_an_interrupted_run_is_computed_again(predicted, damag
 
 
 @pytest.mark.parametrize("damage", ["gone", "flipped"])
-def test_a_shard_with_a_lost_or_damaged_part_is_mended_by_the_way_out_that_the_error_names(
-    predicted, damage: str
-) -> None:
+def test_the_remedy_for_a_lost_or_damaged_part_works(predicted, damage: str) -> None:
     part = require_manifest(predicted.store, MODEL, "02").parts[0]
     path = predicted.path(part.name)
     whole = path.read_bytes()
@@ -484,7 +474,7 @@ def test_a_damaged_library_shard_fails_alone(world) -> None:
     assert outcomes == {"00": "", "02": "", "03": ""}
 
 
-def test_a_damaged_manifest_fails_alone_and_names_the_way_out(predicted) -> None:
+def test_a_damaged_manifest_fails_alone_and_names_the_remedy(predicted) -> None:
     predicted.path(f"raw/model={MODEL}/shard=02/manifest.json").write_text("no JSON")
     outcomes = {outcome.shard: outcome.failure for outcome in predicted.predict()}
     assert "shard=02/manifest.json is damaged" in outcomes["02"]
@@ -494,7 +484,7 @@ def test_a_damaged_manifest_fails_alone_and_names_the_way_out(predicted) -> None
     assert [outcome.failure for outcome in predicted.predict(["02"])] == [""]
 
 
-def test_a_model_that_fails_on_a_whole_shard_loses_that_shard_alone(world) -> None:
+def test_a_model_that_fails_on_a_whole_shard_loses_only_it(world) -> None:
     library = world.build_library()
     refused = molecules(world, "02")["smiles"]
     world.write_model(answer=f"if smiles in {refused!r}:\n    sys.exit('no such molecules please')\n{ANSWERED}")
@@ -506,7 +496,7 @@ def test_a_model_that_fails_on_a_whole_shard_loses_that_shard_alone(world) -> No
         assert require_manifest(world.store, MODEL, shard).rows == library.shards[shard].rows
 
 
-def test_bad_molecules_are_quarantined_with_their_reason_and_a_row_of_nulls(world) -> None:
+def test_bad_molecules_have_a_reason_and_a_row_of_nulls(world) -> None:
     world.build_library()
     refused, misprinted = molecules(world, "00")["smiles"][3], molecules(world, "02")["smiles"][0]
     world.write_model(
@@ -531,7 +521,7 @@ def test_bad_molecules_are_quarantined_with_their_reason_and_a_row_of_nulls(worl
         assert good["label"].to_list() == good["input"].to_list()
 
 
-def test_too_many_quarantined_molecules_fail_the_shard_and_keep_what_was_computed(world) -> None:
+def test_too_many_failures_fail_the_shard_but_keep_its_rows(world) -> None:
     world.build_library()
     given = molecules(world, "00")["smiles"]
     world.write_model(answer=f"if smiles in {given[::3]!r}:\n    return 'x,1,x'\n{ANSWERED}")
@@ -558,7 +548,7 @@ ODD_LINES = (
 )
 
 
-def test_raw_predictions_are_the_text_that_the_model_printed_to_the_last_character(world) -> None:
+def test_raw_predictions_are_exactly_the_printed_text(world) -> None:
     lines = [line for line, _ in ODD_LINES]
     world.write_model(answer=f"return {lines!r}[len(smiles) % {len(lines)}]")
     world.build_library()
@@ -578,7 +568,7 @@ def test_parts_are_gzipped_csv_that_any_program_reads(predicted) -> None:
     assert all(row["label"] == row["input"] for row in rows)
 
 
-def test_the_columns_key_and_input_may_stand_beside_the_outputs_in_any_order(world) -> None:
+def test_key_and_input_columns_are_allowed_in_any_order(world) -> None:
     world.write_model(header="label,key,score,input,atoms", answer="return f'{smiles},K,0.5,{smiles},{len(smiles)}'")
     world.build_library()
     assert [outcome.failure for outcome in world.predict()] == [""] * len(SHARDS)
@@ -588,7 +578,7 @@ def test_the_columns_key_and_input_may_stand_beside_the_outputs_in_any_order(wor
     assert set(text["score"]) == {"0.5"}
 
 
-def test_rows_in_another_order_than_the_input_are_never_taken_for_the_right_ones(world) -> None:
+def test_rows_in_another_order_are_never_accepted(world) -> None:
     world.write_model(
         header="input,score,atoms,label",
         answer="return f'{smiles},0.5,1,{smiles}'",
@@ -613,7 +603,7 @@ def test_an_empty_shard_lands_with_no_rows(world) -> None:
     assert sorted(info.rows for info in library.shards.values()) == [0, 0, 0, 1]
 
 
-def test_progress_counts_every_molecule_once_also_those_that_are_there_already(world) -> None:
+def test_progress_counts_each_molecule_once_on_any_run(world) -> None:
     world.build_library()
     bad = molecules(world, "00")["smiles"][0]
     world.write_model(answer=f"if smiles == {bad!r}:\n    return 'x,1,x'\n{ANSWERED}")
@@ -634,7 +624,7 @@ def test_progress_counts_every_molecule_once_also_those_that_are_there_already(w
         assert (sum(n for n, _ in told), sum(n for _, n in told)) == (60, 1)
 
 
-def test_the_model_sees_no_secret_and_nothing_of_ours(world, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_sees_no_secret_and_no_precalc_variable(world, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "PRECALC_STORE_URL", "DAGSTER_HOME", "PYTHONPATH"):
         monkeypatch.setenv(name, "secret")
     world.write_model(
@@ -655,7 +645,7 @@ def _column(world, shard: str, name: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_shard_with_too_many_failures_asks_again_for_the_molecules_that_failed(world):
+def test_a_shard_with_too_many_failures_retries_them(world):
     world.build_library()
     world.write_model(answer="if smiles.endswith('Cl'): raise ValueError('no')\n" + ANSWERED)
     before = world.predict(max_failure_rate=0.1)
@@ -672,7 +662,7 @@ def test_a_shard_with_too_many_failures_asks_again_for_the_molecules_that_failed
     }
 
 
-def test_a_molecule_for_which_the_model_prints_no_value_is_quarantined(world):
+def test_a_molecule_without_a_printed_value_is_quarantined(world):
     world.build_library(["CCO", "CCN", "CCC", "CCCl", "CCF", "CCBr"])
     world.write_model(answer="return ',,' if smiles == 'CCN' else '1,1,x'")
 

@@ -1,4 +1,4 @@
-"""A backend's copy of a model's folder: nobody else sees what the model writes there, and nothing of it stays."""
+"""A backend's private copy of a model's folder: it isolates the files that the model writes, and is removed."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ import pytest
 from precalc_assets.inference import BatchError
 
 HUB_RUN = "python $1/code/main.py $2 $3\n"
-"""As the hub's template has it, without quotes and without `set -e`."""
+"""Like the hub's template, without quotes and without `set -e`."""
 
 HABITS = """
 root = os.path.dirname(os.path.abspath(__file__))
@@ -31,7 +31,7 @@ write("\\n".join(["text", *(f"{found}{neighbour.MARK}{s}" for s in given)]) + "\
 
 @pytest.fixture
 def habits(world) -> Path:
-    """A model that writes beside its code and into its checkpoints, and imports a neighbour."""
+    """A model that writes next to its code and into its checkpoints, and imports a neighbouring module."""
     folder = world.write_model(columns=[("text", "string")], script=HABITS.replace("\\\\", "\\"), run=HUB_RUN)
     checkpoints = folder / "model" / "checkpoints"
     checkpoints.mkdir()
@@ -43,7 +43,7 @@ def habits(world) -> Path:
 
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder for temporary files, which is empty."""
+    """The folder for temporary files, initially empty."""
     folder = tmp_path / "scratch"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
@@ -52,7 +52,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def state(folder: Path) -> dict[str, tuple[int, int, bytes]]:
-    """Return all that can be told of a folder's files and folders."""
+    """Return the content and attributes of a folder's files and folders."""
     found = {}
     for path in sorted(folder.rglob("*")):
         stat = path.lstat()

@@ -1,4 +1,4 @@
-"""Which environment a shard was computed in: its manifest says so, and nothing that was computed is lost by it."""
+"""A shard's manifest names its environment, and a new environment invalidates no predictions."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from precalc_assets.settings import Settings
 MODEL = "eos9abc"
 
 ELSEWHERE = "python: '3.11'\ncommands: ['python -c pass']\n"
-"""A recipe that brings the same packages in another way."""
+"""A recipe that installs the same packages in another way."""
 
 
 def manifest(world, shard: str = "00") -> RawManifest:
@@ -52,7 +52,7 @@ def test_parts_are_used_again_in_another_environment(world) -> None:
     assert manifest(world, "01").environment == made_in
 
 
-def test_a_shard_of_which_nothing_is_computed_keeps_its_environment(world) -> None:
+def test_a_fully_reused_shard_keeps_its_environment(world) -> None:
     world.write_model()
     molecules = [atom * n for n in range(1, 16) for atom in ("C", "N", "O")]
     world.build_library(molecules)

@@ -1,4 +1,4 @@
-"""Slow models, time-outs and kills: what is kept, and that each molecule lands once and in its place."""
+"""Slow models, timeouts and kills: each molecule lands once and in its place, and computed rows are reused."""
 
 import logging
 import math
@@ -32,7 +32,7 @@ SHARDS = shard_keys(4)
 class Model:
     """Answers with a molecule's length; times out above `most` molecules, or on a molecule that `hangs`.
 
-    `refuses` molecules fail at once. The call of number `killed_at` ends the run, as a kill does.
+    `refuses` molecules fail at once. Call number `killed_at` ends the run like a kill.
     """
 
     columns = (Column("length", "integer", "", ""),)
@@ -79,7 +79,7 @@ def predict(world, model: Model, batch_size: int = 7, **options) -> list[ShardOu
 
 
 def landed(world) -> dict[str, dict[str, tuple[str, int | None]]]:
-    """Return for each shard what its manifest's parts hold, by InChIKey in their order."""
+    """Return each shard's predictions by InChIKey, in the order of its parts."""
     found = {}
     for shard in SHARDS:
         manifest = require_manifest(world.store, MODEL, shard)
@@ -157,7 +157,7 @@ def contents(world) -> dict[str, bytes]:
     return {name: world.path(name).read_bytes() for name in world.objects("raw") if "/part-" in name}
 
 
-def test_what_is_answered_is_in_the_store_when_it_is_to_be(world) -> None:
+def test_answers_are_stored_within_the_save_interval(world) -> None:
     class Watched(Model):
         def predict(self, smiles, deadline=math.inf):
             parts = [reusable_rows.parse_part(content) for content in contents(world).values()]
@@ -170,7 +170,7 @@ def test_what_is_answered_is_in_the_store_when_it_is_to_be(world) -> None:
     assert len(model.calls) > 10
 
 
-def test_a_time_out_halves_the_call_and_blames_no_company(world) -> None:
+def test_a_timeout_halves_the_call_and_blames_no_neighbour(world) -> None:
     world.build_library()
     model = Model(6)
     outcomes = predict(world, model, 1000)
@@ -240,7 +240,7 @@ def test_a_canary_of_another_release_sizes_nothing(world) -> None:
     assert len(model.calls[0]) == 50
 
 
-def test_progress_is_told_call_by_call(world) -> None:
+def test_progress_is_reported_call_by_call(world) -> None:
     world.build_library()
     model = Model()
     put_report(world.store, report_of(world, model, 10.0))
@@ -250,7 +250,7 @@ def test_progress_is_told_call_by_call(world) -> None:
     assert sum(told) == 60
 
 
-def test_waiting_is_told_until_it_ends() -> None:
+def test_waiting_is_logged_until_it_ends() -> None:
     said: list[str] = []
     with told_while_waiting("a call of 7 molecules", said.append, every=0.01):
         while len(said) < 2:
@@ -261,7 +261,7 @@ def test_waiting_is_told_until_it_ends() -> None:
 
 
 @pytest.mark.slow
-def test_a_call_of_half_a_minute_is_told_in_the_log(world, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_call_of_half_a_minute_is_logged(world, caplog: pytest.LogCaptureFixture) -> None:
     world.build_library(["CCO"])
     world.write_model(script='time.sleep(32)\nwrite("\\n".join([HEADER, *map(answer, given)]) + "\\n")')
     with caplog.at_level(logging.INFO):

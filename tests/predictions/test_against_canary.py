@@ -1,4 +1,4 @@
-"""Predictions beside the canary's: a model that answers all the same is refused, what is odd is said, chance is not."""
+"""Comparing predictions with the canary: constant models are refused, differences warn, and chance does not."""
 
 from dataclasses import dataclass
 
@@ -73,13 +73,13 @@ def drawn(kind: str, rows: int, seed: int, columns: int = 40) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_chance_raises_no_alarm_whatever_is_distributed(kind):
+def test_chance_raises_no_alarm_for_any_distribution(kind):
     for seed in range(5):
         found = compare(canary_of(drawn(kind, SAMPLE, seed)), drawn(kind, 3_000, 100 + seed))
         assert {name: passed for name, (passed, _) in found.items()} == {"not_constant": True, "distribution": True}
 
 
-def test_a_model_that_answers_all_the_same_is_told_from_one_with_a_column_that_does():
+def test_constant_models_fail_and_constant_columns_warn():
     canary = canary_of(drawn("normal", SAMPLE, 1, columns=3))
     shard = drawn("normal", 1_000, 2, columns=3)
     stuck = shard.with_columns(c0=pl.lit(50.0))
@@ -94,7 +94,7 @@ def test_a_model_that_answers_all_the_same_is_told_from_one_with_a_column_that_d
     )
 
 
-def test_a_rare_value_that_a_shard_lacks_is_no_alarm_and_one_that_it_should_have_is():
+def test_a_missing_rare_value_warns_only_if_it_was_expected():
     rare = pl.DataFrame({"hit": [1] * 3 + [0] * 97})
     small, large = (pl.DataFrame({"hit": [0] * rows}) for rows in (2_000, 20_000))
     assert compare(canary_of(rare), small)["not_constant"] == (True, "2000 molecules are too few to tell")
@@ -119,7 +119,7 @@ def test_texts_are_compared_too():
         (pl.when(pl.col("c0") > 50).then(pl.col("c0")), "c0 is null for 5"),
     ],
 )
-def test_what_is_unlike_the_canary_is_said_with_column_and_figures(change, found):
+def test_a_difference_is_described_with_column_and_figures(change, found):
     canary = canary_of(drawn("normal", SAMPLE, 1, columns=2))
     shard = drawn("normal", 3_000, 2, columns=2).with_columns(c0=change)
     passed, said = compare(canary, shard)["distribution"]
@@ -127,7 +127,7 @@ def test_what_is_unlike_the_canary_is_said_with_column_and_figures(change, found
     assert said.startswith(f"1 of 2 columns differ from the canary: {found}")
 
 
-def test_without_a_canary_of_the_release_nothing_is_compared_and_that_is_said():
+def test_without_a_canary_of_the_release_nothing_is_compared():
     shard = pl.DataFrame({"c0": [0.5] * 1_000})
     assert set(compare(None, shard).values()) == {(True, "no canary")}
     other = canary_of(drawn("normal", SAMPLE, 1, columns=1), release="v2")
@@ -144,8 +144,8 @@ def test_a_mixture_of_releases_is_named():
     assert not check_release("v2", None, ["v1"]).passed
 
 
-def test_a_shard_of_the_same_answer_for_all_is_not_published_and_an_odd_one_is(world):
-    """Raw predictions of a model that ran, beside the report of a canary that ran."""
+def test_a_constant_shard_is_refused_and_an_unusual_one_is_not(world):
+    """Use the raw predictions and the canary's report of a model that really ran."""
     library = world.build_library(["C" * n + end for n in range(1, 101) for end in ("O", "N", "Cl", "Br", "S", "F")])
     columns = (("score", "float"),)
 

@@ -1,4 +1,4 @@
-"""Cells: text that survives a CSV file unchanged, and numbers that are what was printed."""
+"""Cells: text survives a CSV file unchanged, and numbers equal the printed ones."""
 
 import math
 import struct
@@ -70,9 +70,7 @@ def bits(value: object) -> bytes:
 
 
 @given(NAMES, st.data())
-def test_text_is_read_back_as_it_was_written_nulls_and_empty_strings_apart(
-    names: list[str], data: st.DataObject
-) -> None:
+def test_text_nulls_and_empty_strings_survive_a_file(names: list[str], data: st.DataObject) -> None:
     rows = data.draw(st.lists(st.tuples(*[CELLS] * len(names)), max_size=8))
     read = read_text_csv(write_csv(names, rows))
     assert read.columns == names
@@ -80,7 +78,7 @@ def test_text_is_read_back_as_it_was_written_nulls_and_empty_strings_apart(
 
 
 @given(st.lists(st.tuples(CELLS, CELLS, CELLS, CELLS, CELLS), max_size=8))
-def test_a_file_falls_into_the_records_that_it_was_put_together_from(rows: list[tuple[str | None, ...]]) -> None:
+def test_a_file_is_split_into_its_records(rows: list[tuple[str | None, ...]]) -> None:
     records = [format_record(cells) for cells in rows]
     assert split_records(b"".join(record + b"\n" for record in [b"a,b,c,d,e", *records])) == [b"a,b,c,d,e", *records]
     for cells, record in zip(rows, records, strict=True):
@@ -88,7 +86,7 @@ def test_a_file_falls_into_the_records_that_it_was_put_together_from(rows: list[
 
 
 @pytest.mark.parametrize("record", [b"", b"a,b,c", b'a,"b,c,d', b'a,b"c,d,e'], ids=repr)
-def test_what_has_no_three_first_cells_is_refused(record: bytes) -> None:
+def test_a_record_of_fewer_than_four_cells_is_refused(record: bytes) -> None:
     with pytest.raises(ValueError, match="fewer than four cells"):
         split_first_cells(record)
 
@@ -102,7 +100,7 @@ def test_a_model_may_write_either_line_end_and_a_byte_order_mark(end: str, mark:
     assert frame.rows() == [("1.0e-05", f"two{end}lines"), (None, ""), ("2.0", " x ")]
 
 
-def test_an_empty_line_of_a_single_column_is_a_row_without_a_value() -> None:
+def test_an_empty_line_of_a_single_column_is_a_null() -> None:
     assert read_text_csv(b"x\n1\n\n3\n").rows() == [("1",), (None,), ("3",)]
 
 
@@ -126,7 +124,7 @@ def test_a_row_may_be_longer_than_a_megabyte() -> None:
     ],
     ids=["nothing", "an empty line", "name twice", "PNG", "latin-1", "short row", "long row", "no line at all"],
 )
-def test_what_is_no_csv_is_a_value_error_with_a_reason(content: bytes, reason: str) -> None:
+def test_invalid_csv_is_a_value_error_with_a_reason(content: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason or "."):
         read_text_csv(content)
 
@@ -145,7 +143,7 @@ def test_any_float_is_read_to_the_last_bit(numbers: list[float | None]) -> None:
 
 
 @given(FLOATS, st.sampled_from([".17g", ".17e", "r", ".20E"]))
-def test_a_float_is_the_double_nearest_to_its_text_in_any_notation(number: float, notation: str) -> None:
+def test_a_float_is_the_nearest_double_in_any_notation(number: float, notation: str) -> None:
     printed = repr(number) if notation == "r" else format(number, notation)
     (value,), problems = parse([f" {printed} "], FLOAT)
     assert problems == {}
@@ -158,7 +156,7 @@ def test_a_float_is_the_double_nearest_to_its_text_in_any_notation(number: float
      "1E5", "+1.5", ".5", "5.", "0.1000000000000000055511151231257827", "1e-400", "007.5", "1234567890123456789012345"],
 )  # fmt: skip
 @pytest.mark.parametrize("beside", [[], ["NA"], ["1.5 "]], ids=["alone", "beside a null token", "beside a space"])
-def test_odd_notations_of_floats_are_what_python_reads(printed: str, beside: list[str]) -> None:
+def test_odd_float_notations_are_parsed_as_in_python(printed: str, beside: list[str]) -> None:
     values, problems = parse([printed, *beside], FLOAT)
     assert problems == {}
     assert bits(values[0]) == bits(float(printed))
@@ -174,7 +172,7 @@ def test_an_integer_may_be_printed_as_a_float(number: int, notation: str) -> Non
 @pytest.mark.parametrize(
     "cell", [None, "", "nan", "NaN", "NAN", "NA", "N/A", "<NA>", "null", "NULL", "None", " nan ", "  "], ids=repr
 )
-def test_what_programs_print_for_no_value_is_null_in_a_number_column(cell: str | None, column: Column) -> None:
+def test_notations_of_no_value_are_null_in_a_number_column(cell: str | None, column: Column) -> None:
     assert parse(["1", cell, "2"], column) == ([1, None, 2], {})
     assert parse([cell], column) == ([None], {})
 
@@ -187,7 +185,7 @@ def test_a_string_column_is_never_interpreted(cells: list[str | None]) -> None:
 @pytest.mark.parametrize(
     "cell", ["inf", "-inf", "Infinity", "1e400", "-1e400", "text", "1,5", "1.5.2", "0x1F", "1_000", "true", "1e", "--1"]
 )
-def test_what_is_no_finite_number_is_that_rows_named_problem(cell: str) -> None:
+def test_a_non_finite_cell_is_its_row_s_problem(cell: str) -> None:
     assert parse(["1.5", cell, "NA", "-2"], FLOAT) == (
         [1.5, None, None, -2.0],
         {1: f"x is {cell!r}, not a finite number"},
@@ -198,7 +196,7 @@ def test_what_is_no_finite_number_is_that_rows_named_problem(cell: str) -> None:
     "cell",
     [str(2**63), str(-(2**63) - 1), "1" * 400, "1.5", "1e-3", "9007199254740994.0", "1e300", "inf", "text", "0x1F"],
 )  # fmt: skip
-def test_what_is_no_integer_of_64_bits_is_that_rows_named_problem(cell: str) -> None:
+def test_a_cell_that_is_no_int64_is_its_row_s_problem(cell: str) -> None:
     values, problems = parse(["1", cell, "NA", str(2**63 - 1)], INTEGER)
     assert values == [1, None, None, 2**63 - 1]
     assert list(problems) == [1]
@@ -222,7 +220,7 @@ PRINTED_CELLS = st.sampled_from(
 
 
 @given(st.lists(st.tuples(PRINTED_CELLS, PRINTED_CELLS, PRINTED_CELLS), max_size=5))
-def test_a_file_is_read_into_types_as_its_text_is_parsed(rows: list[tuple[str | None, ...]]) -> None:
+def test_a_file_is_typed_like_its_parsed_text(rows: list[tuple[str | None, ...]]) -> None:
     columns = [Column("f", "float", "", ""), Column("i", "integer", "", ""), Column("s", "string", "", "")]
     frame = pl.DataFrame(rows, dict.fromkeys("fis", pl.String()), orient="row")
     keyed = frame.select(pl.Series("key", [f"K{i}" for i in range(frame.height)], pl.String), pl.all())

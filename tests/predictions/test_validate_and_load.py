@@ -1,4 +1,4 @@
-"""From raw predictions to Parquet to the table: equality all the way, and what is refused on it."""
+"""From raw predictions to Parquet to the table: values stay equal, and invalid data are refused."""
 
 from hashlib import sha256
 from pathlib import Path
@@ -30,7 +30,7 @@ PRINTED = (
 
 
 def write_odd_model(world) -> None:
-    """A model that prints one line or another of PRINTED, by the length of the molecule."""
+    """Write a model that prints a line of PRINTED, chosen by the length of the molecule."""
     world.write_model(answer=f"return {[line for line, _ in PRINTED]!r}[len(smiles) % {len(PRINTED)}]")
 
 
@@ -80,7 +80,7 @@ def test_predictions_are_typed_and_equal_what_was_printed(validated) -> None:
     assert seen == set(range(len(PRINTED)))
 
 
-def test_row_groups_say_between_what_values_they_lie(validated) -> None:
+def test_row_groups_have_minimum_maximum_and_null_count(validated) -> None:
     with open_predictions(validated.store, f"predictions/model={MODEL}/shard=00.parquet") as (parquet, _):
         scores = parquet.read()["score"].to_pylist()
         column = parquet.schema_arrow.get_field_index("score")
@@ -90,7 +90,7 @@ def test_row_groups_say_between_what_values_they_lie(validated) -> None:
     assert sum(part.null_count for part in parts) == len(scores) - len(known)
 
 
-def test_all_predictions_are_read_as_one_table_with_hive_partitions(validated) -> None:
+def test_predictions_are_one_table_with_hive_partitions(validated) -> None:
     partitioning = ds.partitioning(pa.schema([("model", pa.string())]), flavor="hive")
     dataset = ds.dataset(validated.root / "store" / "predictions", format="parquet", partitioning=partitioning)
     table = dataset.to_table()
@@ -99,7 +99,7 @@ def test_all_predictions_are_read_as_one_table_with_hive_partitions(validated) -
     assert dataset.to_table(filter=ds.field("atoms") == 9007199254740993)["score"].to_pylist()[0] == 0.30000000000000004
 
 
-def test_the_table_equals_the_file_and_the_file_what_was_printed(validated) -> None:
+def test_the_table_equals_the_file_and_the_printed_text(validated) -> None:
     outcomes = validated.load()
     assert [outcome.failure for outcome in outcomes] == [""] * len(SHARDS)
     assert all(check.passed for outcome in outcomes for check in outcome.checks)
@@ -117,7 +117,7 @@ def test_loading_again_writes_nothing(validated) -> None:
     assert [outcome.digest for outcome in again] == [outcome.digest for outcome in first]
 
 
-def test_the_table_names_the_file_that_it_was_loaded_from_also_when_that_is_written_anew(validated) -> None:
+def test_the_table_names_its_file_even_after_a_rewrite(validated) -> None:
     validated.load()
     before = TableReader(validated.tables, MODEL).directories()
     path = parquet_path(validated, "01")
@@ -157,7 +157,7 @@ def test_without_predictions_each_shard_says_that_there_are_none(predicted) -> N
         assert "no predictions for this shard yet" in outcome.failure
 
 
-def test_raw_predictions_of_an_older_library_are_refused_for_the_shard_that_changed(validated) -> None:
+def test_raw_predictions_of_an_older_shard_are_refused(validated) -> None:
     before = read_manifest(validated.store)
     files = validated.objects("predictions")
     library = validated.build_library(["C" * n + end for n in range(1, 16) for end in ("", "O", "N", "Cl")] + ["CBr"])
@@ -171,9 +171,7 @@ def test_raw_predictions_of_an_older_library_are_refused_for_the_shard_that_chan
 
 
 @pytest.mark.parametrize("limit", [0.0, 0.1])
-def test_a_shard_with_too_many_quarantined_molecules_is_refused_and_keeps_its_earlier_predictions(
-    validated, limit: float
-) -> None:
+def test_a_refused_shard_keeps_its_earlier_predictions(validated, limit: float) -> None:
     given = read_shard(validated.store, read_manifest(validated.store), "01")["smiles"].to_pylist()
     bad = given[::4]
     files = validated.objects("predictions")
@@ -199,7 +197,7 @@ def test_a_quarantined_molecule_is_a_row_of_nulls(world) -> None:
     assert repr(rows) == repr(file_rows(world, "01"))
 
 
-def test_a_shard_of_nothing_but_nulls_is_refused_and_others_are_not(world) -> None:
+def test_a_shard_of_only_nulls_is_refused_alone(world) -> None:
     world.build_library()
     given = read_shard(world.store, read_manifest(world.store), "02")["smiles"].to_pylist()
     world.write_model(answer=f"return ',,' if smiles in {given!r} else '1,1,x'")
@@ -233,7 +231,7 @@ def test_a_damaged_part_fails_its_shard_alone_and_is_named(predicted, damage: st
 
 
 @pytest.mark.parametrize("content", [b"", b"no JSON", b"{}", b"[]", b"\xff\0"], ids=repr)
-def test_a_manifest_that_is_none_fails_its_shard_alone_and_names_the_way_out(predicted, content: bytes) -> None:
+def test_an_invalid_manifest_fails_its_shard_with_a_remedy(predicted, content: bytes) -> None:
     predicted.path(f"raw/model={MODEL}/shard=00/manifest.json").write_bytes(content)
     outcomes = {outcome.shard: outcome.failure for outcome in predicted.validate()}
     assert "shard=00/manifest.json is damaged" in outcomes["00"]
@@ -241,7 +239,7 @@ def test_a_manifest_that_is_none_fails_its_shard_alone_and_names_the_way_out(pre
     assert set(outcomes.values()) == {""}
 
 
-def test_text_in_a_number_column_of_the_raw_predictions_is_refused_by_molecule_and_cell(predicted) -> None:
+def test_raw_text_in_a_number_column_is_refused_by_cell(predicted) -> None:
     path = predicted.path(f"raw/model={MODEL}/shard=00/manifest.json")
     path.write_text(path.read_text().replace('"name":"label","type":"string"', '"name":"label","type":"float"'))
     (outcome,) = predicted.validate(["00"])
@@ -251,7 +249,7 @@ def test_text_in_a_number_column_of_the_raw_predictions_is_refused_by_molecule_a
     assert not predicted.objects("predictions")
 
 
-def test_a_shard_without_molecules_is_validated_and_loaded_with_no_rows(world) -> None:
+def test_an_empty_shard_is_validated_and_loaded(world) -> None:
     world.write_model()
     library = world.build_library(["CCO"])
     world.predict()
@@ -261,7 +259,7 @@ def test_a_shard_without_molecules_is_validated_and_loaded_with_no_rows(world) -
 
 
 def test_damaged_predictions_are_never_served(validated) -> None:
-    """A byte is flipped all over the file: each time the load fails, or what it loaded is what was printed."""
+    """Flip one byte at many places of the file: each time, the load fails or the table has the printed values."""
     path = parquet_path(validated, "01")
     whole = path.read_bytes()
     smiles = read_shard(validated.store, read_manifest(validated.store), "01")["smiles"].to_pylist()
@@ -278,7 +276,7 @@ def test_damaged_predictions_are_never_served(validated) -> None:
     assert served_wrongly == []
 
 
-def test_serving_shards_of_two_releases_again_writes_nothing_and_keeps_the_newer_columns(world) -> None:
+def test_loading_two_releases_again_keeps_the_newer_columns(world) -> None:
     world.build_library()
     world.write_model()
     world.predict()
