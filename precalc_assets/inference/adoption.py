@@ -101,4 +101,4 @@ def _describe(row: Row, printed: Mapping[str, bytes | None]) -> str:
         "no answer" if record is None else record[:60].decode("utf-8", "replace")
         for record in (None if row.reason else row.record, now)
     )
-    return f"{row.smiles}: {before} is stored, {after} came out"
+    return f"{row.smiles}: stored {before}, now {after}"

@@ -79,7 +79,7 @@ class PatientCaller:
         self._streak = 0
         self._witness: str | None = None
 
-    def vouch(self, smiles: str | None) -> None:
+    def set_witness(self, smiles: str | None) -> None:
         """Set the witness to a molecule that this release answered in an earlier run, unless there is one."""
         self._witness = self._witness or smiles
 

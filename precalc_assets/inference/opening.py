@@ -53,7 +53,7 @@ def open_model(model: str, settings: Settings) -> ModelFolder:
     except UsageError as error:
         known = ", ".join(list_known(settings)) or "none"
         raise UsageError(
-            f"there is no model {model!r} here (known: {known}), and {error}; put its folder into one of those that "
+            f"there is no model {model!r} here (known: {known}), and {error}; put its folder into a folder that "
             "PRECALC_MODELS_DIR names"
         ) from None
 

@@ -255,7 +255,7 @@ class _Calls:
 
     def enqueue(self, work: ShardWork) -> None:
         """Queue the missing parts of a shard. A part with only reusable rows is written at once."""
-        self._caller.vouch(work.witness)
+        self._caller.set_witness(work.witness)
         for part in work.missing:
             pending = _PendingPart(work, part, list(part.unknown))
             if part.unknown:

@@ -147,7 +147,7 @@ def test_a_failure_is_compared_like_an_answer(world) -> None:
     world.write_model(release="v1.0.2")
     report = canary(world)
     assert report.adoption is not None
-    assert f"{odd}: no answer is stored" in report.adoption.example
+    assert f"{odd}: stored no answer" in report.adoption.example
 
 
 def test_a_third_release_adopts_what_the_first_computed(computed) -> None:

@@ -168,7 +168,7 @@ def test_dozens_of_failures_in_a_row_are_bad_molecules(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["refuses", "misprints"])
 def test_failing_on_an_earlier_answer_blames_the_model(kind: str, size: int) -> None:
     caller = patient(Model(**{kind: lambda _: True}))
-    caller.vouch("answered")
+    caller.set_witness("answered")
     with pytest.raises(ModelError, match="it fails on answered too, which it answered before"):
         caller.answer([[f"x{i}" for i in range(size)]])
 
@@ -176,7 +176,7 @@ def test_failing_on_an_earlier_answer_blames_the_model(kind: str, size: int) -> 
 @pytest.mark.parametrize("size", [1, 4, 30])
 def test_a_model_that_answers_the_witness_is_not_blamed(size: int) -> None:
     caller = patient(Model(lambda text: text.startswith("x")))
-    caller.vouch("answered")
+    caller.set_witness("answered")
     (found,) = caller.answer([[f"x{i}" for i in range(size)]])
     assert isinstance(found, Answer)
     assert len(found.failures) == size

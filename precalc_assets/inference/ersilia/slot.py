@@ -230,7 +230,7 @@ class Slot:
         else:
             ended = f"exited {error.returncode}"
         return ModelError(
-            f"ersilia {verb} {self._identifier} {ended}: {_last_words(self._log)} (full log: {self._log})"
+            f"ersilia {verb} {self._identifier} {ended}: {_error_message(self._log)} (full log: {self._log})"
         )
 
 
@@ -290,7 +290,7 @@ def _docker_variables() -> dict[str, str]:
     return {**default, **{name: value for name, value in os.environ.items() if name.startswith("DOCKER_")}}
 
 
-def _last_words(log: Path) -> str:
+def _error_message(log: Path) -> str:
     """Return the CLI's error message: the first that it marks with a cross, or else its last line.
 
     Later messages are the same for every error.

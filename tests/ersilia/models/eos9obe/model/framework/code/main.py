@@ -1,4 +1,4 @@
-"""Does what each molecule asks for: BAD ends the model, HANG lets it wait, NOTHING has no value."""
+"""A model that its molecules control: BAD makes it exit, HANG makes it sleep, NOTHING has no value."""
 
 import csv
 import sys
