@@ -1,8 +1,8 @@
-"""Prediction tables: key-value tables of pages, one table a model, which readers are served from.
+"""Prediction tables: key-value tables of pages, one table per model, from which readers are served.
 
-What is exported here is the reading side, which the Lambda carries: standard library and zstandard alone, and boto3,
-which is there already, for a URL of DynamoDB. Loading, and estimating what a table will take, need pyarrow and numpy
-and are imported as `precalc_assets.tables.loader` and `precalc_assets.tables.table_cost`.
+This package exports the reading side, which the Lambda imports. It needs only the standard library and zstandard, and
+boto3 (part of the Lambda runtime) for DynamoDB. Loading and cost estimates need pyarrow and numpy: import them from
+`precalc_assets.tables.loader` and `precalc_assets.tables.table_cost`.
 """
 
 from precalc_assets.platform_errors import UsageError
@@ -33,10 +33,9 @@ _DYNAMODB = "dynamodb://"
 def open_tables(url: str) -> KeyValueStore:
     """Open the key-value store at a URL.
 
-    That is `sqlite:///./relative.db`, `sqlite:////absolute.db`, or `dynamodb://<region>/<prefix>`.
+    URLs are `sqlite:///./relative.db`, `sqlite:////absolute.db` and `dynamodb://<region>/<prefix>`.
 
-    Raises UsageError for any other URL, and when there are no credentials for AWS, TableError when the file cannot be
-    used.
+    Raises UsageError for any other URL and when there are no AWS credentials, TableError when the file cannot be used.
     """
     if url.startswith(_DYNAMODB):
         # boto3 takes a third of a second to load.

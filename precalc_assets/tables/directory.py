@@ -1,12 +1,12 @@
-"""The items of a table that say what is in it: one per shard, and one per version of the model's columns.
+"""The items that describe a table: one per shard, and one per version of the model's columns.
 
-A shard's item, at the key `07`, is a `ShardRecord`: the `Directory` of the generation that readers see, and what
-loads have begun or left to clean up, so that no page is ever stored that this item does not know of. The order in
-which a load changes it is in `loader`. The item `columns` is the table's `TableColumns`; each generation names the
-version that it was laid out by, which is at `columns/<digest>`.
+A shard's item, at the key `07`, is a `ShardRecord`. It holds the `Directory` of the generation that readers see, and
+the pages that loads have begun to write or have yet to delete, so it names every stored page. `loader` documents the
+order in which a load changes it. The item `columns` holds the table's `TableColumns`. Each generation names its own
+version of the columns, stored at `columns/<digest>`.
 
-Both are JSON, compressed by zstd, since 2,048 columns repeat themselves; an item's `version` is the digest of its
-bytes. Standard library and zstandard only: the Lambda imports it.
+Both are JSON, compressed by zstd because the text of 2,048 columns is repetitive. An item's `version` is the digest of
+the JSON. Standard library and zstandard only: the Lambda imports this module.
 """
 
 import json
@@ -31,8 +31,8 @@ COLUMNS_KEY = "columns"
 class PageSet:
     """The pages that one load writes for a shard, at the keys `07/<generation>.<load>/<page>`.
 
-    `load` counts the shard's loads, so the same key is never used again: a deletion or a write that is still under
-    way somewhere cannot hit the pages of another load, not even one of the same generation.
+    `load` counts the shard's loads, so no key is ever reused: a late write or deletion cannot hit the pages of another
+    load, even one of the same generation.
     """
 
     generation: str
@@ -50,13 +50,13 @@ class PageSet:
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """What a reader has to know of a loaded shard.
+    """What a reader needs to know about a loaded shard.
 
-    `generation` is a digest of what the shard was built from. `dtypes` has one entry per column, see `pages`.
-    `columns` is the digest of the `TableColumns` that the rows are laid out by. `release`, `shard_digest` and
-    `built_from` are recorded as they were given, `loaded_at` is ISO 8601 in UTC. `page_bytes` sums the page items.
-    `file_bytes` and `file_sha256` (hexadecimal) are of the file that the rows were read from, 0 and empty for the
-    library's, which is not linked to; the same rows may come from another file, so they are no part of the generation.
+    `generation` is a digest of the load's inputs. `dtypes` has one entry per column, see `pages`. `columns` is the
+    digest of the rows' `TableColumns`. `release`, `shard_digest` and `built_from` are recorded as the caller gave them.
+    `loaded_at` is ISO 8601 in UTC. `page_bytes` is the total size of the page items. `file_bytes` and `file_sha256`
+    (hexadecimal) describe the file that holds the rows; they are 0 and empty for the library, whose files are not
+    linked to. They are not part of the generation, since another file can hold the same rows.
     """
 
     generation: str
@@ -84,10 +84,10 @@ class Directory:
 class ShardRecord:
     """The item of a shard.
 
-    `loads` counts the loads that were begun. `current` is what readers see, None before the first load ends.
-    `previous` is the generation before it, kept for readers that have read this item a moment ago. `pending` is the
-    load that is under way, or was when its process died. `garbage` is to be deleted. `publish` says that the columns
-    of `current` are still to be made the table's.
+    `loads` counts the loads begun so far. `current` is the generation that readers see, None before the first load
+    ends. `previous` is the generation before it, kept for readers that hold an older copy of this item. `pending` is
+    the load under way, or one whose process died. `garbage` lists pages to delete. `publish` is true while the columns
+    of `current` have yet to become the table's.
     """
 
     loads: int = 0
@@ -98,7 +98,7 @@ class ShardRecord:
     publish: bool = False
 
     def claimed(self, generation: str, n_pages: int) -> "ShardRecord":
-        """Return the record as a new load begins; one that was under way is taken over and its pages are garbage."""
+        """Return the record as a new load begins. The pages of a pending load become garbage."""
         return replace(
             self,
             loads=self.loads + 1,
@@ -107,7 +107,7 @@ class ShardRecord:
         )
 
     def flipped(self, directory: Directory, *, publish: bool) -> "ShardRecord":
-        """Return the record as the load under way ends: the generation before last becomes garbage."""
+        """Return the record as the pending load ends. The generation before last becomes garbage."""
         return replace(
             self,
             current=directory,
@@ -118,13 +118,13 @@ class ShardRecord:
         )
 
     def of_file(self, generation: str, file_bytes: int, file_sha256: str) -> "ShardRecord":
-        """Return the record with the file that the same rows were read from now, if readers see this generation."""
+        """Return the record with this size and digest of the rows' file, if readers see this generation."""
         if not self.current or self.current.generation != generation:
             return self
         return replace(self, current=replace(self.current, file_bytes=file_bytes, file_sha256=file_sha256))
 
     def cleaned(self) -> "ShardRecord":
-        """Return the record with nothing left to do."""
+        """Return the record with no garbage, and no columns to publish."""
         return replace(self, garbage=(), publish=False)
 
     def to_item(self, shard: str) -> Item:
@@ -136,10 +136,7 @@ class ShardRecord:
 
     @classmethod
     def from_item(cls, item: Item) -> "ShardRecord":
-        """Return the record that an item holds.
-
-        Raises TableError when the item is damaged.
-        """
+        """Return the record that an item holds. Raises TableError when the item is damaged."""
         with _fields(item) as fields:
             current = fields["current"]
             if current:
@@ -157,7 +154,7 @@ class ShardRecord:
 
 @dataclass(frozen=True, slots=True)
 class TableColumns:
-    """What all shards of a table share: the model, how many shards there are, and the columns of a row."""
+    """What all shards of a table share: the model, the number of shards, and the columns of a row."""
 
     model: str
     n_shards: int
@@ -165,7 +162,7 @@ class TableColumns:
 
     @property
     def digest(self) -> str:
-        """The version of the item that holds these columns."""
+        """The `version` of the item that holds these columns."""
         return self.to_item(COLUMNS_KEY).version
 
     def to_item(self, key: str) -> Item:
@@ -175,10 +172,7 @@ class TableColumns:
 
     @classmethod
     def from_item(cls, item: Item) -> "TableColumns":
-        """Return the columns that an item holds.
-
-        Raises TableError when the item is damaged.
-        """
+        """Return the columns that an item holds. Raises TableError when the item is damaged."""
         with _fields(item) as fields:
             columns = tuple(Column(*column) for column in fields["columns"])
             return cls(fields["model"], fields["n_shards"], columns)
@@ -195,18 +189,18 @@ def _page_set(fields: dict[str, Any] | None) -> PageSet | None:
 
 def _to_item(key: str, fields: dict[str, Any]) -> Item:
     text = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
-    # The digest is of the text, so that it does not change with the version of zstd.
+    # Hash the text, not the frame: the frame depends on the version of zstd.
     return Item(key, zstandard.ZstdCompressor(write_checksum=True).compress(text), sha256(text).hexdigest()[:16])
 
 
 @contextmanager
 def _fields(item: Item) -> Iterator[dict[str, Any]]:
-    """Give what an item says. Raises TableError when it is damaged, and when the block misses something in it."""
+    """Yield an item's JSON. Raises TableError when it is damaged, or when the block finds a field missing or wrong."""
     text = decompress(item.value)
     try:
         yield json.loads(text)
     except (KeyError, TypeError, ValueError) as error:
         raise TableError(
-            f"item {item.key!r} of the table is not as this version of precalc writes it; run `precalc drop` for the"
-            " model, then load it again"
+            f"item {item.key!r} of the table has another format than this version of precalc writes; run `precalc drop`"
+            " for the model, then load it again"
         ) from error

@@ -1,8 +1,8 @@
-"""The key-value store on Amazon DynamoDB: one table a model, made when it is first needed, billed by request.
+"""The key-value store on Amazon DynamoDB: one on-demand table per model, created when it is first needed.
 
-What DynamoDB charges, and how large an item may be, is in `store`; what a request may hold is here. boto3 repeats
-requests that are throttled, fail or break off. What DynamoDB leaves unprocessed in an answer of its own, this module
-sends again. Readers need no setting but the URL, and no module that does not fit into a Lambda.
+Prices and the limit of an item are in `store`, the limits of a request here. boto3 retries requests that are throttled,
+fail or break off. This module resends the items that DynamoDB reports as unprocessed. Readers need no setting but the
+URL, and no module that does not fit into a Lambda.
 """
 
 import random
@@ -48,43 +48,43 @@ if TYPE_CHECKING:
 _WRITES_PER_REQUEST = 25
 _KEYS_PER_REQUEST = 100
 _REQUEST_BYTES = 1 << 20
-"""Where a request is full. DynamoDB takes 16 MB; this bounds the memory, and what is sent again after a failure."""
+"""Bytes per request. DynamoDB takes 16 MB; this bounds memory, and the bytes resent after a failure."""
 
 _WORKERS = 8
-"""Requests under way at a time: with 10 ms to an answer, some 20,000 pages a second, more than a table takes."""
-_WAITING = 16
-"""Requests that are made ahead, the ones under way among them."""
+"""Concurrent requests: at 10 ms each, some 20,000 pages a second, more than a table takes."""
+_MAX_QUEUED = 16
+"""Requests in the queue, including those under way."""
 
-_ATTEMPTS_OF_A_REQUEST = 6
+_ATTEMPTS_PER_REQUEST = 6
 _HTTP = Config(
-    # The requests are our own, and made of checked values: validation takes a third of a call's CPU.
+    # Requests are built from checked values here, and validation takes a third of a call's CPU.
     parameter_validation=False,
-    # Standard mode knows DynamoDB's throttling, 5xx and broken connections, and waits longer each time: 15 s in all.
-    retries={"mode": "standard", "total_max_attempts": _ATTEMPTS_OF_A_REQUEST},
+    # Standard mode retries throttling, 5xx and broken connections with exponential backoff, 15 s in all.
+    retries={"mode": "standard", "total_max_attempts": _ATTEMPTS_PER_REQUEST},
     connect_timeout=5,
     read_timeout=20,
     max_pool_connections=_WORKERS * 2,
     tcp_keepalive=True,
 )
 _ATTEMPTS = 8
-"""Times that the same items are sent while DynamoDB processes none of them."""
+"""Attempts to send the same items while DynamoDB processes none of them."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
-"""Seconds between these: a random part of a bound that doubles (AWS's "exponential backoff and jitter")."""
+"""First and last bound, in seconds, of the random pauses between attempts (AWS's "exponential backoff and jitter")."""
 _USABLE = {"ACTIVE", "UPDATING"}
-"""The states of a table that can be read and written."""
+"""The statuses of a table that can be read and written."""
 _WAIT_SECONDS = 180
-"""How long a table may be in the making or in deletion; both mostly take some seconds."""
+"""Timeout for creating or deleting a table; both usually take some seconds."""
 
 _REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-\d+")
 _PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,200}")
-"""What a table's name may be made of, with room for a model id below 255 characters (Developer Guide, "Quotas")."""
+"""Allowed prefixes. With a model id, a table's name stays below 255 characters (Developer Guide, "Quotas")."""
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class TableOptions:
-    """How tables are made and written. `write_units` is a second's, of one table, by this process."""
+    """How tables are created and written. `write_units` is the limit per second, table and process."""
 
     write_units: float = 3_000
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -93,8 +93,8 @@ class TableOptions:
 
     @classmethod
     def from_settings(cls) -> "TableOptions":
-        """Return the options that the settings name. Raises UsageError for a setting that is malformed."""
-        # pydantic takes longer to load than a Lambda to answer, and readers do not need it.
+        """Return the options in the settings. Raises UsageError for a malformed setting."""
+        # Importing pydantic takes longer than a Lambda's answer, and readers need no options.
         from precalc_assets.settings import load_settings
 
         settings = load_settings()
@@ -108,7 +108,7 @@ class TableOptions:
 
 @dataclass(frozen=True, slots=True)
 class _Write:
-    """A put, or a deletion, of which `bytes` is 0: how large the item is that it deletes is not known."""
+    """A put, or a deletion; `bytes` is 0 for a deletion, since the size of the stored item is unknown."""
 
     key: str
     request: "WriteRequestTypeDef"
@@ -120,9 +120,9 @@ class _Write:
 
 
 class DynamoDBStore:
-    """The tables `<prefix>-<model>` of one region. Threads share the store; requests run side by side.
+    """The tables `<prefix>-<model>` of one region. Threads may share the store; requests run concurrently.
 
-    `options` are those of the settings unless they are given, and `sleep` waits between attempts.
+    `options` default to the settings. `sleep` waits between attempts.
 
     Raises UsageError when there are no AWS credentials.
     """
@@ -140,10 +140,10 @@ class DynamoDBStore:
         self._given = options
         self._sleep = sleep
         self._client: DynamoDBClient = open_session(region).client("dynamodb", config=_HTTP)
-        # The types say that handlers answer nothing; what they answer is what this event is for.
-        self._client.meta.events.register("needs-retry.dynamodb", _repeat_if_cut)  # type: ignore[arg-type]
+        # The stubs say that handlers return None, but this event uses what they return.
+        self._client.meta.events.register("needs-retry.dynamodb", _retry_if_cut)  # type: ignore[arg-type]
         self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="dynamodb")
-        # What is known of tables, so that it need not be asked for each shard.
+        # Cached per table, to save a request per shard.
         self._active: set[str] = set()
         self._prepared: set[str] = set()
         self._limits: dict[str, RateLimit] = {}
@@ -164,10 +164,10 @@ class DynamoDBStore:
         return cls(parts.netloc, prefix)
 
     def create_table(self, table: str) -> None:
-        """Make a table and wait until it can be used; one that is being deleted is waited for first.
+        """Create a table and wait until it can be used. Waits first if a table of this name is being deleted.
 
-        Several may do so at once. What exists already stays as it is, but for point-in-time recovery, which is
-        switched on if it is to be.
+        Safe to call concurrently. An existing table stays as it is, except that point-in-time recovery is switched on
+        if the options ask for it.
         """
         if table in self._prepared:
             return
@@ -186,10 +186,7 @@ class DynamoDBStore:
         self._prepared.add(table)
 
     def drop_table(self, table: str) -> None:
-        """Delete a table and wait until it is gone.
-
-        Raises TableError for a table that is protected against deletion.
-        """
+        """Delete a table and wait until it is gone. Raises TableError if it is protected against deletion."""
         self._forget(table)
         name = self._name(table)
         with self._errors(table):
@@ -200,19 +197,19 @@ class DynamoDBStore:
                 try:
                     self._client.delete_table(TableName=name)
                 except self._client.exceptions.ResourceNotFoundException:
-                    return  # Somebody else was faster.
+                    return  # Another process deleted it first.
                 except ClientError as error:
                     if "protected" not in error.response["Error"].get("Message", ""):
                         raise
                     raise TableError(
-                        f"table {name} in {self._region} is protected against deletion, as PRECALC_TABLE_PROTECTION"
-                        f" makes tables; if it is to go, run `aws dynamodb update-table --region {self._region}"
+                        f"table {name} in {self._region} is protected against deletion (PRECALC_TABLE_PROTECTION);"
+                        f" to delete it, run `aws dynamodb update-table --region {self._region}"
                         f" --table-name {name} --no-deletion-protection-enabled`, then drop it again"
                     ) from error
             self._wait_until("table_not_exists", table)
 
     def has_table(self, table: str) -> bool:
-        """Return whether the table is there and can be used. One that was, is not asked about again."""
+        """Return whether the table exists and can be used. A yes is cached."""
         if table not in self._active:
             with self._errors(table):
                 if self._status(table) not in _USABLE:
@@ -221,11 +218,12 @@ class DynamoDBStore:
         return True
 
     def list_tables(self) -> list[str]:
-        """Return the names of all tables under the prefix, sorted; other prefixes may begin with this one."""
+        """Return the names of all tables under the prefix, sorted."""
         with self._errors("*"):
             pages = self._client.get_paginator("list_tables").paginate()
             names = [name for page in pages for name in page["TableNames"]]
         tables = [name.removeprefix(f"{self._prefix}-") for name in names if name.startswith(f"{self._prefix}-")]
+        # Tables of a longer prefix can begin with this one.
         return sorted(table for table in tables if table in {LIBRARY, REGISTRY} or is_model_id(table))
 
     def put_many(self, table: str, items: Iterable[Item]) -> Consumed:
@@ -234,9 +232,9 @@ class DynamoDBStore:
         return self._write(table, puts)
 
     def get_many(self, table: str, keys: Sequence[str], *, consistent: bool = False) -> Found:
-        """Return the items at the keys, a hundred a request, and the requests side by side."""
-        asked = list(dict.fromkeys(keys))
-        batches = [asked[at : at + _KEYS_PER_REQUEST] for at in range(0, len(asked), _KEYS_PER_REQUEST)]
+        """Return the items at the keys, a hundred per request, with concurrent requests."""
+        distinct = list(dict.fromkeys(keys))
+        batches = [distinct[at : at + _KEYS_PER_REQUEST] for at in range(0, len(distinct), _KEYS_PER_REQUEST)]
 
         def read(batch: list[str]) -> Found:
             return self._read_batch(table, batch, consistent)
@@ -248,7 +246,7 @@ class DynamoDBStore:
         return Found((item for found in answers for item in found.values()), consumed)
 
     def put_if(self, table: str, item: Item, expected: str | None) -> ConditionalPut:
-        """Write an item if the stored one's version equals `expected`, or if there is none when that is None."""
+        """Write an item if the stored one's version equals `expected`, or if there is none when `expected` is None."""
         with self._errors(table):
             try:
                 answer = self._client.put_item(
@@ -259,21 +257,21 @@ class DynamoDBStore:
                     **_condition(expected),
                 )
             except self._client.exceptions.ConditionalCheckFailedException as refusal:
-                # The answer to a put may be lost on the way; the second attempt then finds what the first one wrote.
-                repeated = refusal.response["ResponseMetadata"]["RetryAttempts"] > 0
+                # If the answer to a put got lost, the retry finds what the first attempt wrote.
+                retried = refusal.response["ResponseMetadata"]["RetryAttempts"] > 0
                 stored: Any = refusal.response.get("Item")
-                written = repeated and stored is not None and _item(stored) == item
+                written = retried and stored is not None and _item(stored) == item
                 units: float = write_units(item)
             else:
                 written, units = True, answer["ConsumedCapacity"]["CapacityUnits"]
         return ConditionalPut(written, Consumed(write_units=units, items=int(written)))
 
     def delete_many(self, table: str, keys: Iterable[str]) -> Consumed:
-        """Remove the items at the keys, no faster than the options allow."""
+        """Delete the items at the keys, no faster than the options allow."""
         return self._write(table, (_Write(key, {"DeleteRequest": {"Key": {"key": {"S": key}}}}, 0) for key in keys))
 
     def close(self) -> None:
-        """End the threads and the connections."""
+        """Shut down the threads and the connections."""
         self._pool.shutdown()
         self._client.close()
 
@@ -295,7 +293,7 @@ class DynamoDBStore:
             return None
 
     def _create(self, table: str) -> None:
-        # Somebody else may be faster.
+        # Another process may create it first.
         with suppress(self._client.exceptions.ResourceInUseException):
             self._client.create_table(
                 TableName=self._name(table),
@@ -307,7 +305,7 @@ class DynamoDBStore:
             )
 
     def _switch_recovery_on(self, table: str) -> None:
-        """Switch point-in-time recovery on; a table that was just made takes a moment until it can be."""
+        """Switch point-in-time recovery on. Retries, since DynamoDB refuses it for a moment after creation."""
 
         def switch(_: list[str]) -> list[str]:
             with suppress(self._client.exceptions.ContinuousBackupsUnavailableException):
@@ -318,7 +316,7 @@ class DynamoDBStore:
                 return []
             return [table]
 
-        self._until_processed(table, switch, [table])
+        self._send_all(table, switch, [table])
 
     def _wait_until(self, waiter: Literal["table_exists", "table_not_exists"], table: str) -> None:
         try:
@@ -328,27 +326,26 @@ class DynamoDBStore:
         except WaiterError as error:
             status = self._status(table)
             raise TableError(
-                f"table {self._name(table)} in {self._region} is still {status} after {_WAIT_SECONDS} s; try again when"
-                " AWS is done with it"
+                f"table {self._name(table)} in {self._region} is still {status} after {_WAIT_SECONDS} s; try again"
             ) from error
 
     def _write(self, table: str, writes: Iterable[_Write]) -> Consumed:
-        """Write batches side by side, a few ahead of those that are done, so that memory stays bounded."""
-        begun: deque[Future[Consumed]] = deque()
+        """Write batches concurrently, from a bounded queue."""
+        queued: deque[Future[Consumed]] = deque()
         consumed = Consumed()
         with self._errors(table):
             try:
                 for batch in _batches(writes):
-                    if len(begun) == _WAITING:
-                        consumed += begun.popleft().result()
-                    begun.append(self._pool.submit(self._write_batch, table, batch))
-                while begun:
-                    consumed += begun.popleft().result()
+                    if len(queued) == _MAX_QUEUED:
+                        consumed += queued.popleft().result()
+                    queued.append(self._pool.submit(self._write_batch, table, batch))
+                while queued:
+                    consumed += queued.popleft().result()
             finally:
-                # After a failure nothing is to be written any more when the caller goes on.
-                for future in begun:
+                # After a failure, no write may continue once the caller has the error.
+                for future in queued:
                     future.cancel()
-                wait(begun)
+                wait(queued)
         return consumed
 
     def _write_batch(self, table: str, batch: list[_Write]) -> Consumed:
@@ -364,8 +361,8 @@ class DynamoDBStore:
             return cast("list[WriteRequestTypeDef]", answer["UnprocessedItems"].get(name, []))
 
         limit.take(expected)
-        self._until_processed(table, send, [write.request for write in batch])
-        # What a deletion takes, or a put over a larger item, only the answer tells.
+        self._send_all(table, send, [write.request for write in batch])
+        # The units of a deletion, or of a put over a larger item, are only known from the answer.
         limit.correct(consumed - expected)
         return Consumed(write_units=consumed, items=len(batch))
 
@@ -384,15 +381,15 @@ class DynamoDBStore:
             left = answer["UnprocessedKeys"].get(name)
             return [key["key"]["S"] for key in left["Keys"]] if left else []
 
-        self._until_processed(table, send, keys)
-        # Not every emulator counts what a batch read takes.
+        self._send_all(table, send, keys)
+        # Some emulators report no consumed capacity for batch reads.
         units = sum(reported) if reported else units_to_read(len(keys), items, consistent=consistent)
         return Found(items, Consumed(read_units=units))
 
-    def _until_processed(self, table: str, send: Callable[[list[_T]], list[_T]], work: list[_T]) -> None:
-        """Send work, and what DynamoDB leaves of it again, with pauses that grow while it takes nothing.
+    def _send_all(self, table: str, send: Callable[[list[_T]], list[_T]], work: list[_T]) -> None:
+        """Send work, and resend what `send` returns as unprocessed, with exponential backoff.
 
-        Raises TableError when nothing is taken any more.
+        Raises TableError after too many attempts without progress.
         """
         attempts = 0
         while left := send(work):
@@ -407,7 +404,7 @@ class DynamoDBStore:
 
     @contextmanager
     def _errors(self, table: str) -> Iterator[None]:
-        """Turn botocore's errors into ours, which name the table and the setting to look at."""
+        """Turn botocore's errors into TableError, naming the table and the setting to check."""
         try:
             yield
         except (ClientError, BotoCoreError) as error:
@@ -419,16 +416,16 @@ class DynamoDBStore:
             raise TableError(f"table {self._name(table)} in {self._region}: {explain(error)}") from error
 
 
-def _repeat_if_cut(
+def _retry_if_cut(
     response: tuple[AWSResponse, dict[str, Any]] | None, attempts: int, request_dict: dict[str, Any], **_: object
 ) -> float | None:
-    """Let botocore repeat a request whose answer broke off within its headers: it takes that for an empty success.
+    """Make botocore retry a request whose answer broke off in its headers, which it takes for an empty success.
 
-    No answer that we ask for is empty. Raises ConnectionClosedError when it happens again and again.
+    No request made here has an empty answer. Raises ConnectionClosedError when the attempts are used up.
     """
     if response is None or response[0].status_code != HTTPStatus.OK or response[1].keys() - {"ResponseMetadata"}:
         return None
-    if attempts == _ATTEMPTS_OF_A_REQUEST:
+    if attempts == _ATTEMPTS_PER_REQUEST:
         raise ConnectionClosedError(endpoint_url=request_dict["url"])
     return _FIRST_PAUSE
 
@@ -445,7 +442,7 @@ def _item(attributes: Mapping[str, Any]) -> Item:
 
 
 def _condition(expected: str | None) -> dict[str, Any]:
-    """Return the condition of a put. `key`, for one, is a reserved word of DynamoDB's expressions."""
+    """Return the condition of a put. Names are aliased because `key` is a reserved word of DynamoDB."""
     if expected is None:
         return {"ConditionExpression": "attribute_not_exists(#key)", "ExpressionAttributeNames": {"#key": "key"}}
     if not expected:
@@ -461,7 +458,7 @@ def _condition(expected: str | None) -> dict[str, Any]:
 
 
 def _batches(writes: Iterable[_Write]) -> Iterator[list[_Write]]:
-    """Yield what one request may hold: no key twice, which DynamoDB refuses, and not too many bytes."""
+    """Yield the writes of each request: bounded in number and bytes, and no key twice, which DynamoDB refuses."""
     batch: dict[str, _Write] = {}
     size = 0
     for write in writes:

@@ -1,18 +1,18 @@
 """Loading one shard of predictions into a model's table.
 
-A load may be killed between any two calls of the store, and loads of one shard may run at the same time. So:
+A load may be killed between any two calls of the store, and several loads of one shard may run at once. The protocol:
 
-1. The rows are read once to choose the dtypes and the number of pages. What cannot be stored fails here.
-2. The shard's record is claimed by a conditional put that names the pages to come. A load that finds a claim of its
-   own generation goes on with it; one that finds another's takes it over, and that one's pages become garbage.
-3. The pages are put, under keys that no other load uses.
-4. The record is flipped by a conditional put: from now on readers see the new generation. A load that finds its claim
-   taken over deletes its pages and fails.
-5. What is garbage is deleted, the generation before last among it, and then struck from the record.
+1. Read the rows once to choose the dtypes and the number of pages. Rows that cannot be stored fail here.
+2. Claim the shard's record by a conditional put that names the pages to come. A load continues a claim of its own
+   generation. It takes over a claim of another generation, whose pages become garbage.
+3. Put the pages, under keys that no other load uses.
+4. Flip the record by a conditional put: from now on readers see the new generation. A load whose claim was taken over
+   deletes its pages and fails.
+5. Delete the garbage, which includes the generation before last, then strike it from the record.
 
-Each step begins by looking at the record, so the same call after a crash goes on where the last one ended. One case
-leaves pages that no record names: a load that is killed after its claim was taken over *and* the other load has ended.
-They go when the table is dropped.
+Each step begins by reading the record, so the same call after a crash resumes where the last one stopped. Pages that
+no record names remain in one case: a load is killed after its claim was taken over *and* the other load has ended.
+Dropping the table deletes them.
 """
 
 import json
@@ -38,9 +38,9 @@ from precalc_assets.tables.store import (
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """What a shard's table holds after a load. `written` is False when it held it before, and nothing was put.
+    """A shard in its table after a load. `written` is False when the table held these rows already.
 
-    `page_bytes` sums the page items, by DynamoDB's rules; `consumed` is what this load cost.
+    `page_bytes` is the total size of the page items by DynamoDB's rules; `consumed` is the cost of this load.
     """
 
     shard: str
@@ -67,25 +67,26 @@ def load_shard(
     file_sha256: str = "",
     rewrite: bool = False,
 ) -> LoadResult:
-    """Make a model's table hold a shard's predictions, so that readers see the old rows or the new, never a mix.
+    """Load a shard's predictions into a model's table. Readers see the old rows or the new ones, never a mix.
 
-    `batches` is called two times or more and yields the same record batches each time: `inchikey` (string) and one
+    `batches` is called twice or more and must yield the same record batches each time: `inchikey` (string) and one
     column per output (float64, int64 or string, nulls allowed), in ascending order of `key_hash`. Memory holds a few
-    blocks of 16 MB, the caller's batch, and 8 bytes a row. `built_from` names what the rows were read from; with the
-    same `built_from`, release, library and columns nothing is written, since the table holds it already; unless
-    `rewrite` says to write it all the same, under new keys, because what is there turned out to be damaged. The
-    file's size and digest are recorded for readers; those of another file with the same rows cost one write.
+    blocks of 16 MB, the caller's batch, and 8 bytes per row.
 
-    Raises TableError when rows are out of order, of another shard or twice there, when a row is too wide for an item,
-    when the table has another number of shards, and when another load of the shard took over.
+    `built_from` is the digest of the rows' source. If the table already holds this `built_from` with the same release,
+    library and columns, nothing is written. `rewrite` writes it anyway, under new keys, to repair damaged pages.
+    `file_bytes` and `file_sha256` are recorded for readers; updating them alone costs one write.
+
+    Raises TableError when a row is out of order, duplicated, of another shard or too wide for an item, when the table
+    has another number of shards, and when another load of the shard took over.
     """
     if shard not in shard_keys(n_shards):
-        raise TableError(f"{model}: there is no shard {shard!r} among {n_shards}; name one that is")
+        raise TableError(f"{model}: there is no shard {shard!r} among {n_shards}; name one that exists")
     table = TableColumns(model, n_shards, tuple(columns))
     identity = [FORMAT_VERSION, model, shard, n_shards, table.digest, release, shard_digest, built_from]
     generation = sha256(json.dumps(identity).encode()).hexdigest()[:16]
     load = _Load(store, table, shard, generation, file=(file_bytes, file_sha256))
-    if not rewrite and load.is_there():
+    if not rewrite and load.is_loaded():
         return load.finish(written=False)
     molecules = ShardRows(table, shard, batches)
     plan = make_plan(molecules)
@@ -96,7 +97,7 @@ def load_shard(
     tally = _Tally()
     load.put(tally.counted(molecules.items(plan.layout, pages)))
     if tally.rows != plan.rows:
-        raise TableError(f"{load.name}: its predictions changed while they were loaded; load it again")
+        raise TableError(f"{load.name}: its predictions changed during the load; load it again")
     directory = Directory(
         generation=generation,
         load=pages.load,
@@ -118,7 +119,7 @@ def load_shard(
 
 
 class _Load:
-    """The steps of a load that change the table, each of them safe to do again."""
+    """The steps of a load that change the table. Each can be repeated safely."""
 
     def __init__(
         self, store: KeyValueStore, table: TableColumns, shard: str, generation: str, *, file: tuple[int, str]
@@ -132,8 +133,8 @@ class _Load:
         self._consumed = Consumed()
         self._publish = False
 
-    def is_there(self) -> bool:
-        """Return whether the table holds this generation; the table need not exist."""
+    def is_loaded(self) -> bool:
+        """Return whether the table exists and holds this generation."""
         if not self._store.has_table(self._table.model):
             return False
         self._check_shards(self._get(COLUMNS_KEY))
@@ -141,13 +142,13 @@ class _Load:
         return current is not None and current.generation == self._generation
 
     def prepare_table(self) -> None:
-        """Make the table and store the columns under their digest, and as the table's when they are the first."""
+        """Create the table, and store the columns under their digest, and as the table's if it has none yet."""
         item = self._table.to_item(COLUMNS_KEY)
         version = self._table.to_item(columns_key(item.version))
         if item_bytes(version) > MAX_ITEM_BYTES:
             raise TableError(
-                f"{self._table.model}: its {len(self._table.columns)} columns take {item_bytes(version)} bytes, more"
-                f" than the {MAX_ITEM_BYTES} of an item; shorten the descriptions in run_columns.csv"
+                f"{self._table.model}: its {len(self._table.columns)} columns take {item_bytes(version)} bytes, but an"
+                f" item holds {MAX_ITEM_BYTES}; shorten the descriptions in run_columns.csv"
             )
         self._store.create_table(self._table.model)
         if self._get(COLUMNS_KEY) is None:
@@ -159,7 +160,7 @@ class _Load:
             self.put(iter([version]))
 
     def claim(self, n_pages: int, *, rewrite: bool) -> PageSet | None:
-        """Return the pages that this load is to write; None when another one has just loaded the same."""
+        """Return the pages for this load to write; None when another load has just written the same generation."""
         while True:
             record, version = self._read()
             if not rewrite and record.current and record.current.generation == self._generation:
@@ -171,11 +172,11 @@ class _Load:
                 return claimed.pending
 
     def flip(self, directory: Directory) -> None:
-        """Make the pages what readers see."""
+        """Make readers see the directory's pages."""
         while True:
             record, version = self._read()
             if directory.pages in (record.previous, record.current and record.current.pages):
-                return  # A load of the same generation shared the claim, and was faster.
+                return  # Another load of the same generation shared the claim and flipped it first.
             if record.pending != directory.pages:
                 self._delete(directory.pages)
                 raise TableError(f"{self.name}: another load took over while this one ran; run one at a time")
@@ -184,7 +185,7 @@ class _Load:
                 return
 
     def finish(self, *, written: bool) -> LoadResult:
-        """Do what the last flip left to do, and return what is there now."""
+        """Publish columns and delete garbage as the record asks, and return what the table holds now."""
         while True:
             record, version = self._read()
             if record.publish and record.current:
@@ -196,19 +197,19 @@ class _Load:
                 return self._result(record, written)
 
     def put(self, items: Iterator[Item]) -> None:
-        """Write items and count what it cost."""
+        """Write items and add up the cost."""
         self._consumed += self._store.put_many(self._table.model, items)
 
     def _result(self, record: ShardRecord, written: bool) -> LoadResult:
         current = record.current
         if current is None:
-            raise TableError(f"{self.name}: the table was dropped while it was loaded; load it again")
+            raise TableError(f"{self.name}: the table was dropped during the load; load it again")
         return LoadResult(
             self._shard, current.generation, current.rows, current.n_pages, current.page_bytes, self._consumed, written
         )
 
     def _publish_columns(self, digest: str) -> None:
-        """Make one version of the columns the table's; it need not be this load's, if another one came after."""
+        """Make this version of the columns the table's. A later load may have chosen another than this load's."""
         stored = self._get(COLUMNS_KEY)
         version = self._get(columns_key(digest))
         if version and (stored is None or stored.version != version.version):
@@ -221,7 +222,7 @@ class _Load:
         stored = TableColumns.from_item(columns).n_shards if columns else self._table.n_shards
         if stored != self._table.n_shards:
             raise TableError(
-                f"{self._table.model}: its table was made with {stored} shards, not {self._table.n_shards};"
+                f"{self._table.model}: its table has {stored} shards, not {self._table.n_shards};"
                 f" run `precalc drop {self._table.model}` first, or set PRECALC_N_SHARDS={stored}"
             )
 
@@ -231,7 +232,7 @@ class _Load:
         return (ShardRecord.from_item(item), item.version) if item else (ShardRecord(), None)
 
     def _get(self, key: str) -> Item | None:
-        # What a load decides by must be what is there, not what was there a moment ago.
+        # An eventually consistent read could return an old record.
         found = self._store.get_many(self._table.model, [key], consistent=True)
         self._consumed += found.consumed
         return found.get(key)
@@ -244,7 +245,7 @@ class _Load:
 
 @dataclass(slots=True)
 class _Tally:
-    """Counts what passes by on its way to the store."""
+    """Counts the rows and bytes of the items on their way to the store."""
 
     rows: int = 0
     bytes: int = 0

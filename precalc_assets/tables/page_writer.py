@@ -1,6 +1,6 @@
-"""Making pages out of record batches: the dtypes that hold every value of a shard, and the encoding.
+"""Encoding record batches as pages: the narrowest dtypes that hold a shard's values, and the bytes of a page.
 
-The format, and reading it, are in `pages`; which molecules go into a page is decided in `paging`.
+`pages` has the format and reads it; `paging` decides which molecules go into a page.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,10 +17,9 @@ from precalc_assets.platform_errors import TableError
 from precalc_assets.tables.pages import DTYPES, NULLABLE, Group, PageLayout
 
 # Measured by `python -m benchmarks.pages` on 2,048 counts, in write units and CPU per molecule: level 9 takes 0.127 and
-# 76 µs, 15 takes 0.106 and 253 µs, 17 takes 0.102 and 537 µs, 19 takes 0.104 and 1,006 µs. For 2 million molecules 15
-# saves $0.027 against 9, for six minutes of one core, and a sixth of the storage for as long as the table is there;
-# above it minutes buy next to nothing. Floats hardly compress: level 15 saves 3 % of them against level 3, and takes
-# twice the time of the whole load.
+# 76 µs, 15 takes 0.106 and 253 µs, 17 takes 0.102 and 537 µs, 19 takes 0.104 and 1,006 µs. For 2 million molecules,
+# level 15 takes six more minutes of one core than 9, and saves $0.027 of writes and a sixth of the storage. Higher
+# levels save next to nothing. Floats hardly compress: level 15 saves 3 % against level 3, and doubles a load's time.
 ZSTD_LEVEL = 15
 ZSTD_LEVEL_OF_FLOATS = 3
 
@@ -49,7 +48,7 @@ class Rows:
 
 
 class DtypeChooser:
-    """The narrowest dtype of each column that holds every value exactly, found out batch by batch."""
+    """Finds, batch by batch, the narrowest dtype of each column that holds every value exactly."""
 
     def __init__(self, columns: Sequence[Column]) -> None:
         self._columns = columns
@@ -58,10 +57,7 @@ class DtypeChooser:
         self._integers = _IntegerSpan([at for at, column in enumerate(columns) if column.type == "integer"])
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Take a batch's values into account.
-
-        Raises TableError when the batch lacks a column or has it in another type than the column's.
-        """
+        """Add a batch. Raises TableError when it lacks a column or has one of another type."""
         if not batch.num_rows:
             return
         arrays = _arrays(batch, self._columns)
@@ -82,7 +78,7 @@ class _IntegerSpan:
 
     def __init__(self, positions: list[int]) -> None:
         self.positions = positions
-        # Of no value at all, and of nulls alone, the range is 0 to 0.
+        # Without any values, or with nulls only, the range is 0 to 0.
         self._low = np.zeros(len(positions), np.int64)
         self._high = np.zeros(len(positions), np.int64)
 
@@ -96,7 +92,7 @@ class _IntegerSpan:
 
 
 class _FloatSpan:
-    """The range of each float column, and whether integers, or single precision, hold its values exactly."""
+    """The range of each float column, and whether integers or single precision hold its values exactly."""
 
     def __init__(self, positions: list[int]) -> None:
         self.positions = positions
@@ -122,12 +118,12 @@ class _FloatSpan:
             fitting += _integers_that_hold(float(self._low[i]), float(self._high[i]))
         if self._single[i]:
             fitting.append("f4")
-        # Of the same width, integers have more bytes in common than floats.
+        # Of dtypes of one width, integers compress better.
         return min(fitting, key=lambda dtype: (DTYPES[dtype][0], dtype.startswith("f")))
 
 
 class PageEncoder:
-    """Encodes pages of one layout out of rows that are arranged for it once, since a block of rows has many pages."""
+    """Encodes pages of one layout. It arranges its block of rows once, for all the block's pages."""
 
     def __init__(self, layout: PageLayout, columns: Sequence[Column], rows: Rows) -> None:
         self._hashes = rows.hashes.astype("<u8")
@@ -138,7 +134,7 @@ class PageEncoder:
         self._compressor = zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
 
     def encode(self, start: int, stop: int) -> bytes:
-        """Return the page of the rows from `start` up to `stop`; there may be none."""
+        """Return the page of the rows `start` to `stop` (exclusive), which may be no rows."""
         payload = [np.uint32(stop - start).astype("<u4").tobytes(), self._hashes[start:stop].tobytes()]
         for group in self._groups:
             payload += group.parts(start, stop)
@@ -166,7 +162,7 @@ class _ArrangedGroup:
 
 
 class Texts:
-    """A string column as one stretch of UTF-8; text i is `data[ends[i]:ends[i + 1]]`."""
+    """A string column as one buffer of UTF-8; text i is `data[ends[i]:ends[i + 1]]`."""
 
     def __init__(self, array: pa.Array) -> None:
         array = array.cast(pa.large_string()).fill_null("")
@@ -176,7 +172,7 @@ class Texts:
 
 
 def text_bytes(batch: pa.RecordBatch, columns: Sequence[Column]) -> NDArray[np.int64]:
-    """Return the UTF-8 bytes that each row has in its string columns."""
+    """Return the UTF-8 bytes of each row's string columns."""
     sizes = np.zeros(batch.num_rows, np.int64)
     for array in _arrays(batch, [column for column in columns if column.type == "string"]):
         sizes += np.diff(Texts(array).ends)
@@ -188,7 +184,7 @@ def _arrays(batch: pa.RecordBatch, columns: Sequence[Column]) -> list[pa.Array]:
     arrays = []
     for column in columns:
         if column.name not in places:
-            raise TableError(f"column {column.name!r} is not among the predictions; make the predictions again")
+            raise TableError(f"column {column.name!r} is missing from the predictions; make the predictions again")
         array = batch.column(places[column.name])
         if array.type not in _ARROW_TYPES[column.type]:
             raise TableError(f"column {column.name!r} is of type {column.type}, but its predictions are {array.type}")
@@ -204,9 +200,10 @@ def _matrix(arrays: list[pa.Array]) -> NDArray[Any]:
 def _narrowed(values: NDArray[Any], dtype: str) -> NDArray[Any]:
     with np.errstate(invalid="ignore", over="ignore"):
         narrow = values.astype("<" + dtype)
-        # A value that came after the dtypes were chosen would be stored as another: costs 5 % of the compression.
+        # A value that changed after the dtypes were chosen could be stored wrongly. This check takes 5 % of the time of
+        # the compression.
         if not _equal(narrow.astype(values.dtype), values).all():
-            raise TableError(f"the predictions changed while they were loaded: {dtype} does not hold them; load again")
+            raise TableError(f"the predictions changed during the load: {dtype} does not hold them; load again")
     return narrow
 
 
@@ -226,7 +223,7 @@ def _single(values: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def _integers_that_hold(low: float, high: float) -> Iterator[str]:
-    """Yield the integer dtypes whose range spans two numbers, narrowest first; Python compares them exactly."""
+    """Yield the integer dtypes that hold both numbers, narrowest first. Python compares int and float exactly."""
     for dtype in _INTEGERS:
         bounds = np.iinfo(dtype)
         if int(bounds.min) <= low and high <= int(bounds.max):

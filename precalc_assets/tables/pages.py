@@ -1,25 +1,24 @@
-"""The page format as a reader sees it: where a molecule is, and how its values are taken out of a page.
+"""The page format, and reading it: which page a molecule is on, and how to get its values from the page.
 
-How pages are made is not here: see `page_writer`. Standard library and zstandard only: the Lambda imports it.
+`page_writer` encodes pages. Standard library and zstandard only: the Lambda imports this module.
 
 A page is one zstd frame, with its content size and a checksum, of:
 
     n        u4, the number of molecules
     hashes   n × u8, the molecules' `key_hash`, ascending
-    groups   of the columns with the same dtype, in the order of `DTYPES`; for one dtype first the columns that are
-             shown as that dtype, then the float columns that are stored as integers; of both first those without
-             nulls. In a group the columns keep their order.
+    groups   the columns, grouped by dtype in the order of `DTYPES`; within a dtype first the columns shown as that
+             dtype, then the float columns stored as integers; of each, first those without nulls. Within a group
+             the columns keep their order.
 
 A group of c columns is a sequence of byte planes of c × n bytes, column by column, so that the bytes of molecule i
 are `plane[i::n]`:
 
     validity   one plane, 1 for a value and 0 for a null; only in a group with nulls
-    values     as many planes as the dtype is wide, the lowest byte first; a null is stored as 0
+    values     one plane per byte of the dtype, the lowest byte first; a null is stored as 0
     utf8       four planes with the lengths in bytes, then the texts themselves, column by column
 
-All numbers are little-endian. Byte planes put the bytes that resemble each other side by side, which is what makes
-a page small; taking every n-th byte out again costs nothing that numpy would be needed for. A page without molecules
-is written like any other, so a page that is not there is always a loss.
+All numbers are little-endian. Byte planes put similar bytes side by side, so pages compress well, and a slice with a
+stride reads them back without numpy. Pages without molecules are written too, so a missing page always means data loss.
 """
 
 import struct
@@ -38,10 +37,10 @@ from precalc_assets.platform_errors import TableError
 from precalc_assets.sharding import HASH_SPACE
 
 FORMAT_VERSION = 1
-"""Goes into every generation, so that a change of the format makes all pages anew."""
+"""Part of every generation's digest, so a change of the format rewrites all pages."""
 
 Value: TypeAlias = float | int | str | None
-"""One prediction; the column's type says which of them, None is a null."""
+"""One prediction, of the column's type; None is a null."""
 
 # numpy's name of a dtype, its width in bytes, its code in `struct`. Narrowest first.
 DTYPES: dict[str, tuple[int, str]] = {
@@ -58,13 +57,13 @@ DTYPES: dict[str, tuple[int, str]] = {
     "utf8": (4, "I"),
 }
 NULLABLE = "?"
-"""Ends the dtype of a column that has nulls in its shard."""
+"""Suffix of the dtype of a column with nulls in its shard."""
 
 _COUNT = struct.Struct("<I")
 _HASH_BYTES = 8
 _NARROW = 64
-"""Columns up to which a slice for each is faster than one for each byte plane: 10 doubles take 0.6 µs and 1.9, 200
-take 9.6 and 5.2."""
+"""Up to this many columns, a slice per column is faster than one per byte plane: 0.6 against 1.9 µs for 10 doubles, 9.6
+against 5.2 µs for 200."""
 _thread = threading.local()
 
 
@@ -75,7 +74,7 @@ def page_index(h: int, n_shards: int, n_pages: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The columns that lie together in a page: `positions` are their places among the table's columns."""
+    """Columns stored together in a page; `positions` are their indices among the table's columns."""
 
     dtype: str
     nullable: bool
@@ -84,16 +83,16 @@ class Group:
 
     @property
     def width(self) -> int:
-        """Number of byte planes of the values, or of a text's length."""
+        """The number of byte planes of the values, or of a text's length."""
         return DTYPES[self.dtype][0]
 
 
 @dataclass(frozen=True, slots=True)
 class PageLayout:
-    """How the pages of one generation of a shard are laid out.
+    """The layout of the pages of one generation of a shard.
 
-    `order` says for each column of the table where it is found when the groups are read one after the other. `numbers`
-    reads all groups but those of texts, which come last.
+    `order` gives, for each column of the table, its index when the groups are read in sequence. `numbers` reads all
+    groups except those of texts, which come last.
     """
 
     groups: tuple[Group, ...]
@@ -102,15 +101,15 @@ class PageLayout:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes that one molecule takes in a page before compression, without the bytes of its texts."""
+        """Bytes of one molecule in a page before compression, without its texts."""
         return _HASH_BYTES + sum((g.width + g.nullable) * len(g.positions) for g in self.groups)
 
 
 class _Numbers:
-    """Reads one molecule's numbers, of all groups that have no texts, out of one byte of each plane and column.
+    """Reads one molecule's numbers in all groups without texts.
 
-    Since the planes of a page lie one after the other, each of them a byte per column and molecule, every n-th byte of
-    all of them is `n_bytes` bytes: the molecule's, group by group, plane by plane, column by column.
+    Each plane has one byte per column and molecule, and the planes are contiguous. So every n-th byte of them
+    (`n_bytes` in all) is one molecule's: group by group, plane by plane, column by column.
     """
 
     def __init__(self, groups: Sequence[Group]) -> None:
@@ -132,7 +131,7 @@ class _Numbers:
                 floats += places
             codes.append(f"{n}{code}")
             end = at + width * n
-            # Of one plane, the bytes are in order already.
+            # The bytes of a single plane are in order already.
             columns += [slice(at, end)] if width == 1 else [slice(at + i, end, n) for i in range(n)]
             narrow = narrow and (width == 1 or n <= _NARROW)
             stop = start + width * n
@@ -140,7 +139,7 @@ class _Numbers:
             at, count, start = end, count + n, stop
         self.n_bytes = at
         self._unpack: Callable[[bytes | bytearray], tuple[float, ...]] = struct.Struct("<" + "".join(codes)).unpack
-        # With a slice more, so that what it picks is a tuple even where there is one column.
+        # The two extra slices make itemgetter return a tuple even for one column or none.
         self._pick = itemgetter(*columns, slice(0), slice(0)) if narrow else None
         self._planes = planes
         self._size = start
@@ -148,7 +147,7 @@ class _Numbers:
         self._floats = floats
 
     def read(self, taken: bytes) -> Sequence[Value]:
-        """Return the numbers in these bytes, group by group."""
+        """Return the numbers in a molecule's bytes, group by group."""
         if self._pick:
             numbers = self._unpack(b"".join(self._pick(taken)))
         else:
@@ -169,7 +168,7 @@ class _Numbers:
 
 @lru_cache(maxsize=64)
 def page_layout(types: tuple[ColumnType, ...], dtypes: tuple[str, ...]) -> PageLayout:
-    """Return the layout for columns of these types, stored as these dtypes (`u1`, `f8?`, … one a column)."""
+    """Return the layout for columns of these types, stored as these dtypes (`u1`, `f8?`, …, one per column)."""
     grouped: dict[tuple[int, bool, bool], list[int]] = {}
     ranks = {dtype: rank for rank, dtype in enumerate(DTYPES)}
     for position, (kind, stored) in enumerate(zip(types, dtypes, strict=True)):
@@ -187,10 +186,7 @@ def page_layout(types: tuple[ColumnType, ...], dtypes: tuple[str, ...]) -> PageL
 
 
 class Page:
-    """One page, unpacked.
-
-    Raises TableError when the bytes are not a whole page.
-    """
+    """One unpacked page. Raises TableError when the bytes are not a whole page."""
 
     def __init__(self, layout: PageLayout, value: bytes) -> None:
         self._layout = layout
@@ -206,7 +202,7 @@ class Page:
         return struct.unpack_from(f"<{self._n}Q", self._payload, _COUNT.size)
 
     def row(self, h: int) -> tuple[Value, ...] | None:
-        """Return a molecule's values, in the order and the types of the table's columns; None when it is not here."""
+        """Return a molecule's values, in the order and types of the table's columns; None if it is not on the page."""
         i = self._find(h)
         if i is None:
             return None
@@ -214,13 +210,13 @@ class Page:
         values = layout.numbers.read(self._payload[self._hashes_end + i : self._texts_at : self._n])
         if len(values) < len(layout.order):
             values = [*values, *self._texts(i)]
-        # With one group nothing has to be put in order.
+        # A single group is in order already.
         return tuple(values) if len(layout.groups) == 1 else tuple(map(values.__getitem__, layout.order))
 
     def _find(self, h: int) -> int | None:
-        """Return where a molecule is in the page.
+        """Return a molecule's index in the page.
 
-        Its bytes are looked for as they are: to take all hashes out takes as long as looking for five molecules.
+        Searches the raw bytes: unpacking all hashes takes as long as five searches.
         """
         wanted = h.to_bytes(_HASH_BYTES, "little")
         at = self._payload.find(wanted, _COUNT.size, self._hashes_end)
@@ -228,12 +224,12 @@ class Page:
             i, within = divmod(at - _COUNT.size, _HASH_BYTES)
             if not within:
                 return i
-            # The end of one hash and the beginning of the next.
+            # A match across two hashes.
             at = self._payload.find(wanted, at + 1, self._hashes_end)
         return None
 
     def _texts(self, i: int) -> list[Value]:
-        """Return molecule i's texts of all groups that have them."""
+        """Return molecule i's texts, group by group."""
         n = self._n
         if not self._ends:
             self._ends = list(self._read_ends())
@@ -251,7 +247,7 @@ class Page:
         return texts
 
     def _read_ends(self) -> Iterator[list[int]]:
-        """Yield where in the payload the texts of a group begin, and where the last one ends, group by group."""
+        """Yield, for each group of texts, the offset of each text in the payload and the end of the last one."""
         start = self._texts_at
         for group in self._layout.groups:
             if group.dtype == "utf8":
@@ -268,11 +264,8 @@ class Page:
 
 
 def decompress(value: bytes) -> bytes:
-    """Return the content of a zstd frame, checked against its checksum.
-
-    Raises TableError when the frame is damaged.
-    """
-    # Making a decompressor costs more than using it, and one must not be used by two threads at once.
+    """Return the content of a zstd frame, and verify its checksum. Raises TableError when the frame is damaged."""
+    # Creating a decompressor costs more than using it, and threads must not share one.
     decompressor: zstandard.ZstdDecompressor | None = getattr(_thread, "decompressor", None)
     if decompressor is None:
         decompressor = _thread.decompressor = zstandard.ZstdDecompressor()

@@ -1,6 +1,6 @@
-"""Dividing a shard's rows into pages: how many pages there are, and which rows each of them holds.
+"""Dividing a shard's rows into pages: the number of pages, and which rows each one holds.
 
-How a page is encoded is in `page_writer`; what is done with it in `loader`.
+`page_writer` encodes a page; `loader` stores it.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,21 +22,21 @@ from precalc_assets.tables.pages import PageLayout, page_layout
 from precalc_assets.tables.store import MAX_ITEM_BYTES, Item
 
 PAGE_BYTES = 3_500
-"""The mean size of a page item: most pages stay below the 4 KB that half a read unit pays for."""
+"""Target mean size of a page item: most pages stay below the 4 KB that half a read unit pays for."""
 MAX_PAGES = 1 << 20
-"""Pages that a shard may be spread over to keep its largest page below the limit of an item."""
+"""The most pages of a shard, when pages are split until the largest one fits into an item."""
 _ITEM_OVERHEAD = 64
-"""Bytes of a page item beside its page, at most: a key such as `0007/0123456789abcdef.1000/1048575` and two names."""
+"""The most bytes of an item besides its page: a key such as `0007/0123456789abcdef.1000/1048575` and two names."""
 _BLOCK_VALUES = 1 << 21
-"""Values that are worked on at once, 16 MB as float64, however large the batches are."""
+"""Values per block, 16 MB as float64, independent of the size of the batches."""
 _SAMPLE_ROWS = 4_096
-"""Rows that trial pages are made of: a page of 3,500 bytes has 437 molecules at most, by their hashes alone."""
+"""Rows for trial pages: a page of 3,500 bytes has 437 molecules at most, by their hashes alone."""
 _SAMPLE_BYTES = 16 << 20
-"""Bytes that these rows may take before they are encoded."""
+"""The most bytes of these rows before encoding."""
 _TRIAL_PAGES = 8
-"""Pages per trial: their mean is within 2 % of the shard's for what models put out."""
+"""Pages per trial: their mean is within 2 % of the shard's for typical models."""
 _TRIALS = 6
-"""Trials at most; a page's size grows almost linearly with its rows, so the third mostly changes nothing."""
+"""The most trials. A page's size is almost linear in its rows, so the third trial rarely changes the result."""
 
 
 Batches = Callable[[], Iterator[pa.RecordBatch]]
@@ -44,23 +44,23 @@ Batches = Callable[[], Iterator[pa.RecordBatch]]
 
 @dataclass(frozen=True, slots=True)
 class ShardRows:
-    """The rows of a shard, read anew at each pass. `batches` is as `load_shard` takes it."""
+    """The rows of a shard, read again on each pass. `batches` is as in `load_shard`."""
 
     table: TableColumns
     shard: str
     batches: Batches
     known: dict[int, tuple[bytes, NDArray[np.uint64]]] = field(default_factory=dict)
-    """By block, a digest of the InChIKeys and their hashes, so that no pass but the first has to hash again."""
+    """By block, the digest of its InChIKeys and their hashes, so that later passes need not hash them again."""
 
     @property
     def name(self) -> str:
-        """What errors call these rows."""
+        """The name of these rows in errors."""
         return f"{self.table.model} shard {self.shard}"
 
     def blocks(self) -> Iterator[Rows]:
-        """Yield the rows in blocks of bounded size, none of them empty.
+        """Yield the rows in non-empty blocks of bounded size.
 
-        Raises TableError for a row that is out of order or does not belong here.
+        Raises TableError for a missing column, and for a row that is out of order or of another shard.
         """
         names = ["inchikey", *(column.name for column in self.table.columns)]
         size = max(1, _BLOCK_VALUES // len(names))
@@ -68,7 +68,7 @@ class ShardRows:
         for batch in self.batches():
             missing = set(names) - set(batch.schema.names)
             if missing:
-                raise TableError(f"{self.name}: column {min(missing)!r} is not there; make the predictions again")
+                raise TableError(f"{self.name}: column {min(missing)!r} is missing; make the predictions again")
             for start in range(0, batch.num_rows, size):
                 block = batch.select(names).slice(start, size)
                 hashes = self._hashes(number, block.column("inchikey"), last)
@@ -76,7 +76,7 @@ class ShardRows:
                 yield Rows(hashes, block)
 
     def items(self, layout: PageLayout, pages: PageSet) -> Iterator[tuple[Item, int]]:
-        """Yield each page's item and the number of its molecules, in order, the empty ones too."""
+        """Yield each page's item and its number of molecules, in order, including empty pages."""
         for page, inchikeys, value in self.encoded(layout, pages.n_pages):
             yield Item(pages.key(self.shard, page), value), len(inchikeys)
 
@@ -94,26 +94,26 @@ class ShardRows:
     def page_of(self, hashes: NDArray[np.uint64], n_pages: int) -> NDArray[np.int64]:
         """Return `pages.page_index` of each hash, for n_pages < 2^32."""
         r = hashes * np.uint64(self.table.n_shards)  # modulo 2^64, as uint64 is
-        # (r * n_pages) >> 64 needs 96 bits, so the halves of r are multiplied by themselves.
+        # (r * n_pages) >> 64 needs 96 bits, so multiply the halves of r separately.
         half, low, factor = np.uint64(32), np.uint64((1 << 32) - 1), np.uint64(n_pages)
         return (((r >> half) * factor + (((r & low) * factor) >> half)) >> half).astype(np.int64)
 
     def _whole_pages(self, n_pages: int) -> Iterator[tuple[Rows, int]]:
-        """Yield rows that fill whole pages, and the page that they reach up to."""
-        kept: Rows | None = None
+        """Yield rows that fill whole pages, and the index after their last page."""
+        rest: Rows | None = None
         for block in self.blocks():
-            rows = Rows.concat([kept, block]) if kept else block
+            rows = Rows.concat([rest, block]) if rest else block
             pages = self.page_of(rows.hashes, n_pages)
-            # More molecules of the last page may come with the next block.
+            # The next block may have more molecules of the last page.
             whole = int(np.searchsorted(pages, pages[-1]))
             if whole:
                 yield rows[:whole], int(pages[-1])
-            kept = rows[whole:]
-        if kept:
-            yield kept, n_pages
+            rest = rows[whole:]
+        if rest:
+            yield rest, n_pages
 
     def _hashes(self, block: int, inchikeys: pa.Array, last: int) -> NDArray[np.uint64]:
-        """Return the molecules' hashes, after seeing that they ascend from `last` on and are the shard's."""
+        """Return the molecules' hashes. Raises TableError unless they ascend from `last` and belong to the shard."""
         texts = Texts(inchikeys)
         digest = sha256(texts.data[texts.ends[0] : texts.ends[-1]]).digest()
         if block in self.known and self.known[block][0] == digest:
@@ -128,7 +128,7 @@ class ShardRows:
         raise TableError(f"{self.name}: {self._fault(inchikeys.to_pylist(), last)}")
 
     def _fault(self, inchikeys: list[str | None], last: int) -> str:
-        """Say what is wrong with the first molecule with which something is."""
+        """Describe the fault of the first faulty molecule."""
         for inchikey in inchikeys:
             if inchikey is None or not INCHIKEY.match(inchikey):
                 return f"{inchikey!r} is not an InChIKey; make the predictions again"
@@ -136,15 +136,15 @@ class ShardRows:
             if shard_index(h, self.table.n_shards) != int(self.shard):
                 return f"{inchikey} belongs to another shard; make the predictions again"
             if h <= last:
-                fault = "is there twice" if h == last else "is out of order"
-                return f"{inchikey} {fault}; sort the predictions by key_hash, each once"
+                fault = "is duplicated" if h == last else "is out of order"
+                return f"{inchikey} {fault}; sort the predictions by key_hash, without duplicates"
             last = h
         raise AssertionError("the molecules are in order")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the first pass finds out."""
+    """The result of the first pass over a shard's rows."""
 
     rows: int
     dtypes: tuple[str, ...]
@@ -153,9 +153,9 @@ class Plan:
 
 
 def make_plan(rows: ShardRows) -> Plan:
-    """Choose the dtypes and the number of pages, from the rows alone, however they are cut into batches.
+    """Choose the dtypes and the number of pages. The result depends on the rows, not on how they are batched.
 
-    Raises TableError when there is a row that no page can hold.
+    Raises TableError when a row is too large for a page.
     """
     columns = rows.table.columns
     chooser = DtypeChooser(columns)
@@ -174,14 +174,14 @@ def make_plan(rows: ShardRows) -> Plan:
     n_pages = 0
     if len(keys):
         per_page = _molecules_per_page(PageEncoder(layout, columns, sample.rows()), len(sample))
-        # With fewer molecules than pages, most pages would be empty and still cost a unit each.
+        # More pages than molecules would leave pages empty that still cost a unit each.
         n_pages = min(len(keys), max(1, round(len(keys) / per_page)))
         n_pages = _with_room(rows, layout, keys, layout.row_bytes + widest_text, n_pages)
     return Plan(len(keys), dtypes, layout, n_pages)
 
 
 class _Sample:
-    """The first rows of a shard, for trial pages: in order of their hash, any rows are as good as any."""
+    """The first rows of a shard, for trial pages. Rows are in the order of a hash, so the first are a random sample."""
 
     def __init__(self, row_bytes: int) -> None:
         self._row_bytes = row_bytes
@@ -193,7 +193,7 @@ class _Sample:
         return sum(map(len, self._parts))
 
     def add(self, block: Rows, texts: NDArray[np.int64]) -> None:
-        """Keep as many rows as there is room for, at least one."""
+        """Add as many rows as there is room for; at least one if there is any room."""
         if self._rows_left <= 0 or self._bytes_left <= 0:
             return
         ends = np.cumsum(texts + self._row_bytes)
@@ -207,7 +207,7 @@ class _Sample:
 
 
 def _molecules_per_page(encoder: PageEncoder, n_rows: int) -> float:
-    """Return how many of the rows make a page item of PAGE_BYTES; more than there are, or less than one, at need."""
+    """Estimate how many rows make a page item of PAGE_BYTES; possibly less than one, or more than `n_rows`."""
     per_page = 32.0
     for _ in range(_TRIALS):
         count = min(n_rows, max(1, round(per_page)))
@@ -220,11 +220,11 @@ def _molecules_per_page(encoder: PageEncoder, n_rows: int) -> float:
 
 
 def _with_room(rows: ShardRows, layout: PageLayout, keys: NDArray[np.uint64], row_bytes: int, n_pages: int) -> int:
-    """Return a number of pages, `n_pages` or a multiple, with which every page fits into an item."""
+    """Double the number of pages until every page fits into an item, and return it."""
     limit = MAX_ITEM_BYTES - _ITEM_OVERHEAD
     while True:
         fullest = int(np.unique(rows.page_of(keys, n_pages), return_counts=True)[1].max())
-        # What zstd makes of data that cannot be compressed is 1/256 larger, and some bytes (ZSTD_COMPRESSBOUND).
+        # zstd adds at most 1/256 and some bytes to data that cannot be compressed (ZSTD_COMPRESSBOUND).
         if fullest * row_bytes * 257 // 256 + 128 <= limit:
             return n_pages
         pages = rows.encoded(layout, n_pages)
@@ -235,6 +235,6 @@ def _with_room(rows: ShardRows, layout: PageLayout, keys: NDArray[np.uint64], ro
         if len(inchikeys) == 1 or n_pages * 2 > MAX_PAGES:
             raise TableError(
                 f"{rows.name}: {', '.join(inchikeys.to_pylist()[:3])} take {len(value)} bytes on a page of their own,"
-                f" more than the {limit} that an item has room for; give the model fewer or shorter columns"
+                f" but an item has room for {limit}; give the model fewer or shorter columns"
             )
         n_pages *= 2

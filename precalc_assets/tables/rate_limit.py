@@ -1,18 +1,15 @@
-"""A rate limit for work that is charged in units: it spreads units over time. What a unit is, is the caller's business.
-
-Standard library only.
-"""
+"""A rate limit for work that is charged in units. Standard library only."""
 
 import threading
 import time
 from collections.abc import Callable
 
 _BURST_SECONDS = 0.1
-"""How much of a second's units may go out at once, after a pause."""
+"""The burst allowed after a pause, as seconds' worth of units."""
 
 
 class RateLimit:
-    """Lets through at most `rate` units a second, of all threads together."""
+    """Allows at most `rate` units a second over all threads."""
 
     def __init__(
         self,
@@ -28,7 +25,7 @@ class RateLimit:
         self._free_at = clock()
 
     def take(self, units: float) -> None:
-        """Wait until the units before these are through."""
+        """Reserve units, and wait until their turn comes."""
         with self._lock:
             now = self._clock()
             start = max(self._free_at, now - _BURST_SECONDS)
@@ -37,6 +34,6 @@ class RateLimit:
             self._sleep(start - now)
 
     def correct(self, units: float) -> None:
-        """Count units that were taken too few, or, below zero, too many: whoever comes next waits for them."""
+        """Add units that were not reserved, or return those reserved in excess (negative). The next `take` waits."""
         with self._lock:
             self._free_at += units / self._rate

@@ -1,6 +1,6 @@
-"""Reading predictions out of a table, by InChIKey.
+"""Reading predictions from a table by InChIKey.
 
-Standard library and zstandard only: the Lambda imports it.
+Standard library and zstandard only: the Lambda imports this module.
 """
 
 import struct
@@ -19,16 +19,16 @@ from precalc_assets.tables.pages import Page, PageLayout, Value, page_index, pag
 from precalc_assets.tables.store import Item, KeyValueStore, missing_table
 
 CACHE_SECONDS = 60.0
-"""How long a directory is used before it is read again: a loaded shard is seen after this time at the latest."""
+"""How long a directory is cached: readers see a newly loaded shard after this time at the latest."""
 
 Row = tuple[Value, ...]
 
 
 class Reading(NamedTuple):
-    """What a table holds of the molecules that were asked for.
+    """The result of a read.
 
-    `rows` are in the order asked, None for a molecule that is not in the table. `directories` has, for each shard that
-    molecules belong to, that of the generation that they were read from; one that was never loaded is not there.
+    `rows` are in the order of the request, None for a molecule that is not in the table. `directories` maps the shards
+    of these molecules to the directories that were read; a shard that was never loaded is absent.
     """
 
     rows: list[Row | None]
@@ -37,7 +37,11 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Shard:
-    """A shard as the reader knows it. `picks` says where its rows have the reader's columns; None for nowhere."""
+    """A cached shard.
+
+    `picks` has the index of each of the reader's columns in the shard's rows, None for a column that the shard lacks.
+    It is None when the columns are the same.
+    """
 
     directory: Directory
     layout: PageLayout
@@ -45,7 +49,7 @@ class _Shard:
     read_at: float
 
     def pages_of(self, shard: str, hashes: Iterable[int]) -> dict[str, list[int]]:
-        """Return the keys of the pages that hold these molecules, each with its molecules."""
+        """Return the molecules of each page that holds some, by the page's key."""
         directory = self.directory
         if not directory.n_pages:
             return {}
@@ -55,7 +59,7 @@ class _Shard:
         return {directory.pages.key(shard, page): found for page, found in pages.items()}
 
     def rows(self, pages: dict[str, list[int]], stored: dict[str, Item]) -> Iterator[tuple[int, Row | None]]:
-        """Yield the molecules' rows out of the stored pages."""
+        """Yield each molecule's hash and row from the stored pages."""
         for key, hashes in pages.items():
             page = Page(self.layout, stored[key].value)
             for h in hashes:
@@ -68,16 +72,15 @@ class _Shard:
 
 
 class TableReader:
-    """One model's prediction table.
+    """One model's prediction table. Threads may share a reader.
 
-    The columns are those of the moment when the reader is made, for as long as it lives, so that every row fits them.
-    In a shard that was loaded with other columns, those with the same name and type are read, and the others are
-    None. May be used by several threads.
+    `columns` are read once, when the reader is made, and every row has them. In a shard that was loaded with other
+    columns, those of the same name and type are read, and the others are None.
 
-    A store may answer with what was there a moment ago, for half the price. That does for readers: they see the rows
-    before a load for a moment longer. With `consistent`, they see every load that has ended.
+    Reads are eventually consistent, at half the price: for a moment after a load, readers may see the rows before it.
+    With `consistent`, they see every load that has ended.
 
-    Raises TableError when the model has no table, or one in which nothing was ever loaded.
+    Raises TableError when the model has no table, or one into which nothing was ever loaded.
     """
 
     def __init__(
@@ -103,13 +106,13 @@ class TableReader:
         self._shards: dict[str, _Shard] = {}
 
     def get(self, inchikeys: Sequence[str]) -> list[Row | None]:
-        """Return the rows that `read` returns."""
+        """Return the rows of `read`."""
         return self.read(inchikeys).rows
 
     def read(self, inchikeys: Sequence[str]) -> Reading:
-        """Return the molecules' predictions, and what they were read from.
+        """Return the molecules' predictions, and the directories that they were read from.
 
-        A row has one value per column, typed as the column is. All rows of a shard are of one generation.
+        A row has one value per column, of the column's type. All rows of a shard are of one generation.
 
         Raises UsageError for a malformed InChIKey, TableError when the table is damaged.
         """
@@ -132,7 +135,7 @@ class TableReader:
                     rows.update(shards[shard].rows(plan, stored))
                     directories[shard] = shards[shard].directory
                 else:
-                    # Never an answer of two generations: the whole shard is read again.
+                    # Read the whole shard again, so that no answer mixes two generations.
                     if consistent:
                         self._check_replaced(shard, shards[shard], lost)
                     self._shards.pop(shard, None)
@@ -141,13 +144,13 @@ class TableReader:
         return Reading([rows.get(h) for h in hashes], directories)
 
     def directories(self) -> dict[str, Directory]:
-        """Return what is loaded, by shard, as it is in the store now."""
+        """Return the directories of the loaded shards, by shard, from the store and not from the cache."""
         stored = self._store.get_many(self._model, self._shard_keys, consistent=True)
         records = {shard: ShardRecord.from_item(item) for shard, item in sorted(stored.items())}
         return {shard: record.current for shard, record in records.items() if record.current}
 
     def _known(self, shards: Iterable[str], *, consistent: bool) -> dict[str, _Shard]:
-        """Return those of the shards that are loaded, out of the cache as long as it is fresh."""
+        """Return the loaded ones of these shards, from the cache while it is fresh."""
         now = self._clock()
         known = {shard: self._shards.get(shard) for shard in shards}
         fresh = {shard: entry for shard, entry in known.items() if entry and now - entry.read_at < CACHE_SECONDS}
@@ -161,7 +164,7 @@ class TableReader:
     def _open(self, directory: Directory, now: float) -> _Shard:
         if directory.n_shards != self.n_shards:
             raise TableError(
-                f"{self._model}: the table was made anew with {directory.n_shards} shards instead of {self.n_shards};"
+                f"{self._model}: the table was replaced by one with {directory.n_shards} shards, not {self.n_shards};"
                 " open it again"
             )
         columns = self._columns(directory.columns)
@@ -182,9 +185,9 @@ class TableReader:
         return self._versions[digest]
 
     def _check_replaced(self, shard: str, known: _Shard, lost: str) -> None:
-        """See that the page is gone because the shard was loaded twice since its directory was read.
+        """Check that the missing page is of a directory that later loads replaced.
 
-        Raises TableError when the store's directory still names the page that is not there.
+        Raises TableError when the store's directory still names the page.
         """
         item = self._store.get_many(self._model, [shard], consistent=True).get(shard)
         current = ShardRecord.from_item(item).current if item else None

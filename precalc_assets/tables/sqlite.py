@@ -1,6 +1,6 @@
 """The embedded key-value store: one SQLite file, for a laptop and for tests.
 
-Its accounts are DynamoDB's, by the item rules of `store`, so a run on a laptop shows what the same run would cost.
+It counts DynamoDB's units by the rules of `store`, so a run on a laptop shows what the same run would cost on DynamoDB.
 Standard library only.
 """
 
@@ -27,21 +27,21 @@ from precalc_assets.tables.store import (
 
 _PREFIX = "table:"
 _BATCH = 256
-"""Items per transaction: about 1 MB of pages, written in some 5 ms, so that other writers get their turn."""
+"""Items per transaction: about 1 MB of pages, written in some 5 ms, so other writers do not wait long."""
 _KEYS_PER_QUERY = 500
-"""Below SQLite's lowest default bound of variables in a statement, 999 (SQLITE_MAX_VARIABLE_NUMBER, limits.html)."""
+"""Below SQLite's lowest default limit of variables per statement, 999 (SQLITE_MAX_VARIABLE_NUMBER, limits.html)."""
 _BUSY_SECONDS = 60.0
-"""How long a writer waits for the others before it gives up."""
+"""Timeout of a writer that waits for the file's lock."""
 
 _T = TypeVar("_T")
 
 
 class SQLiteStore:
-    """A key-value store in one SQLite file, which is made, with its folders, when it is not there.
+    """A key-value store in one SQLite file. Creates the file and its folders if they do not exist.
 
-    Threads share one connection behind a lock; a forked process opens its own. In WAL mode readers and the one
-    writer of the moment do not wait for each other, and a process that is killed loses at most the transaction it
-    was in. `synchronous=NORMAL` may lose the last transactions when the machine loses power, never the file.
+    Threads share one connection behind a lock; a forked process opens its own. In WAL mode, readers and the current
+    writer do not block each other, and a killed process loses at most its open transaction. With `synchronous=NORMAL`,
+    a power failure may lose the last transactions, but never corrupts the file.
 
     Raises TableError for a file that is not a SQLite database or cannot be opened.
     """
@@ -51,7 +51,7 @@ class SQLiteStore:
         self._open()
 
     def create_table(self, table: str) -> None:
-        """Make a table; nothing happens when it is there."""
+        """Create a table unless it exists."""
         with self._connected(table) as db:
             db.execute(
                 f"CREATE TABLE IF NOT EXISTS {_sql_name(table)}"
@@ -59,12 +59,12 @@ class SQLiteStore:
             )
 
     def drop_table(self, table: str) -> None:
-        """Remove a table and its items; nothing happens when it is not there."""
+        """Delete a table and its items, if it exists."""
         with self._connected(table) as db:
             db.execute(f"DROP TABLE IF EXISTS {_sql_name(table)}")
 
     def has_table(self, table: str) -> bool:
-        """Return whether the table is there."""
+        """Return whether the table exists."""
         return table in self.list_tables()
 
     def list_tables(self) -> list[str]:
@@ -74,7 +74,7 @@ class SQLiteStore:
         return sorted(name.removeprefix(_PREFIX) for name in names if name.startswith(_PREFIX))
 
     def put_many(self, table: str, items: Iterable[Item]) -> Consumed:
-        """Write items, each batch in a transaction, over what their keys held before."""
+        """Write items, one transaction per batch, replacing those at the same keys."""
         sql = f"INSERT OR REPLACE INTO {_sql_name(table)} (key, value, version) VALUES (?, ?, ?)"  # noqa: S608
         consumed = Consumed()
         for batch in _batches(items, _BATCH):
@@ -84,19 +84,19 @@ class SQLiteStore:
         return consumed
 
     def get_many(self, table: str, keys: Sequence[str], *, consistent: bool = False) -> Found:
-        """Return the items at the keys; every read is consistent here, and charged as the one that was asked for."""
+        """Return the items at the keys. Every read is consistent; `consistent` only decides the counted units."""
         stored: list[Item] = []
-        # In the order in which they are stored, if not side by side.
-        asked = sorted(set(keys))
-        for batch in _batches(asked, _KEYS_PER_QUERY):
+        # Sorted as in the index, for locality.
+        distinct = sorted(set(keys))
+        for batch in _batches(distinct, _KEYS_PER_QUERY):
             with self._connected(table) as db:
                 stored += _select(db, table, batch)
-        return Found(stored, lambda: Consumed(read_units=units_to_read(len(asked), stored, consistent=consistent)))
+        return Found(stored, lambda: Consumed(read_units=units_to_read(len(distinct), stored, consistent=consistent)))
 
     def put_if(self, table: str, item: Item, expected: str | None) -> ConditionalPut:
-        """Write an item if the stored one's version equals `expected`, or if there is none when that is None."""
+        """Write an item if the stored one's version equals `expected`, or if there is none when `expected` is None."""
         with self._connected(table) as db:
-            # One statement is one transaction, so nobody comes between the comparison and the write.
+            # One statement is one transaction, so no other writer can change the item between comparison and write.
             if expected is None:
                 cursor = db.execute(
                     f"INSERT INTO {_sql_name(table)} (key, value, version) VALUES (?, ?, ?)"  # noqa: S608
@@ -113,7 +113,7 @@ class SQLiteStore:
         return ConditionalPut(written, Consumed(write_units=write_units(item), items=int(written)))
 
     def delete_many(self, table: str, keys: Iterable[str]) -> Consumed:
-        """Remove the items at the keys, each batch in a transaction."""
+        """Delete the items at the keys, one transaction per batch."""
         consumed = Consumed()
         for batch in _batches(keys, _KEYS_PER_QUERY):
             with self._transaction(table) as db:
@@ -133,7 +133,7 @@ class SQLiteStore:
         self._lock = threading.Lock()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            # Autocommit, since transactions are opened by name below; shared, since the lock guards it.
+            # Autocommit, since `_transaction` begins its own; shared between threads, since the lock guards it.
             self._connection = sqlite3.connect(
                 self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
@@ -141,14 +141,14 @@ class SQLiteStore:
             self._connection.execute("PRAGMA synchronous = NORMAL")
         except (sqlite3.Error, OSError) as error:
             foreign = isinstance(error, sqlite3.DatabaseError) and "not a database" in str(error)
-            way_out = "move it away" if foreign else "see that its folder can be written and the disk has room"
+            way_out = "move it away" if foreign else "check that its folder is writable and the disk has room"
             raise TableError(
                 f"{self._path} cannot be used as prediction tables: {error}; {way_out}, or set PRECALC_TABLES_URL"
             ) from error
 
     @contextmanager
     def _connected(self, table: str) -> Iterator[sqlite3.Connection]:
-        """Give the connection to one thread at a time, and turn SQLite's errors into ours."""
+        """Yield the connection to one thread at a time, and turn SQLite's errors into TableError."""
         if self._pid != os.getpid():
             # A connection must not be used after a fork, nor closed (sqlite.org/howtocorrupt.html, 2.6).
             self._inherited = self._connection
@@ -159,19 +159,19 @@ class SQLiteStore:
             except sqlite3.Error as error:
                 if "no such table" in str(error):
                     raise missing_table(table) from None
-                raise TableError(f"table {table!r} in {self._path}: {error}; mend the cause and try again") from error
+                raise TableError(f"table {table!r} in {self._path}: {error}; fix the cause and try again") from error
 
     @contextmanager
     def _transaction(self, table: str) -> Iterator[sqlite3.Connection]:
-        # The connection as a context commits at the end, and rolls back after any error, one of the commit included.
+        # As a context, the connection commits at the end, and rolls back after any error, also of the commit.
         with self._connected(table) as db, db:
-            # IMMEDIATE waits its turn here; a transaction that begins by reading can be refused when it writes.
+            # IMMEDIATE waits for the lock here; a transaction that begins with a read can fail at its first write.
             db.execute("BEGIN IMMEDIATE")
             yield db
 
 
 def _switch_to_wal(db: sqlite3.Connection) -> None:
-    """Wait until no other process is switching the same new file: SQLite itself answers "locked" at once here."""
+    """Switch to WAL mode. Retries, since SQLite does not wait here while another process switches the same new file."""
     deadline = time.monotonic() + _BUSY_SECONDS
     while True:
         try:

@@ -1,7 +1,7 @@
-"""What a key-value store is to us: the protocol, the item, and what DynamoDB charges for it.
+"""The key-value store: its protocol, its items, and the units that DynamoDB charges for them.
 
-The stores themselves are modules of their own (`sqlite`, `dynamodb`). What the items mean is not here: see `pages` and
-`directory`. Standard library only: the Lambda imports it.
+The implementations are in `sqlite` and `dynamodb`, the contents of items in `pages` and `directory`. Standard library
+only: the Lambda imports this module.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -12,23 +12,22 @@ from precalc_assets.platform_errors import MissingTableError
 
 LIBRARY = "library"
 REGISTRY = "models"
-"""The tables that are not a model's: SMILES by InChIKey, and a card per model."""
+"""The tables that belong to no model: SMILES by InChIKey, and one card per model."""
 
 # Amazon DynamoDB Developer Guide, "Read and write operations" and "Quotas in Amazon DynamoDB".
 MAX_ITEM_BYTES = 400 * 1024
-"""The largest item that DynamoDB stores: the bytes of its attributes' names and values."""
+"""The largest item of DynamoDB: the total bytes of its attributes' names and values."""
 WRITE_UNIT_BYTES = 1024
 """One write unit pays for each started KB of an item, alone or in a batch."""
 READ_UNIT_BYTES = 4096
-"""A read unit pays for each started 4 KB of an item; half of one if it is read eventually consistent."""
+"""One read unit pays for each started 4 KB of an item; an eventually consistent read takes half a unit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
     """One entry of a table.
 
-    `version` is what `put_if` compares, a word of the writer's choice; an item with an empty one has no such
-    attribute in the store.
+    `put_if` compares `version`, a string of the writer's choice. If it is empty, the stored item has no such attribute.
     """
 
     key: str
@@ -38,7 +37,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Consumed:
-    """What work on a store costs, in DynamoDB's units, and the number of items that it wrote or deleted."""
+    """The cost of operations in DynamoDB's units, and the number of items written or deleted."""
 
     write_units: float = 0
     read_units: float = 0
@@ -61,14 +60,14 @@ class Found(dict[str, Item]):
 
     @property
     def consumed(self) -> Consumed:
-        """What the read cost, with the keys that hold nothing."""
-        # Readers do not ask, and to count takes longer than to read.
+        """The cost of the read, including keys without an item."""
+        # Counted on demand: readers do not need it, and counting takes longer than reading.
         return self._consumed() if callable(self._consumed) else self._consumed
 
 
 @dataclass(frozen=True, slots=True)
 class ConditionalPut:
-    """What came of `put_if`: true when the item was written. One that was refused costs as much."""
+    """The result of `put_if`, true when the item was written. A refused put costs as much as a successful one."""
 
     written: bool
     consumed: Consumed
@@ -95,19 +94,19 @@ def write_units(item: Item) -> int:
 
 
 def read_units(item: Item | None, *, consistent: bool = False) -> float:
-    """Return the read units of one key, with what it holds; None, for nothing, costs as much as the smallest item."""
+    """Return the read units of one key, given its item. A key without one (None) costs as much as the smallest item."""
     blocks = -(-item_bytes(item) // READ_UNIT_BYTES) if item else 1
     return blocks if consistent else blocks / 2
 
 
 def units_to_read(n_keys: int, found: Sequence[Item], *, consistent: bool) -> float:
-    """Return the read units of asking for so many different keys, at which these items were found."""
-    nothing = (n_keys - len(found)) * read_units(None, consistent=consistent)
-    return nothing + sum(read_units(item, consistent=consistent) for item in found)
+    """Return the read units of reading `n_keys` distinct keys, which hold the items `found`."""
+    absent = (n_keys - len(found)) * read_units(None, consistent=consistent)
+    return absent + sum(read_units(item, consistent=consistent) for item in found)
 
 
 def missing_table(table: str, where: str = "") -> MissingTableError:
-    """Return the error for a table that does not exist, the same for every store; `where` says where it is not."""
+    """Return the error for a table that does not exist. `where` names the place, such as " in eu-central-1"."""
     ways = {LIBRARY: "`precalc library build`", REGISTRY: "`precalc run` for a model"}
     way = ways.get(table, f"`precalc load {table}`")
     return MissingTableError(f"there is no table {table!r}{where}; run {way} first")
@@ -116,46 +115,46 @@ def missing_table(table: str, where: str = "") -> MissingTableError:
 class KeyValueStore(Protocol):
     """Tables of items, found by key. A table's name is a model id, "library" or "models".
 
-    A store adds its own prefix to the names. It may be used by several threads and processes at once. All methods
-    raise TableError when the store cannot be reached or is damaged, and MissingTableError, naming the table, when it
-    does not exist (but for `create_table`, `drop_table` and `has_table`).
+    A store adds its own prefix to the names. Threads and processes may share it. All methods raise TableError when the
+    store is unreachable or damaged. All but `create_table`, `drop_table` and `has_table` raise MissingTableError when
+    the table does not exist.
     """
 
     def create_table(self, table: str) -> None:
-        """Make a table; nothing happens when it is there."""
+        """Create a table unless it exists."""
 
     def drop_table(self, table: str) -> None:
-        """Remove a table and its items; nothing happens when it is not there."""
+        """Delete a table and its items, if it exists."""
 
     def has_table(self, table: str) -> bool:
-        """Return whether the table is there."""
+        """Return whether the table exists."""
 
     def list_tables(self) -> list[str]:
         """Return the names of all tables, sorted."""
 
     def put_many(self, table: str, items: Iterable[Item]) -> Consumed:
-        """Write items in batches, over what their keys held before.
+        """Write items in batches, replacing those at the same keys.
 
-        The items are taken a few batches at a time, so they may come from a generator that is larger than memory. A
-        batch that was written stays when another one fails. Batches may be written in any order, so keys are to differ:
-        which of two items with the same key stays is not said.
+        Memory holds a few batches at a time, so a generator may yield more items than fit into memory. Batches that
+        were written stay when another one fails. Batches may be written in any order, so keys must be distinct: of two
+        items with the same key, either may remain.
         """
 
     def get_many(self, table: str, keys: Sequence[str], *, consistent: bool = False) -> Found:
-        """Return the items at the keys. Keys that hold nothing are absent from the answer.
+        """Return the items at the keys. Keys without an item are absent from the answer.
 
-        A consistent read sees every write that ended before it began, and costs twice as much. Any other one may see
-        what was there a moment ago.
+        A consistent read sees every write that ended before it began, and costs twice as much. An eventually
+        consistent one may return an earlier state.
         """
 
     def put_if(self, table: str, item: Item, expected: str | None) -> ConditionalPut:
-        """Write an item if the stored one's version equals `expected`, or if there is none when that is None.
+        """Write an item if the stored one's version equals `expected`, or if there is none when `expected` is None.
 
-        Returns whether it was written. Of several writers with the same expectation exactly one succeeds.
+        The result is true if the item was written. Of several writers with the same `expected`, exactly one succeeds.
         """
 
     def delete_many(self, table: str, keys: Iterable[str]) -> Consumed:
-        """Remove the items at the keys. Keys that hold nothing are no error, but cost one write unit each."""
+        """Delete the items at the keys. A key without an item is no error, but costs one write unit."""
 
     def close(self) -> None:
-        """Give back what the store holds open; it cannot be used afterwards."""
+        """Release connections, threads and files. The store cannot be used afterwards."""

@@ -1,6 +1,6 @@
-"""What the table of a whole library will take, by the pages that a sample of it makes.
+"""Estimating the cost of a whole library's table from a sample's pages.
 
-How rows become pages is in `paging`, what Amazon asks for them in `prices`.
+`paging` divides rows into pages; `prices` has DynamoDB's prices.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,9 +18,9 @@ from precalc_assets.tables.store import WRITE_UNIT_BYTES, item_bytes
 
 @dataclass(frozen=True, slots=True)
 class TableEstimate:
-    """What the table of the whole library takes: DynamoDB's write units, once, and storage for as long as it is there.
+    """The cost of the whole library's table: write units, paid once, and storage, paid per month.
 
-    It counts pages. The few items that say what is in a table cost a cent at most.
+    Only pages are counted. A table's other items cost a cent at most.
     """
 
     pages: int
@@ -33,10 +33,10 @@ class TableEstimate:
 def estimate_table(
     model: str, columns: Sequence[Column], sample: pa.Table, shard_sizes: Iterable[int]
 ) -> TableEstimate:
-    """Return what the table of shards with so many molecules each takes.
+    """Estimate the cost of a table whose shards have these numbers of molecules.
 
-    The sample (`inchikey` and the columns) is the library's first molecules by hash: it is paged as if it were the
-    first of so many shards that this one ends with the sample. Raises TableError if a molecule is too large for a page.
+    The sample (`inchikey` and the columns) is the library's first molecules by hash. It is paged as the first shard of
+    a library with so many shards that this one ends with the sample. Raises TableError if a row exceeds a page.
     """
     per_molecule = _page_bytes(model, columns, sample) / sample.num_rows
     pages = units = total = 0.0
@@ -45,7 +45,7 @@ def estimate_table(
         n_pages = min(molecules, max(1, round(size / PAGE_BYTES)))
         pages += n_pages
         total += size
-        # Each started unit counts, and pages are not all of one size: on average, half a unit more.
+        # Each started unit counts, and sizes vary: on average, a page takes half a unit more than its size.
         units += max(n_pages, size / WRITE_UNIT_BYTES + n_pages / 2)
     gigabytes = (total + pages * ITEM_OVERHEAD_BYTES) / GB
     return TableEstimate(
@@ -58,7 +58,7 @@ def estimate_table(
 
 
 def _page_bytes(model: str, columns: Sequence[Column], sample: pa.Table) -> int:
-    """Return the size of all pages of the sample's shard."""
+    """Return the total size of the pages of the sample's shard."""
     last = key_hash(sample["inchikey"][-1].as_py())
     shards = min(HASH_SPACE // (last + 1), HASH_SPACE >> 32)
     rows = ShardRows(TableColumns(model, shards, tuple(columns)), "0", lambda: iter(sample.to_batches()))

@@ -286,7 +286,7 @@ def test_a_generator_is_not_read_far_ahead_of_what_is_written(store):
     ahead = len(taken)
     go.set()
     writer.join()
-    assert ahead <= (dynamodb._WAITING + 1) * 25 + 1
+    assert ahead <= (dynamodb._MAX_QUEUED + 1) * 25 + 1
     assert len(taken) == 2_000
 
 

@@ -178,7 +178,7 @@ def test_a_page_with_a_wrong_byte_is_an_error(at):
 def test_a_value_that_the_chosen_dtype_does_not_hold_is_an_error():
     columns = [Column("c", "integer", "", "")]
     rows = Rows(np.array([1], np.uint64), record_batch([""], columns, [(256,)]))
-    with pytest.raises(TableError, match="changed while they were loaded"):
+    with pytest.raises(TableError, match="changed during the load"):
         PageEncoder(page_layout(("integer",), ("u1",)), columns, rows)
 
 

@@ -358,7 +358,7 @@ def test_thousands_of_columns_take_a_directory_of_a_few_hundred_bytes(store):
     ("keys", "message"),
     [
         ([KEYS[1], KEYS[0]], f"{KEYS[0]} is out of order"),
-        ([KEYS[0], KEYS[0]], f"{KEYS[0]} is there twice"),
+        ([KEYS[0], KEYS[0]], f"{KEYS[0]} is duplicated"),
         ([KEYS[0], shard_molecules(1, "03")[0]], "belongs to another shard"),
         ([KEYS[0], "not a key"], "'not a key' is not an InChIKey"),
     ],
@@ -400,7 +400,7 @@ def test_rows_that_change_between_the_passes_are_never_shown(store):
         keys = next(passes)
         return iter([record_batch(keys, COLUMNS, predictions(keys, "v2"))])
 
-    with pytest.raises(TableError, match="changed while they were loaded"):
+    with pytest.raises(TableError, match="changed during the load"):
         load_shard(store, MODEL, SHARD, batches, **arguments)
     assert TableReader(store, MODEL).get(KEYS) == predictions(KEYS, "v1")
     load_shard(store, MODEL, SHARD, batches, **arguments)

@@ -164,7 +164,7 @@ def test_a_table_made_anew_with_other_shards_is_not_read_with_the_old_number(sto
     reader = TableReader(store, MODEL)
     store.drop_table(MODEL)
     load(store, shard_molecules(10, "02", 8), n_shards=8)
-    with pytest.raises(TableError, match="made anew with 8 shards instead of 4"):
+    with pytest.raises(TableError, match="replaced by one with 8 shards, not 4"):
         reader.get(KEYS[:1])
 
 
