@@ -1,6 +1,6 @@
-"""What is on record of predictions of an earlier release that a new one was shown to reproduce.
+"""The record of a comparison between a new release and the stored predictions of earlier ones.
 
-How releases are compared is in `inference.adoption`. Manifests, the canary's report and cards hold this record.
+`inference.adoption` compares releases. Manifests, the canary's report and cards hold this record.
 """
 
 from datetime import datetime
@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Adoption(BaseModel):
-    """What came of comparing a new release with the stored predictions of earlier ones (`computed_by`).
+    """The result of comparing a new release with stored predictions of earlier releases (`computed_by`).
 
-    `different` of the `molecules` came out otherwise, the `example` among them.
+    The new release predicted `different` of the `molecules` otherwise, for instance `example`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -24,7 +24,7 @@ class Adoption(BaseModel):
 
     @property
     def equal(self) -> bool:
-        """Whether all came out the same, so that what is stored may be kept."""
+        """Whether all predictions are the same, so that the stored ones may be kept."""
         return not self.different
 
     def __str__(self) -> str:

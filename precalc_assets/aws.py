@@ -1,7 +1,6 @@
-"""Access to AWS: a session with credentials, and what to do about it when AWS says no.
+"""Access to AWS: a session with credentials, and the remedy for each of AWS's errors.
 
-Both stores use this when their URL names AWS, and import it then: boto3 takes a third of a second to load, and a
-laptop's stores need none of it. What is asked of AWS is in `storage` and `tables.dynamodb`.
+`storage` and `tables.dynamodb` import this module only for a URL of AWS: boto3 takes a third of a second to load.
 """
 
 import boto3
@@ -13,9 +12,9 @@ from precalc_assets.platform_errors import UsageError
 _LOG_IN = "set AWS_PROFILE (after `aws sso login`), or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 _LOG_IN_ANEW = "the credentials have expired: log in anew (`aws sso login`), or renew AWS_SESSION_TOKEN"
 _ALLOW = "let the role's policy allow it, or set AWS_PROFILE to one that may"
-_REACH = "see that AWS_ENDPOINT_URL is right, or not set, and that the network reaches it"
+_REACH = "check that AWS_ENDPOINT_URL is correct or unset, and that the network reaches it"
 _REGION = "set AWS_DEFAULT_REGION to the region of the bucket"
-_SLOWER = "lower PRECALC_TABLE_WRITE_UNITS, or load less at a time"
+_SLOWER = "lower PRECALC_TABLE_WRITE_UNITS, or run fewer loads at once"
 
 # Amazon DynamoDB Developer Guide, "Error handling"; Amazon S3 API Reference, "Error responses".
 _WAYS_OUT = {
@@ -29,7 +28,7 @@ _WAYS_OUT = {
     "InvalidAccessKeyId": _LOG_IN,
     "InvalidSignatureException": _LOG_IN,
     "LimitExceededException": "drop tables that nobody reads, or ask AWS for a higher quota",
-    "NoSuchBucket": "make the bucket, or correct PRECALC_STORE_URL",
+    "NoSuchBucket": "create the bucket, or correct PRECALC_STORE_URL",
     "PermanentRedirect": _REGION,
     "ProvisionedThroughputExceededException": _SLOWER,
     "RequestLimitExceeded": _SLOWER,
@@ -48,7 +47,7 @@ def open_session(region: str | None = None) -> boto3.Session:
         session = boto3.Session(region_name=region)
         found = session.get_credentials()
         if found is not None:
-            found.get_frozen_credentials()  # Some are only looked up, or refreshed, when they are used.
+            found.get_frozen_credentials()  # Some are fetched or refreshed only when they are used.
     except BotoCoreError as error:
         raise UsageError(f"there are no AWS credentials: {error}; {_LOG_IN}") from error
     if found is None:
@@ -57,14 +56,14 @@ def open_session(region: str | None = None) -> boto3.Session:
 
 
 def way_out(code: str | None) -> str:
-    """Return what to do about an error that AWS names by this code; None for no answer."""
+    """Return the remedy for AWS's error code; None means that AWS did not answer."""
     if code is None:
         return _REACH
     return _WAYS_OUT.get(code, "try again; AWS's documentation has more about it")
 
 
 def explain(error: BotoCoreError | ClientError) -> str:
-    """Return what botocore says went wrong, and which setting to look at."""
+    """Return botocore's error in one line, with its remedy."""
     if isinstance(error, ClientError):
         answer = error.response.get("Error", {})
         code = answer.get("Code", "")

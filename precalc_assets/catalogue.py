@@ -1,7 +1,7 @@
-"""What the tables say of the models in them: cards, loaded shards, releases and the library's digest.
+"""The models in the tables: cards, loaded shards, releases and the library's digest.
 
-The API and the client both read models through this module. It goes into the Lambda: no Dagster, no data frames. How
-long an entry is kept, and how predictions are read from it, belongs to them.
+The API and the client read models through this module, and cache its entries themselves. The Lambda imports it: no
+Dagster, no data frames.
 """
 
 import logging
@@ -20,9 +20,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CatalogueEntry:
-    """One model as it was when the entry was read: its table, its card if it is published, and its loaded shards.
+    """One model when the entry was read: its table, its card if one is published, and its loaded shards.
 
-    `library_digest` is the version of the reference library that was predicted, None unless every shard is loaded.
+    `library_digest` is the version of the predicted library, None unless every shard is loaded.
     """
 
     model: str
@@ -33,7 +33,7 @@ class CatalogueEntry:
 
     @property
     def deterministic(self) -> bool | None:
-        """Whether the model predicts the same every time, None if unknown."""
+        """Whether the model predicts the same every time; None if unknown."""
         return self.card.deterministic if self.card else None
 
     @property
@@ -48,26 +48,25 @@ class CatalogueEntry:
 
     @property
     def updated(self) -> str | None:
-        """The time of the last load, ISO 8601 in UTC, None if no shard is loaded."""
+        """The time of the last load, ISO 8601 in UTC; None if no shard is loaded."""
         return max((directory.loaded_at for directory in self.directories.values()), default=None)
 
     def is_older_than(self, read: Mapping[str, Directory]) -> bool:
-        """Return whether one of these directories, which rows were read from, is newer than the entry."""
+        """Return whether a read found a shard's directory in another generation than the entry has."""
         known = self.directories
         return any(shard not in known or known[shard].generation != d.generation for shard, d in read.items())
 
     def library_digest_with(self, newer: Mapping[str, Directory]) -> str | None:
-        """Return the library's digest if these directories take the place of the entry's."""
+        """Return the library's digest with these directories in place of the entry's."""
         if not self.is_older_than(newer):
             return self.library_digest
         return _library_digest({**self.directories, **newer}, self.reader.n_shards)
 
 
 def read_entry(tables: KeyValueStore, model: str, *, clock: Callable[[], float] = time.monotonic) -> CatalogueEntry:
-    """Return what the tables say of one model.
+    """Read one model's entry. Logs a damaged card and leaves it out.
 
-    A damaged card is logged and left out. Raises MissingTableError if the model has no table, TableError if the table
-    cannot be read.
+    Raises MissingTableError if the model has no table, TableError if the table cannot be read.
     """
     reader = TableReader(tables, model, clock=clock)
     directories = reader.directories()
@@ -80,7 +79,7 @@ def read_entry(tables: KeyValueStore, model: str, *, clock: Callable[[], float] 
 
 
 def read_cards(tables: KeyValueStore) -> dict[str, ModelCard | None]:
-    """Return the cards of all models that have a table, by model; None where a card is missing or damaged.
+    """Return the card of each model that has a table; None if it is missing or damaged.
 
     Raises TableError if the store cannot be read.
     """
@@ -91,7 +90,7 @@ def read_cards(tables: KeyValueStore) -> dict[str, ModelCard | None]:
 
 
 def _library_digest(directories: Mapping[str, Directory], n_shards: int) -> str | None:
-    """Return the digest that the library's manifest has: of its shards' digests, in order."""
+    """Return the digest in the library's manifest: the hash of its shards' digests, in order."""
     if len(directories) < n_shards:
         return None
     return sha256("".join(d.shard_digest for _, d in sorted(directories.items())).encode()).hexdigest()

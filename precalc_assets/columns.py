@@ -1,8 +1,8 @@
-"""What a model's output column is, and how a model's `run_columns.csv` is read. Standard library only.
+"""A model's output columns, and reading them from its `run_columns.csv`. Standard library only.
 
-A model may give its columns any names. Files and frames of ours put columns beside them (`OUR_NAMES`), so a column of
-such a name is known by another one, everywhere from parts to answers: `inchikey` is `inchikey_predicted`. Only what the
-model itself prints has the name that it declares.
+A model may choose any column names, but the platform's files and frames have columns of their own (`OUR_NAMES`). So a
+model's column of such a name is renamed everywhere, from parts to answers: `inchikey` becomes `inchikey_predicted`.
+Only the model's own output keeps the declared name.
 """
 
 import csv
@@ -18,30 +18,29 @@ from precalc_assets.platform_errors import ModelError
 ColumnType = Literal["float", "integer", "string"]
 
 OUR_NAMES = ("key", "input", "inchikey", "smiles", "quarantine", "source")
-"""Columns that parts, Parquet, CSV and frames have beside a model's."""
+"""The platform's own columns in parts, Parquet, CSV and frames."""
 
 _SUFFIX = "_predicted"
 _CLASHING = re.compile(f"(?:{'|'.join(OUR_NAMES)})(?:{_SUFFIX})*", re.IGNORECASE)
-"""Names that are changed. Those that end in the suffix already are, too, so that every declared name can be told from
-the changed one; and capitals count for nothing, as in DuckDB and Athena."""
+"""Names to change. This includes names that already end in the suffix, so that the change can be undone. Case is
+ignored, as in DuckDB and Athena."""
 
 NULLS = ("", "nan", "-nan", "NaN", "NAN", "NA", "N/A", "<NA>", "null", "NULL", "None")
-"""What programs print in a number column for "no value": pandas, numpy, C, R, JSON and Python."""
+"""Texts for "no value" in a column of numbers, as printed by pandas, numpy, C, R, JSON and Python."""
 
 _TYPES: dict[str, ColumnType] = {"float": "float", "integer": "integer", "string": "string", "other": "string"}
-"""The hub's types and ours: what is neither a number nor a string is kept as the text that was printed."""
-
+"""The type for each of the hub's types. Values of type "other" are kept as the printed text."""
 
 _NAMED = 3
-"""Columns that a message names; it counts the others."""
+"""Columns that a message lists by name; it counts the others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
     """One output of a model, as its `run_columns.csv` declares it.
 
-    `name` is unlike any of `OUR_NAMES`. `type` says how values are shown (2 in a float column is 2.0), whatever dtype
-    they are stored in. `direction` is "high", "low" or empty: which way is more of the property.
+    `name` is none of `OUR_NAMES`. `type` says how values are shown (2 in a float column is 2.0), whatever dtype stores
+    them. `direction` is "high" or "low", whichever means more of the property, or empty.
     """
 
     name: str
@@ -57,7 +56,7 @@ class Column:
 
 
 def public_name(declared: str) -> str:
-    """Return the name by which everybody but the model knows a column.
+    """Return the platform's name for a column that a model declares.
 
     >>> public_name("score"), public_name("inchikey"), public_name("inchikey_predicted")
     ('score', 'inchikey_predicted', 'inchikey_predicted_predicted')
@@ -66,13 +65,13 @@ def public_name(declared: str) -> str:
 
 
 def read_columns(framework: Path) -> tuple[tuple[Column, ...], tuple[str, ...]]:
-    """Read `columns/run_columns.csv` (`name,type,direction,description`) of a model's framework folder.
+    """Read `columns/run_columns.csv` (`name,type,direction,description`) in a model's framework folder.
 
-    Returns the columns in the order of the model's output, and warnings: of blank rows, which are passed over; of
-    types that the hub does not know, for which the values of the model's own example output decide; and of a file that
-    is missing or empty, in whose place that example's header and values stand.
+    Returns the columns in the order of the model's output, and warnings. Blank rows are skipped. A type that the hub
+    does not have is replaced by the type of the values in the model's example output. If the file is missing or empty,
+    the columns are read from the example's header and values. Each of these gives a warning.
 
-    Raises ModelError if there are no columns in either place, or if a column has no name or the name of another.
+    Raises ModelError if neither file has columns, or if a column has no name or a duplicate one.
     """
     path = framework / "columns" / "run_columns.csv"
     warnings: list[str] = []
@@ -85,7 +84,7 @@ def read_columns(framework: Path) -> tuple[tuple[Column, ...], tuple[str, ...]]:
         declared, kind, direction, description = ((row.get(field) or "").strip() for field in _FIELDS)
         name = public_name(declared)
         if not name:
-            raise ModelError(f"{path}, line {line}: a column needs a name; give {','.join(_FIELDS)}")
+            raise ModelError(f"{path}, line {line}: the column has no name; give {','.join(_FIELDS)}")
         if name in columns:
             raise ModelError(f"{path}, line {line}: the column name {declared!r} is taken; choose another")
         known = _TYPES.get(kind.lower())
@@ -94,7 +93,7 @@ def read_columns(framework: Path) -> tuple[tuple[Column, ...], tuple[str, ...]]:
             warnings.append(f"{path}, line {line}: {declared!r} has the unknown type {kind!r}; it is read as {known}")
         columns[name] = Column(name, known, direction, description)
     if columns and blank:
-        warnings.append(f"{path}: blank rows are passed over ({name_columns(blank)})")
+        warnings.append(f"{path}: blank rows are skipped ({name_columns(blank)})")
     if not columns:
         what = "declares no columns" if path.exists() else "is missing"
         example, types = _read_example(framework)
@@ -109,7 +108,7 @@ _FIELDS = ("name", "type", "direction", "description")
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file, none if it is missing. Raises ModelError if it is no CSV in UTF-8."""
+    """Return the rows of a CSV file, none if it is missing. Raises ModelError if it is not CSV in UTF-8."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return list(csv.DictReader(file))
@@ -120,17 +119,17 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def _read_example(framework: Path) -> tuple[Path, dict[str, ColumnType]]:
-    """Return the place of a model's own example output, in the hub's template or its older one, and types by column."""
+    """Return the path of a model's example output (in the hub's current or older template) and its columns' types."""
     places = [framework / folder / "run_output.csv" for folder in ("examples", "example")]
     path = next((place for place in places if place.exists()), places[0])
     rows = _read_rows(path)
-    # `ersilia run` puts these before the model's columns.
+    # `ersilia run` adds these columns before the model's.
     names = [name for name in (rows[0] if rows else {}) if name and name.strip().lower() not in ("key", "input")]
     return path, {name.strip(): _type_of(row.get(name) or "" for row in rows) for name in names}
 
 
 def _type_of(cells: Iterable[str]) -> ColumnType:
-    """Return the narrowest type that all of these cells are of, as far as they have values."""
+    """Return the narrowest type of all cells that have a value."""
     values = [cell.strip() for cell in cells if cell.strip() not in NULLS]
     if not values:
         return "string"
@@ -145,12 +144,12 @@ _INTEGER = re.compile(r"[+-]?\d+")
 
 
 def columns_digest(release: str, columns: Sequence[Column]) -> str:
-    """Return a name (hex SHA-256) of what a release prints: another one for other names, types, or another order."""
+    """Return the digest (hex SHA-256) of a release's output columns: their names, types and order."""
     lines = [release, *(f"{column.name} {column.type}" for column in columns)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def name_columns(names: Sequence[str]) -> str:
-    """Return the first of these columns by name, and how many more there are."""
+    """Return the first of these names, and the number of the others."""
     named = ", ".join(names[:_NAMED])
     return f"{named} and {len(names) - _NAMED:,} more" if len(names) > _NAMED else named

@@ -13,7 +13,7 @@ from precalc_assets.settings import load_settings
 
 
 def build_defs(platform: Platform) -> dg.Definitions:
-    """Assemble the graph of an installation; tests pass one of their own."""
+    """Assemble the graph of an installation. Tests pass their own platform."""
     partitions = shard_partitions(platform.settings.n_shards)
     return dg.Definitions(
         assets=[
@@ -23,12 +23,12 @@ def build_defs(platform: Platform) -> dg.Definitions:
         ],
         sensors=[automation, *execution_sensors(platform.settings.compute)],
         resources={"platform": platform},
-        # A run works through a range in one step after another: a process for each would only cost its start.
+        # A run's steps run one after another, so a process for each would only cost its start.
         executor=dg.in_process_executor,
     )
 
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """Return the graph of this installation, by its settings."""
+    """Return the graph of this installation, from its settings."""
     return build_defs(Platform(load_settings()))

@@ -1,6 +1,6 @@
-"""JSON objects of the store that are pydantic models: the place of one, where it is read, created once or replaced.
+"""Pydantic models stored as JSON objects: reading one, creating it once, or replacing it.
 
-The names of the objects, and what each of them says, belong to the packages that own them.
+Their names and fields belong to the packages that own them.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ RecordType = TypeVar("RecordType", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Slot(Generic[RecordType]):
-    """The place of a record that is written once. A damaged record raises `error`, which ends with the `remedy`."""
+    """The object of a record that is written once. A damaged record raises `error`, whose message ends in `remedy`."""
 
     store: ObjectStore
     name: str
@@ -40,7 +40,7 @@ class Slot(Generic[RecordType]):
             raise self.error(f"{self.name} is damaged ({fault}); {self.remedy}") from None
 
     def create(self, record: RecordType) -> bool:
-        """Write the record unless there is one. Return whether it was written."""
+        """Write the record unless one exists. Return whether it was written."""
         try:
             obstore.put(self.store, self.name, record.model_dump_json().encode(), mode="create")
         except AlreadyExistsError:
@@ -49,8 +49,8 @@ class Slot(Generic[RecordType]):
 
 
 class ReplaceableSlot(Slot[RecordType]):
-    """The place of a record of which the last one counts."""
+    """The object of a record that may be replaced."""
 
     def put(self, record: RecordType) -> None:
-        """Write the record in place of an earlier one."""
+        """Write the record, replacing an earlier one."""
         obstore.put(self.store, self.name, record.model_dump_json().encode())

@@ -1,7 +1,7 @@
-"""What a model says of itself, as the hub's metadata has it.
+"""A model's metadata, as the hub defines it.
 
-How it is read from a model's folder is in `models.folder`. It stands in the canary's report and on the card, so the
-Lambda that reads cards carries this module.
+`models.folder` reads it from a model's folder. The canary's report and the card contain it, so the Lambda imports this
+module.
 """
 
 from datetime import date
@@ -23,11 +23,11 @@ def _as_tuple(value: object) -> object:
 
 
 Strings = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
-"""A list of the hub's metadata, some of which write a list of one as a string."""
+"""A list in the hub's metadata. Some models write a list of one as a string."""
 
 
 def _or_none(value: object, parse: ValidatorFunctionWrapHandler) -> object:
-    """Take a field for missing that cannot be read: nothing of a model's predictions rests on it."""
+    """Treat a malformed field as missing: predictions do not depend on it."""
     try:
         return parse(value)
     except ValidationError:
@@ -35,7 +35,7 @@ def _or_none(value: object, parse: ValidatorFunctionWrapHandler) -> object:
 
 
 class ModelMetadata(BaseModel):
-    """What a model says of itself in `metadata.yml` or `.json`: the hub's fields that we show."""
+    """The hub's fields in a model's `metadata.yml` or `metadata.json` that the platform shows."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", validate_by_name=True, validate_by_alias=True)
 

@@ -1,7 +1,7 @@
-"""What came of a shard at one stage of the graph, in plain values.
+"""The outcome of a shard at one stage of the graph, in plain values.
 
-The functions that do the work yield these one by one, as shards land; Dagster, the command line and the workflow
-each turn them into what their readers see.
+The functions that do the work yield an outcome as each shard ends. Dagster, the command line and the workflow each
+translate outcomes for their readers.
 """
 
 import re
@@ -19,7 +19,7 @@ Fact = str | int | float
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A promise about a shard's data, kept or broken. Broken ones keep the shard from landing, but for warnings."""
+    """An evaluated check of a shard's data. A failed check keeps the shard from landing, unless it is a warning."""
 
     name: str
     passed: bool
@@ -28,12 +28,11 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class ShardOutcome:
-    """A shard that landed, with its digest; one that failed, with the reason; or one that is `unfinished`.
+    """A shard that landed, with its digest; one that failed, with the reason; or an unfinished one.
 
-    That is a shard for which there was no time, in a run that was asked to stop in time.
-    `digest` names the content, and `source_digest` that of the stage before which it was made from: they change when
-    the shard's data change and not otherwise. `facts` hold `rows`, `bytes`, `seconds`, `path` and whatever else the
-    stage counts; the same key means the same thing at every stage.
+    A shard is `unfinished` if the run's time budget ended before it was done. `digest` identifies the shard's data, and
+    `source_digest` the previous stage's data that they were made from; both change only with the data. `facts` hold
+    `rows`, `bytes`, `seconds`, `path` and the stage's other figures. A key means the same at every stage.
     """
 
     shard: str
@@ -47,20 +46,20 @@ class ShardOutcome:
 
     @property
     def landed(self) -> bool:
-        """Whether the shard's data are there for the next stage."""
+        """Whether the next stage can use the shard's data."""
         return not self.failure and not self.unfinished
 
 
 FAILURES = (PrecalcError, BaseError, OSError)
-"""What a shard may fail of while the others go on: our errors, the object store's, the system's. Not our defects."""
-
+"""Errors that fail one shard and no other: the platform's, the object store's and the system's. Any other exception is
+a defect."""
 
 _AT_ONCE = 2
-"""Shards in work at a time: while one waits for the store or for Dagster's records, another is computed."""
+"""Concurrent shards: while one waits for the store or for Dagster's records, another is computed."""
 
 
 def reason(error: BaseException) -> str:
-    """Return what an error says in one line. Of obstore's pages: the request, what was answered, and the cause."""
+    """Return an error in one line. For obstore's long errors: the request, the answer and the cause."""
     text = str(error)
     first = text.partition("\n")[0]
     request = _REQUEST.search(first)
@@ -74,24 +73,24 @@ def reason(error: BaseException) -> str:
 
 
 def s3_error_code(error: BaseException) -> str | None:
-    """Return the code by which S3 names what went wrong; None if S3 did not answer."""
+    """Return S3's error code; None if S3 did not answer."""
     answer = _S3_ERROR.search(str(error))
     if answer:
         return answer["code"]
-    # obstore keeps S3's answer to itself when it points to another region.
+    # obstore hides S3's answer when it redirects to another region.
     return "PermanentRedirect" if "Received redirect" in str(error) else None
 
 
 _REQUEST = re.compile(r"Error performing (?P<what>[A-Z]+ \S+) in .*? - (?P<answer>.*)")
 _S3_ERROR = re.compile(r"<Code>(?P<code>.*?)</Code>\s*<Message>(?P<message>.*?)</Message>", re.DOTALL)
 _CAUSE = re.compile(r'\bmessage: "(?P<message>[^"]+)"')
-"""The parts of what obstore says of a request, seen in obstore 0.12; S3's own error is the XML of its answer."""
+"""The parts of obstore's message about a failed request, as of obstore 0.12; S3's own error is XML."""
 
 
 def each_shard(shards: Iterable[str], work: Callable[[str], ShardOutcome]) -> Iterator[ShardOutcome]:
     """Do the work of the shards, two at a time, and yield their outcomes in order.
 
-    A failure becomes an outcome, so that it stops no other shard. When the caller stops, what has not begun is left.
+    A failure becomes an outcome and stops no other shard. When the caller stops, no further shard begins.
     """
 
     def attempt(shard: str) -> ShardOutcome:

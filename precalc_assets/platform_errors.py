@@ -1,7 +1,8 @@
-"""The platform's errors, beside those that it shares with the client: what failed, on which thing, why, and what helps.
+"""The platform's errors, and those that it shares with the client.
 
-The command line prints them without a traceback and exits with their `exit_code`; Dagster shows them as the
-failure's description. Any other exception is a defect of ours and keeps its traceback.
+A message says what failed, on which thing, why, and what helps. The command line prints it without a traceback and
+exits with the error's `exit_code`; Dagster shows it as the failure's description. Any other exception is a defect and
+keeps its traceback.
 """
 
 from precalc.errors import OneModelError, PrecalcError, UsageError
@@ -24,7 +25,7 @@ class LibraryError(PrecalcError):
 
 
 class ModelError(OneModelError):
-    """The model as a whole cannot be used: trying its other shards would end the same way."""
+    """The model as a whole cannot be used, so its other shards would fail, too."""
 
 
 class ColumnsError(ModelError):
@@ -32,16 +33,16 @@ class ColumnsError(ModelError):
 
 
 class ShardError(PrecalcError):
-    """One shard of one model failed; the others are not concerned."""
+    """One shard of one model failed; the others are not affected."""
 
 
 class TableError(OneModelError):
-    """A prediction table is missing, damaged, in use by another load, or cannot hold what it was given."""
+    """A prediction table is missing, damaged, in use by another load, or cannot hold the rows."""
 
 
 class MissingTableError(TableError):
-    """There is no such table, or nothing was ever loaded into it."""
+    """The table does not exist, or nothing was ever loaded into it."""
 
 
 class ExecutionError(PrecalcError):
-    """An execution on GitHub's runners cannot be launched, followed or claimed; the others are not concerned."""
+    """An execution on GitHub's runners cannot be launched, followed or claimed; the others are not affected."""

@@ -15,69 +15,70 @@ BUILT_IN_MODELS = Path(__file__).parents[1] / "models"
 
 
 class Settings(BaseSettings):
-    """Where things are, and how much is done at once. The defaults need no cloud account."""
+    """The settings of one installation. The defaults need no cloud account."""
 
     model_config = SettingsConfigDict(env_prefix="PRECALC_", env_file=".env", extra="ignore", frozen=True)
 
     store_url: str = "file://./data"
-    """The object store: file://…, s3://bucket/prefix. A file URL that starts with a dot is relative to the cwd."""
+    """The object store: file://… or s3://bucket/prefix. A file URL that starts with a dot is relative to the working
+    directory."""
 
     tables_url: str = "sqlite:///./data/tables.db"
-    """The key-value store of the prediction tables: sqlite:///path, dynamodb://region/prefix."""
+    """The key-value store of the prediction tables: sqlite:///path or dynamodb://region/prefix."""
 
     table_write_units: Annotated[float, Field(gt=0)] = 3_000
-    """Write units a second that a process spends on one table of DynamoDB. A new on-demand table takes 4,000."""
+    """Write units per second that a process may spend on one DynamoDB table. A new on-demand table takes 4,000."""
 
     table_tags: Annotated[dict[str, str], NoDecode] = {}
-    """Tags of new tables of DynamoDB: project=precalc,owner=chemistry."""
+    """Tags of new DynamoDB tables, e.g. project=precalc,owner=chemistry."""
 
     table_recovery: bool = False
-    """Whether tables of DynamoDB can be recovered to any moment of the last 35 days, for $0.20 per GB and month."""
+    """Switches on point-in-time recovery of DynamoDB tables: 35 days, for $0.20 per GB and month."""
 
     table_protection: bool = False
-    """Whether new tables of DynamoDB are protected against deletion, by `precalc drop` too."""
+    """Protects new DynamoDB tables against deletion, including by `precalc drop`."""
 
     n_shards: Annotated[int, Field(ge=1, le=10_000)] = 50
-    """Shards of the library. A table built with another number has to be dropped first: `precalc drop`."""
+    """Shards of the library. After a change, drop the tables built with another number: `precalc drop`."""
 
     models_dir: Annotated[tuple[Path, ...], NoDecode] = ()
-    """Folders of model folders, separated like PATH, looked at before the built-in ones."""
+    """Folders that contain model folders, separated as in PATH. Searched before the built-in models."""
 
     hub_url: str = "https://github.com/ersilia-os"
-    """Where git finds the repositories of models that no local folder holds: a URL that each model's id is added to."""
+    """Base URL of the git repositories of models that are in no local folder. The model's id is appended."""
 
     allow_online: bool = False
-    """Whether models may be run that send each molecule to somebody else's server."""
+    """Allows models that send each molecule to a third party's server."""
 
     model_backend: Literal["framework", "ersilia"] = "framework"
-    """How models are run: by their own `run.sh`, or served by the ersilia CLI, which takes images if Docker is here."""
+    """How models are run: by their own `run.sh`, or served by the ersilia CLI (from images if Docker is present)."""
 
     cache_dir: Path = Path("~/.cache/precalc")
-    """Where fetched models are kept, and where their environments and the ersilia CLI's are made."""
+    """The folder for fetched models, and for the environments of models and of the ersilia CLI."""
 
     processes: Annotated[int, Field(ge=1)] = os.cpu_count() or 1
     """Processes that parse molecules when the library is built."""
 
     batch_size: Annotated[int, Field(ge=1, le=100_000)] = 1_000
-    """Molecules per part: what a killed worker loses at most when the model is slow."""
+    """Molecules per part: the most that a killed worker loses when the model is slow."""
 
     batch_timeout: Annotated[float, Field(gt=0)] = 1_800.0
-    """Seconds that a model may take for one batch before it counts as hanging."""
+    """Timeout in seconds for one batch of a model."""
 
     restart_batches: Annotated[int, Field(ge=1)] = 20
-    """Batches after which a served model is restarted: servers have died after some thousands of molecules."""
+    """Batches after which a served model is restarted, since servers have died after some thousands of molecules."""
 
     max_failure_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Share of a shard's molecules that may be quarantined before the shard counts as failed."""
+    """Share of a shard's molecules that may be quarantined before the shard fails."""
 
     machines: Annotated[int, Field(ge=1)] = 50
-    """Machines that compute shards at the same time: what the canary's wall time is estimated for."""
+    """Machines that compute shards at the same time, for the canary's estimate of wall time."""
 
     runner_price: Annotated[float, Field(ge=0)] = 0.0
-    """Dollars for an hour of one such machine; GitHub's are free for public repositories."""
+    """Dollars per machine and hour. GitHub's runners are free for public repositories."""
 
     max_runner_hours: Annotated[float, Field(gt=0)] = 300.0
-    """What a full run of a model may cost by the canary's estimate, in hours of one machine."""
+    """The most machine hours that a full run of a model may take by the canary's estimate."""
 
     compute: Literal["local", "github"] = "local"
     """Where Dagster computes raw predictions: in its own run, or on GitHub's runners."""
@@ -86,28 +87,28 @@ class Settings(BaseSettings):
     """The repository whose workflow runs models on GitHub's runners: owner/name."""
 
     github_workflow: str = "predict-parallel.yml"
-    """The workflow's file, in that repository's .github/workflows."""
+    """The workflow's file in that repository's .github/workflows."""
 
     github_ref: str = "main"
-    """The branch or tag whose workflow is run; GitHub takes no commits."""
+    """The branch or tag whose workflow is run. GitHub does not accept commits."""
 
     github_token: SecretStr = SecretStr("")
-    """A fine-grained token that may write Actions and read Contents, for a single user; several use an App."""
+    """A fine-grained token that may write Actions and read Contents, for a single user. Teams use a GitHub App."""
 
     github_app_id: str = ""
-    """The id of a GitHub App that may do the same, in place of a token."""
+    """The id of a GitHub App with the same permissions, in place of a token."""
 
     github_private_key: SecretStr = SecretStr("")
-    r"""The App's private key, in PEM; its lines may be separated by \n."""
+    r"""The App's private key in PEM. Its lines may be separated by \n."""
 
     github_installation: Annotated[int, Field(ge=0)] = 0
     """The id of the App's installation in the repository's account."""
 
     github_api_url: str = "https://api.github.com"
-    """GitHub's API; another one for GitHub Enterprise Server."""
+    """The URL of GitHub's API. Change it for GitHub Enterprise Server."""
 
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
-    """Origins whose web pages may read the API's answers: https://lab.example,https://other.example; * is all."""
+    """Origins whose web pages may read the API's answers: https://lab.example,https://other.example, or * for all."""
 
     @field_validator("cors_origins", mode="before")
     @classmethod
@@ -149,7 +150,7 @@ class Settings(BaseSettings):
     @field_validator("cache_dir")
     @classmethod
     def _make_absolute(cls, value: Path) -> Path:
-        """Leave it as it is for a user without a home: not every command needs it, and the others say so."""
+        """Make the path absolute, unless the user has no home. Commands that need it then raise the error."""
         try:
             return value.expanduser().absolute()
         except RuntimeError:
@@ -157,7 +158,7 @@ class Settings(BaseSettings):
 
     @property
     def model_folders(self) -> tuple[Path, ...]:
-        """Folders that hold models, in the order in which they are looked at."""
+        """Folders that contain models, in search order."""
         return (*self.models_dir, BUILT_IN_MODELS)
 
 

@@ -1,4 +1,4 @@
-"""Which shard a molecule belongs to, and the names of shards. Standard library only: the Lambda imports it."""
+"""The shard of a molecule, and the names of shards. Standard library only: the Lambda imports this module."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -19,21 +19,21 @@ def key_hash(inchikey: str) -> int:
 
 
 def key_digests(inchikeys: Iterable[str]) -> bytes:
-    """Return the 8 bytes of each molecule's `key_hash`, one after the other, for those who hash millions of them."""
+    """Return the 8 bytes of each molecule's `key_hash`, concatenated: faster for millions of molecules."""
     return b"".join([sha256(inchikey.encode("ascii")).digest()[:8] for inchikey in inchikeys])
 
 
 def shard_index(h: int, n_shards: int) -> int:
     """Return `(h * n_shards) >> 64`, 0 ≤ index < n_shards: every molecule is in exactly one shard.
 
-    The shard depends on the molecule alone, not on its place in a file, so a new version of the library changes
-    only what is new or gone. A shard may be empty.
+    The shard depends only on the molecule, not on its place in a file, so a new version of the library moves no
+    molecule. A shard may be empty.
     """
     return (h * n_shards) >> 64
 
 
 def shard_key(index: int, n_shards: int) -> str:
-    """Return the partition key of a shard: its index, in as many digits as the last one needs, at least two."""
+    """Return the partition key of a shard: its index, padded to the digits of the last index, at least two."""
     return f"{index:0{_width(n_shards)}d}"
 
 
@@ -48,9 +48,9 @@ def shard_of(inchikey: str, n_shards: int) -> str:
 
 
 def parse_shards(text: str | None, n_shards: int) -> list[str]:
-    """Return the shards that a person named: `07`, `00-49`, `07,08,20-29`; all of them for None. In order, once each.
+    """Parse shards such as `07`, `00-49` or `07,08,20-29`; None means all. Return them sorted, without duplicates.
 
-    Raises UsageError for a shard that does not exist or a range that runs backwards.
+    Raises UsageError for a shard that does not exist, and for a range that runs backwards.
     """
     if text is None:
         return shard_keys(n_shards)
@@ -65,19 +65,19 @@ def parse_shards(text: str | None, n_shards: int) -> list[str]:
             raise UsageError(f"shards {text!r}: the range {part.strip()!r} runs backwards")
         if last >= n_shards:
             ends = f"{shard_key(0, n_shards)} to {shard_key(n_shards - 1, n_shards)}"
-            raise UsageError(f"shards {text!r}: there is no shard {last}, they run from {ends}")
+            raise UsageError(f"shards {text!r}: there is no shard {last}; shards run from {ends}")
         chosen.update(range(first, last + 1))
     return [shard_key(i, n_shards) for i in sorted(chosen)]
 
 
 def format_shards(shards: Iterable[str]) -> str:
-    """Return shards as a person writes them, such as `00-03,07`; `parse_shards` reads them."""
+    """Return shards in the notation of `parse_shards`, such as `00-03,07`."""
     ranges = contiguous_ranges(sorted(shards))
     return ",".join(part[0] if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in ranges)
 
 
 def contiguous_ranges(shards: Sequence[str]) -> list[list[str]]:
-    """Split sorted shards into runs without a gap, since a Dagster run takes a contiguous range of partitions."""
+    """Split sorted shards into contiguous ranges, since a Dagster run takes one such range of partitions."""
     ranges: list[list[str]] = []
     for shard in shards:
         if ranges and int(shard) == int(ranges[-1][-1]) + 1:

@@ -1,6 +1,6 @@
-"""The object store: opening it, listing it, handing its bytes to Arrow, and the names of the objects in it.
+"""The object store: opening it, listing it, passing its bytes to Arrow, and the names of its objects.
 
-Reading and writing is obstore's own business.
+Callers read and write with obstore itself.
 """
 
 import os
@@ -18,14 +18,13 @@ from precalc_assets.outcomes import reason, s3_error_code
 from precalc_assets.platform_errors import UsageError
 
 _CREDENTIALS_LIFE = timedelta(minutes=10)
-"""How long obstore may keep credentials: boto3 gives none that expire earlier (botocore's mandatory refresh)."""
+"""How long obstore may cache credentials: boto3 returns none that expire earlier (botocore's mandatory refresh)."""
 
 
 def open_store(url: str) -> ObjectStore:
-    """Open the object store at a URL (`file://…` or `s3://…`); a folder is made where there is none, a bucket is not.
+    """Open the object store at a URL, `file://…` or `s3://…`. Creates a missing folder, but no bucket.
 
-    For S3, credentials are those of boto3's standard chain, and `AWS_DEFAULT_REGION` and `AWS_ENDPOINT_URL` mean what
-    they mean to other programs.
+    For S3, credentials come from boto3's standard chain, and `AWS_DEFAULT_REGION` and `AWS_ENDPOINT_URL` apply.
 
     Raises UsageError for a URL that obstore cannot open, and for a bucket that cannot be read.
     """
@@ -41,9 +40,9 @@ def open_store(url: str) -> ObjectStore:
 
 
 def _open_bucket(url: str) -> ObjectStore:
-    """Open a bucket and see that it answers, since obstore itself finds out at the first use, where nobody expects it.
+    """Open a bucket, and read a byte of it, since obstore reports wrong settings only at the first use.
 
-    The object that is asked for is one that everybody who uses the store may read.
+    It reads the library's manifest, which every user of the store may read.
     """
     # boto3 takes a third of a second to load, and a store on disk needs none of it.
     from obstore.auth.boto3 import Boto3CredentialProvider
@@ -54,11 +53,11 @@ def _open_bucket(url: str) -> ObjectStore:
     store = from_url(
         url,
         credential_provider=Boto3CredentialProvider(open_session(), ttl=_CREDENTIALS_LIFE),
-        # Whoever names an endpoint without TLS means an emulator.
+        # An endpoint without TLS is an emulator.
         client_options={"allow_http": endpoint.startswith("http://")},
     )
     try:
-        # Not `head`: to that, S3 gives no reasons.
+        # Not `head`: S3 answers it without an error message.
         obstore.get_range(store, LIBRARY_MANIFEST, start=0, length=1)
     except (BaseError, OSError) as error:
         code = s3_error_code(error)
@@ -68,7 +67,7 @@ def _open_bucket(url: str) -> ObjectStore:
 
 
 def absolute_url(url: str) -> str:
-    """Return the store's URL; for a file URL that starts with a dot or a tilde, that of the folder it means."""
+    """Return the store's URL with an absolute path in place of one that starts with a dot or a tilde."""
     if urlsplit(url).scheme != "file":
         return url
     return Path(url.removeprefix("file://")).expanduser().resolve().as_uri()
@@ -80,9 +79,9 @@ def list_sizes(store: ObjectStore, prefix: str) -> dict[str, int]:
 
 
 def arrow_reader(content: Buffer) -> pa.BufferReader:
-    """Return a reader for Arrow over a copy of its own of an object's bytes.
+    """Return an Arrow reader over a copy of an object's bytes in Arrow's memory.
 
-    Arrow's threads may let go of what they read while Python exits, and letting go of Python's bytes then aborts it.
+    Arrow's threads may release a buffer while Python exits, and releasing Python's own bytes then aborts the process.
     """
     copy = pa.BufferOutputStream()
     copy.write(content)
@@ -104,7 +103,7 @@ def sample(model: str) -> str:
 
 
 def canary_report(model: str) -> str:
-    """Return the name of what the canary found out about a model."""
+    """Return the name of a model's canary report."""
     return f"samples/model={model}.json"
 
 
@@ -123,7 +122,7 @@ def predictions(model: str, shard: str) -> str:
 
 
 def quarantine(model: str, shard: str) -> str:
-    """Return the name of the list of molecules that a model could not answer."""
+    """Return the name of the list of a shard's molecules that a model could not answer."""
     return f"{QUARANTINE}/model={model}/shard={shard}.csv"
 
 
@@ -137,10 +136,10 @@ def execution(key: str) -> str:
 
 
 def request(request_id: str) -> str:
-    """Return the name of a request that is still to be met."""
+    """Return the name of a pending request."""
     return f"{REQUESTS}/{request_id}.json"
 
 
 def met_request(request_id: str) -> str:
-    """Return the name of a request that is met."""
+    """Return the name of a request that was met."""
     return f"{REQUESTS}/met/{request_id}.json"

@@ -1,4 +1,4 @@
-"""Messages while something is waited for."""
+"""Messages during long waits."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from threading import Event, Thread
 
 SECONDS_BETWEEN_WAITS = 30.0
-"""Somebody who watches a run gets a message at least this often, also during one long call of a model."""
+"""The interval of the messages, so that a long call of a model does not look dead."""
 
 
 @contextmanager
 def told_while_waiting(what: str, say: Callable[[str], None], every: float = SECONDS_BETWEEN_WAITS) -> Iterator[None]:
-    """Say every so many seconds that `what` is still waited for, and for how long, until the context ends."""
+    """Say every `every` seconds, until the context ends, how long the caller has been waiting for `what`."""
     started = time.monotonic()
     done = Event()
 

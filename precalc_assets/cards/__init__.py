@@ -1,7 +1,7 @@
-"""The card of a model: what readers see of it, and how that is gathered and drawn.
+"""The card of a model: a summary for readers, with plots of its predictions.
 
-The Lambda imports this package to read cards (`model_card`) and to draw them (`plots`), so nothing heavy is imported
-here; `publishing` gathers cards and puts them into the registry, and `distributions` counts their values.
+The Lambda imports this package to read cards (`model_card`) and to draw plots (`plots`), so it imports nothing heavy.
+`publishing` gathers cards and puts them into the registry, and `distributions` counts values.
 """
 
 from precalc_assets.cards.model_card import (

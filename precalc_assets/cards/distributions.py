@@ -1,7 +1,7 @@
-"""How the values of a model's first columns are distributed over all its predictions, for the plots on its card.
+"""The distributions of the values of a model's first columns, for the plots on its card.
 
-Of each file only the columns that are wanted are read, by ranges. Their numbers go through a file of their own on disk,
-column by column, so that a median is exact and memory holds one column of all molecules: 16 MB for two million.
+Only these columns are read, by range requests. Each column's numbers are collected in a temporary file, so medians are
+exact and memory holds one column at a time: 16 MB for two million molecules.
 """
 
 import io
@@ -32,22 +32,22 @@ from precalc_assets.platform_errors import ShardError
 from precalc_assets.predictions.parquet import open_parquet
 
 BINS = 24
-"""Bars of a histogram at most; if there are no more whole numbers between the least and the most, each has one."""
+"""The most bars of a histogram. A column with no more different whole numbers has a bar for each number."""
 
 _FEWEST_BINS = 5
 _TEXTS = 10
-"""Texts that are shown of a column, the most frequent ones."""
+"""The most frequent texts shown for a column."""
 _TEXT_LENGTH = 60
 _COUNTED_TEXTS = 10_000
-"""Different texts that are counted. Molecules are in the order of a hash: what is frequent is among the first."""
+"""Different texts that are counted. Molecules are in the order of a hash, so frequent texts occur early."""
 
 _TAILS = (0.005, 0.995)
-"""The quantiles between which the bins of a histogram are, if all values take more than `_FAR` times as much room."""
+"""The quantiles that bound the bins if the full range is more than `_FAR` times as wide."""
 _FAR = 4
 
 _LARGEST_EXACT = 2.0**53
 _AT_ONCE = 4
-"""Files that are read at a time: each read of a bucket takes some 30 ms, and a wide file many of them."""
+"""Files read concurrently: each read from a bucket takes some 30 ms, and a wide file takes many reads."""
 _BATCH_ROWS = 1 << 16
 
 _Numbers = NDArray[Any]
@@ -56,10 +56,10 @@ _Numbers = NDArray[Any]
 def describe_predictions(
     store: ObjectStore, model: str, columns: Sequence[Column], served: Mapping[str, str]
 ) -> tuple[Distribution, ...]:
-    """Return the distributions of these columns over the shards that are served.
+    """Return the distributions of these columns over the served shards.
 
-    `served` has for each of them the digest of the raw predictions that it was made from: a file that was made of
-    others, or is gone, is not counted, and `molecules` says how many were. Raises ShardError for a damaged one.
+    `served` maps each shard to the digest of its raw predictions. A file that is missing or was made from others is
+    skipped; `molecules` counts the molecules of the files that were read. Raises ShardError for a damaged file.
     """
     with TemporaryDirectory(prefix="precalc-") as folder:
         gathered = [_Gathered(column, Path(folder) / str(at)) for at, column in enumerate(columns)]
@@ -83,7 +83,7 @@ def describe_predictions(
 
 @contextmanager
 def _open(store: ObjectStore, name: str, raw_digest: str, columns: Sequence[Column]) -> Iterator[pq.ParquetFile | None]:
-    """Open a file without copying it; None if it is not the one that is served, or has other columns."""
+    """Open a file without copying it. Yields None if it is missing, is not the served one, or has other columns."""
     try:
         content = _Ranges(store, name)
     except FileNotFoundError:
@@ -96,7 +96,7 @@ def _open(store: ObjectStore, name: str, raw_digest: str, columns: Sequence[Colu
 
 
 class _Ranges(io.RawIOBase):
-    """An object of the store as a file that is read by ranges: Arrow asks for no more of it than it needs."""
+    """An object of the store as a seekable file: each read is a range request, so Arrow gets only what it needs."""
 
     def __init__(self, store: ObjectStore, name: str) -> None:
         self._store = store
@@ -136,7 +136,7 @@ def _batches(parquet: pq.ParquetFile | None, name: str, columns: Sequence[Column
 
 
 class _Gathered:
-    """The values of one column: numbers in a file, texts counted."""
+    """The values of one column: numbers are collected in a file, texts are counted."""
 
     def __init__(self, column: Column, path: Path) -> None:
         self._column = column
@@ -145,7 +145,7 @@ class _Gathered:
         self._values = 0
 
     def add(self, values: pa.Array) -> None:
-        """Take in a batch."""
+        """Add a batch of values."""
         present = values.drop_null()
         self._values += len(present)
         if self._column.type == "string":
@@ -155,7 +155,7 @@ class _Gathered:
             present.to_numpy(zero_copy_only=False).tofile(file)
 
     def describe(self, molecules: int) -> Distribution:
-        """Return how all of them are distributed."""
+        """Return the distribution of all added values."""
         nulls = molecules - self._values
         if self._column.type == "string":
             return self._describe_texts(molecules, nulls)
@@ -184,14 +184,14 @@ class _Gathered:
 
 
 def _shortened(text: str) -> str:
-    """Return a text as it is shown; of a longer one its beginning, and a digest that keeps it apart from others."""
+    """Return a text, shortened if it is long, with a digest that distinguishes texts with the same beginning."""
     if len(text) <= _TEXT_LENGTH:
         return text
     return f"{text[:_TEXT_LENGTH]}… ({zlib.crc32(text.encode()):08x})"
 
 
 def describe_numbers(column: str, numbers: _Numbers, molecules: int, nulls: int) -> Distribution:
-    """Return how these numbers of a column are distributed; none of them is NaN or infinite."""
+    """Return the distribution of a column's numbers, which must be finite."""
     if not len(numbers):
         return Distribution(column=column, kind="values", molecules=molecules, nulls=nulls, counts=())
     least, most = numbers.min().item(), numbers.max().item()
@@ -210,20 +210,20 @@ def describe_numbers(column: str, numbers: _Numbers, molecules: int, nulls: int)
             counts = np.bincount(numbers.astype(np.int64) - values.start)
             return Distribution(**facts, kind="values", values=tuple(values), counts=tuple(counts.tolist()))
     edges = _edges(numbers, whole=whole)
-    # Counted by the inner edges, so that the outermost bins take what is beyond them.
+    # Count by the inner edges, so that the outermost bins include values beyond their outer edges.
     counts = np.bincount(np.searchsorted(edges[1:-1], numbers, side="right"), minlength=len(edges) - 1)
     return Distribution(**facts, kind="histogram", edges=tuple(edges.tolist()), counts=tuple(counts.tolist()))
 
 
 def _median(numbers: _Numbers) -> float:
-    """Return the median. The mean of the two in the middle is taken so that it cannot overflow."""
+    """Return the median. The mean of the two middle numbers is computed without overflow."""
     middle = (len(numbers) - 1) // 2, len(numbers) // 2
     low, high = np.partition(numbers, middle)[list(middle)].tolist()
     return float(low) if low == high else low / 2 + high / 2
 
 
 def _edges(numbers: _Numbers, *, whole: bool) -> NDArray[np.float64]:
-    """Return the edges of equal bins; a bin of whole numbers has as many of them as the next."""
+    """Return the edges of equal bins. For whole numbers, each bin spans the same number of them."""
     low, high = float(numbers.min()), float(numbers.max())
     inner_low, inner_high = map(float, np.quantile(numbers, _TAILS, method="nearest"))
     if high / _FAR - low / _FAR > inner_high - inner_low > 0:
@@ -233,6 +233,6 @@ def _edges(numbers: _Numbers, *, whole: bool) -> NDArray[np.float64]:
         width = math.ceil((high - low + 1) / bins)
         return low + width * np.arange(math.ceil((high - low + 1) / width) + 1, dtype=np.float64)
     share = np.linspace(0.0, 1.0, bins + 1 if high > low else 2)
-    # Not high - low, which may be more than the largest float.
+    # high - low could overflow.
     edges: NDArray[np.float64] = low * (1 - share) + high * share
     return edges

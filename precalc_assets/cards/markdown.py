@@ -1,4 +1,4 @@
-"""The distributions on a model's card in Markdown, for Dagster's UI."""
+"""The distributions on a model's card as Markdown, for Dagster's UI."""
 
 import html
 from base64 import b64encode
@@ -8,11 +8,11 @@ from precalc_assets.cards.model_card import Distribution
 
 _WIDTH, _HEIGHT = 144, 32
 _COLOUR = "#8e6bb8"
-"""Seen on the UI's light background and on its dark one."""
+"""Visible on the UI's light and dark backgrounds."""
 
 
 def distribution_table(distributions: Sequence[Distribution]) -> str:
-    """Return a table in Markdown with a row for each column; its bars are images within the text."""
+    """Return a Markdown table with a row per column; its bars are inline images."""
     rows = ["| column | distribution | from | median | to | null |", "|---|---|--:|--:|--:|--:|"]
     for each in distributions:
         low, median, high = (_number(value) for value in (each.minimum, each.median, each.maximum))
@@ -47,6 +47,6 @@ def _number(value: float | None) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return a text that Markdown takes for nothing else: models are other people's."""
+    """Escape a text for Markdown, since models come from third parties."""
     escaped = html.escape(" ".join(text.split()), quote=False)
     return "".join(f"\\{letter}" if letter in "\\`*_{}[]()#+-.!|~" else letter for letter in escaped)

@@ -1,6 +1,6 @@
-"""The card of a model: what readers see of it, in the registry table. Read by commands and by the Lambda.
+"""The card of a model in the registry table, which commands and the Lambda read.
 
-Only what the reading side needs belongs here; how a card is gathered is in `publishing`.
+`publishing` gathers cards; only code that the reading side needs belongs here.
 """
 
 from collections.abc import Sequence
@@ -18,15 +18,16 @@ from precalc_assets.tables import REGISTRY, Item, KeyValueStore
 from precalc_assets.tables.pages import decompress
 
 PLOTTED_COLUMNS = 8
-"""The first columns of a model, whose distributions are on its card; more would not be looked at."""
+"""The number of a model's first columns whose distributions are on its card."""
 
 
 class Distribution(BaseModel):
-    """How the values of a column are distributed over the predictions of `molecules`, `nulls` of which have none.
+    """The distribution of a column's values over `molecules`, of which `nulls` have no value.
 
-    A `histogram` has one edge more than counts; its outermost bins also count what is beyond their edges, as `minimum`
-    and `maximum` tell. `values` has one count for each of the `values`, in order: all of a column of few whole
-    numbers, or the most frequent texts, shortened; `others` counts the molecules with another one.
+    A `histogram` has one more edge than counts. Its outermost bins also count values beyond their edges, down to
+    `minimum` and up to `maximum`. The kind `values` has one count per entry of `values`, in order: every whole number
+    in the range of a column with few of them, or the most frequent texts, shortened. `others` counts the molecules with
+    other texts.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -45,18 +46,17 @@ class Distribution(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """One model in the registry table, as JSON in a zstd frame under its id.
+    """One model in the registry table, stored as JSON in a zstd frame under the model's id.
 
-    `environments` names what the model ran in when its predictions were computed. `adopted` tells which earlier release
-    computed some of them, and how the release that is served was shown to print the same.
+    `environments` lists the environments that computed the predictions. `adopted` says which earlier release computed
+    some of them, and how the served release was shown to print the same.
 
-    `deterministic` says whether the canary of a release that is served predicted the same twice. If there was no such
-    canary, it is None, or False for a model that calls its own output variable. `varying` names the columns that were
-    found to differ, or then all of them. There may be none of a model that is not deterministic: it
-    answered some molecules in one of the runs alone. `example` says whether the canary got what the model's own example
-    has. It measured `seconds_per_molecule`, the `peak_memory` of the model's largest process in bytes, and the
-    `bytes_per_molecule` that the model prints. `distributions` are of the first columns, and were made of the
-    predictions that `distributions_of` names.
+    `deterministic` says whether the canary of a served release predicted the same twice. Without such a canary it is
+    None, or False if the model's metadata call its output variable. `varying` names the columns that differed, or all
+    columns in the latter case. It can be empty for a model that is not deterministic, if some molecules were answered
+    in only one of the runs. `example` says whether the canary reproduced the model's example output. The canary
+    measured `seconds_per_molecule`, `peak_memory` (bytes, of the model's largest process) and `bytes_per_molecule` (of
+    the printed output). `distributions` are of the first columns; `distributions_of` is a digest of their data.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -88,13 +88,13 @@ class ModelCard(BaseModel):
 
 
 def name_variation(varying: Sequence[str]) -> str:
-    """Return in what the runs of a model differ that is not deterministic, as words after "in"."""
+    """Return what differs between runs of a model that is not deterministic, as words after "in"."""
     return name_columns(varying) if varying else "which molecules are answered"
 
 
 def publish_card(tables: KeyValueStore, card: ModelCard) -> None:
-    """Put the card into the registry, in place of the one before."""
-    # The words of 3,000 columns are half a megabyte, and an item of DynamoDB takes 400 KB.
+    """Put the card into the registry, replacing the previous one."""
+    # The descriptions of 3,000 columns are half a megabyte, and an item of DynamoDB takes 400 KB.
     frame = zstandard.ZstdCompressor(write_checksum=True).compress(card.model_dump_json().encode())
     tables.create_table(REGISTRY)
     tables.put_many(REGISTRY, [Item(card.model, frame)])
@@ -107,7 +107,7 @@ def find_card(tables: KeyValueStore, model: str) -> ModelCard | None:
 
 
 def read_card(item: Item) -> ModelCard:
-    """Return the card that an item of the registry holds. Raises TableError if it is damaged."""
+    """Return the card in an item of the registry. Raises TableError if it is damaged."""
     try:
         return ModelCard.model_validate_json(decompress(item.value))
     except (TableError, ValidationError) as error:

@@ -1,6 +1,6 @@
-"""What is drawn of a column's distribution: bars on a canvas of its own units, and what they say in words.
+"""The plot of a column's distribution: bars in the units of a canvas, with labels and a text alternative.
 
-How it is computed is in `predictions.distributions`, how it is put into a page in the template `plot.html`.
+`cards.distributions` computes the distribution; the template `plot.html` renders the plot.
 """
 
 import math
@@ -13,12 +13,12 @@ WIDTH, HEIGHT = 240, 100
 _GAP = 1.0
 _DIGITS = (*"0123456789", "-")
 _LEAST = 1.5
-"""Units that a bar has at least, so that one molecule among a million is seen."""
+"""The least height of a bar, so that one molecule among a million is visible."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar: where it is on the canvas, what values it stands for, and how many molecules; `share` is of 100."""
+    """One bar: its rectangle on the canvas, the label of its values, and its molecules; `share` is in percent."""
 
     x: float
     y: float
@@ -33,8 +33,8 @@ class Bar:
 class Plot:
     """A column's plot.
 
-    `texts` says that values are texts, to be read beside their bars; `low` and `high` are the ends of the axis;
-    `alternative` says in a sentence what the plot shows.
+    `texts` says that the values are texts, to be shown beside their bars. `low` and `high` label the ends of the axis.
+    `alternative` is the text alternative of the image.
     """
 
     column: str
@@ -73,12 +73,12 @@ def draw(distribution: Distribution) -> Plot:
 
 
 def short_number(value: float) -> str:
-    """Return a number as people write it: whole ones whole, others to four digits."""
+    """Format a number for people: whole numbers in full, others to four digits."""
     if not math.isfinite(value):
         return str(value)
     if abs(value) < 1e15 and value == int(value):
         return f"{int(value):,}"
-    # Not more digits than matter, and no 1.234e+03 where 1,234 does.
+    # 12,346 rather than 1.235e+04.
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
@@ -95,7 +95,7 @@ def _labels(distribution: Distribution) -> list[str]:
 
 
 def _ends(distribution: Distribution) -> tuple[str, str]:
-    """Return the ends of a histogram's axis: its extremes, or its edges where there is more beyond them."""
+    """Return the labels of the ends of a histogram's axis: its extremes, or an edge that values lie beyond."""
     low, high = distribution.edges[0], distribution.edges[-1]
     least, most = distribution.minimum, distribution.maximum
     below = least is not None and least < low

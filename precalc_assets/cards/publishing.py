@@ -1,4 +1,4 @@
-"""Gathering the card of a model: what it says of itself, what its table holds, and what the canary found out."""
+"""Gathering and publishing the card of a model: its metadata, its table, its canary and its distributions."""
 
 import hashlib
 import logging
@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 
 
 def publish(store: ObjectStore, tables: KeyValueStore, model: str, settings: Settings) -> ModelCard:
-    """Gather a model's card and put it into the registry, again if shards were loaded meanwhile.
+    """Gather a model's card and put it into the registry. Repeats this if shards were loaded meanwhile.
 
-    So the last of several processes that load shards at the same time publishes all of them. Raises as `make_card`.
+    So of several processes that load shards at the same time, the last publishes all shards. Raises as `make_card`.
     """
     while True:
         card = make_card(store, tables, model, settings)
@@ -34,7 +34,7 @@ def publish(store: ObjectStore, tables: KeyValueStore, model: str, settings: Set
 
 
 def warn_of_licence(store: ObjectStore, model: str, settings: Settings) -> None:
-    """Log what to know of a model's licence before its predictions can be read."""
+    """Log a warning about a model's licence, if it needs one."""
     report = find_report(store, model)
     try:
         warning = licence_warning(_find_metadata(model, settings, report.metadata if report else None).license)
@@ -45,9 +45,9 @@ def warn_of_licence(store: ObjectStore, model: str, settings: Settings) -> None:
 
 
 def make_card(store: ObjectStore, tables: KeyValueStore, model: str, settings: Settings) -> ModelCard:
-    """Gather a model's card. What the model says of itself is in its folder, or in the canary's report where it is not.
+    """Gather a model's card. The model's metadata come from its folder, or else from the canary's report.
 
-    Raises TableError if the model has no table, UsageError or ModelError if there is neither folder nor report.
+    Raises TableError if the model has no table, UsageError or ModelError if it has neither folder nor report.
     """
     reader = TableReader(tables, model)
     directories = reader.directories()
@@ -59,7 +59,7 @@ def make_card(store: ObjectStore, tables: KeyValueStore, model: str, settings: S
     plotted, served = _plotted(reader)
     plotted_of = _digest(plotted, served)
     speed = canary.speed if canary else None
-    says_it_varies = canary is None and metadata.output_consistency.casefold() == "variable"
+    declared_variable = canary is None and metadata.output_consistency.casefold() == "variable"
     return ModelCard(
         model=model,
         metadata=metadata,
@@ -72,8 +72,8 @@ def make_card(store: ObjectStore, tables: KeyValueStore, model: str, settings: S
         environments=tuple(sorted({m.environment for m in manifests if m and m.environment})),
         adopted=next((m.adopted for m in manifests if m and m.adopted), None),
         updated=datetime.now(UTC),
-        deterministic=canary.deterministic if canary else False if says_it_varies else None,
-        varying=canary.varying if canary else tuple(c.name for c in reader.columns) if says_it_varies else (),
+        deterministic=canary.deterministic if canary else False if declared_variable else None,
+        varying=canary.varying if canary else tuple(c.name for c in reader.columns) if declared_variable else (),
         example=canary.example if canary else None,
         seconds_per_molecule=speed.seconds_per_molecule if speed else None,
         peak_memory=canary.peak_memory if canary else None,
@@ -85,24 +85,24 @@ def make_card(store: ObjectStore, tables: KeyValueStore, model: str, settings: S
 
 
 def _plotted(reader: TableReader) -> tuple[Sequence[Column], Mapping[str, str]]:
-    """Return the columns of which there are plots, and the shards with what they were built from."""
+    """Return the plotted columns, and the digest of the data of each loaded shard."""
     served = {shard: directory.built_from for shard, directory in reader.directories().items()}
     return reader.columns[:PLOTTED_COLUMNS], served
 
 
 def _digest(columns: Sequence[Column], served: Mapping[str, str]) -> str:
-    """Return a name of what distributions are made of: these columns of these shards."""
+    """Return the digest of the data of distributions: these columns of these shards."""
     lines = [f"{column.name} {column.type}" for column in columns]
     lines += [f"{shard} {digest}" for shard, digest in sorted(served.items())]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def _find_distributions(tables: KeyValueStore, model: str, made_of: str) -> tuple[Distribution, ...]:
-    """Return those of the card before if they were made of the same: to read all files takes a while."""
+    """Return the previous card's distributions if their data have this digest: reading all files takes a while."""
     try:
         card = find_card(tables, model)
     except TableError:
-        return ()  # It is damaged, and about to be replaced.
+        return ()  # The damaged card is about to be replaced.
     return card.distributions if card and card.distributions_of == made_of else ()
 
 

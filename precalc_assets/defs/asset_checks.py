@@ -1,4 +1,4 @@
-"""The checks of an asset: their specs, and the one translation of a `Check` into Dagster's evaluations.
+"""The checks of an asset: their specs, and the translation of a `Check` into Dagster's evaluations.
 
 Dagster counts an evaluation as current if it names the partition's last materialization, and otherwise shows the
 partition as missing. So a materialization is recorded first, and the evaluations that name it afterwards.
@@ -18,7 +18,7 @@ from precalc_assets.outcomes import Check
 Metadatum = dg.MetadataValue | str | int | float
 
 _SHOWN = 3
-"""Partitions that a summary names."""
+"""The most partitions that a summary names."""
 
 
 class Finding(NamedTuple):
@@ -30,7 +30,7 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AssetChecks:
-    """The checks of an asset, by name with their promises. `warnings` keep no partition from landing."""
+    """The checks of an asset: the promise of each, by name. Checks in `warnings` never block a partition."""
 
     asset: dg.AssetKey
     promises: Mapping[str, str]
@@ -52,10 +52,10 @@ class AssetChecks:
     def evaluations(
         self, instance: dg.DagsterInstance, findings: Mapping[str, Finding]
     ) -> Iterator[dg.AssetCheckEvaluation]:
-        """Yield the evaluations of partitions; each names the last materialization that the instance has.
+        """Yield the evaluations of partitions. Each names the partition's last materialization in the instance.
 
-        A partition that broke a check has no materialization from this attempt: its evaluation names the one before,
-        which stays in place, or none.
+        A partition that failed a check has no materialization from this attempt. Its evaluation names the previous one,
+        if any.
         """
         targets = self._last_materializations(instance, set(findings))
         for partition, finding in findings.items():
@@ -65,7 +65,7 @@ class AssetChecks:
     def evaluations_of_whole(
         self, instance: dg.DagsterInstance, checks: Sequence[Check]
     ) -> Iterator[dg.AssetCheckEvaluation]:
-        """Yield evaluations of no partition, which name the asset's last materialization."""
+        """Yield evaluations without a partition, which name the asset's last materialization."""
         # Without a target Dagster compares times, which SQLite keeps in whole seconds.
         last = instance.fetch_materializations(self.asset, limit=1).records
         for check in checks:
@@ -74,9 +74,9 @@ class AssetChecks:
     def summaries(
         self, instance: dg.DagsterInstance, partitions: dg.PartitionsDefinition[str] | None
     ) -> Iterator[dg.AssetCheckEvaluation]:
-        """Yield an evaluation of no partition for each check that was evaluated: it passed if all partitions did.
+        """Yield an evaluation without a partition for each evaluated check, which passed if all partitions did.
 
-        Dagster shows a check's last evaluation as that of the asset, whichever partition it is of. So these come last.
+        Dagster shows a check's last evaluation, of whichever partition, as the asset's. So these must come last.
         """
         existing = set(partitions.get_partition_keys(dynamic_partitions_store=instance) if partitions else ())
         evaluated: dict[str, list[str]] = {}
@@ -96,7 +96,7 @@ class AssetChecks:
         )
 
     def unevaluated(self, instance: dg.DagsterInstance, partitions: Sequence[str]) -> set[str]:
-        """Return the partitions with a check that is not evaluated since the last materialization, nor about to be."""
+        """Return the partitions with a check that is neither evaluated since the last materialization nor planned."""
         infos = instance.event_log_storage.get_asset_check_partition_info(self._keys, partition_keys=partitions)
         planned = [info.latest_planned_run_id for info in infos if info.latest_execution_status is Status.PLANNED]
         runs = instance.get_runs(dg.RunsFilter(run_ids=planned)) if planned else []
@@ -123,7 +123,7 @@ class AssetChecks:
         metadata: Mapping[str, Metadatum] | None = None,
         partition: str | None = None,
     ) -> dg.AssetCheckEvaluation:
-        """Translate a check. The asset itself fails for a broken one, so that the failure says which and why."""
+        """Translate a check. Failing the asset for a failed check is left to its step, which says which and why."""
         return dg.AssetCheckEvaluation(
             asset_key=self.asset,
             check_name=check.name,
@@ -138,7 +138,7 @@ class AssetChecks:
     def _last_materializations(self, instance: dg.DagsterInstance, partitions: set[str]) -> dict[str | None, Target]:
         """Return the last materialization of each partition that has one, in two queries for all of them."""
         kind = dg.DagsterEventType.ASSET_MATERIALIZATION
-        # No partitions would be all of them, and no ids any.
+        # To Dagster, an empty set of partitions means all, and an empty list of ids means any.
         ids = instance.get_latest_storage_id_by_partition(self.asset, kind, partitions) if partitions else {}
         if not ids:
             return {}

@@ -1,6 +1,6 @@
-"""What the graph needs of Dagster and Dagster does not export. No other module imports `dagster._core`.
+"""The names that the graph needs and Dagster does not export. No other module imports `dagster._core`.
 
-Dagster's version is pinned exactly, so nothing here moves unseen. Each group says when it may go.
+Dagster's version is pinned exactly, so they cannot change unnoticed. A comment says when each group can be removed.
 """
 
 # When a step can report the check evaluations of one partition of its range, with their materialization.
@@ -36,4 +36,4 @@ from dagster._core.storage.tags import (
 )
 
 RECORDED_ALREADY = {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
-"""Dagster's own mark on an output whose events the step has written itself."""
+"""The metadata that tell Dagster that a step has recorded the output's events itself."""

@@ -1,4 +1,4 @@
-"""A model's own metadata, as the UI shows it at the assets that are partitioned by model."""
+"""A model's metadata, as the UI shows them on assets partitioned by model."""
 
 import html
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ Metadata = dict[str, dg.MetadataValue | str | int | float | bool]
 
 
 def model_metadata(metadata: ModelMetadata, columns: Sequence[Column]) -> Metadata:
-    """Return a model's metadata for an event. Models are other people's, so HTML in their Markdown is escaped."""
+    """Return a model's metadata for an event. Models come from third parties, so HTML in their Markdown is escaped."""
     shown = {"license": metadata.license, "tags": ", ".join(metadata.tags)}
     links = {"publication": metadata.publication, "source_code": metadata.source_code}
     return {

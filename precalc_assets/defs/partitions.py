@@ -1,4 +1,4 @@
-"""The dimensions of the graph, and how partition keys are made and read."""
+"""The graph's partitions, and their keys."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -9,31 +9,31 @@ from precalc_assets.defs.dagster_internals import ASSET_PARTITION_RANGE_END_TAG,
 from precalc_assets.sharding import shard_keys
 
 MODELS = "models"
-"""The dynamic dimension's name in the instance: a model is added under it, in the UI or by the command line."""
+"""The name of the dynamic partitions to which the UI and the command line add models."""
 
 models = dg.DynamicPartitionsDefinition(name=MODELS)
 
 
 class ShardPartitions(NamedTuple):
-    """The dimensions that depend on the number of shards."""
+    """The partitions that depend on the number of shards."""
 
     shards: dg.StaticPartitionsDefinition
     model_shards: dg.MultiPartitionsDefinition
 
 
 def shard_partitions(n_shards: int) -> ShardPartitions:
-    """Return the dimensions of a graph with so many shards."""
+    """Return the partitions of a graph with this number of shards."""
     shards = dg.StaticPartitionsDefinition(shard_keys(n_shards))
     return ShardPartitions(shards, dg.MultiPartitionsDefinition({"model": models, "shard": shards}))
 
 
 def partition_key(model: str, shard: str) -> dg.MultiPartitionKey:
-    """Return the key of a shard of a model, `eos3b5e|07`."""
+    """Return the key of a model's shard, such as `eos3b5e|07`."""
     return dg.MultiPartitionKey({"model": model, "shard": shard})
 
 
 def shards_by_model(keys: Iterable[str]) -> dict[str, list[str]]:
-    """Group the keys of a run by model: a range may span several."""
+    """Group a run's shards by model: a range of partitions may span several models."""
     grouped: dict[str, list[str]] = {}
     for key in keys:
         model, shard = key.split("|")

@@ -46,7 +46,7 @@ Event = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.MaterializeResult
 
 @contextmanager
 def clear_failures() -> Iterator[None]:
-    """Turn an error that is meant for people into the failure's description, without a traceback in the UI."""
+    """Turn a PrecalcError into a failure whose description is its message, without a traceback in the UI."""
     try:
         yield
     except PrecalcError as error:
@@ -55,10 +55,10 @@ def clear_failures() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """An asset's partition that a shard was made from: its data version, and the event that recorded it.
+    """An input of a shard, an asset or its partition: its data version, and the event that recorded it.
 
-    Dagster takes a shard for stale when a later event of the input has another version. A shard that was recorded
-    without this input never goes stale by it.
+    Dagster shows a shard as stale when a later event of the input has another version. A shard recorded with a missing
+    input never goes stale by it.
     """
 
     asset: str
@@ -79,8 +79,8 @@ def recorded_input(
 ) -> Input:
     """Return the last recorded event of an asset, or of its partition, as an input.
 
-    Returns the input as missing if nothing is recorded, or another version than `data_version`: a shard that is made
-    of a model's new release must not turn stale when the canary learns of that release.
+    The input is missing if nothing is recorded, or a version other than `data_version`. Otherwise a shard of a model's
+    new release would turn stale when the canary of that release is recorded.
     """
     records = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[partition] if partition else None)
     for record in instance.fetch_materializations(records, limit=1).records:
@@ -92,14 +92,14 @@ def recorded_input(
 
 
 def version_tags(data_version: str) -> dict[str, str]:
-    """Return the tags of a materialization that say which version of the data it is of."""
+    """Return the tags that give a materialization its data version."""
     return {DATA_VERSION_TAG: data_version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true", CODE_VERSION_TAG: "1"}
 
 
 class Recorder:
-    """Records the shards of one step, each with its inputs, and names those that failed when the step ends.
+    """Records the shards of one step with their inputs, and fails at the end of the step if shards failed.
 
-    `source` is the asset that shards are made from: of the same partitions, of the shards alone, or of none.
+    `source` is the asset that the shards are made from. It has the same partitions, the shards' only, or none.
     """
 
     def __init__(self, context: dg.AssetExecutionContext, platform: Platform, source: str, checks: AssetChecks) -> None:
@@ -119,7 +119,7 @@ class Recorder:
         self._landed = 0
 
     def record(self, outcome: ShardOutcome, model: str | None = None, inputs: Sequence[Input] = ()) -> Iterator[Event]:
-        """Yield the events of a shard; a failure is kept for the end. `inputs` are those other than the source."""
+        """Yield a shard's events. Failures are raised by `conclude`. `inputs` are the inputs besides the source."""
         key = partition_key(model, outcome.shard) if model else outcome.shard
         outcome = self._explain(outcome, key)
         if outcome.landed:
@@ -133,7 +133,7 @@ class Recorder:
             yield from self._evaluate()
 
     def conclude(self) -> Iterator[Event]:
-        """Yield the step's own result. Raises Failure that names the shards that failed, if any did."""
+        """Yield the step's result. Raises Failure, which names the failed shards, if there are any."""
         yield from self._evaluate()
         yield from self._checks.summaries(self._context.instance, self._context.assets_def.partitions_def)
         if self._failures:
@@ -168,7 +168,7 @@ class Recorder:
         return metadata
 
     def _explain(self, outcome: ShardOutcome, key: str) -> ShardOutcome:
-        """Add to a failed shard why most of its quarantined molecules are there; return others unchanged."""
+        """Add the most frequent reason of quarantined molecules to a failed shard; return others unchanged."""
         if outcome.landed or not outcome.facts.get("quarantined"):
             return outcome
         try:
@@ -203,7 +203,7 @@ class Recorder:
 
 
 def _grouped(failures: Mapping[str, str]) -> str:
-    """Return a line for each kind of failure: its first one in full, and the keys of those that differ by numbers."""
+    """Return a line per kind of failure: the first one in full, and the keys of those that differ only in numbers."""
     kinds: dict[str, list[str]] = {}
     for key, failure in failures.items():
         kinds.setdefault(re.sub(r"\d+", "", failure), []).append(key)
@@ -215,7 +215,7 @@ def _grouped(failures: Mapping[str, str]) -> str:
 
 
 def table_schema(columns: Sequence[Column]) -> dg.MetadataValue:
-    """Return a model's columns for the UI, the first hundred of them."""
+    """Return a model's first hundred columns for the UI."""
     shown = [
         dg.TableColumn(column.name, type=column.type, description=column.description)
         for column in columns[:_SHOWN_COLUMNS]

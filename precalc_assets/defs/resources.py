@@ -1,4 +1,4 @@
-"""What assets and sensors work with: the settings, the stores that they name, and GitHub's runners."""
+"""The resources of assets and sensors: the settings, the stores that they name, and GitHub's runners."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -16,7 +16,7 @@ from precalc_assets.tables import KeyValueStore, open_tables
 
 
 class Platform:
-    """The settings of one installation, and its stores, which are opened when they are first used."""
+    """The settings of one installation, and its stores, which are opened at their first use."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -33,20 +33,20 @@ class Platform:
 
     @property
     def tables_kind(self) -> str:
-        """What the UI calls the store of the tables: sqlite."""
+        """The UI's name for the tables' store, such as sqlite."""
         return urlsplit(self.settings.tables_url).scheme
 
     @property
     def inference_pool(self) -> str:
-        """The pool of runs that compute on this machine, or of those that only wait for GitHub's runners."""
+        """The concurrency pool: of runs that compute on this machine, or of runs that wait for GitHub's runners."""
         return "inference" if self.settings.compute == "local" else "github"
 
     def library(self) -> LibraryManifest:
-        """Read the library's manifest. Raises LibraryError if there is none, or one of another number of shards."""
+        """Read the library's manifest. Raises LibraryError if it is missing or has another number of shards."""
         return require_shards(read_manifest(self.store), self.settings.n_shards)
 
     def progress(self, log: Logger, molecules: int) -> OnProgress:
-        """Return what a long step reports its progress to: here, lines in the run's log."""
+        """Return a callback that writes a long step's progress to the run's log."""
         return ProgressLines(log.info, molecules)
 
     def engine(self, say: Callable[[str], None], *, patient: bool = True) -> Engine:
@@ -61,5 +61,5 @@ class Platform:
         return Engine(self.store, github, self.library(), self.settings, say=say)
 
     def uri(self, path: str) -> str:
-        """Return the full name of an object of the store."""
+        """Return the URL of an object of the store."""
         return f"{absolute_url(self.settings.store_url).rstrip('/')}/{path}"

@@ -1,4 +1,4 @@
-"""The reference library: from a file of molecules to shards of keyed ones. Which shard is whose is in `sharding`."""
+"""The reference library: from a file of molecules to shards keyed by InChIKey. `sharding` assigns the shards."""
 
 from precalc_assets.library.build import build_library
 from precalc_assets.library.library_manifest import (

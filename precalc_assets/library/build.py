@@ -1,7 +1,7 @@
-"""Building the library: an external partition of the parsed rows into shards, and their files.
+"""Building the library: partition the rows of the source file into shards, and write the shards' files.
 
-Rows stream from the source file through RDKit onto local disk, one spill file per shard; then shards are finished
-one at a time. So memory holds a shard, never the library. `library_manifest` has what readers see of the result.
+Rows stream from the source file through RDKit to local disk, one spill file per shard. Then each shard is written in
+turn, so memory holds one shard, never the library. `library_manifest` reads the result.
 """
 
 import csv
@@ -27,10 +27,10 @@ from precalc_assets.platform_errors import LibraryError
 from precalc_assets.sharding import key_hash, shard_index, shard_key
 
 Progress = Callable[[int, int], None]
-"""Called with the rows parsed so far and the rows in all."""
+"""Called with the number of rows parsed so far and the total."""
 
 _SPILL_AT = 20_000
-"""Molecules held back before they go to the spill files: some 4 MB."""
+"""Molecules buffered before they are written to the spill files: some 4 MB."""
 
 _REASONS_SHOWN = 3
 
@@ -45,11 +45,11 @@ def build_library(
 ) -> LibraryManifest:
     """Parse a library file, and write its shards, the rejected rows and the manifest to the store, in this order.
 
-    A molecule's first row in the file is the one that is kept. Shards whose molecules have not changed are not
-    written again. With another number of shards, what is left of the predictions of the old ones is named in the log,
-    and stays. The source file itself does not go to the store: see `put_source`, for afterwards.
-    Raises LibraryError for a file that cannot be read, and for one without a single molecule; the library that was
-    in the store then stays as it was.
+    Of duplicate molecules, the first row counts. Unchanged shards are not rewritten. If the number of shards changed,
+    predictions of the old shards stay, and the log warns of them. The source file is not copied to the store: call
+    `put_source` afterwards.
+
+    Raises LibraryError for a file that cannot be read or has no molecule; the store is then unchanged.
     """
     started = time.perf_counter()
     before = shards_before(store)
@@ -59,7 +59,7 @@ def build_library(
     with tempfile.TemporaryDirectory(prefix="precalc-library-") as folder:
         spill = _Spill(Path(folder), n_shards)
         rejected = Path(folder) / "rejected.csv"
-        # More workers than batches would only start and stop.
+        # More workers than batches would be idle.
         batches = parse_rows(read_rows(source), min(processes, -(-found.rows // BATCH)))
         n_rejected = _partition(_reporting(batches, found.rows, on_progress), spill, rejected)
         if n_rejected == found.rows:
@@ -89,9 +89,9 @@ def build_library(
 
 
 class _Spill:
-    """Molecules on local disk, one file per shard, in the order in which they came.
+    """Molecules on local disk, one file per shard, in the order of the source file.
 
-    Files are opened only to be appended to: there may be more shards than a process may have open files.
+    Files are opened only for each append: there may be more shards than a process may have open files.
     """
 
     def __init__(self, folder: Path, n_shards: int) -> None:
@@ -101,7 +101,7 @@ class _Spill:
         self._n_held = 0
 
     def add(self, inchikey: str, smiles: str) -> None:
-        """Put a molecule to its shard. A SMILES that RDKit took has no white space, so the line needs no quotes."""
+        """Add a molecule to its shard. A SMILES that RDKit parsed has no white space, so lines need no quotes."""
         shard = shard_index(key_hash(inchikey), self._n_shards)
         self._held.setdefault(shard, []).append(f"{inchikey}\t{smiles}\n")
         self._n_held += 1
@@ -130,7 +130,7 @@ class _Spill:
 
 
 def _partition(batches: Iterable[list[ParsedRow]], spill: _Spill, rejected: Path) -> int:
-    """Send molecules to the spill and the other rows to a CSV of row, input and reason; return how many these are."""
+    """Write molecules to the spill, rejected rows to a CSV (row, input, reason); return the number of rejected rows."""
     n_rejected = 0
     with rejected.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -157,10 +157,10 @@ def _reporting(
 
 
 def _write_shard(store: ObjectStore, shard: str, molecules: Iterable[tuple[str, str]]) -> ShardInfo:
-    """Write a shard in one put, unless the store has just these molecules in it already."""
-    kept = distinct(molecules)
-    digest = _sha256(f"{inchikey}\t{smiles}\n" for inchikey, smiles in kept)
-    columns = [[inchikey for inchikey, _ in kept], [smiles for _, smiles in kept]]
+    """Write a shard in one put, unless the store holds the same bytes already."""
+    unique = distinct(molecules)
+    digest = _sha256(f"{inchikey}\t{smiles}\n" for inchikey, smiles in unique)
+    columns = [[inchikey for inchikey, _ in unique], [smiles for _, smiles in unique]]
     sink = pa.BufferOutputStream()
     pq.write_table(
         with_digest(pa.table(columns, schema=SHARD_SCHEMA), digest),
@@ -172,7 +172,7 @@ def _write_shard(store: ObjectStore, shard: str, molecules: Iterable[tuple[str, 
     name = storage.library_shard(shard)
     if _stored(store, name) != content:
         obstore.put(store, name, content)
-    return ShardInfo(rows=len(kept), digest=digest, bytes=len(content))
+    return ShardInfo(rows=len(unique), digest=digest, bytes=len(content))
 
 
 def _stored(store: ObjectStore, name: str) -> bytes | None:
@@ -183,9 +183,9 @@ def _stored(store: ObjectStore, name: str) -> bytes | None:
 
 
 def distinct(molecules: Iterable[tuple[str, str]], place: Callable[[str], int] = key_hash) -> list[tuple[str, str]]:
-    """Return (InChIKey, SMILES) sorted by `place` of the InChIKey, the first of those with the same InChIKey.
+    """Return (InChIKey, SMILES) sorted by `place(inchikey)`, only the first of each InChIKey.
 
-    Raises LibraryError for two InChIKeys in one place: pages find a molecule by its hash alone.
+    Raises LibraryError for two InChIKeys with the same place: pages find a molecule by its hash alone.
     """
     first: dict[str, str] = {}
     for inchikey, smiles in molecules:
@@ -198,7 +198,7 @@ def distinct(molecules: Iterable[tuple[str, str]], place: Callable[[str], int] =
 
 
 def _delete_other_shards(store: ObjectStore, shards: Iterable[str]) -> None:
-    """Delete the shards of a library with more of them: the folder is also read as one table."""
+    """Delete the other shards of an earlier library, since the folder is also read as one table."""
     ours = {storage.library_shard(shard) for shard in shards}
     prefix = storage.library_shard("").removesuffix(".parquet")
     listed = storage.list_sizes(store, prefix.rpartition("/")[0])

@@ -1,8 +1,8 @@
-"""What a library with another number of shards has left in the store: predictions that no command reads any more.
+"""Leftover predictions of a library with another number of shards, which no command reads any more.
 
-They are named and not deleted. Who has changed the number by mistake has them back with the old one; and what is read
-as one table, outside of our commands, is not ours to take away. Raw predictions are no leftovers: `precalc predict`
-finds in them what was computed for any number of shards, and takes away none that were made for another than its own.
+The log names them, and nothing deletes them: if the change was a mistake, restoring the old number restores them, and
+other programs may read the folder as one table. Raw predictions are no leftovers: `precalc predict` reuses them for any
+number of shards, and deletes none that were made for another number.
 """
 
 import logging
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def shards_before(store: ObjectStore) -> int | None:
-    """Return the number of shards of the library in the store; None if there is none, or a damaged one."""
+    """Return the number of shards of the library in the store; None if it is missing or damaged."""
     try:
         library = find_library(store)
     except LibraryError:
@@ -28,7 +28,7 @@ def shards_before(store: ObjectStore) -> int | None:
 
 
 def warn_of_leftovers(store: ObjectStore, n_shards: int, before: int | None) -> None:
-    """Log how many files are left of a library with `before` shards, or of an earlier one, now that it has others."""
+    """Log a warning that names the files of another number of shards. The previous library had `before` shards."""
     changed = before not in (None, n_shards)
     ours = {f"shard={shard}" for shard in shard_keys(n_shards)}
     names = [name for folder in (storage.PREDICTIONS, storage.QUARANTINE) for name in storage.list_sizes(store, folder)]
@@ -37,7 +37,7 @@ def warn_of_leftovers(store: ObjectStore, n_shards: int, before: int | None) -> 
         folders = f"{storage.PREDICTIONS}/ and {storage.QUARANTINE}/"
         back = f", or build the library with {before} shards again" if changed else ""
         logger.warning(
-            f"{len(left)} files in {folders} are of another number of shards than {n_shards}, {left[0]} for one: "
-            f"who reads all files as one table finds molecules twice; delete them{back}. Raw predictions stay, and "
-            "`precalc predict` computes nothing again that is in them"
+            f"{len(left)} files in {folders} are of another number of shards than {n_shards}, such as {left[0]}: "
+            f"programs that read all files as one table find molecules twice; delete them{back}. Raw predictions stay, "
+            "and `precalc predict` reuses them"
         )

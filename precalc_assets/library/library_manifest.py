@@ -1,6 +1,6 @@
-"""What the store says about the library in it: the manifest, and reading shards that are checked against it.
+"""Reading the library in the store: its manifest, and its shards, verified against the manifest.
 
-Everything here reads; what writes is in `build`.
+`build` writes them.
 """
 
 from datetime import datetime
@@ -25,7 +25,7 @@ _REBUILD = "run `precalc library build`"
 
 
 class ShardInfo(BaseModel):
-    """One shard: its molecules, the digest of them (hex SHA-256), and the size of its file in bytes."""
+    """One shard: the number of its molecules, their digest (hex SHA-256), and the size of its file in bytes."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -35,11 +35,11 @@ class ShardInfo(BaseModel):
 
 
 class LibraryManifest(BaseModel):
-    """The library that a build left in the store; written last, so what it lists is there.
+    """The library that a build wrote to the store. It is written last, so every shard that it lists exists.
 
-    `rows` are those of the source file, its header and its `blank_lines` aside; each is one of `molecules`,
-    `duplicates` (of an earlier row's InChIKey) or `rejected`. `digest` names the library's version: it depends on
-    the molecules, their SMILES and the number of shards alone. `shards` are in order.
+    `rows` counts the rows of the source file without its header and `blank_lines`; each row is one of `molecules`,
+    `duplicates` (of an earlier row's InChIKey) or `rejected`. `digest` is the library's version: it depends only on the
+    molecules, their SMILES and the number of shards. `shards` are in order.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -60,7 +60,7 @@ class LibraryManifest(BaseModel):
 
 
 def find_library(store: ObjectStore) -> LibraryManifest | None:
-    """Return the manifest of the library in the store, or None. Raises LibraryError if it is damaged."""
+    """Return the manifest of the library in the store, or None. Raises LibraryError if the manifest is damaged."""
     remedy = f"{_REBUILD} for {store}"
     return Slot(store, storage.LIBRARY_MANIFEST, LibraryManifest, LibraryError, remedy).read()
 
@@ -74,7 +74,7 @@ def read_manifest(store: ObjectStore) -> LibraryManifest:
 
 
 def require_shards(library: LibraryManifest, n_shards: int) -> LibraryManifest:
-    """Return the library. Raises LibraryError if it was built with another number of shards than the one set."""
+    """Return the library. Raises LibraryError if it has another number of shards than the setting."""
     if library.n_shards != n_shards:
         raise LibraryError(
             f"the reference library has {library.n_shards} shards, but PRECALC_N_SHARDS is {n_shards}; "
@@ -86,7 +86,7 @@ def require_shards(library: LibraryManifest, n_shards: int) -> LibraryManifest:
 def read_shard(store: ObjectStore, library: LibraryManifest, shard: str) -> pa.Table:
     """Return a shard's molecules: columns `inchikey` and `smiles` (both string), sorted by `key_hash`.
 
-    Raises LibraryError if the file is missing, damaged, or not the one that the manifest lists.
+    Raises LibraryError if the file is missing, damaged, or not the one in the manifest.
     """
     name = storage.library_shard(shard)
     try:
@@ -107,7 +107,7 @@ def read_shard(store: ObjectStore, library: LibraryManifest, shard: str) -> pa.T
 def read_sample(store: ObjectStore, library: LibraryManifest, n: int) -> pa.Table:
     """Return the first `n` molecules by `key_hash`, fewer if the library has fewer; columns as in `read_shard`.
 
-    Shards are ranges of the hash, so only the first ones are read.
+    Reads only the first shards, since shards are ranges of the hash.
     """
     tables = [SHARD_SCHEMA.empty_table()]
     missing = n

@@ -1,4 +1,4 @@
-"""Where the library file is: the one inside the rdkit wheel, and the one in the store. What is in it: see `reading`."""
+"""The library's source file: the demo file in the rdkit package, and the file in the store."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ _CHUNK = 8 << 20
 
 
 def demo_library() -> Path:
-    """Return the file of 4,999 molecules of the NCI that comes with RDKit, invalid ones and duplicates among them."""
-    from rdkit import RDConfig  # as in `molecules`: RDKit is loaded where it is needed
+    """Return RDKit's file of 4,999 molecules of the NCI, which include invalid ones and duplicates."""
+    from rdkit import RDConfig  # RDKit takes long to load, and most commands do not need it.
 
     return Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi"
 
@@ -24,9 +24,8 @@ def demo_library() -> Path:
 def put_source(store: ObjectStore, path: Path) -> str:
     """Copy a library file into the store as `reference_library` with its suffix; return that name.
 
-    A file of another suffix that was there is deleted afterwards. Nothing is checked: build the library from `path`
-    first, so that a file which cannot be built never takes the place of one that can.
-    Raises LibraryError for a suffix that is none of the library's.
+    Then deletes a library file of another suffix. Checks nothing: build the library from `path` first, so that a broken
+    file never replaces a good one. Raises LibraryError for an unsupported suffix.
     """
     name = f"reference_library{suffix_of(path)}"
     obstore.put(store, name, path)
@@ -37,14 +36,14 @@ def put_source(store: ObjectStore, path: Path) -> str:
 
 
 def ensure_source(store: ObjectStore) -> None:
-    """Put the demo library into an empty store, so that a fresh machine has something to build.
+    """Put the demo library into an empty store, so that a new installation has a library to build.
 
-    Raises LibraryError if there is a library already, but not the file that it was built from.
+    Raises LibraryError if the store has a library but not its source file.
     """
     if _present(store):
         return
     if find_library(store):
-        raise LibraryError(f"the file of the library in {store} is gone; name it: `precalc library build PATH`")
+        raise LibraryError(f"the source file of the library in {store} is missing; run `precalc library build PATH`")
     put_source(store, demo_library())
 
 
@@ -55,7 +54,7 @@ def fetch_source(store: ObjectStore, folder: Path) -> Path:
     """
     names = _present(store)
     if not names:
-        raise LibraryError(f"no {' or '.join(_NAMES)} in {store}; name a file: `precalc library build PATH`")
+        raise LibraryError(f"no {' or '.join(_NAMES)} in {store}; run `precalc library build PATH`")
     if len(names) > 1:
         raise LibraryError(f"{' and '.join(names)} are both in {store}; delete the one that is out of date")
     [name] = names

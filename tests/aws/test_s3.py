@@ -76,7 +76,7 @@ def test_credentials_and_region_of_a_profile_are_used(aws, monkeypatch, tmp_path
 
 
 def test_a_bucket_that_does_not_exist_is_refused_when_it_is_opened(aws):
-    with refused("PRECALC_STORE_URL='s3://no-such-bucket/x'", "NoSuchBucket", "make the bucket"):
+    with refused("PRECALC_STORE_URL='s3://no-such-bucket/x'", "NoSuchBucket", "create the bucket"):
         open_store("s3://no-such-bucket/x")
 
 

@@ -68,13 +68,13 @@ def test_every_declared_name_has_a_name_of_its_own(one: str, other: str) -> None
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (HEADER + "a,float,,x\n,float,,x\n", ["line 3", "needs a name"]),
+        (HEADER + "a,float,,x\n,float,,x\n", ["line 3", "has no name"]),
         (HEADER + "a,float,,x\na,float,,x\n", ["line 3", "'a' is taken"]),
         (HEADER + "key,float,,x\nkey,float,,x\n", ["line 3", "'key' is taken"]),
         (HEADER, ["declares no columns", "examples/run_output.csv"]),
         (HEADER + ",,,\n,,,\n", ["declares no columns"]),
         ("", ["declares no columns"]),
-        ("column;kind\na;float\n", ["line 2", "needs a name"]),
+        ("column;kind\na;float\n", ["line 2", "has no name"]),
         (b"\x89PNG\r\n\x1a\n\0\xff", ["not a CSV file in UTF-8"]),
         (None, ["is missing", "examples/run_output.csv"]),
     ],
@@ -92,7 +92,7 @@ def test_blank_rows_are_passed_over_with_a_warning(write: Write) -> None:
     columns, warnings = read_columns(write(HEADER + ",,,\na,float,,x\n , ,,\nb,integer,,x\n,,,\n,,,\n"))
     assert [(column.name, column.type) for column in columns] == [("a", "float"), ("b", "integer")]
     (warning,) = warnings
-    assert "blank rows are passed over (line 2, line 4, line 6 and 1 more)" in warning
+    assert "blank rows are skipped (line 2, line 4, line 6 and 1 more)" in warning
 
 
 EXAMPLE = """key,input,count,score,name,code,empty,smiles

@@ -1,4 +1,4 @@
-"""How often the sensors have started a run for the same request or execution, and the next run."""
+"""The runs that the sensors have started for a request or an execution, and the next run."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,18 +14,18 @@ _JOBS = {"sample_predictions": TRY_MODEL, "raw_predictions": COMPUTE_SHARDS}
 
 
 class Attempts:
-    """The runs of an asset that were started for one thing, a request or an execution; a tag has its id."""
+    """The runs of an asset that were started for one request or execution, whose id is in a tag."""
 
-    def __init__(self, instance: dg.DagsterInstance, asset: str, tag: str, thing: str) -> None:
+    def __init__(self, instance: dg.DagsterInstance, asset: str, tag: str, tag_value: str) -> None:
         self._asset = asset
         self._job = _JOBS[asset].name
         self._tag = tag
-        self._thing = thing
-        self._runs = instance.get_runs(dg.RunsFilter(job_name=self._job, tags={tag: thing}))
+        self._tag_value = tag_value
+        self._runs = instance.get_runs(dg.RunsFilter(job_name=self._job, tags={tag: tag_value}))
 
     @property
     def made(self) -> int:
-        """How often a run was started; an attempt can have several runs, one a range of partitions."""
+        """The number of attempts. An attempt has one run per contiguous range of partitions."""
         ranges = Counter(run.tags.get(ASSET_PARTITION_RANGE_START_TAG) for run in self._runs)
         return max(ranges.values(), default=0)
 
@@ -41,17 +41,17 @@ class Attempts:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more is to be started: somebody cancelled the last run, or all attempts are made."""
+        """Whether no more runs may start: the last run was cancelled, or all attempts are used up."""
         cancelled = bool(self._runs) and self._runs[0].status is dg.DagsterRunStatus.CANCELED
         return cancelled or self.made >= ATTEMPTS
 
     def next_run(self, first: str, last: str, config: Mapping[str, object]) -> dg.RunRequest:
         """Return the next run. Its key counts attempts, since Dagster never runs a key again."""
         return dg.RunRequest(
-            run_key=f"{self._thing}/{first}/{self.made + 1}",
+            run_key=f"{self._tag_value}/{first}/{self.made + 1}",
             job_name=self._job,
             run_config={"ops": {self._asset: {"config": dict(config)}}},
-            tags={self._tag: self._thing, "model": first.partition("|")[0], **range_tags(first, last)},
+            tags={self._tag: self._tag_value, "model": first.partition("|")[0], **range_tags(first, last)},
         )
 
 
@@ -73,6 +73,6 @@ def any_under_way(runs: Sequence[dg.DagsterRun]) -> bool:
 
 
 def new_models(instance: dg.DagsterInstance, models: set[str]) -> list[dg.AddDynamicPartitionsRequest]:
-    """Return what adds those of the models that have no partition yet."""
+    """Return the Dagster request that adds partitions for new models, if there are any."""
     new = models.difference(instance.get_dynamic_partitions(MODELS))
     return [dg.AddDynamicPartitionsRequest(MODELS, sorted(new))] if new else []

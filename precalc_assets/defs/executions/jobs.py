@@ -1,4 +1,4 @@
-"""The jobs that the sensors start, one for each asset: a job cannot have assets of different partitions."""
+"""The jobs that the sensors start, one per asset: a job's assets must have the same partitions."""
 
 import dagster as dg
 

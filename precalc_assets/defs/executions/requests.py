@@ -1,4 +1,4 @@
-"""From a request, an object that anybody may put into the store, to the Dagster runs that meet it.
+"""The Dagster runs that meet a request, which is an object in the store.
 
 Dagster's runs, tagged with the request's id, hold its progress: first the model's canary, then all its shards.
 """
@@ -19,11 +19,11 @@ from precalc_assets.sharding import shard_keys
 REQUEST_TAG = "precalc/request"
 
 _MOST_AT_ONCE = 100
-"""Requests that a tick looks at; the others are looked at when these are met."""
+"""The most requests per tick; the others follow once these are met."""
 
 
 def meet_requests(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult:
-    """Return the runs that the requests need next, and mark the requests that need no more as met.
+    """Return the runs that requests need next, and mark requests that need no more runs as met.
 
     Raises LibraryError if there is no library.
     """
@@ -42,7 +42,7 @@ def meet_requests(context: dg.SensorEvaluationContext, platform: Platform) -> dg
 
 
 def _next_runs(context: dg.SensorEvaluationContext, platform: Platform, request: Request) -> Iterator[dg.RunRequest]:
-    """Yield the run that a request needs now, if any; mark the request as met if it needs none any more."""
+    """Yield the run that a request needs now, if any. Mark the request as met if it needs no more runs."""
     model = request.model
     canary = Attempts(context.instance, "sample_predictions", REQUEST_TAG, request.id)
     raw = Attempts(context.instance, "raw_predictions", REQUEST_TAG, request.id)

@@ -1,4 +1,4 @@
-"""The sensors around executions: one meets requests, one starts runs for executions that no Dagster run follows."""
+"""The sensors of requests and executions: one meets requests, one follows executions that no Dagster run follows."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ _Tick = Callable[[dg.SensorEvaluationContext, Platform], dg.SensorResult | dg.Sk
 
 
 def execution_sensors(compute: str) -> list[dg.SensorDefinition]:
-    """Return the sensors; that of executions on GitHub's runners is on where `compute` is github."""
+    """Return the sensors. The one for executions on GitHub's runners is on by default if `compute` is github."""
     running, stopped = dg.DefaultSensorStatus.RUNNING, dg.DefaultSensorStatus.STOPPED
     requests = dg.sensor(
         name="precalculation_requests",
@@ -36,7 +36,7 @@ def execution_sensors(compute: str) -> list[dg.SensorDefinition]:
 
 
 def _clear_skips(evaluate: _Tick) -> _Tick:
-    """Skip a tick with the reason in place of a traceback, where an error is meant for people."""
+    """Turn a PrecalcError into a skipped tick with its message, without a traceback."""
 
     def tick(
         context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]

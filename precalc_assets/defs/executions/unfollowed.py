@@ -1,8 +1,8 @@
-"""Executions that no Dagster run follows: started in GitHub's own UI, or left by a run that died.
+"""Executions that no Dagster run follows: started in GitHub's UI, or left by a run that died.
 
-For each, the sensor requests runs over the shards that Dagster has no record of, one run a contiguous range, as Dagster
-splits a backfill. Such a run reattaches, retries and records like any other. An execution that has nothing to record
-was cancelled, is of an old library, or was recorded already; the sensor settles it, so that its shards are free again.
+For each, the sensor requests runs over the shards that Dagster has no record of, one run per contiguous range, as
+Dagster splits a backfill. Such a run reattaches, retries and records like any other. An execution without anything to
+record was cancelled, is of an old library, or was recorded already. The sensor settles it to free its shards.
 """
 
 import time
@@ -24,22 +24,22 @@ from precalc_assets.outcomes import FAILURES, reason
 from precalc_assets.sharding import contiguous_ranges
 
 _TICK_SECONDS = 15.0
-"""Seconds after which a tick begins nothing more. An execution takes two of GitHub's answers, of 12 seconds each at
-most, and Dagster gives a tick 60 seconds."""
+"""Seconds after which a tick looks at no further execution. One takes two of GitHub's answers, of 12 seconds each at
+most, and Dagster's timeout of a tick is 60 seconds."""
 
 
 class Position(BaseModel):
-    """A sensor's cursor: by model the number up to which all executions are done, and the key looked at last."""
+    """A sensor's cursor: per model the number up to which all executions are done, and the last key looked at."""
 
     done: dict[str, int] = {}
     last: str = ""
 
 
 def follow_unfollowed(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult:
-    """Return the runs that follow what no run follows, and settle what has nothing to record.
+    """Return runs for executions that no run follows, and settle executions with nothing to record.
 
-    A tick that is lost, or runs twice, does no harm: runs have keys, and settling is idempotent. Raises PrecalcError if
-    there is no library, or a setting of GitHub's is missing.
+    A tick that is lost or repeated does no harm: runs have keys, and settling is idempotent. Raises PrecalcError if
+    there is no library, or a GitHub setting is missing.
     """
     deadline = time.monotonic() + _TICK_SECONDS
     engine = platform.engine(context.log.info, patient=False)
@@ -75,7 +75,7 @@ def follow_unfollowed(context: dg.SensorEvaluationContext, platform: Platform) -
 def _needed_runs(
     instance: dg.DagsterInstance, engine: Engine, execution: Execution, later: Sequence[Execution]
 ) -> list[dg.RunRequest] | None:
-    """Return the runs that an execution needs now, or settle it a step further; None if nothing is left to do."""
+    """Return the runs that an execution needs now, or move it a step towards settled; None if nothing is left to do."""
     sample = execution.intent.sample
     asset = "raw_predictions" if sample is None else "sample_predictions"
     attempts = Attempts(instance, asset, EXECUTION_TAG, execution.key)
@@ -86,7 +86,7 @@ def _needed_runs(
     settled = execution.settled.read()
     cancelled = not settled and followers and followers[0].status is dg.DagsterRunStatus.CANCELED
     if cancelled:
-        # The run had no time to cancel it, or somebody marked a dead run as cancelled.
+        # The run had no time to cancel the execution, or a person marked a dead run as cancelled.
         execution.cancellation.create(Cancellation(requested_at=engine.now()))
     if not cancelled and not attempts.over:
         config = {"compute": "github"} | ({} if sample is None else {"size": sample})

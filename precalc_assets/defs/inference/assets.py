@@ -1,4 +1,4 @@
-"""The assets of the group `inference`: what models print."""
+"""The assets of the group `inference`: canaries and raw predictions."""
 
 from collections.abc import Iterator
 
@@ -16,20 +16,20 @@ from precalc_assets.inference import CANARY_SIZE
 
 
 class RawConfig(dg.Config):
-    """Where shards are computed; PRECALC_COMPUTE decides for runs that do not say."""
+    """Where shards are computed (default: PRECALC_COMPUTE)."""
 
     compute: Compute | None = None
 
 
 class SampleConfig(dg.Config):
-    """How many molecules the canary is given, and where it runs; PRECALC_COMPUTE decides for runs that do not say."""
+    """The canary's number of molecules, and where it runs (default: PRECALC_COMPUTE)."""
 
     size: int = Field(default=CANARY_SIZE, ge=1)
     compute: Compute | None = None
 
 
 def inference_assets(partitions: ShardPartitions, pool: str) -> list[dg.AssetsDefinition]:
-    """Return the canary, by model, and the raw predictions, by model and shard; runs of both take a slot of `pool`."""
+    """Return the canary, by model, and the raw predictions, by model and shard. Runs of both take a slot of `pool`."""
 
     @dg.asset(
         deps=[dg.AssetDep("library_shards", partition_mapping=dg.AllPartitionMapping())],
@@ -54,8 +54,8 @@ def inference_assets(partitions: ShardPartitions, pool: str) -> list[dg.AssetsDe
                 )
             yield from canary_evaluations(context.instance, report)
             if report.broken:
-                said = "\n".join(f"{report.model} {check.name}: {check.description}" for check in report.broken)
-                raise dg.Failure(description=said, metadata=canary_metadata(report, platform), allow_retries=False)
+                failures = "\n".join(f"{report.model} {check.name}: {check.description}" for check in report.broken)
+                raise dg.Failure(description=failures, metadata=canary_metadata(report, platform), allow_retries=False)
             yield from check_outputs(context)
 
     @dg.asset(

@@ -1,4 +1,4 @@
-"""The canary as the graph records it: its figures, its checks, and its part in the shards that are made after it."""
+"""The canary's events in Dagster: its figures, its checks, and the input that it is to shards computed after it."""
 
 from collections.abc import Iterator
 
@@ -16,18 +16,18 @@ from precalc_assets.outcomes import ShardOutcome
 from precalc_assets.storage import canary_report, sample
 
 _FINISHED_AT = "finished_at"
-"""The metadata of a check's evaluation that says which canary it is of."""
+"""The metadata of a check's evaluation that identifies the canary."""
 
 
 def canary_evaluations(instance: dg.DagsterInstance, report: CanaryReport) -> Iterator[dg.AssetCheckEvaluation]:
-    """Yield the evaluations of the canary's checks, of the model and of all models, after its materialization."""
+    """Yield the evaluations of the canary's checks and their summaries. Call this after the materialization."""
     metadata = {_FINISHED_AT: dg.MetadataValue.timestamp(report.finished_at)}
     yield from CANARY.evaluations(instance, {report.model: Finding(report.checks, metadata)})
     yield from CANARY.summaries(instance, models)
 
 
 def is_recorded(instance: dg.DagsterInstance, report: CanaryReport) -> bool:
-    """Return whether Dagster has a record of a canary: its last check was evaluated, if it has any."""
+    """Return whether Dagster has recorded this canary: whether its last check, if it has any, was evaluated."""
     if not report.checks:
         return True
     history = instance.event_log_storage.get_asset_check_execution_history(
@@ -41,7 +41,7 @@ def is_recorded(instance: dg.DagsterInstance, report: CanaryReport) -> bool:
 
 
 class PrecedingCanary:
-    """The canary of a model whose shards a run records: GitHub's workflow runs it before the shards, or anew."""
+    """The canary of a model whose shards a run records. GitHub's workflow runs it before the shards, if at all."""
 
     def __init__(self, instance: dg.DagsterInstance, platform: Platform, model: str) -> None:
         self._instance = instance
@@ -51,7 +51,7 @@ class PrecedingCanary:
         self._input = Input("sample_predictions")
 
     def record(self) -> Iterator[Event]:
-        """Yield the events of the canary if its report is new and Dagster has no record of it."""
+        """Yield the canary's events if its report is new and not recorded in Dagster."""
         report = find_report(self._platform.store, self._model)
         if report is None or report == self._report:
             return
@@ -68,7 +68,7 @@ class PrecedingCanary:
         self._input = recorded_input(self._instance, "sample_predictions", self._model, report.version)
 
     def input_of(self, outcome: ShardOutcome) -> Input:
-        """Return the canary as an input of a shard; as a missing one if it is of another release or other columns."""
+        """Return the canary as an input of a shard, as missing if it is of another release or other columns."""
         release = str(outcome.facts.get("release"))
         if self._report and self._report.is_of(release, outcome.columns):
             return self._input

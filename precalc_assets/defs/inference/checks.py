@@ -1,4 +1,4 @@
-"""The checks of the group. The canary's are evaluated in `precalc_assets.inference`, a shard's when it lands."""
+"""The checks of the group. `precalc_assets.inference` evaluates them."""
 
 import dagster as dg
 

@@ -1,6 +1,6 @@
-"""Where raw predictions and canaries are computed: in the run itself, or on GitHub's runners, which the run follows.
+"""The choice of where raw predictions and canaries are computed: in the run itself, or on GitHub's runners.
 
-A run's configuration decides, else PRECALC_COMPUTE. How GitHub's runners are followed is in `on_github`.
+A run's configuration decides, or else PRECALC_COMPUTE. `on_github` follows GitHub's runners.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,7 +15,7 @@ from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
 
 
 class Compute(Enum):
-    """Where it is computed: in this run, or on GitHub's runners."""
+    """Where to compute: in this run, or on GitHub's runners."""
 
     local = "local"
     github = "github"
@@ -26,12 +26,12 @@ RunCanary = Callable[[dg.AssetExecutionContext, Platform, str, int], CanaryRepor
 
 
 def shards_computed(compute: Compute | None, platform: Platform) -> ComputeShards:
-    """Return the function that computes shards of a model, where the run or else the settings want it."""
+    """Return the function that computes a model's shards at the run's place, or else the settings'."""
     return _compute if (compute or Compute(platform.settings.compute)) is Compute.local else compute_on_github
 
 
 def canary_run(compute: Compute | None, platform: Platform) -> RunCanary:
-    """Return the function that runs a model's canary, where the run or else the settings want it."""
+    """Return the function that runs a model's canary at the run's place, or else the settings'."""
     return _try if (compute or Compute(platform.settings.compute)) is Compute.local else try_on_github
 
 

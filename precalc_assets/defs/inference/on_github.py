@@ -1,7 +1,7 @@
-"""A Dagster run that has shards or a canary computed on GitHub's runners, and follows them to the end.
+"""Dagster runs that compute shards or a canary on GitHub's runners, and follow them to the end.
 
 The engine (`precalc_assets.executions`) launches, retries, cancels and reattaches. This module decides when a run
-cancels, and what a run does that was requested for one execution: it continues that execution and starts nothing anew.
+cancels. A run that was requested for one execution continues that execution and launches no other.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,16 +28,16 @@ from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
 from precalc_assets.platform_errors import ExecutionError, ShardError
 
 EXECUTION_TAG = "precalc/execution"
-"""The tag of a run that was requested for an execution that no run followed: the execution's key."""
+"""The tag of a run that was requested for an unfollowed execution. Its value is the execution's key."""
 
 
 def compute_on_github(
     context: dg.AssetExecutionContext, platform: Platform, model: str, shards: list[str]
 ) -> Iterator[ShardOutcome]:
-    """Have the missing shards of a model computed, and yield each shard as it lands or fails.
+    """Compute a model's missing shards on GitHub's runners, and yield each shard as it lands or fails.
 
-    Shards that an earlier run recorded before it died are yielded too: if this run fails, Dagster shows each of its
-    partitions that it has not recorded as failed.
+    Shards that an earlier run recorded before it died are yielded, too: if this run fails, Dagster shows every partition
+    that this run has not recorded as failed.
     """
     engine = platform.engine(context.log.info)
     left = set(shards)
@@ -55,7 +55,7 @@ def compute_on_github(
 
 
 def try_on_github(context: dg.AssetExecutionContext, platform: Platform, model: str, size: int) -> CanaryReport:
-    """Have a model's canary run, and return its report, also that of a model that broke a check.
+    """Run a model's canary on GitHub's runners, and return its report, whether or not a check failed.
 
     Raises ExecutionError if there is no report of this canary.
     """
@@ -95,7 +95,7 @@ def _execution(context: dg.AssetExecutionContext, engine: Engine) -> Execution |
 
 
 def _ended_shards(engine: Engine, execution: Execution | None, shards: Sequence[str]) -> Iterator[ShardOutcome]:
-    """Yield the shards that ended without predictions before the run began, as when somebody cancelled."""
+    """Yield the shards that ended without predictions before the run began, such as cancelled ones."""
     if execution is None:
         return
     model = execution.model
@@ -111,16 +111,16 @@ def _ended_shards(engine: Engine, execution: Execution | None, shards: Sequence[
 
 
 def _with_checks(engine: Engine, model: str, outcome: ShardOutcome) -> ShardOutcome:
-    """Return a failed shard with the checks that its data in the store broke, if it has data."""
+    """Return a failed shard with the failed checks of its data in the store, if it has data."""
     found = find_outcome(engine, model, outcome.shard)
     return replace(found, failure=outcome.failure) if found and not found.landed else outcome
 
 
 @contextmanager
 def _cancelling(context: dg.AssetExecutionContext, engine: Engine, model: str) -> Iterator[None]:
-    """Cancel what this run follows if somebody terminates the run.
+    """Cancel the executions that this run follows if a person terminates the run.
 
-    Any other interruption, as when Dagster is stopped, leaves GitHub's runs at work, as a crash does.
+    Any other interruption, such as a stop of Dagster or a crash, leaves GitHub's runs at work.
     """
     try:
         yield

@@ -17,7 +17,7 @@ from precalc_assets.storage import LIBRARY_MANIFEST, REJECTED
 
 
 def library_assets(partitions: ShardPartitions) -> list[dg.AssetsDefinition]:
-    """Return the assets of the library, of which the second has one partition a shard."""
+    """Return the library as a whole, and its shards, one partition each."""
 
     @dg.asset(
         group_name="library",

@@ -1,4 +1,4 @@
-"""The checks of the group, and the evaluation of those of the library as a whole."""
+"""The checks of the group, and the evaluation of the whole library's checks."""
 
 import dagster as dg
 
@@ -17,7 +17,7 @@ LIBRARY = AssetChecks(
 LIBRARY_SHARDS = AssetChecks(dg.AssetKey("library_shards"), LIBRARY_SHARD_CHECKS)
 
 _LOWEST_PARSE_RATE = 0.9
-"""Below, the file is more likely to be of another kind than to be dirty."""
+"""Below this rate, the file is probably not a library at all."""
 
 
 def library_checks(manifest: LibraryManifest) -> list[Check]:

@@ -1,4 +1,4 @@
-"""The assets of the group `serving`: typed predictions, the tables that readers are served from, and the cards."""
+"""The assets of the group `serving`: typed predictions, the tables that serve readers, and the cards."""
 
 from collections.abc import Iterator
 

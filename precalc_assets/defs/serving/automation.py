@@ -1,4 +1,4 @@
-"""When Dagster materializes the assets downstream of inference by itself: their conditions, and the sensor of these."""
+"""Automation of the assets downstream of inference: their conditions, and the sensor that evaluates them."""
 
 from typing import Any
 
@@ -17,15 +17,16 @@ automation = dg.AutomationConditionSensorDefinition(
 def follow_upstream() -> AndAutomationCondition[Any]:
     """Materialize a partition when its upstream arrives or changes, or arrived while no daemon ran.
 
-    Dagster's `eager` sees only what arrives while the daemon runs. Here a missing partition is caught up too, such as
-    one whose upstream was computed by the command line or on a runner. One that has failed waits for a change.
+    Dagster's `eager` only sees upstream events while the daemon runs. This condition also materializes a missing
+    partition, such as one whose upstream was computed by the command line or on a runner. A failed one waits for a
+    change.
     """
     unserved = dg.AutomationCondition.missing() & ~dg.AutomationCondition.execution_failed()
     return dg.AutomationCondition.eager().replace("newly_missing", unserved).with_label("follow upstream")
 
 
 def follow_upstream_in_part() -> AndAutomationCondition[Any]:
-    """Do the same for an asset that does not wait for all of its upstream."""
+    """Do the same for an asset that does not wait for all its upstream partitions."""
     any_upstream = dg.AutomationCondition.any_deps_match(~dg.AutomationCondition.missing())
     condition = follow_upstream().without(~dg.AutomationCondition.any_deps_missing()) & any_upstream
     return condition.with_label("follow upstream, also in part")

@@ -1,4 +1,4 @@
-"""A model's card as the UI shows it: the model, what readers are served, and how its values are distributed."""
+"""A model's card as the UI shows it: the model, the served predictions, and their distributions."""
 
 import dagster as dg
 

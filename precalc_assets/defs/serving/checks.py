@@ -1,4 +1,4 @@
-"""The checks of the group, and the evaluation of a card's. Those of a shard are evaluated when it lands."""
+"""The checks of the group, and the evaluation of a card's. `precalc_assets.predictions` evaluates those of shards."""
 
 import dagster as dg
 
@@ -15,7 +15,7 @@ _CARD_CHECKS = {
     "one_release": "all shards in the table are of one release",
     "one_environment": "all shards of a release were computed in one environment",
 }
-"""None of them keeps a card from being published."""
+"""All of them are warnings: a card is published anyway."""
 
 CARD = AssetChecks(dg.AssetKey("model_card"), _CARD_CHECKS, _CARD_CHECKS)
 
