@@ -103,7 +103,7 @@ def test_parts_and_quarantine_have_both(predicted) -> None:
         assert [found[smiles][name] for name in SHOWN] == cells(values(smiles))
 
 
-def test_the_same_run_takes_its_parts_up_again(predicted) -> None:
+def test_the_same_run_reuses_its_parts(predicted) -> None:
     calls = len(predicted.calls())
     for shard in SHARDS:
         predicted.path(f"raw/model={MODEL}/shard={shard}/manifest.json").unlink()

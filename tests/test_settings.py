@@ -55,7 +55,7 @@ def test_the_defaults_need_no_cloud_account() -> None:
         ("PRECALC_MAX_FAILURE_RATE", "nan"),
     ],
 )
-def test_a_bad_value_is_one_line_that_names_the_variable_and_the_value(
+def test_an_error_names_the_variable_and_its_bad_value(
     variable: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, value)
@@ -72,25 +72,21 @@ def test_origins_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> Non
     assert load_settings().cors_origins == ("https://lab.example", "http://localhost:8080")
 
 
-def test_a_line_of_the_env_file_is_a_setting_and_the_environment_overrules_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_overrides_the_env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".env").write_text("PRECALC_N_SHARDS=7\nPRECALC_BATCH_SIZE=11\nSOMETHING_ELSE=1\n")
     monkeypatch.setenv("PRECALC_BATCH_SIZE", "12")
     settings = load_settings()
     assert (settings.n_shards, settings.batch_size) == (7, 12)
 
 
-def test_folders_of_models_are_separated_like_path_and_come_before_the_built_in_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_models_dir_is_split_like_path_before_built_in_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     monkeypatch.setenv("PRECALC_MODELS_DIR", f"{one}{os.pathsep}{two}{os.pathsep}")
     assert load_settings().model_folders == (one, two, BUILT_IN_MODELS)
 
 
 @pytest.mark.parametrize(("variable", "name"), [("PRECALC_CACHE_DIR", "cache_dir"), ("PRECALC_MODELS_DIR", "models")])
-def test_a_relative_folder_is_the_one_below_the_folder_of_the_call(
+def test_a_relative_folder_is_below_the_working_directory(
     variable: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Models are run in a folder of their own, where a relative path means something else."""
@@ -104,16 +100,14 @@ def test_a_relative_folder_is_the_one_below_the_folder_of_the_call(
     ("variable", "value"),
     [("PRECALC_MODELS_DIR", "~nobody_at_all/models"), ("PRECALC_STORE_URL", "file://~nobody_at_all/store")],
 )
-def test_a_folder_in_a_home_that_nobody_has_is_refused_by_name(
-    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_names_a_folder_in_an_unknown_home(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(UsageError, match=f"{variable}='{value}'"):
         open_store(load_settings().store_url)
 
 
 @pytest.mark.parametrize("url", ["nonsense", "gopher://x/y", ""])
-def test_a_url_of_no_store_is_refused_by_name(url: str) -> None:
+def test_an_error_names_a_wrong_store_url(url: str) -> None:
     with pytest.raises(UsageError) as error:
         open_store(url)
     assert f"PRECALC_STORE_URL={url!r}" in str(error.value)
@@ -121,18 +115,18 @@ def test_a_url_of_no_store_is_refused_by_name(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["nonsense", "sqlite:///", "postgres://x", ""])
-def test_a_url_of_no_tables_is_refused_by_name(url: str) -> None:
+def test_an_error_names_a_wrong_tables_url(url: str) -> None:
     with pytest.raises(UsageError) as error:
         open_tables(url)
     assert f"PRECALC_TABLES_URL={url!r}" in str(error.value)
 
 
-def test_a_store_that_cannot_be_made_is_refused_by_name(tmp_path: Path) -> None:
+def test_an_error_names_a_store_that_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="PRECALC_STORE_URL"):
         open_store(f"file://{tmp_path / 'file' / 'store'}")
 
 
-def test_a_file_url_that_starts_with_a_dot_is_relative_to_the_cwd(tmp_path: Path) -> None:
+def test_a_dotted_file_url_is_relative_to_the_cwd(tmp_path: Path) -> None:
     open_store("file://./below").put("x", b"1")
     assert (tmp_path / "below" / "x").read_bytes() == b"1"

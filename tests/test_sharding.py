@@ -27,14 +27,14 @@ ETHANOL = "LFQSCWFLJHTTHZ-UHFFFAOYSA-N"
 
 
 @given(HASHES, N_SHARDS)
-def test_a_molecule_is_in_exactly_the_shard_whose_range_of_hashes_holds_it(h: int, n: int) -> None:
+def test_a_molecule_is_in_the_shard_of_its_range_of_hashes(h: int, n: int) -> None:
     owners = [i for i in {0, n - 1, shard_index(h, n) - 1, shard_index(h, n), shard_index(h, n) + 1} if 0 <= i < n]
     holding = [i for i in owners if i * HASH_SPACE <= h * n < (i + 1) * HASH_SPACE]
     assert holding == [shard_index(h, n)]
 
 
 @given(N_SHARDS)
-def test_the_ends_of_the_hash_space_are_in_the_first_and_the_last_shard(n: int) -> None:
+def test_the_ends_of_the_hash_space_are_in_the_outer_shards(n: int) -> None:
     assert shard_index(0, n) == 0
     assert shard_index(HASH_SPACE - 1, n) == n - 1
 
@@ -49,12 +49,12 @@ def test_the_hash_is_the_first_eight_bytes_of_sha256() -> None:
     assert key_hash(ETHANOL) == int(sha256(ETHANOL.encode()).hexdigest()[:16], 16)
 
 
-def test_a_known_molecule_is_in_the_shard_that_it_always_was_in() -> None:
+def test_the_shard_of_a_known_molecule_never_changes() -> None:
     assert shard_of(ETHANOL, 50) == "03"
 
 
 @given(N_SHARDS)
-def test_keys_are_distinct_of_one_width_and_sort_as_their_numbers_do(n: int) -> None:
+def test_keys_are_distinct_and_sort_as_their_numbers_do(n: int) -> None:
     keys = shard_keys(n)
     assert len(keys) == n
     assert keys == sorted(set(keys))
@@ -68,7 +68,7 @@ def test_keys_have_at_least_two_digits(n: int, first: str, last: str) -> None:
 
 
 @given(st.data(), N_SHARDS)
-def test_ranges_that_were_written_out_are_read_back_as_the_same_shards(data: st.DataObject, n: int) -> None:
+def test_formatted_shards_are_parsed_back(data: st.DataObject, n: int) -> None:
     chosen = data.draw(st.sets(st.integers(0, n - 1), min_size=1, max_size=50))
     keys = [shard_key(i, n) for i in sorted(chosen)]
     ranges = [f"{run[0]}-{run[-1]}" if len(run) > 1 else run[0] for run in contiguous_ranges(keys)]
@@ -85,7 +85,7 @@ def test_contiguous_ranges_have_no_gap_inside_and_one_between(chosen: set[int]) 
     assert all(int(b[0]) > int(a[-1]) + 1 for a, b in pairwise(ranges))
 
 
-def test_no_name_means_all_shards() -> None:
+def test_no_text_means_all_shards() -> None:
     assert parse_shards(None, 3) == ["00", "01", "02"]
 
 
@@ -100,12 +100,12 @@ def test_no_name_means_all_shards() -> None:
         (" 01 - 02 , 05 ", ["01", "02", "05"]),
     ],
 )
-def test_shards_are_named_alone_in_ranges_and_in_lists(text: str, shards: list[str]) -> None:
+def test_shards_are_parsed_from_keys_ranges_and_lists(text: str, shards: list[str]) -> None:
     assert parse_shards(text, 50) == shards
 
 
 @pytest.mark.parametrize("text", ["", ",", "07,", "x", "-1", "1-", "1--2", "1-2-3", "0x1", "1.0", "07;08", "9999999"])
-def test_what_names_no_shard_is_refused_with_the_text(text: str) -> None:
+def test_malformed_shards_are_refused_with_the_text(text: str) -> None:
     with pytest.raises(UsageError) as error:
         parse_shards(text, 50)
     assert repr(text) in str(error.value)
@@ -113,7 +113,7 @@ def test_what_names_no_shard_is_refused_with_the_text(text: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "word"), [("50", "49"), ("00-50", "49"), ("5-3", "backwards")])
-def test_a_shard_that_does_not_exist_is_refused_with_the_ones_that_do(text: str, word: str) -> None:
+def test_a_missing_shard_is_refused_with_the_existing_ones(text: str, word: str) -> None:
     with pytest.raises(UsageError, match=word):
         parse_shards(text, 50)
 
@@ -127,5 +127,5 @@ def test_only_27_characters_of_the_right_kind_are_an_inchikey(text: str) -> None
 
 
 @pytest.mark.parametrize("text", ["07", "00-49", "00-03,07,20-29"])
-def test_shards_are_written_as_they_are_read(text: str) -> None:
+def test_shards_are_formatted_as_they_are_parsed(text: str) -> None:
     assert format_shards(parse_shards(text, 50)) == text

@@ -68,7 +68,7 @@ def every_second(failure):
     return lambda _request: failure if next(requests) % 2 == 0 else None
 
 
-def test_a_table_is_made_as_the_settings_say(aws, monkeypatch):
+def test_a_table_is_created_with_the_settings(aws, monkeypatch):
     monkeypatch.setenv("PRECALC_TABLE_TAGS", "project=precalc, owner=chemistry")
     monkeypatch.setenv("PRECALC_TABLE_RECOVERY", "true")
     monkeypatch.setenv("PRECALC_TABLE_PROTECTION", "true")
@@ -91,7 +91,7 @@ def test_a_table_is_made_as_the_settings_say(aws, monkeypatch):
     assert open_tables(url).list_tables() == []
 
 
-def test_recovery_is_switched_on_when_a_new_table_is_ready_for_it(aws, pauses):
+def test_recovery_is_switched_on_once_a_table_is_ready(aws, pauses):
     prefix = tables_url().rpartition("/")[2]
     store = DynamoDBStore(REGION, prefix, options=TableOptions(point_in_time_recovery=True), sleep=pauses)
     answer(store, "UpdateContinuousBackups", every_second(error(400, "ContinuousBackupsUnavailableException")))
@@ -105,7 +105,7 @@ def test_recovery_is_switched_on_when_a_new_table_is_ready_for_it(aws, pauses):
     assert len(pauses) == 1
 
 
-def test_whoever_makes_a_table_at_the_same_time_is_harmless(aws):
+def test_concurrent_creations_of_a_table_succeed(aws):
     url = tables_url()
     stores = [open_tables(url) for _ in range(4)]
     barrier = threading.Barrier(4)
@@ -127,14 +127,14 @@ def test_whoever_makes_a_table_at_the_same_time_is_harmless(aws):
     assert not wrong
 
 
-def test_a_store_sees_no_tables_of_a_prefix_that_begins_with_its_own(aws):
+def test_tables_of_a_longer_prefix_are_not_listed(aws):
     url = tables_url()
     for name in (url, f"{url}-dev"):
         open_tables(name).create_table(TABLE)
     assert open_tables(url).list_tables() == open_tables(f"{url}-dev").list_tables() == [TABLE]
 
 
-def test_a_table_that_is_there_is_not_asked_about_for_each_shard(store):
+def test_the_status_of_a_table_is_cached(store):
     asked = []
     register(store, "before-call", "*", lambda model, **_: asked.append(model.name))
     for _ in range(50):
@@ -143,7 +143,7 @@ def test_a_table_that_is_there_is_not_asked_about_for_each_shard(store):
     assert asked == []
 
 
-def test_a_table_that_another_process_dropped_is_made_again(store):
+def test_a_table_dropped_by_another_process_is_recreated(store):
     DynamoDBStore(REGION, store._prefix).drop_table(TABLE)
     with pytest.raises(TableError, match=TABLE):
         store.put_many(TABLE, ITEMS)
@@ -156,7 +156,7 @@ def test_a_table_that_another_process_dropped_is_made_again(store):
 DELETING = (200, {"Table": {"TableStatus": "DELETING"}})
 
 
-def test_a_table_that_is_being_deleted_is_waited_for_and_made_again(store):
+def test_a_table_under_deletion_is_awaited_and_recreated(store):
     store.drop_table(TABLE)
     answers = iter([DELETING, DELETING])
     answer(store, "DescribeTable", lambda _request: next(answers, None))
@@ -166,7 +166,7 @@ def test_a_table_that_is_being_deleted_is_waited_for_and_made_again(store):
     assert stored(store) == ITEMS
 
 
-def test_a_table_that_does_not_stop_being_deleted_is_an_error_that_says_so(store, monkeypatch):
+def test_an_endless_deletion_of_a_table_is_an_error(store, monkeypatch):
     monkeypatch.setattr(dynamodb, "_WAIT_SECONDS", 2)
     store.drop_table(TABLE)
     answer(store, "DescribeTable", lambda _request: DELETING)
@@ -176,7 +176,7 @@ def test_a_table_that_does_not_stop_being_deleted_is_an_error_that_says_so(store
             use(TABLE)
 
 
-def test_what_every_batch_leaves_unprocessed_is_sent_again_and_counted_once(store, pauses):
+def test_unprocessed_items_are_resent_and_counted_once(store, pauses):
     leave_half(store)
     assert store.put_many(TABLE, ITEMS) == Consumed(write_units=120, items=60)
     assert stored(store) == ITEMS
@@ -187,7 +187,7 @@ def test_what_every_batch_leaves_unprocessed_is_sent_again_and_counted_once(stor
 
 
 @pytest.mark.parametrize("operation", ["BatchWriteItem", "BatchGetItem"])
-def test_what_stays_unprocessed_is_given_up_after_pauses_that_grow(store, pauses, operation):
+def test_endlessly_unprocessed_items_are_an_error(store, pauses, operation):
     def take_nothing(request):
         asked = json.loads(request.body)["RequestItems"]
         return (200, {"Responses": {}, "UnprocessedKeys": asked, "UnprocessedItems": asked, "ConsumedCapacity": []})
@@ -213,7 +213,7 @@ def test_what_stays_unprocessed_is_given_up_after_pauses_that_grow(store, pauses
     ],
     ids=lambda failure: failure[1]["__type"].rpartition("#")[2],
 )
-def test_throttling_and_failure_of_every_second_request_lose_nothing(store, failure, botocore_pauses):
+def test_throttling_and_failures_lose_nothing(store, failure, botocore_pauses):
     for operation in ("BatchWriteItem", "BatchGetItem", "PutItem"):
         answer(store, operation, every_second(failure))
     assert store.put_many(TABLE, ITEMS) == Consumed(write_units=120, items=60)
@@ -222,14 +222,14 @@ def test_throttling_and_failure_of_every_second_request_lose_nothing(store, fail
     assert stored(store) == [Item("000", b"new", "w"), *ITEMS[1:]]
 
 
-def test_throttling_that_does_not_end_is_an_error_that_names_the_setting(store, botocore_pauses):
+def test_endless_throttling_is_an_error_with_the_setting(store, botocore_pauses):
     answer(store, "BatchWriteItem", lambda _request: error(400, "ThrottlingException"))
     with pytest.raises(TableError, match=rf"{store._prefix}-{TABLE}.*ThrottlingException.*PRECALC_TABLE_WRITE_UNITS"):
         store.put_many(TABLE, ITEMS)
     assert sum(botocore_pauses) > 1
 
 
-def test_connections_that_are_cut_in_the_middle_of_batches_lose_nothing(aws, monkeypatch, botocore_pauses):
+def test_cut_connections_lose_nothing(aws, monkeypatch, botocore_pauses):
     url = tables_url()
     open_tables(url).create_table(TABLE)
     with CuttingProxy(aws.endpoint) as proxy:
@@ -244,7 +244,7 @@ def test_connections_that_are_cut_in_the_middle_of_batches_lose_nothing(aws, mon
         assert proxy.cuts == 5
 
 
-def test_answers_that_break_off_within_their_headers_are_no_success(store, botocore_pauses):
+def test_an_answer_cut_in_its_headers_is_retried(store, botocore_pauses):
     """An empty 200 is what botocore makes of them."""
     cut = iter([(200, {})] * 3)
     for operation in ("BatchWriteItem", "BatchGetItem", "DescribeTable"):
@@ -256,7 +256,7 @@ def test_answers_that_break_off_within_their_headers_are_no_success(store, botoc
         store.put_many(TABLE, ITEMS)
 
 
-def test_a_put_whose_answer_was_lost_counts_as_written_once(aws, monkeypatch, botocore_pauses):
+def test_a_put_with_a_lost_answer_counts_once(aws, monkeypatch, botocore_pauses):
     url = tables_url()
     open_tables(url).create_table(TABLE)
     with CuttingProxy(aws.endpoint) as proxy:
@@ -271,7 +271,7 @@ def test_a_put_whose_answer_was_lost_counts_as_written_once(aws, monkeypatch, bo
         assert proxy.cuts == 3
 
 
-def test_a_generator_is_not_read_far_ahead_of_what_is_written(store):
+def test_a_generator_is_not_read_far_ahead_of_the_writes(store):
     taken, go = [], threading.Event()
     answer(store, "BatchWriteItem", lambda _request: go.wait(30) and None)
 
@@ -305,7 +305,7 @@ def test_nothing_is_written_after_a_failure_was_reported(store):
     assert len(sent) == at_the_time
 
 
-def test_units_are_spent_no_faster_than_the_limit_says():
+def test_units_are_spent_within_the_rate_limit():
     now = [0.0]
 
     def sleep(seconds):
@@ -326,7 +326,7 @@ def test_units_are_spent_no_faster_than_the_limit_says():
     assert now[0] - before == pytest.approx(0.1)
 
 
-def test_a_process_writes_a_table_no_faster_than_its_setting(aws, monkeypatch):
+def test_a_process_writes_a_table_within_its_setting(aws, monkeypatch):
     monkeypatch.setenv("PRECALC_TABLE_WRITE_UNITS", "400")
     store = open_tables(tables_url())
     store.create_table(TABLE)
@@ -335,7 +335,7 @@ def test_a_process_writes_a_table_no_faster_than_its_setting(aws, monkeypatch):
     assert time.monotonic() - started >= (250 - 25) / 400 - 0.1
 
 
-def test_reading_imports_nothing_that_is_large_and_boto3_only_for_a_url_of_aws(store, tmp_path):
+def test_reading_imports_boto3_only_for_aws(store, tmp_path):
     store.put_many(TABLE, ITEMS)
     large = ["boto3", "numpy", "pyarrow", "pandas", "polars", "rdkit", "dagster", "pydantic"]
     code = f"""
@@ -353,14 +353,14 @@ print([name for name in {large} if name in sys.modules])
         assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == imported
 
 
-def test_a_store_without_credentials_is_a_usage_error_that_names_the_variables(aws, monkeypatch):
+def test_missing_credentials_are_an_error_with_the_variables(aws, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     with pytest.raises(UsageError, match=r"no AWS credentials.*AWS_PROFILE.*AWS_ACCESS_KEY_ID"):
         open_tables(tables_url())
 
 
-def test_a_profile_that_does_not_exist_is_a_usage_error_that_names_it(aws, monkeypatch):
+def test_an_error_names_a_missing_profile(aws, monkeypatch):
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     with pytest.raises(UsageError, match=r"profile \(nobody\).*AWS_PROFILE"):
         open_tables(tables_url())
@@ -379,17 +379,17 @@ def test_credentials_of_a_profile_are_used(aws, monkeypatch, tmp_path):
     assert all(b"Credential=lab/" in header for header in seen)
 
 
-def test_a_table_in_another_region_is_missing_and_the_error_names_the_region_and_the_setting(store):
+def test_the_error_of_a_missing_table_names_the_region(store):
     elsewhere = DynamoDBStore("eu-west-1", store._prefix)
     with pytest.raises(TableError, match=rf"{TABLE}.*in eu-west-1, the region in PRECALC_TABLES_URL.*precalc load"):
         elsewhere.get_many(TABLE, KEYS)
 
 
-def test_an_endpoint_that_is_not_there_is_explained_by_its_setting():
+def test_an_error_names_the_setting_of_a_missing_endpoint():
     assert "AWS_ENDPOINT_URL" in explain(EndpointConnectionError(endpoint_url="http://127.0.0.1:1"))
 
 
-def test_a_role_that_may_not_is_told_what_and_where_to_look(strict_ministack, monkeypatch):
+def test_an_error_names_the_action_that_a_role_lacks(strict_ministack, monkeypatch):
     for name, value in strict_ministack.user_who_may().items():
         monkeypatch.setenv(name, value)
     store = open_tables(tables_url())
@@ -397,7 +397,7 @@ def test_a_role_that_may_not_is_told_what_and_where_to_look(strict_ministack, mo
         store.create_table(TABLE)
 
 
-def test_a_key_that_aws_does_not_know_is_told_by_the_variables(strict_ministack, monkeypatch):
+def test_the_error_of_an_unknown_key_names_the_variables(strict_ministack, monkeypatch):
     for name, value in (strict_ministack.environment | {"AWS_ACCESS_KEY_ID": "unknown"}).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(TableError, match=rf"-{TABLE} in {REGION}.*AWS_ACCESS_KEY_ID"):

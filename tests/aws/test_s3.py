@@ -30,7 +30,7 @@ def refused(*words):
         assert word in text
 
 
-def test_objects_below_a_prefix_are_written_listed_read_and_deleted(aws):
+def test_objects_are_written_listed_read_and_deleted(aws):
     bucket = aws.make_bucket()
     store = open_store(f"s3://{bucket}/some/prefix")
     obstore.put(store, "raw/a.csv", b"1,2\n")
@@ -45,7 +45,7 @@ def test_objects_below_a_prefix_are_written_listed_read_and_deleted(aws):
         obstore.get(store, "raw/a.csv")
 
 
-def test_of_two_that_create_an_object_one_is_refused(aws):
+def test_one_of_two_creations_of_an_object_is_refused(aws):
     store = open_store(f"s3://{aws.make_bucket()}")
     obstore.put(store, "claim.json", b"1", mode="create")
     with pytest.raises(AlreadyExistsError):
@@ -53,7 +53,7 @@ def test_of_two_that_create_an_object_one_is_refused(aws):
     assert obstore.get(store, "claim.json").bytes() == b"1"
 
 
-def test_a_large_file_is_put_in_parts_and_read_in_a_stream(aws, tmp_path):
+def test_a_large_file_is_put_in_parts_and_streamed(aws, tmp_path):
     bucket = aws.make_bucket()
     store = open_store(f"s3://{bucket}")
     content = hashlib.shake_256(b"molecules").digest(12_000_000)
@@ -75,25 +75,25 @@ def test_credentials_and_region_of_a_profile_are_used(aws, monkeypatch, tmp_path
     obstore.put(open_store(f"s3://{bucket}"), "a", b"1")
 
 
-def test_a_bucket_that_does_not_exist_is_refused_when_it_is_opened(aws):
+def test_a_missing_bucket_is_refused_when_it_is_opened(aws):
     with refused("PRECALC_STORE_URL='s3://no-such-bucket/x'", "NoSuchBucket", "create the bucket"):
         open_store("s3://no-such-bucket/x")
 
 
-def test_a_bucket_of_another_region_is_refused_with_the_region_to_set(aws):
+def test_a_bucket_of_another_region_is_refused_with_a_remedy(aws):
     bucket = aws.make_bucket("us-west-2")
     with refused(f"PRECALC_STORE_URL='s3://{bucket}'", "AWS_DEFAULT_REGION"):
         open_store(f"s3://{bucket}")
 
 
-def test_a_store_without_credentials_is_refused_with_the_variables(aws, monkeypatch):
+def test_missing_credentials_are_refused_with_the_variables(aws, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     with refused("no AWS credentials", "AWS_PROFILE", "AWS_ACCESS_KEY_ID"):
         open_store("s3://bucket")
 
 
-def test_an_sso_login_that_has_ended_is_refused_with_the_command(aws, monkeypatch, tmp_path):
+def test_an_expired_sso_login_is_refused_with_the_command(aws, monkeypatch, tmp_path):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     (tmp_path / "config").write_text(
@@ -106,20 +106,20 @@ def test_an_sso_login_that_has_ended_is_refused_with_the_command(aws, monkeypatc
         open_store("s3://bucket")
 
 
-def test_a_bucket_that_denies_is_refused_with_the_action_and_the_policy(strict_ministack, monkeypatch):
+def test_a_denied_bucket_is_refused_with_action_and_policy(strict_ministack, monkeypatch):
     bucket = strict_ministack.make_bucket()
     set_environment(monkeypatch, strict_ministack.user_who_may())
     with refused(f"PRECALC_STORE_URL='s3://{bucket}'", "AccessDenied", "s3:GetObject", "role's policy"):
         open_store(f"s3://{bucket}")
 
 
-def test_a_key_that_aws_does_not_know_is_refused_with_the_variables(strict_ministack, monkeypatch):
+def test_an_unknown_key_is_refused_with_the_variables(strict_ministack, monkeypatch):
     set_environment(monkeypatch, strict_ministack.environment | {"AWS_ACCESS_KEY_ID": "unknown"})
     with refused("PRECALC_STORE_URL='s3://bucket'", "InvalidAccessKeyId", "AWS_ACCESS_KEY_ID"):
         open_store("s3://bucket")
 
 
-def test_a_role_that_may_read_and_not_write_is_told_so_in_a_line(strict_ministack, monkeypatch):
+def test_a_write_by_a_role_that_may_only_read_is_refused(strict_ministack, monkeypatch):
     bucket = strict_ministack.make_bucket()
     set_environment(monkeypatch, strict_ministack.user_who_may("s3:GetObject", "s3:ListBucket"))
     store = open_store(f"s3://{bucket}")
@@ -130,12 +130,12 @@ def test_a_role_that_may_read_and_not_write_is_told_so_in_a_line(strict_ministac
 
 
 @pytest.mark.slow  # obstore tries for ten seconds
-def test_an_endpoint_that_is_not_there_is_refused_with_its_setting(aws, monkeypatch):
+def test_a_missing_endpoint_is_refused_with_its_setting(aws, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     with refused("Connection refused", "AWS_ENDPOINT_URL"):
         open_store("s3://bucket")
 
 
-def test_what_is_no_store_is_still_refused_by_name(aws):
+def test_a_wrong_url_is_refused_by_name(aws):
     with refused("PRECALC_STORE_URL='s3://'"):
         open_store("s3://")

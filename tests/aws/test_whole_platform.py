@@ -18,7 +18,7 @@ MODEL, N_SHARDS = "eos9abc", 4
 MOLECULES = tuple("C" * n + end for n in range(1, 16) for end in ("", "O", "N", "Cl"))
 
 
-def test_library_predictions_and_tables_are_the_same_on_aws_as_on_disk(world, aws):
+def test_library_and_tables_are_the_same_on_aws_and_on_disk(world, aws):
     world.write_model()
     world.root.joinpath("library.smi").write_text("\n".join(MOLECULES) + "\n")
     bucket, tables = aws.make_bucket(), tables_url()
@@ -47,7 +47,7 @@ def test_library_predictions_and_tables_are_the_same_on_aws_as_on_disk(world, aw
     assert open_tables(tables).list_tables() == [LIBRARY, REGISTRY]
 
 
-def test_a_command_whose_bucket_does_not_exist_says_so_in_a_line(world, aws):
+def test_a_missing_bucket_is_an_error_of_one_line(world, aws):
     world.write_model()
     failed = world.precalc("predict", MODEL, store_url="s3://no-such-bucket")
     assert failed.returncode == 2

@@ -79,7 +79,7 @@ def test_every_value_of_every_file_is_counted_once(tmp_path, frames):
     )
 
 
-def test_files_that_are_not_what_is_served_are_not_counted(tmp_path, frames):
+def test_files_that_are_not_served_are_not_counted(tmp_path, frames):
     store = open_store(f"file://{tmp_path}")
     asked = {**served(frames), "00": "another", "07": "gone"}
     assert {found.molecules for found in describe_predictions(store, MODEL, COLUMNS, asked)} == {251}
@@ -87,7 +87,7 @@ def test_files_that_are_not_what_is_served_are_not_counted(tmp_path, frames):
     assert {found.molecules for found in describe_predictions(store, MODEL, other, served(frames))} == {0}
 
 
-def test_a_damaged_file_is_named(tmp_path, frames):
+def test_an_error_names_a_damaged_file(tmp_path, frames):
     path = tmp_path / predictions(MODEL, "02")
     whole = path.read_bytes()
     for damaged in (b"", whole[:50], whole[:200] + bytes(100) + whole[300:]):
@@ -96,7 +96,7 @@ def test_a_damaged_file_is_named(tmp_path, frames):
             describe_predictions(open_store(f"file://{tmp_path}"), MODEL, COLUMNS, served(frames))
 
 
-def test_of_a_wide_file_little_more_is_read_than_the_columns_that_are_wanted(tmp_path, monkeypatch):
+def test_little_of_a_wide_file_is_read_for_a_few_columns(tmp_path, monkeypatch):
     columns = tuple(Column(f"c{at:03}", "float", "", "") for at in range(300))
     random = np.random.default_rng(1)
     write(tmp_path, "00", pl.DataFrame({c.name: random.normal(size=400) for c in columns}), columns)
@@ -116,7 +116,7 @@ INTEGERS = st.integers(-(2**63), 2**63 - 1)
 @given(
     st.one_of(st.lists(FLOATS, min_size=1), st.lists(INTEGERS, min_size=1), st.lists(st.integers(-9, 40), min_size=1))
 )
-def test_whatever_the_numbers_each_is_in_one_bin_of_a_few(numbers):
+def test_every_number_is_in_exactly_one_bin(numbers):
     array = np.array(numbers, np.float64 if isinstance(numbers[0], float) else np.int64)
     found = describe_numbers("c", array, len(array) + 2, 2)
     assert sum(found.counts) == len(array)

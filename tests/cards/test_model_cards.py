@@ -40,7 +40,7 @@ def card(n_columns: int) -> ModelCard:
 
 
 @pytest.mark.parametrize("n_columns", [1, 4_000])
-def test_a_card_fits_into_an_item_and_is_read_as_it_was_published(n_columns: int) -> None:
+def test_a_card_fits_into_an_item_and_is_read_back(n_columns: int) -> None:
     tables = MemoryStore()
     publish_card(tables, card(n_columns))
     (item,) = tables.get_many(REGISTRY, [MODEL]).values()
@@ -49,7 +49,7 @@ def test_a_card_fits_into_an_item_and_is_read_as_it_was_published(n_columns: int
 
 
 @pytest.mark.parametrize("value", [b"", b"{", card(1).model_dump_json().encode()], ids=["empty", "cut", "not packed"])
-def test_a_damaged_card_is_named_with_the_way_out(value: bytes) -> None:
+def test_a_damaged_card_is_an_error_with_a_remedy(value: bytes) -> None:
     tables = MemoryStore()
     tables.create_table(REGISTRY)
     tables.put_many(REGISTRY, [Item(MODEL, value)])

@@ -24,7 +24,7 @@ class Meanwhile:
         return self._tables.put_many(table, items)
 
 
-def test_a_card_has_the_shards_loaded_while_it_was_made(world) -> None:
+def test_a_card_includes_shards_loaded_meanwhile(world) -> None:
     world.write_model()
     world.build_library()
     assert all(outcome.landed for outcome in (*world.predict(), *world.validate(), *world.load(["00"])))

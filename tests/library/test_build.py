@@ -67,7 +67,7 @@ def rejected_rows(store: ObjectStore) -> list[dict[str, str]]:
     lines=st.lists(st.sampled_from([*MOLECULES, "bad", "C(", "*"]), min_size=1, max_size=40),
     n_shards=st.integers(1, 12),
 )
-def test_every_molecule_is_in_exactly_the_shard_that_its_hash_says(
+def test_every_molecule_is_in_the_shard_of_its_hash(
     lines: list[str], n_shards: int, build: Build, store: ObjectStore
 ) -> None:
     good = [line for line in lines if line in MOLECULES]
@@ -105,7 +105,7 @@ def test_the_number_of_processes_does_not_matter(build: Build) -> None:
     assert alone.molecules == len(lines)
 
 
-def test_the_first_row_of_a_molecule_is_the_one_that_is_kept(build: Build, store: ObjectStore) -> None:
+def test_the_first_row_of_a_molecule_is_kept(build: Build, store: ObjectStore) -> None:
     library = build(["OCC", "CCO", "C(O)C", "CCC"])
     assert (library.molecules, library.duplicates) == (2, 2)
     smiles = {row["inchikey"]: row["smiles"] for row in read_sample(store, library, 9).to_pylist()}
@@ -144,7 +144,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return said
 
 
-def test_predictions_of_another_number_of_shards_stay_and_are_named(
+def test_predictions_of_other_shards_stay_with_a_warning(
     build: Build, store: ObjectStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     build(MOLECULES, n_shards=4)
@@ -167,7 +167,7 @@ def test_predictions_of_another_number_of_shards_stay_and_are_named(
     assert warnings(caplog) == []
 
 
-def test_a_bad_file_leaves_the_library_as_it_was(build: Build, store: ObjectStore) -> None:
+def test_a_bad_file_leaves_the_library_unchanged(build: Build, store: ObjectStore) -> None:
     library = build(MOLECULES)
     before = objects(store)
     with pytest.raises(LibraryError, match=r"none of its 2 rows is a molecule \(row 1: SMILES .*; row 3: Expl"):
@@ -176,7 +176,7 @@ def test_a_bad_file_leaves_the_library_as_it_was(build: Build, store: ObjectStor
     assert read_manifest(store) == library
 
 
-def test_a_file_without_rows_is_named(store: ObjectStore, tmp_path: Path) -> None:
+def test_an_error_names_a_file_without_rows(store: ObjectStore, tmp_path: Path) -> None:
     source = tmp_path / "header.csv"
     source.write_text("smiles\n")
     with pytest.raises(LibraryError, match=r"header\.csv: there are no rows below the header"):
@@ -185,7 +185,7 @@ def test_a_file_without_rows_is_named(store: ObjectStore, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("text", ['a "b", c', "=1+1", "Ⓒ,é", "x\ny", "'"])
-def test_rejected_text_of_any_kind_is_read_back_as_it_was(text: str, store: ObjectStore, tmp_path: Path) -> None:
+def test_any_rejected_text_is_read_back_unchanged(text: str, store: ObjectStore, tmp_path: Path) -> None:
     source = tmp_path / "odd.csv"
     with source.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["smiles", "name"], ["CCO", "good"], [text, "odd"]])
@@ -214,7 +214,7 @@ def test_the_demo_library_is_real_and_dirty(store: ObjectStore) -> None:
         assert obstore.head(store, storage.library_shard(shard))["size"] == info.bytes
 
 
-def test_two_molecules_in_one_place_are_refused() -> None:
+def test_two_molecules_with_the_same_hash_are_refused() -> None:
     with pytest.raises(LibraryError, match="A and B have the same hash"):
         distinct([("B", "CC"), ("A", "C")], place=lambda inchikey: 7)
 
@@ -227,13 +227,13 @@ def test_a_sample_is_the_first_molecules_by_hash(n: int, build: Build, store: Ob
     assert read_sample(store, library, n)["inchikey"].to_pylist() == everything[:n]
 
 
-def test_a_store_without_a_library_says_how_to_get_one(store: ObjectStore) -> None:
+def test_a_missing_library_is_an_error_with_a_remedy(store: ObjectStore) -> None:
     with pytest.raises(LibraryError, match=r"no reference library in .*; run `precalc library build`"):
         read_manifest(store)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 2}'])
-def test_a_damaged_manifest_is_named(content: bytes, store: ObjectStore) -> None:
+def test_an_error_names_a_damaged_manifest(content: bytes, store: ObjectStore) -> None:
     obstore.put(store, storage.LIBRARY_MANIFEST, content)
     with pytest.raises(
         LibraryError, match=r"library/manifest\.json is damaged .*; run `precalc library build` for "
@@ -249,7 +249,7 @@ def test_another_number_of_shards_is_refused(build: Build) -> None:
         require_shards(library, 50)
 
 
-def test_a_shard_that_is_not_the_manifests_is_refused(build: Build, store: ObjectStore) -> None:
+def test_a_shard_that_is_not_in_the_manifest_is_refused(build: Build, store: ObjectStore) -> None:
     library = build(MOLECULES)
     name = storage.library_shard("00")
     content = obstore.get(store, name).bytes().to_bytes()
@@ -264,7 +264,7 @@ def test_a_shard_that_is_not_the_manifests_is_refused(build: Build, store: Objec
         read_shard(store, library, "00")
 
 
-def test_a_shard_with_a_flipped_bit_is_refused_and_mended_by_building_again(build: Build, store: ObjectStore) -> None:
+def test_rebuilding_repairs_a_shard_with_a_flipped_bit(build: Build, store: ObjectStore) -> None:
     library = build(MOLECULES, n_shards=1)
     name = storage.library_shard("00")
     content = bytearray(obstore.get(store, name).bytes().to_bytes())
@@ -276,7 +276,7 @@ def test_a_shard_with_a_flipped_bit_is_refused_and_mended_by_building_again(buil
     assert read_shard(store, library, "00").num_rows == len(MOLECULES)
 
 
-def test_the_source_goes_to_the_store_and_comes_back(store: ObjectStore, tmp_path: Path) -> None:
+def test_the_source_is_put_into_the_store_and_fetched(store: ObjectStore, tmp_path: Path) -> None:
     with pytest.raises(LibraryError, match=r"no reference_library\.csv or .* in"):
         fetch_source(store, tmp_path)
     ensure_source(store)
@@ -289,7 +289,7 @@ def test_the_source_goes_to_the_store_and_comes_back(store: ObjectStore, tmp_pat
     assert fetch_source(store, tmp_path).read_text() == "smiles\nCCO\n"
 
 
-def test_two_sources_in_the_store_are_both_named(store: ObjectStore, tmp_path: Path) -> None:
+def test_an_error_names_two_sources_in_the_store(store: ObjectStore, tmp_path: Path) -> None:
     obstore.put(store, "reference_library.csv", b"smiles\nC\n")
     obstore.put(store, "reference_library.smi", b"C\n")
     with pytest.raises(LibraryError, match=r"reference_library\.csv and reference_library\.smi are both in"):

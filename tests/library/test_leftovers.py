@@ -10,9 +10,7 @@ from precalc_assets.library.leftovers import warn_of_leftovers
 from precalc_assets.storage import open_store
 
 
-def test_who_is_told_to_delete_predictions_is_told_that_raw_ones_stay(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_warning_says_that_raw_predictions_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = open_store(f"file://{tmp_path}")
     raw = f"{storage.raw_prefix('eos9abc', '07')}/manifest.json"
     obstore.put(store, raw, b"")

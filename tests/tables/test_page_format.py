@@ -67,7 +67,7 @@ def bits(row):
 
 @settings(max_examples=150, deadline=None)
 @given(tables())
-def test_any_values_come_back_exactly_and_typed_as_their_column(table):
+def test_values_are_read_back_exactly_with_their_type(table):
     columns, rows = table
     _, layout, hashes, value = encoded(columns, rows)
     page = Page(layout, value)
@@ -76,7 +76,7 @@ def test_any_values_come_back_exactly_and_typed_as_their_column(table):
 
 @settings(max_examples=75, deadline=None)
 @given(tables())
-def test_wide_rows_are_read_as_narrow_ones_are(table):
+def test_wide_and_narrow_rows_are_read_alike(table):
     columns, rows = table
     dtypes, layout, hashes, value = encoded(columns, rows)
     with patch.object(pages, "_NARROW", 0):
@@ -88,7 +88,7 @@ def test_wide_rows_are_read_as_narrow_ones_are(table):
 
 @settings(max_examples=50, deadline=None)
 @given(tables(), st.data())
-def test_a_page_of_some_rows_of_a_block_holds_these_rows(table, data):
+def test_a_page_holds_the_rows_from_start_to_stop(table, data):
     columns, rows = table
     start = data.draw(st.integers(0, len(rows)))
     stop = data.draw(st.integers(start, len(rows)))
@@ -128,7 +128,7 @@ def test_a_page_of_some_rows_of_a_block_holds_these_rows(table, data):
         ("string", [None, ""], "utf8?"),
     ],
 )
-def test_a_column_gets_the_narrowest_dtype_that_holds_every_value(kind, values, dtype):
+def test_a_column_gets_the_narrowest_exact_dtype(kind, values, dtype):
     columns = [Column("c", kind, "", "")]
     rows = [(value,) for value in values]
     dtypes, layout, hashes, value = encoded(columns, rows)
@@ -136,7 +136,7 @@ def test_a_column_gets_the_narrowest_dtype_that_holds_every_value(kind, values, 
     assert [bits(Page(layout, value).row(h)) for h in hashes] == [bits(row) for row in rows]
 
 
-def test_large_strings_and_slices_of_arrow_arrays_are_read_like_any():
+def test_large_strings_and_sliced_arrays_are_encoded():
     columns = [Column("s", "string", "", ""), Column("i", "integer", "", "")]
     for text in (pa.string(), pa.large_string()):
         batch = pa.record_batch({"s": pa.array(["a", None, "ccc", "🧪"], text), "i": [1, None, 3, 4]}).slice(1, 3)
@@ -148,12 +148,12 @@ def test_large_strings_and_slices_of_arrow_arrays_are_read_like_any():
         assert [page.row(h) for h in (1, 2, 3)] == [(None, None), ("ccc", 3), ("🧪", 4)]
 
 
-def test_a_molecule_that_is_not_in_a_page_has_no_row():
+def test_a_molecule_missing_from_a_page_has_no_row():
     _, layout, hashes, value = encoded([Column("c", "integer", "", "")], [(1,), (2,)])
     assert [Page(layout, value).row(h) for h in (0, hashes[0] + 1, HASH_SPACE - 1)] == [None] * 3
 
 
-def test_a_molecule_is_not_found_where_one_hash_ends_and_the_next_begins():
+def test_a_match_across_two_hashes_is_no_molecule():
     columns, hashes = [Column("c", "integer", "", "")], [0x0102030405060708, 0x1112131415161718, 0x2122232425262728]
     straddling = int.from_bytes(b"".join(h.to_bytes(8, "little") for h in hashes)[3:11], "little")
     everywhere = 0x0101010101010101
@@ -175,7 +175,7 @@ def test_a_page_with_a_wrong_byte_is_an_error(at):
         Page(layout, bytes(damaged))
 
 
-def test_a_value_that_the_chosen_dtype_does_not_hold_is_an_error():
+def test_a_value_beyond_its_dtype_is_an_error():
     columns = [Column("c", "integer", "", "")]
     rows = Rows(np.array([1], np.uint64), record_batch([""], columns, [(256,)]))
     with pytest.raises(TableError, match="changed during the load"):
@@ -183,7 +183,7 @@ def test_a_value_that_the_chosen_dtype_does_not_hold_is_an_error():
 
 
 @pytest.mark.parametrize("kind", ["float", "string"])
-def test_predictions_of_another_type_than_the_column_are_an_error(kind):
+def test_predictions_of_another_type_are_an_error(kind):
     batch = record_batch([""], [Column("c", "integer", "", "")], [(1,)])
     with pytest.raises(TableError, match="'c' is of type"):
         DtypeChooser([Column("c", kind, "", "")]).add(batch)
@@ -194,7 +194,7 @@ def test_predictions_of_another_type_than_the_column_are_an_error(kind):
     st.integers(1, 10_000),
     st.integers(1, 2**20),
 )
-def test_pages_ascend_with_the_hash_within_a_shard_and_numpy_agrees(hashes, n_shards, n_pages):
+def test_pages_ascend_with_the_hash_and_numpy_agrees(hashes, n_shards, n_pages):
     hashes = sorted(hashes)
     pages = [page_index(h, n_shards, n_pages) for h in hashes]
     assert all(0 <= page < n_pages for page in pages)

@@ -62,7 +62,7 @@ def table(store):
     return TABLE
 
 
-def test_a_table_is_there_from_its_making_to_its_dropping(store):
+def test_a_table_exists_from_creation_to_deletion(store):
     assert not store.has_table("eos0abc-v2")
     for name in ("models", "eos0abc-v2", "library"):
         store.create_table(name)
@@ -87,12 +87,12 @@ def test_a_table_is_there_from_its_making_to_its_dropping(store):
         lambda store: store.delete_many("eos9zzz", ["k"]),
     ],
 )
-def test_a_missing_table_is_an_error_that_names_it_and_the_way_out(store, use):
+def test_a_missing_table_is_an_error_with_a_remedy(store, use):
     with pytest.raises(TableError, match=r"eos9zzz.*run `precalc load eos9zzz` first"):
         use(store)
 
 
-def test_items_come_back_as_they_were_put_and_missing_ones_are_absent(store, table):
+def test_items_are_read_back_and_missing_ones_are_absent(store, table):
     items = [Item("07", b"\x00\xff", "v1"), Item("07/a/0", b""), Item("é'\"", b"x")]
     assert store.put_many(table, items).items == 3
     assert store.get_many(table, ["07", "07/a/0", "é'\"", "08", "07"]) == {item.key: item for item in items}
@@ -102,7 +102,7 @@ def test_items_come_back_as_they_were_put_and_missing_ones_are_absent(store, tab
     assert store.put_many(table, []) == store.delete_many(table, []) == Consumed()
 
 
-def test_a_key_that_comes_twice_is_stored_once_and_no_error(store, table):
+def test_a_duplicate_key_is_stored_once(store, table):
     store.put_many(table, [Item("a", b"1"), Item("b", b""), Item("a", b"2")])
     assert store.get_many(table, ["a", "a", "b"])["a"].value in {b"1", b"2"}
     store.delete_many(table, ["a", "a"])
@@ -116,7 +116,7 @@ def test_large_items_are_written_and_read_many_at_once(store, table):
     assert [found[str(i)].value for i in range(10)] == [bytes([i]) * 300_000 for i in range(10)]
 
 
-def test_a_thousand_items_are_written_from_a_generator_read_and_deleted(store, table):
+def test_a_thousand_items_are_written_read_and_deleted(store, table):
     assert store.put_many(table, (Item(str(i), bytes(i)) for i in range(1_200))).items == 1_200
     found = store.get_many(table, [str(i) for i in range(1_500)])
     assert {key: len(item.value) for key, item in found.items()} == {str(i): i for i in range(1_200)}
@@ -141,13 +141,13 @@ def test_put_if_writes_only_over_the_version_it_expects(store, table):
     assert store.get_many(table, ["k"]) == {"k": Item("k", b"2", "v2")}
 
 
-def test_put_if_takes_an_item_without_version_for_one_of_the_empty_version(store, table):
+def test_put_if_treats_a_missing_version_as_empty(store, table):
     store.put_many(table, [Item("k", b"1")])
     assert not store.put_if(table, Item("k", b"2"), None)
     assert store.put_if(table, Item("k", b"2", "v"), "")
 
 
-def test_of_many_threads_one_wins_each_version(store, table):
+def test_one_of_many_threads_wins_each_version(store, table):
     def attempt(at):
         return store.put_if(table, Item("k", b"", f"{at}"), None)
 
@@ -164,7 +164,7 @@ def test_threads_that_write_and_read_at_once_lose_nothing(store, table):
         assert list(pool.map(work, range(6))) == [300] * 6
 
 
-def test_units_are_those_of_dynamodb_s_item_rules(store, table):
+def test_units_follow_the_item_rules_of_dynamodb(store, table):
     exact = Item("k", bytes(1024 - len("key") - len("value") - 1))
     over = Item("k", exact.value + b"x")
     assert (item_bytes(exact), write_units(exact), write_units(over)) == (1024, 1, 2)
@@ -183,7 +183,7 @@ def test_units_are_those_of_dynamodb_s_item_rules(store, table):
     assert Consumed(1, 0.5, 1) + Consumed(2, 1, 3) == Consumed(3, 1.5, 4)
 
 
-def test_a_url_names_a_relative_or_an_absolute_file_whose_folders_are_made(tmp_path, monkeypatch):
+def test_a_url_names_a_file_whose_folders_are_created(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     open_tables("sqlite:///./a/b/tables.db").create_table(TABLE)
     assert (tmp_path / "a/b/tables.db").exists()
@@ -205,12 +205,12 @@ def test_a_url_names_a_relative_or_an_absolute_file_whose_folders_are_made(tmp_p
         "dynamodb://eu-central-1/a/b",
     ],
 )
-def test_another_url_is_a_usage_error_that_names_the_setting(url):
+def test_a_wrong_url_is_an_error_that_names_the_setting(url):
     with pytest.raises(UsageError, match="PRECALC_TABLES_URL"):
         open_tables(url)
 
 
-def test_a_file_that_is_no_database_is_a_table_error_and_stays_as_it_was(tmp_path):
+def test_a_file_that_is_no_database_is_refused_unchanged(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("not a database, but long enough to be looked at\n" * 50)
     for broken in (path, tmp_path):
@@ -219,7 +219,7 @@ def test_a_file_that_is_no_database_is_a_table_error_and_stays_as_it_was(tmp_pat
     assert path.read_text().startswith("not a database")
 
 
-def test_a_failing_generator_leaves_whole_batches_and_a_usable_store(tmp_path):
+def test_a_failing_generator_leaves_whole_batches(tmp_path):
     store = SQLiteStore(tmp_path / "tables.db")
     store.create_table(TABLE)
 
@@ -264,7 +264,7 @@ def test_processes_open_a_new_file_at_the_same_instant(tmp_path):
     assert failures.empty()
 
 
-def test_processes_share_a_file_that_none_of_them_had_made(tmp_path):
+def test_processes_share_a_new_file(tmp_path):
     context = multiprocessing.get_context("spawn")
     winners = context.Queue()
     processes = [context.Process(target=_race, args=(tmp_path / "new/tables.db", winners)) for _ in range(3)]
@@ -299,7 +299,7 @@ while True:
 """
 
 
-def test_a_file_survives_the_killing_of_its_writer(tmp_path):
+def test_a_file_survives_a_killed_writer(tmp_path):
     url = f"sqlite:///{tmp_path}/tables.db"
     for pause in (0.01, 0.1):
         with subprocess.Popen([sys.executable, "-c", WRITER, url], stdout=subprocess.PIPE) as writer:
@@ -315,7 +315,7 @@ def test_a_file_survives_the_killing_of_its_writer(tmp_path):
         store.close()
 
 
-def test_a_reader_is_not_held_up_by_a_writer_s_transaction(tmp_path):
+def test_a_writer_does_not_block_a_reader(tmp_path):
     path = tmp_path / "tables.db"
     writer, reader = SQLiteStore(path), SQLiteStore(path)
     writer.create_table(TABLE)

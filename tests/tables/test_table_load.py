@@ -49,7 +49,7 @@ def store():
     return MemoryStore()
 
 
-def test_what_was_loaded_is_read_back_molecule_by_molecule(store):
+def test_loaded_rows_are_read_back(store):
     result = load(store, KEYS)
     assert (result.shard, result.rows, result.written) == (SHARD, 600, True)
     assert result.n_pages > 1
@@ -58,7 +58,7 @@ def test_what_was_loaded_is_read_back_molecule_by_molecule(store):
     assert result.page_bytes == sum(item_bytes(store.tables[MODEL][key]) for key in page_keys(store))
 
 
-def test_pages_are_of_about_3500_bytes_and_do_not_depend_on_the_batches(store):
+def test_pages_do_not_depend_on_the_batches(store):
     keys = shard_molecules(3_000)
     results = [load(store, keys, size=3_000)]
     assert 3_200 < results[0].page_bytes / results[0].n_pages < 3_800
@@ -68,7 +68,7 @@ def test_pages_are_of_about_3500_bytes_and_do_not_depend_on_the_batches(store):
         assert without_time(other) == without_time(store)
 
 
-def test_the_units_consumed_are_those_of_what_was_written(store):
+def test_a_load_reports_the_units_of_its_writes(store):
     result = load(store, KEYS)
     stored = store.tables[MODEL].values()
     # The shard's record, of less than a KB, is put twice.
@@ -76,7 +76,7 @@ def test_the_units_consumed_are_those_of_what_was_written(store):
     assert result.consumed.items == len(stored) + 1
 
 
-def test_loading_the_same_again_writes_nothing(store):
+def test_a_repeated_load_writes_nothing(store):
     first = load(store, KEYS)
     before = dict(store.tables[MODEL])
     again = load(store, KEYS)
@@ -91,14 +91,14 @@ def test_loading_the_same_again_writes_nothing(store):
     assert store.tables[MODEL] == before
 
 
-def test_the_file_that_the_rows_were_read_from_is_recorded(store):
+def test_the_source_file_of_rows_is_recorded(store):
     load(store, KEYS, file_bytes=7, file_sha256="aa")
     current = record(store).current
     assert (current.file_bytes, current.file_sha256) == (7, "aa")
     assert TableReader(store, MODEL).directories()[SHARD] == current
 
 
-def test_the_same_rows_in_another_file_cost_one_write_and_readers_are_told_of_that_file(store):
+def test_the_same_rows_in_another_file_cost_one_write(store):
     first = load(store, KEYS, file_bytes=7, file_sha256="aa")
     pages = page_keys(store)
     for file_sha256, units in (("aa", 0), ("bb", 1), ("bb", 0), ("aa", 1)):
@@ -116,7 +116,7 @@ def test_the_generation_before_last_is_deleted(store):
     assert len({key.split("/")[1] for key in page_keys(store)}) == 2
 
 
-def test_an_empty_shard_is_loaded_and_holds_nothing(store):
+def test_an_empty_shard_is_loaded_without_pages(store):
     result = load(store, [])
     assert (result.rows, result.n_pages, result.written) == (0, 0, True)
     assert not load(store, []).written
@@ -144,7 +144,7 @@ def points(loads) -> int:
 
 
 @pytest.mark.parametrize("loads", [[], ["v1"], ["v1", "v2"]], ids=["first", "second", "third"])
-def test_after_a_crash_at_any_point_the_same_call_ends_as_if_undisturbed(loads):
+def test_the_same_load_recovers_from_a_crash_at_any_point(loads):
     undisturbed = prepared(loads)
     load(undisturbed, KEYS[:300], "v9")
     for n in range(points(loads)):
@@ -158,7 +158,7 @@ def test_after_a_crash_at_any_point_the_same_call_ends_as_if_undisturbed(loads):
         assert without_time(store) == without_time(undisturbed), f"point {n}"
 
 
-def test_after_two_crashes_at_any_points_the_same_call_ends_as_if_undisturbed():
+def test_the_same_load_recovers_from_two_crashes():
     undisturbed = prepared(["v1", "v2"])
     load(undisturbed, KEYS[:300], "v9")
     n_points = points(["v1", "v2"])
@@ -172,7 +172,7 @@ def test_after_two_crashes_at_any_points_the_same_call_ends_as_if_undisturbed():
             assert without_time(store) == without_time(undisturbed), f"points {first}, {second}"
 
 
-def test_a_load_cleans_up_after_another_one_that_crashed_at_any_point():
+def test_a_load_cleans_up_after_another_one_that_crashed():
     for n in range(points(["v1"])):
         store = prepared(["v1"])
         with pytest.raises(Crash):
@@ -184,7 +184,7 @@ def test_a_load_cleans_up_after_another_one_that_crashed_at_any_point():
 
 
 @pytest.mark.parametrize("other", ["v9", "v3", "v1"], ids=["the same", "another", "the present"])
-def test_two_loads_at_once_end_with_one_of_them_and_leave_no_junk(other):
+def test_one_of_two_concurrent_loads_wins_without_leftovers(other):
     for n in range(points(["v1"])):
         store = prepared(["v1"])
         try:
@@ -201,7 +201,7 @@ def test_two_loads_at_once_end_with_one_of_them_and_leave_no_junk(other):
         assert seen in (predictions(KEYS[:300], expected), predictions(KEYS[:300], other))
 
 
-def test_threads_that_load_the_same_all_succeed():
+def test_threads_that_load_the_same_rows_all_succeed():
     store = MemoryStore()
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda _: load(store, KEYS), range(4)))
@@ -218,7 +218,7 @@ def url(request, tmp_path):
     return tables_url()
 
 
-def test_of_loads_of_one_shard_at_once_each_ends_or_names_the_one_that_took_over(url):
+def test_concurrent_loads_succeed_or_say_which_took_over(url):
     load(open_tables(url), KEYS[:200], "v0")
 
     def attempt(release):
@@ -236,7 +236,7 @@ def test_of_loads_of_one_shard_at_once_each_ends_or_names_the_one_that_took_over
     assert record(open_tables(url)).pending is None
 
 
-def test_readers_during_loads_see_one_release_whole_and_never_a_gap(url):
+def test_readers_see_one_whole_release_during_loads(url):
     keys = KEYS[:200]
     load(open_tables(url), keys, "v0")
     wrong, seen, done = [], set(), threading.Event()
@@ -283,7 +283,7 @@ for release in sys.argv[3].split(","):
 """
 
 
-def test_killed_loads_leave_a_table_that_the_same_loads_complete(tmp_path):
+def test_killed_loads_can_be_completed(tmp_path):
     url = f"sqlite:///{tmp_path}/tables.db"
     releases = [f"v{i}" for i in range(400)]
     store = open_tables(url)
@@ -306,7 +306,7 @@ def test_killed_loads_leave_a_table_that_the_same_loads_complete(tmp_path):
 
 
 @pytest.mark.parametrize("lag", [1, 5, 40])
-def test_readers_of_a_store_that_lags_behind_see_one_release_whole_and_never_a_gap(lag):
+def test_readers_see_one_whole_release_in_a_lagging_store(lag):
     keys = KEYS[:200]
     store = LaggingStore(prepared(["v0"], keys), lag)
     kept = TableReader(store, MODEL, clock=lambda: 0)
@@ -326,14 +326,14 @@ def random_text(seed: str, n: int) -> str:
 TEXT = [Column("text", "string", "", "")]
 
 
-def test_a_row_too_wide_for_an_item_fails_before_anything_is_written(store):
+def test_a_row_too_wide_for_an_item_fails_before_any_write(store):
     rows = [(random_text(key, 2 * MAX_ITEM_BYTES + 10_000),) if at == 2 else ("",) for at, key in enumerate(KEYS[:5])]
     with pytest.raises(TableError, match=f"{MODEL} shard {SHARD}.*{KEYS[2]}.*{MAX_ITEM_BYTES - 64}"):
         load(store, KEYS[:5], columns=TEXT, rows=rows)
     assert store.list_tables() == []
 
 
-def test_wide_rows_are_spread_until_every_page_fits_into_an_item(store):
+def test_wide_rows_get_pages_that_fit_into_an_item(store):
     rows = [(random_text(key, 440_000),) for key in KEYS[:4]]  # 220 KB once compressed, so two are too many
     result = load(store, KEYS[:4], columns=TEXT, rows=rows)
     assert result.n_pages > 4
@@ -347,7 +347,7 @@ def test_rows_that_compress_well_may_be_wider_than_an_item(store):
     assert TableReader(store, MODEL).get(KEYS[:3]) == rows
 
 
-def test_thousands_of_columns_take_a_directory_of_a_few_hundred_bytes(store):
+def test_a_directory_of_thousands_of_columns_is_small(store):
     columns = [Column(f"bit_{at:04d}", "integer", "", f"count of fragment {at}") for at in range(2_048)]
     load(store, KEYS[:20], columns=columns, rows=[tuple(at % 7 for at in range(2_048))] * 20)
     assert item_bytes(store.tables[MODEL][SHARD]) < 1_024
@@ -364,7 +364,7 @@ def test_thousands_of_columns_take_a_directory_of_a_few_hundred_bytes(store):
     ],
 )
 @pytest.mark.parametrize("size", [1, 2])
-def test_rows_that_are_not_the_shard_s_in_order_are_refused(store, keys, message, size):
+def test_unordered_or_foreign_rows_are_refused(store, keys, message, size):
     with pytest.raises(TableError, match=f"{MODEL} shard {SHARD}: .*{message}"):
         load(store, keys, size=size)
     assert store.list_tables() == []
@@ -375,7 +375,7 @@ def test_a_shard_that_does_not_exist_is_refused(store):
         load(store, [], shard="04")
 
 
-def test_a_column_that_is_not_among_the_predictions_is_named(store):
+def test_an_error_names_a_missing_column(store):
     batch = record_batch(KEYS[:1], COLUMNS[:1], [(0.5,)])
     with pytest.raises(TableError, match=f"{MODEL} shard {SHARD}: column 'count'"):
         load_shard(
@@ -391,7 +391,7 @@ def test_a_column_that_is_not_among_the_predictions_is_named(store):
         )
 
 
-def test_rows_that_change_between_the_passes_are_never_shown(store):
+def test_rows_that_change_between_passes_are_never_shown(store):
     load(store, KEYS, "v1")
     passes = iter([KEYS[:300], KEYS[:200], KEYS[:300], KEYS[:300]])
     arguments = {"columns": COLUMNS, "n_shards": N_SHARDS, "release": "v2", "shard_digest": "", "built_from": ""}
@@ -408,11 +408,11 @@ def test_rows_that_change_between_the_passes_are_never_shown(store):
     assert page_keys(store) == known_page_keys(store)
 
 
-def test_another_number_of_shards_is_refused_with_the_way_out(store):
+def test_another_number_of_shards_is_refused_with_a_remedy(store):
     load(store, KEYS)
     before = dict(store.tables[MODEL])
     with pytest.raises(
-        TableError, match=r"made with 4 shards, not 1; run `precalc drop .*` first, or set PRECALC_N_SHARDS=4"
+        TableError, match=r"has 4 shards, not 1; run `precalc drop .*` first, or set PRECALC_N_SHARDS=4"
     ):
         load(store, KEYS, "v2", n_shards=1, shard="00")
     assert store.tables[MODEL] == before
@@ -426,7 +426,7 @@ def test_shards_keep_their_own_rows(store):
     assert TableReader(store, MODEL).get(everyone) == predictions(everyone)
 
 
-def test_pages_of_a_shard_follow_each_other_without_overlap(store):
+def test_pages_of_a_shard_do_not_overlap(store):
     load(store, KEYS)
     current = record(store).current
     layout = page_layout(tuple(column.type for column in COLUMNS), current.dtypes)
@@ -435,7 +435,7 @@ def test_pages_of_a_shard_follow_each_other_without_overlap(store):
     assert all(a < b for a, b in pairwise(h for page in pages for h in page))
 
 
-def test_a_damaged_page_is_mended_by_writing_the_same_generation_again(store):
+def test_rewriting_a_generation_repairs_a_damaged_page(store):
     keys = shard_molecules(300)
     before = load(store, keys)
     damaged = next(iter(page_keys(store)))

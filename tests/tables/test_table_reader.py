@@ -34,14 +34,14 @@ def store():
     return store
 
 
-def test_rows_come_in_the_order_asked_duplicates_twice_unknown_ones_none(store):
+def test_rows_come_in_the_order_of_the_request(store):
     asked = [KEYS[7], KEYS[350], KEYS[0], KEYS[7], OTHER_SHARD[0]]
     rows = predictions(asked)
     assert TableReader(store, MODEL).get(asked) == [rows[0], None, rows[2], rows[0], None]
     assert TableReader(store, MODEL).get([]) == []
 
 
-def test_shards_that_were_never_loaded_are_told_from_molecules_that_are_unknown(store):
+def test_a_read_distinguishes_missing_shards_from_molecules(store):
     reader = TableReader(store, MODEL)
     assert reader.read([KEYS[350], *OTHER_SHARD]).directories.keys() == {"02"}
     load(store, OTHER_SHARD, shard="01")
@@ -49,7 +49,7 @@ def test_shards_that_were_never_loaded_are_told_from_molecules_that_are_unknown(
     assert reader.get(OTHER_SHARD) == predictions(OTHER_SHARD)
 
 
-def test_each_page_is_read_once_and_directories_for_a_minute(store):
+def test_pages_are_read_once_and_directories_cached_a_minute(store):
     reads = []
 
     class Watched(MemoryStore):
@@ -69,7 +69,7 @@ def test_each_page_is_read_once_and_directories_for_a_minute(store):
         assert sorted(key for key in flat if key != SHARD) == sorted(page_keys(store))
 
 
-def test_directories_tell_what_is_loaded(store):
+def test_directories_list_the_loaded_shards(store):
     load(store, OTHER_SHARD, shard="01")
     with pytest.raises(Crash):
         load(InterruptedStore(store, 12, crash), shard_molecules(3, "03"), shard="03")
@@ -88,7 +88,7 @@ def test_a_lost_page_is_an_error_and_not_a_null(store):
         reader.get(KEYS[:300])
 
 
-def test_a_reader_with_an_old_directory_goes_on_when_its_generation_was_deleted(store):
+def test_a_reader_survives_deletion_of_its_cached_generation(store):
     reader = TableReader(store, MODEL, clock=lambda: 0.0)
     assert reader.get(KEYS[:300]) == predictions(KEYS[:300])
     load(store, KEYS[:300], "v2")
@@ -98,14 +98,14 @@ def test_a_reader_with_an_old_directory_goes_on_when_its_generation_was_deleted(
 
 
 @pytest.mark.parametrize("bad", ["", "aspirin", KEYS[0].lower(), KEYS[0] + "\n", KEYS[0][:-1], "é" * 27])
-def test_a_malformed_inchikey_is_a_usage_error_that_names_it(store, bad):
+def test_an_error_names_a_malformed_inchikey(store, bad):
     reader = TableReader(store, MODEL)
     with pytest.raises(UsageError) as caught:
         reader.get([KEYS[0], bad])
     assert repr(bad) in str(caught.value)
 
 
-def test_a_model_without_a_table_or_with_an_empty_one_is_an_error_with_the_way_out(store):
+def test_a_missing_or_empty_table_is_an_error_with_a_remedy(store):
     with pytest.raises(TableError, match=r"eos9zzz.*run `precalc load eos9zzz` first"):
         TableReader(store, "eos9zzz")
     store.create_table("eos9zzz")
@@ -120,7 +120,7 @@ def new_rows(keys):
     return [(at / 3, f"new {at}", at + 0.5, at / 7) for at, _ in enumerate(keys)]
 
 
-def test_shards_of_older_columns_are_read_by_the_names_and_types_they_share(store):
+def test_old_shards_are_read_by_shared_names_and_types(store):
     before = TableReader(store, MODEL)
     load(store, OTHER_SHARD, "v2", shard="01", columns=NEW_COLUMNS, rows=new_rows(OTHER_SHARD))
     after = TableReader(store, MODEL)
@@ -134,7 +134,7 @@ def test_shards_of_older_columns_are_read_by_the_names_and_types_they_share(stor
     assert before.get(OTHER_SHARD) == [(score, None, label) for _, label, _, score in new_rows(OTHER_SHARD)]
 
 
-def test_new_columns_are_published_when_the_first_shard_has_them_whatever_crashes(store):
+def test_new_columns_are_published_after_any_crash(store):
     tables = {MODEL: dict(store.tables[MODEL])}
     arguments = {"columns": NEW_COLUMNS, "rows": new_rows(KEYS[:50])}
     n, reached = 0, True
@@ -154,13 +154,13 @@ def test_new_columns_are_published_when_the_first_shard_has_them_whatever_crashe
         n += 1
 
 
-def test_loading_an_old_shard_again_does_not_bring_back_its_columns(store):
+def test_reloading_an_old_shard_keeps_the_new_columns(store):
     load(store, OTHER_SHARD, "v2", shard="01", columns=NEW_COLUMNS, rows=new_rows(OTHER_SHARD))
     assert not load(store, KEYS[:300]).written
     assert TableReader(store, MODEL).columns == tuple(NEW_COLUMNS)
 
 
-def test_a_table_made_anew_with_other_shards_is_not_read_with_the_old_number(store):
+def test_a_reader_refuses_a_table_replaced_with_other_shards(store):
     reader = TableReader(store, MODEL)
     store.drop_table(MODEL)
     load(store, shard_molecules(10, "02", 8), n_shards=8)
@@ -168,7 +168,7 @@ def test_a_table_made_anew_with_other_shards_is_not_read_with_the_old_number(sto
         reader.get(KEYS[:1])
 
 
-def test_reading_imports_neither_numpy_nor_anything_else_that_is_large():
+def test_reading_imports_no_large_library():
     large = ["numpy", "pyarrow", "pandas", "polars", "rdkit", "dagster", "pydantic"]
     code = f"import sys; import precalc_assets.tables; print([m for m in {large} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -36,7 +36,7 @@ def compute_on_github(
 ) -> Iterator[ShardOutcome]:
     """Compute a model's missing shards on GitHub's runners, and yield each shard as it lands or fails.
 
-    Shards that an earlier run recorded before it died are yielded, too: if this run fails, Dagster shows every partition
+    Shards that an earlier run recorded before it died are yielded, too: if this run fails, Dagster shows each partition
     that this run has not recorded as failed.
     """
     engine = platform.engine(context.log.info)
