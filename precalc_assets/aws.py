@@ -10,7 +10,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from precalc_assets.platform_errors import UsageError
 
 _LOG_IN = "set AWS_PROFILE (after `aws sso login`), or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-_LOG_IN_ANEW = "the credentials have expired: log in anew (`aws sso login`), or renew AWS_SESSION_TOKEN"
+_LOG_IN_AGAIN = "the credentials have expired: log in again (`aws sso login`), or renew AWS_SESSION_TOKEN"
 _ALLOW = "let the role's policy allow it, or set AWS_PROFILE to one that may"
 _REACH = "check that AWS_ENDPOINT_URL is correct or unset, and that the network reaches it"
 _REGION = "set AWS_DEFAULT_REGION to the region of the bucket"
@@ -22,12 +22,12 @@ _WAYS_OUT = {
     "AccessDeniedException": _ALLOW,
     "AllAccessDisabled": _ALLOW,
     "AuthorizationHeaderMalformed": _REGION,
-    "ExpiredToken": _LOG_IN_ANEW,
-    "ExpiredTokenException": _LOG_IN_ANEW,
+    "ExpiredToken": _LOG_IN_AGAIN,
+    "ExpiredTokenException": _LOG_IN_AGAIN,
     "IllegalLocationConstraintException": _REGION,
     "InvalidAccessKeyId": _LOG_IN,
     "InvalidSignatureException": _LOG_IN,
-    "LimitExceededException": "drop tables that nobody reads, or ask AWS for a higher quota",
+    "LimitExceededException": "drop unused tables, or ask AWS for a higher quota",
     "NoSuchBucket": "create the bucket, or correct PRECALC_STORE_URL",
     "PermanentRedirect": _REGION,
     "ProvisionedThroughputExceededException": _SLOWER,

@@ -1,4 +1,4 @@
-"""AWS on loopback, for the tests of all folders: ministack in a process of its own, and what a test needs of it."""
+"""AWS on loopback for all tests: ministack in its own process, with clients, buckets and users."""
 
 import json
 import os
@@ -21,12 +21,12 @@ import pytest
 REGION = "eu-central-1"
 _START_SECONDS = 60
 _CERTIFICATES = ("AWS_CA_BUNDLE", "SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS")
-"""By which boto3, obstore and the CDK are told what to trust."""
+"""The variables that tell boto3, obstore and the CDK which certificates to trust."""
 
 
 @dataclass(frozen=True)
 class Emulator:
-    """A running ministack, and credentials of its administrator; over TLS also what its certificate is checked by."""
+    """A running ministack and its administrator's credentials. Over TLS, also the certificates to trust."""
 
     endpoint: str
     certificates: Path | None = None
@@ -35,7 +35,7 @@ class Emulator:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables by which any program of AWS finds it, and nothing of whoever runs the tests."""
+        """The variables that point AWS's programs to it, and hide the credentials of this machine."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": self.key_id,
@@ -48,7 +48,7 @@ class Emulator:
         }
 
     def client(self, service: str, **options):
-        """Return a client of the administrator."""
+        """Return a boto3 client with the administrator's credentials."""
         return boto3.client(
             service,
             endpoint_url=self.endpoint,
@@ -58,14 +58,14 @@ class Emulator:
         )
 
     def make_bucket(self, region: str = REGION) -> str:
-        """Make a bucket of a new name and return it."""
+        """Create a bucket with a new name and return the name."""
         name = f"bucket-{uuid4().hex}"
         where = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
         self.client("s3", region_name=region).create_bucket(Bucket=name, **where)
         return name
 
     def user_who_may(self, *actions: str) -> dict[str, str]:
-        """Return the environment of a new user whose policy allows these actions and no others."""
+        """Return the environment of a new user whose policy allows only these actions."""
         iam = self.client("iam")
         name = f"user-{uuid4().hex}"
         iam.create_user(UserName=name)
@@ -79,13 +79,13 @@ class Emulator:
 
 
 def tables_url() -> str:
-    """Return the URL of tables that no other test has."""
+    """Return the URL of tables that no other test uses."""
     return f"dynamodb://{REGION}/test-{uuid4().hex[:12]}"
 
 
 @contextmanager
 def run_ministack(folder: Path, *, auth: bool = False, tls: bool = False) -> Iterator[Emulator]:
-    """Run ministack on a free port of loopback; with `auth` it checks signatures and policies."""
+    """Run ministack on a free port of loopback. With `auth`, it checks signatures and policies."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     emulator = (
@@ -123,7 +123,7 @@ def run_ministack(folder: Path, *, auth: bool = False, tls: bool = False) -> Ite
             _wait_for(emulator, process, log)
             yield emulator
         finally:
-            # With its Lambdas. Asked to end, it would wait half a minute for TLS connections that clients keep open.
+            # Kill it with its Lambdas: on SIGTERM, it would wait half a minute for open TLS connections.
             os.killpg(process.pid, signal.SIGKILL)
 
 
@@ -140,7 +140,7 @@ def _wait_for(emulator: Emulator, process: subprocess.Popen[bytes], log: Path) -
 
 
 def _trust(bundle: Path) -> ssl.SSLContext:
-    """Write a bundle of what this machine trusts and the certificate that ministack makes when it starts."""
+    """Write a bundle of this machine's trusted certificates and the one that ministack makes at its start."""
     usual = ssl.get_default_verify_paths().cafile
     made = bundle.parent / "ministack-tls" / "server.crt"
     bundle.write_text("\n".join(Path(path).read_text() for path in (usual, made) if path))
@@ -149,7 +149,7 @@ def _trust(bundle: Path) -> ssl.SSLContext:
 
 @pytest.fixture(scope="session")
 def ministack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    """An AWS that allows everything; tests share it, and take buckets and table prefixes of their own."""
+    """An AWS that allows everything. Tests share it, with their own buckets and table prefixes."""
     with run_ministack(tmp_path_factory.mktemp("ministack")) as emulator:
         yield emulator
 
@@ -163,7 +163,7 @@ def strict_ministack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emula
 
 @pytest.fixture
 def aws(ministack: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
-    """The emulator, with an environment that leads to it."""
+    """The emulator, with the environment set to it."""
     monkeypatch.delenv("AWS_PROFILE", raising=False)
     for name, value in ministack.environment.items():
         monkeypatch.setenv(name, value)

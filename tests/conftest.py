@@ -1,6 +1,6 @@
-"""What tests of several folders share: a small world with a library, models in the hub's layout, and the command line.
+"""Fixtures for all tests: a small world with a library, models in the hub's layout, and the command line.
 
-A model here uses the standard library alone, so that a call of it takes some 50 ms, and logs its calls beside its cwd.
+Its models use only the standard library, so that a call takes some 50 ms, and log their calls.
 """
 
 import json
@@ -27,12 +27,12 @@ from precalc_assets.sharding import shard_keys
 from precalc_assets.storage import open_store
 from precalc_assets.tables import KeyValueStore, open_tables
 
-# A shell has what it starts in the background ignore Ctrl-C, and so would all that is started here and ended by it.
+# Shells make background processes ignore Ctrl-C. Tests need it to stop the programs that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NO_HUB = "file:///nonexistent"
-os.environ.setdefault("PRECALC_HUB_URL", NO_HUB)  # no test asks the real one
+os.environ.setdefault("PRECALC_HUB_URL", NO_HUB)  # No test may reach the real hub.
 
 MODEL = "eos9abc"
 N_SHARDS = 4
@@ -41,7 +41,7 @@ MOLECULES = tuple("C" * n + end for n in range(1, 16) for end in ("", "O", "N", 
 
 COLUMNS = (("score", "float"), ("atoms", "integer"), ("label", "string"))
 ANSWER = """return f'{len(smiles) / 3!r},{len(smiles)},"{smiles}"'"""
-"""What a model prints for a molecule, unless a test says otherwise: a line of CSV for COLUMNS."""
+"""The default code of a model's answer to a molecule: a line of CSV for COLUMNS."""
 
 _MAIN = """\
 import csv, json, os, sys, time
@@ -71,7 +71,7 @@ _INSTALL = 'python: "3.11"\ncommands: []\n'
 
 
 class World:
-    """A store, tables, models and settings of a test's own; the environments of models are shared by all tests."""
+    """One test's store, tables, models and settings. All tests share the environments of models."""
 
     def __init__(self, root: Path, cache_dir: Path) -> None:
         self.root = root
@@ -112,10 +112,10 @@ class World:
         run: str | None = _RUN,
         install: str | None = _INSTALL,
     ) -> Path:
-        """Write a model's folder, over the one of that name.
+        """Write a model's folder, replacing the one of that name.
 
-        `answer` is the body of a function from `smiles` to a line of CSV, `script` what is done with it; None leaves
-        the file out.
+        `answer` is the body of a function from `smiles` to a line of CSV; `script` is the code that calls it.
+        A file that is None is omitted.
         """
         folder = self.models_dir / model
         framework = folder / "model" / "framework"
@@ -141,7 +141,7 @@ class World:
         return folder
 
     def move_to_hub(self, model: str, tag: str) -> str:
-        """Make a model's folder a git repository with this tag, outside of the models; return the URL of its hub."""
+        """Move a model's folder into a hub, as a git repository with this tag; return the hub's URL."""
         hub = self.root / "hub"
         hub.mkdir(exist_ok=True)
         repository = (self.models_dir / model).rename(hub / model)
@@ -181,7 +181,7 @@ class World:
         return list(load_shards(self.store, self.tables, MODEL, shards or shard_keys(N_SHARDS)))
 
     def precalc(self, *arguments: str | Path, **settings: str) -> subprocess.CompletedProcess[str]:
-        """Run a command; `settings` are those of the environment, without their prefix."""
+        """Run a command. `settings` are environment variables without their prefix."""
         variables = {**self.environment, **{f"PRECALC_{name.upper()}": value for name, value in settings.items()}}
         return run_command([*map(str, arguments)], variables=variables, folder=self.root)
 
@@ -190,17 +190,17 @@ class World:
         return [str(Path(sys.executable).parent / "precalc"), *map(str, arguments)]
 
     def calls(self) -> list[list[str]]:
-        """Return what the model was given, call by call."""
+        """Return the molecules of each of the model's calls."""
         if not self.calls_log.exists():
             return []
         return [json.loads(line) for line in self.calls_log.read_text().splitlines()]
 
     def path(self, name: str) -> Path:
-        """Return where the store keeps an object."""
+        """Return the path of an object of the store."""
         return self.root / "store" / name
 
     def objects(self, prefix: str | None = None) -> dict[str, tuple[str | None, object]]:
-        """Return the store's objects with what changes when one is written."""
+        """Return the e-tag and the modification time of the store's objects, by name."""
         return {
             entry["path"]: (entry["e_tag"], entry["last_modified"])
             for chunk in obstore.list(self.store, prefix)
@@ -210,7 +210,7 @@ class World:
 
 @pytest.fixture(scope="session")
 def models_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the environments of models are, for all tests of a process; it has that of these models from the start."""
+    """The cache of models' environments for all tests of a process. It contains the environment of these models."""
     cache = tmp_path_factory.mktemp("models-cache")
     first = World(tmp_path_factory.mktemp("first") / "world", cache)
     first.write_model()
@@ -227,11 +227,11 @@ def world(tmp_path: Path, models_cache: Path) -> World:
 
 @pytest.fixture
 def new_world(tmp_path: Path, models_cache: Path) -> Callable[[str], World]:
-    """A function that makes worlds side by side."""
+    """A function that makes several worlds."""
     return lambda name: World(tmp_path / name, models_cache)
 
 
 @pytest.fixture(autouse=True)
 def _fresh_settings() -> None:
-    """Settings are read once per process, and here anew in every test."""
+    """Clear the cache of settings, which are otherwise read once per process."""
     load_settings.cache_clear()

@@ -1,4 +1,4 @@
-"""What tests do to the requests of a DynamoDB store, by botocore's events: check them, answer them, keep some back."""
+"""Handlers of botocore's events that check a DynamoDB store's requests, answer them, or withhold items."""
 
 import io
 import json
@@ -12,12 +12,12 @@ Answer = tuple[int, dict[str, object]]
 
 
 def register(store: DynamoDBStore, event: str, operation: str, handler: Callable[..., object]) -> None:
-    """Call a handler at an event of each request of an operation (botocore, "Event system")."""
+    """Call a handler at an event of each of an operation's requests (botocore, "Event system")."""
     store._client.meta.events.register(f"{event}.dynamodb.{operation}", handler)
 
 
 def check_batches(store: DynamoDBStore) -> None:
-    """Refuse what AWS refuses and moto does not: batches that are too long or too large, and keys that come twice."""
+    """Refuse requests that AWS refuses and moto accepts: too many items, too many bytes, and duplicate keys."""
 
     def check_writes(params, **_):
         (requests,) = params["RequestItems"].values()
@@ -37,7 +37,7 @@ def check_batches(store: DynamoDBStore) -> None:
 
 
 def answer(store: DynamoDBStore, operation: str, choose: Callable[[AWSRequest], Answer | None]) -> None:
-    """Answer requests in AWS's place, with a status and a body; None sends them on."""
+    """Answer requests in AWS's place with a status and a body; None forwards them."""
 
     def respond(request, **_):
         chosen = choose(request)
@@ -55,7 +55,7 @@ def error(status: int, code: str) -> Answer:
 
 
 def leave_half(store: DynamoDBStore) -> None:
-    """Let DynamoDB process half of each batch of two or more, and call the rest unprocessed, as it does at its limits.
+    """Process half of each batch of two or more and report the rest as unprocessed, as DynamoDB does at its limits.
 
     No emulator does.
     """

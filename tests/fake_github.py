@@ -1,8 +1,8 @@
 """A fake GitHub on loopback, for the tests of all folders: its state, its answers, and its faults.
 
 `FakeGitHub` holds runs, jobs, and the faults of later requests. It serves the endpoints that the platform uses over
-HTTP (`serving`), with whole objects, as GitHub's own description requires. A test that needs runs to do something gives
-`on_dispatch`, which is called in a thread of its own, and reports with `begin_job`, `end_job` and `end_run`.
+HTTP (`serving`), with whole objects, as GitHub's own description requires. For runs that do something, a test gives
+`on_dispatch`, which is called in its own thread, and reports with `begin_job`, `end_job` and `end_run`.
 """
 
 import base64
@@ -113,8 +113,8 @@ class FakeGitHub:
 
     A new run is missing from lists during `list_lag`, and cannot be read by its id during `show_lag`. `faults` holds by
     endpoint (dispatch, list_runs, get_run, list_jobs, cancel, force_cancel, token, …) the faults of the next requests,
-    in order. `asked` lists the endpoints asked. `before_answer` is called with the path of each request over HTTP, its
-    answer, and the port of the client, when the request is carried out and not answered yet.
+    in order. `asked` lists the endpoints of all requests. `before_answer` is called after a request over HTTP is
+    carried out and before it is answered, with its path, its answer and the client's port.
     """
 
     def __init__(
@@ -147,14 +147,14 @@ class FakeGitHub:
         self.runs[run_id].status = "in_progress"
 
     def begin_job(self, run_id: int, name: str) -> None:
-        """Begin a job of a run, a new one or one that waited."""
+        """Begin a job of a run, which may be new or waiting."""
         with self._lock:
             self.begin_run(run_id)
             job = self.add_job(run_id, name)
             job.status, job.started_at = "in_progress", self.now()
 
     def add_job(self, run_id: int, name: str) -> FakeJob:
-        """Return a job of a run, after adding it if it is new; a new one waits for a runner."""
+        """Return a job of a run. Adds a new job, which waits for a runner."""
         with self._lock:
             return self.runs[run_id].jobs.setdefault(name, FakeJob(next(self._ids), name, self.now()))
 
@@ -194,7 +194,7 @@ class FakeGitHub:
         return run.id
 
     def list_runs(self) -> list[FakeRun]:
-        """Return the runs, newest first, without those that the list does not show yet."""
+        """Return the runs that lists show already, newest first."""
         self._ask_or_refuse("list_runs")
         with self._lock:
             return [run for _, run in sorted(self.runs.items(), reverse=True) if self._is_older(run, self.list_lag)]
@@ -214,7 +214,7 @@ class FakeGitHub:
             return list(self.runs[run_id].jobs.values())
 
     def cancel(self, run_id: int, *, force: bool) -> None:
-        """Cancel a run; a stubborn one ends only by force."""
+        """Cancel a run. A stubborn one only ends by force."""
         self._ask_or_refuse("force_cancel" if force else "cancel")
         run = self.runs[run_id]
         if run.status == "completed":
@@ -361,7 +361,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(status, answer, {})
         except RefusalError as refusal:
             if refusal.fault.status is None:
-                # A reset, as on a broken line, not an end.
+                # Reset the connection, as a broken line does.
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self.close_connection = True
                 self.connection.close()
@@ -380,7 +380,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def github_settings(url: str = "http://127.0.0.1:9", **more: object) -> Settings:
-    """Return settings for the fake at an address; the environment of the tests does not count."""
+    """Return settings for the fake at an address, independent of the environment."""
     named = {"github_repository": REPOSITORY, "github_token": TOKEN, "github_api_url": url, "n_shards": 4}
     return Settings(_env_file=None, **{**named, **more})
 
@@ -491,7 +491,7 @@ def _repository() -> dict:
 
 
 def full_repository(*, archived: bool) -> dict:
-    """Return GitHub's object for a repository that is read by itself."""
+    """Return GitHub's full object for a repository."""
     moment = _time(datetime(2026, 1, 1, tzinfo=UTC))
     counts = "forks forks_count network_count open_issues open_issues_count size stargazers_count subscribers_count"
     features = "has_issues has_projects has_wiki has_pages has_discussions disabled"

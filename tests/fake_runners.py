@@ -1,4 +1,4 @@
-"""Runners for the tests' GitHub: they do in this process what the workflow's jobs do on GitHub's runners."""
+"""Fake GitHub runners, which do the work of the workflow's jobs in this process."""
 
 import threading
 from collections import Counter, defaultdict
@@ -18,11 +18,11 @@ from precalc_assets.settings import Settings
 
 
 class FakeRunners:
-    """Does what the workflow does, for each run of the fake GitHub in a thread of its own.
+    """Does the work of each run of the fake GitHub in its own thread.
 
-    `fails` holds by shard how many more times it fails. Runs wait before they compute while `go_on` is not set. A model
-    in `half` waits for its event once more after half of its shards, and computes no more if it was cancelled by then.
-    `computed` holds by model and shard the runs that computed it. Without `canary`, only requests for a sample run one.
+    `fails` counts, by shard, how many more times it fails. Runs wait for `go_on` before they compute. A model in `half`
+    waits for its event after half of its shards, and stops if it was cancelled by then. `computed` lists, by model and
+    shard, the runs that computed it. Without `canary`, only requests for a sample run a canary.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class FakeRunners:
             self._fake.end_run(run_id, "failure" if bad else "success")
 
     def compute(self, execution: Execution, run_id: int) -> bool:
-        """Do what the jobs of an execution do. Return whether one failed."""
+        """Do the work of an execution's jobs. Return whether one failed."""
         intent = execution.intent
         bad = False
         if intent.sample or (self.canary and find_report(self._store, intent.model) is None):

@@ -1,4 +1,4 @@
-"""Events of API Gateway, as Lambdas get them."""
+"""Events of API Gateway, as Lambdas receive them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from urllib.parse import parse_qs
 
 
 def event(method: str, url: str, body: str | None, headers: Mapping[str, str]) -> dict[str, Any]:
-    """Return the event of a REST API's proxy integration, as the API Gateway Developer Guide has it."""
+    """Return the event of a REST API's proxy integration, as in the API Gateway Developer Guide."""
     path, _, query = url.partition("?")
     given = parse_qs(query, keep_blank_values=True)
     sent = {"Host": "abc.execute-api.eu-central-1.amazonaws.com", "Accept": "*/*"}

@@ -1,4 +1,4 @@
-"""A small graph over a test's own stores and instance, and a platform that never waits."""
+"""A small graph over a test's stores and instance, and a platform that never waits."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ SHARDS = ("01", "02", "03")
 
 
 class Graph:
-    """The definitions of a few shards over a world's stores, and an instance of its own."""
+    """The definitions for a few shards over a world's stores, and a Dagster instance."""
 
     def __init__(self, world, instance: dg.DagsterInstance, platform: type[Platform] = Platform, **more) -> None:
         self.world = world
@@ -76,11 +76,11 @@ class Graph:
         return {record.partition: record.status.value == "SUCCEEDED" for record in history if record.event}
 
     def statuses(self, asset: str) -> dict[str, dict[str, str]]:
-        """Return the status of each partition in Checks → Partitions, by check; the UI shows others as missing."""
+        """Return the status of each partition in Checks → Partitions, by check. The UI shows the others as missing."""
         return check_statuses(self.instance, self.defs.resolve_asset_graph(), asset)
 
     def summary(self, asset: str, check: str) -> tuple[str, str]:
-        """Return the status and description that the UI shows of an asset's check."""
+        """Return the status and the description that the UI shows for an asset's check."""
         return check_summary(self.instance, dg.AssetCheckKey(dg.AssetKey(asset), check))
 
     def stale(self, asset: str, partitions: Sequence[str]) -> list[str]:
@@ -89,7 +89,7 @@ class Graph:
         return [name for name in partitions if resolver.get_status(key, name) == StaleStatus.STALE]
 
     def requested_of_late(self, asset: str) -> set[str]:
-        """Return what a daemon requests that is started now: its first tick takes stock, its second acts."""
+        """Return the requests of a newly started daemon: its first tick records the state, its second acts."""
         first = dg.evaluate_automation_conditions(self.defs, self.instance)
         second = dg.evaluate_automation_conditions(self.defs, self.instance, cursor=first.cursor)
         return set(second.get_requested_partitions(dg.AssetKey(asset)))
@@ -111,7 +111,7 @@ def check_statuses(instance: dg.DagsterInstance, graph, asset: str) -> dict[str,
 
 
 def check_summary(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> tuple[str, str]:
-    """Return the status and description of the evaluation that Dagster's GraphQL gives for an asset's check."""
+    """Return the status and the description of an asset's check from Dagster's GraphQL."""
     context = _Context(instance)
     record = asyncio.run(AssetCheckExecutionRecord.gen(context, key))
     assert asyncio.run(record.targets_latest_materialization(context))
@@ -134,7 +134,7 @@ class _Context(LoadingContext):
 
 
 class Clock:
-    """Time that passes by itself, and by as much as anybody sleeps; `on_sleep` is called once at the next sleep."""
+    """A clock that also advances by the time slept. `on_sleep` is called once, at the next sleep."""
 
     def __init__(self) -> None:
         self._slept = timedelta()
@@ -152,7 +152,7 @@ class Clock:
 
 
 class QuickPlatform(Platform):
-    """The platform, over a GitHub that is asked every 20 ms."""
+    """The platform with a clock that turns GitHub's polling intervals into 20 ms."""
 
     clock = Clock()
 

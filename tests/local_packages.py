@@ -1,4 +1,4 @@
-"""Places that packages come from, made in a test: an index that pip reads, and conda channels, none on the network."""
+"""Local package sources for tests: an index for pip, and conda channels, without the network."""
 
 import functools
 import hashlib
@@ -16,11 +16,11 @@ from datetime import datetime
 from pathlib import Path
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-"""The Python that the machine has for certain."""
+"""The version of the Python that runs the tests."""
 
 
 class PackageIndex:
-    """An index of wheels that hold one empty module each; it serves the times at which they were uploaded, or not."""
+    """An index of wheels with one empty module each, served with or without their upload times."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -45,7 +45,7 @@ class PackageIndex:
         self._uploads.setdefault(name, {})[file] = uploaded and f"{uploaded}T00:00:00Z"
 
     def page(self, path: str) -> bytes | None:
-        """Return what is served at a path: a package's page, as PEP 700 has it, or a wheel."""
+        """Return the content at a path: a package's page (PEP 700) or a wheel."""
         kind, name = path.strip("/").split("/")
         if kind == "files":
             return (self._folder / name).read_bytes()
@@ -146,7 +146,7 @@ class CondaChannels:
         listing.write_text(json.dumps(content))
 
     def add_python(self, version: str) -> None:
-        """Put a Python of that version into the default channel: in truth this one, in a virtual environment."""
+        """Put a Python of this version into the default channel: a virtual environment of the tests' Python."""
         ours = Path(os.path.realpath(sys.executable))
         self.add(
             "conda-forge",

@@ -1,4 +1,4 @@
-"""Made-up predictions, put into tables by the real loader, for whoever reads them."""
+"""Made-up predictions, loaded into tables by the real loader."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,14 +27,14 @@ _ARROW = {"float": pa.float64(), "integer": pa.int64(), "string": pa.string()}
 
 
 def inchikeys() -> Iterator[str]:
-    """Yield made-up InChIKeys, the same ones each time."""
+    """Yield made-up InChIKeys, the same on every call."""
     for i in count():
         letters = "".join(chr(ord("A") + byte % 26) for byte in sha256(str(i).encode()).digest()[:25])
         yield f"{letters[:14]}-{letters[14:24]}-{letters[24]}"
 
 
 def rows_of(keys: Sequence[str], texts: Sequence[str | None]) -> dict[str, tuple]:
-    """Return a row for each molecule, with the texts in turn for labels."""
+    """Return a row for each molecule, with the texts as labels in turn."""
     return {
         key: (FLOATS[i % len(FLOATS)], INTEGERS[i % len(INTEGERS)], texts[i % len(texts)]) for i, key in enumerate(keys)
     }
@@ -53,7 +53,7 @@ def serve(
 ) -> None:
     """Load these rows into these shards, all without a word, as if they were read from these files.
 
-    Rows of other shards are left out. Without files, what is said of them is of none.
+    Rows of other shards are left out. Without files, the records name none.
     """
     by_shard: dict[str, list[str]] = defaultdict(list)
     for key in sorted(rows, key=key_hash):

@@ -88,7 +88,7 @@ class MemoryStore:
 
 
 class LaggingStore:
-    """Answers a read that need not be consistent with what was there `lag` writes ago."""
+    """Answers an eventually consistent read with the state of `lag` writes ago."""
 
     def __init__(self, store: MemoryStore, lag: int):
         self._store = store
@@ -117,11 +117,11 @@ class LaggingStore:
 
 
 class Crash(BaseException):
-    """The process dies here."""
+    """The death of the process."""
 
 
 class InterruptedStore:
-    """Calls `interrupt` at the n-th point: one is before each call of the store, one within its items, one after."""
+    """Calls `interrupt` at the n-th point. Each call of the store has points before, after, and within its items."""
 
     def __init__(self, store, n: int, interrupt: Callable[[], None]):
         self._store = store
@@ -158,7 +158,7 @@ def crash():
 
 
 def inchikeys() -> Iterator[str]:
-    """Yield made-up InChIKeys, the same ones each time."""
+    """Yield made-up InChIKeys, the same on every call."""
     for i in count():
         letters = "".join(chr(ord("A") + byte % 26) for byte in sha256(str(i).encode()).digest()[:25])
         yield f"{letters[:14]}-{letters[14:24]}-{letters[24]}"
@@ -175,7 +175,7 @@ def record_batch(keys: Sequence[str], columns: Sequence[Column], rows: Sequence[
 
 
 def predictions(keys: Sequence[str], release: str = "v1") -> list[tuple]:
-    """Return a row per molecule that tells its release; every tenth value is null."""
+    """Return a row per molecule that identifies its release; every tenth count is null."""
     seeds = [key_hash(f"{key} {release}") for key in keys]
     return [(s / 2**64, None if s % 10 == 0 else s % 1000, f"{release}-{s % 7}") for s in seeds]
 
@@ -207,19 +207,19 @@ def record(store, shard: str = SHARD) -> ShardRecord:
 
 
 def page_keys(store: MemoryStore, shard: str = SHARD) -> set[str]:
-    """Return the keys of all pages that are stored for a shard."""
+    """Return the keys of all stored pages of a shard."""
     return {key for key in store.tables[MODEL] if key.startswith(f"{shard}/")}
 
 
 def known_page_keys(store, shard: str = SHARD) -> set[str]:
     """Return the keys of the pages that a settled record names."""
-    kept = record(store, shard)
-    sets = [pages for pages in (kept.current and kept.current.pages, kept.previous) if pages]
+    settled = record(store, shard)
+    sets = [pages for pages in (settled.current and settled.current.pages, settled.previous) if pages]
     return {key for pages in sets for key in pages.keys(shard)}
 
 
 def without_time(store: MemoryStore) -> dict[str, object]:
-    """Return all items of the model's table, but for the time of loading and the version, which comes from it."""
+    """Return the items of the model's table without the load's time, and without versions, which depend on it."""
     items: dict[str, object] = dict(store.tables[MODEL])
     for shard in [key for key in items if key.isdigit()]:
         text = repr(record(store, shard))

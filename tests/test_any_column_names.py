@@ -1,4 +1,4 @@
-"""A model's columns may have any names: its values are found on every surface, and so are our own columns."""
+"""A model's columns may have any names: files, frames and the API have its values and the platform's own columns."""
 
 import csv
 import gzip
@@ -46,7 +46,7 @@ NAMES = {
     "a,b": "a,b",
     'say "x"': 'say "x"',
 }
-"""Names as a model declares them, and as everybody else knows them."""
+"""The names that a model declares, and the platform's names for them."""
 
 SHOWN = list(NAMES.values())
 KINDS = ["integer", "float", *["string"] * (len(NAMES) - 2)]
@@ -62,7 +62,7 @@ def values(smiles: str) -> list[object]:
 
 
 def rows(text: str) -> list[dict[str, str]]:
-    """Parse CSV, after seeing that no name is there twice."""
+    """Parse CSV, and assert that its header has no duplicates."""
     header, *lines = csv.reader(io.StringIO(text))
     assert len({name.lower() for name in header}) == len(header)
     return [dict(zip(header, line, strict=True)) for line in lines]
@@ -78,7 +78,7 @@ def quoted(name: str) -> str:
 
 @pytest.fixture
 def predicted(world):
-    """A world in which such a model's predictions are served; one molecule's row is too short."""
+    """A world that serves the predictions of such a model, which answers one molecule with too short a row."""
     folder = world.write_model(columns=list(zip(map(quoted, NAMES), KINDS, strict=True)), answer=ANSWER.strip())
     assert (folder / "model" / "framework" / "columns" / "run_columns.csv").read_text().count("\n") == len(NAMES) + 1
     library = world.build_library([*MOLECULES, BAD])

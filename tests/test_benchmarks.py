@@ -1,4 +1,4 @@
-"""Every benchmark runs, at a tiny size; what it measures then tells nothing."""
+"""Every benchmark runs at a tiny size; its figures then mean nothing."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Settings: their defaults, and what is said of a bad value."""
+"""Settings: their defaults, and the errors for bad values."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ from precalc_assets.tables import open_tables
 
 @pytest.fixture(autouse=True)
 def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable and no `.env` but the test's own."""
+    """Hide the environment's variables and `.env` from the test."""
     for name in os.environ:
         if name.upper().startswith("PRECALC_"):
             monkeypatch.delenv(name)
@@ -89,7 +89,7 @@ def test_models_dir_is_split_like_path_before_built_in_models(tmp_path: Path, mo
 def test_a_relative_folder_is_below_the_working_directory(
     variable: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Models are run in a folder of their own, where a relative path means something else."""
+    """Models run in another folder, where a relative path would mean something else."""
     monkeypatch.setenv(variable, "below/it")
     settings = load_settings()
     path = settings.cache_dir if name == "cache_dir" else settings.models_dir[0]

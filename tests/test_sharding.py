@@ -1,4 +1,4 @@
-"""Shards: the partition of the hash space, and how a person names them."""
+"""Shards: the partition of the hash space, and parsing their names."""
 
 from hashlib import sha256
 from itertools import pairwise

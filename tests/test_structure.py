@@ -1,11 +1,11 @@
-"""How the code is laid out: what import-linter cannot say."""
+"""The layout of the code, as far as import-linter cannot check it."""
 
 from collections import Counter
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
 DAGSTERS_OWN = {"assets", "checks", "sensors"}
-"""Names that Dagster's users look for in every folder."""
+"""Module names that Dagster's users expect in every folder."""
 
 
 def test_no_two_modules_share_a_name() -> None:

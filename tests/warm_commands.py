@@ -1,7 +1,7 @@
-"""Runs `precalc` in processes that are forked from one that has imported all of it.
+"""Runs `precalc` in processes forked from one that has imported it.
 
-Starting Python and importing takes most of a command's second. What runs is the command's own `main`, with its own
-variables, folder and streams, in a process of its own. Tests that kill a command start the real program.
+Starting Python and importing takes most of a command's second. Each fork runs the command's `main` with its own
+variables, folder and streams. Tests that kill a command start the real program.
 """
 
 import atexit
@@ -37,7 +37,7 @@ _forks.set_forkserver_preload(
 def run_command(
     arguments: Sequence[str], *, variables: Mapping[str, str], folder: Path
 ) -> subprocess.CompletedProcess[str]:
-    """Run `precalc` with these arguments and return what `subprocess.run` returns of it.
+    """Run `precalc` with these arguments and return the result as `subprocess.run` does.
 
     Raises subprocess.TimeoutExpired after two minutes.
     """

@@ -1,4 +1,4 @@
-"""A TCP proxy that cuts connections in the middle of what they carry."""
+"""A TCP proxy that cuts connections in the middle of requests or answers."""
 
 import socket
 import struct
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 
 class CuttingProxy:
-    """Passes HTTP on to an endpoint, one thread a connection, until it is told to cut."""
+    """Forwards HTTP to an endpoint, and cuts as many connections as `cut` asks for."""
 
     def __init__(self, endpoint: str) -> None:
         parts = urlsplit(endpoint)
@@ -20,7 +20,7 @@ class CuttingProxy:
         self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def cut(self, *, requests: int = 0, answers: int = 0) -> None:
-        """Cut the next connections: after the first bytes of a request, or of the answer to one."""
+        """Cut this many of the next requests and answers halfway."""
         with self._lock:
             self._left = {"requests": requests, "answers": answers}
 
@@ -47,7 +47,7 @@ class CuttingProxy:
                 if self._is_to_cut(what):
                     target.sendall(data[: len(data) // 2])
                     for end in (source, target):
-                        # A reset, and not an orderly end.
+                        # Reset the connection instead of closing it.
                         end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     break
                 target.sendall(data)

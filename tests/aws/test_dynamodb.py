@@ -1,6 +1,6 @@
-"""What DynamoDB adds to the promises of a key-value store: how tables are made, and what happens when it says no.
+"""The DynamoDB store beyond the contract: creation of tables, throttling, failures and errors.
 
-The answers that no emulator gives are given by botocore's events; the rest is ministack over HTTP.
+Handlers of botocore's events give the answers that no emulator gives; the rest is ministack over HTTP.
 """
 
 import json
@@ -29,7 +29,7 @@ KEYS = [item.key for item in ITEMS]
 
 
 class Pauses(list[float]):
-    """A `sleep` that only notes for how long."""
+    """A `sleep` that records its durations and does not wait."""
 
     def __call__(self, seconds: float) -> None:
         self.append(seconds)
@@ -42,7 +42,7 @@ def pauses():
 
 @pytest.fixture
 def botocore_pauses(monkeypatch):
-    """The pauses that botocore makes between its attempts, noted instead of waited for."""
+    """The pauses between botocore's attempts, recorded and skipped."""
     pauses = Pauses()
     monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=pauses, time=time.time))
     return pauses
@@ -63,7 +63,7 @@ def stored(store) -> list[Item]:
 
 
 def every_second(failure):
-    """Return what answers every second request of an operation with a failure, and counts them all."""
+    """Return a handler that answers every second request with a failure."""
     requests = count()
     return lambda _request: failure if next(requests) % 2 == 0 else None
 
@@ -95,7 +95,7 @@ def test_recovery_is_switched_on_once_a_table_is_ready(aws, pauses):
     prefix = tables_url().rpartition("/")[2]
     store = DynamoDBStore(REGION, prefix, options=TableOptions(point_in_time_recovery=True), sleep=pauses)
     answer(store, "UpdateContinuousBackups", every_second(error(400, "ContinuousBackupsUnavailableException")))
-    # Also when whoever made it was killed before that.
+    # Also when the process that created the table was killed before that.
     DynamoDBStore(REGION, prefix).create_table(TABLE)
     assert store.has_table(TABLE)
     store.create_table(TABLE)
@@ -183,7 +183,7 @@ def test_unprocessed_items_are_resent_and_counted_once(store, pauses):
     assert store.delete_many(TABLE, KEYS) == Consumed(write_units=120, items=60)
     assert stored(store) == []
     assert pauses
-    assert max(pauses) <= dynamodb._FIRST_PAUSE  # Every answer took some, so none had to wait longer.
+    assert max(pauses) <= dynamodb._FIRST_PAUSE  # Every attempt made progress, so the pauses did not grow.
 
 
 @pytest.mark.parametrize("operation", ["BatchWriteItem", "BatchGetItem"])
@@ -235,8 +235,8 @@ def test_cut_connections_lose_nothing(aws, monkeypatch, botocore_pauses):
     with CuttingProxy(aws.endpoint) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         store = open_tables(url)
-        # Some before the request is through, some when it is written and the answer is on its way; fewer than the
-        # attempts at a request, since one of them may meet them all.
+        # Cut some requests, and some answers to requests that were carried out. These are fewer than the attempts per
+        # request, since one request may meet them all.
         proxy.cut(requests=2, answers=3)
         assert store.put_many(TABLE, ITEMS).items == 60
         assert stored(store) == ITEMS
@@ -245,7 +245,7 @@ def test_cut_connections_lose_nothing(aws, monkeypatch, botocore_pauses):
 
 
 def test_an_answer_cut_in_its_headers_is_retried(store, botocore_pauses):
-    """An empty 200 is what botocore makes of them."""
+    """Botocore turns such an answer into an empty 200."""
     cut = iter([(200, {})] * 3)
     for operation in ("BatchWriteItem", "BatchGetItem", "DescribeTable"):
         answer(store, operation, lambda _request: next(cut, None))
@@ -314,12 +314,12 @@ def test_units_are_spent_within_the_rate_limit():
     limit = RateLimit(100, clock=lambda: now[0], sleep=sleep)
     for _ in range(40):
         limit.take(25)
-    # The last one waited for the 39 before it, but for what may go out at once.
+    # The last one waited for the 39 before it.
     assert now[0] == pytest.approx(39 * 25 / 100)
     limit.correct(50)
     limit.take(1)
     assert now[0] == pytest.approx((40 * 25 + 50) / 100)
-    now[0] += 60  # A pause saves up a tenth of a second's units, not a minute's.
+    now[0] += 60  # A pause allows a burst of a tenth of a second's units, not of a minute's.
     before = now[0]
     for _ in range(3):
         limit.take(10)

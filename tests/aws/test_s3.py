@@ -1,4 +1,4 @@
-"""The object store on S3: the same calls as on disk, and errors that say which setting to look at."""
+"""The object store on S3: the same calls as on disk, and errors that name the setting to check."""
 
 import hashlib
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ def set_environment(monkeypatch, environment):
 
 @contextmanager
 def refused(*words):
-    """Expect an error of one line that names the setting's value and the words."""
+    """Expect an error of one line that contains the setting's value and these words."""
     with pytest.raises(UsageError) as caught:
         yield
     text = str(caught.value)
@@ -129,7 +129,7 @@ def test_a_write_by_a_role_that_may_only_read_is_refused(strict_ministack, monke
     assert "s3:PutObject" in reason(denied.value)
 
 
-@pytest.mark.slow  # obstore tries for ten seconds
+@pytest.mark.slow  # obstore retries for ten seconds
 def test_a_missing_endpoint_is_refused_with_its_setting(aws, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     with refused("Connection refused", "AWS_ENDPOINT_URL"):

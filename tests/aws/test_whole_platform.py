@@ -1,4 +1,4 @@
-"""The main job on S3 and DynamoDB over HTTP, by the command line, with nothing but the environment changed."""
+"""The main job on S3 and DynamoDB over HTTP, from the command line, changing only the environment."""
 
 import csv
 import io

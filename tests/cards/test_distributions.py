@@ -1,4 +1,4 @@
-"""Distributions over the files of a model: exact, of what is served, and of any values there may be."""
+"""Distributions over a model's files: exact, of served files only, and for any values."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Cards in the registry: read as they were published, however wide the model is."""
+"""Cards in the registry are read back as published, also for thousands of columns."""
 
 from datetime import UTC, datetime
 

@@ -1,4 +1,4 @@
-"""Publishing a card while others load shards into the same table."""
+"""Publishing a card while other processes load shards into the same table."""
 
 from precalc_assets.cards import find_card
 from precalc_assets.cards.publishing import publish
@@ -9,7 +9,7 @@ MODEL = "eos9abc"
 
 
 class Meanwhile:
-    """Tables in which something happens just before a card is put."""
+    """Tables that call `happens` once, just before a card is put."""
 
     def __init__(self, tables, happens) -> None:
         self._tables = tables

@@ -1,4 +1,4 @@
-"""The library as a whole: laws of the partition, what stays untouched, and what is said of a bad file."""
+"""Building the library: laws of the partition, unchanged shards, and errors for bad files."""
 
 import csv
 import hashlib

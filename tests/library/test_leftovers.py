@@ -1,4 +1,4 @@
-"""What is said of predictions that a library with another number of shards has left."""
+"""The warning of leftover predictions of a library with another number of shards."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The page format: what goes in comes out, exactly, in as few bytes as it takes."""
+"""The page format: values are read back exactly, and stored in as few bytes as possible."""
 
 import math
 import struct
@@ -50,7 +50,7 @@ def tables(draw):
 
 
 def encoded(columns, rows, start=0, stop=None):
-    """Return dtypes, layout and hashes of some rows, and the page of those from start to stop."""
+    """Return the dtypes, layout and hashes of all rows, and the page of the rows from start to stop."""
     hashes = np.arange(1, len(rows) + 1, dtype=np.uint64) * np.uint64(2**63 // 5_000)
     batch = record_batch([""] * len(rows), columns, rows)
     chooser = DtypeChooser(columns)
@@ -61,7 +61,7 @@ def encoded(columns, rows, start=0, stop=None):
 
 
 def bits(row):
-    """Return what tells two rows apart, sign of zero and type included; all NaN are one."""
+    """Return a row's exact values, including types and signs of zero; all NaN are equal."""
     return [struct.pack("<d", v) if type(v) is float and v == v else repr(v) for v in row]
 
 

@@ -1,4 +1,4 @@
-"""What every key-value store promises, and what SQLite adds to it. What DynamoDB adds is in `tests/aws`."""
+"""The contract of every key-value store, and the SQLite store beyond it. `tests/aws` has the DynamoDB store."""
 
 import multiprocessing
 import os
@@ -110,7 +110,7 @@ def test_a_duplicate_key_is_stored_once(store, table):
 
 
 def test_large_items_are_written_and_read_many_at_once(store, table):
-    # A MB and more a batch of 25; moto counts the base64 of a value, so these are all that it takes.
+    # More than 1 MB per batch of 25. moto counts the base64 of a value, so it takes no larger ones.
     assert store.put_many(table, (Item(str(i), bytes([i]) * 300_000) for i in range(10))).items == 10
     found = store.get_many(table, [str(i) for i in range(10)], consistent=True)
     assert [found[str(i)].value for i in range(10)] == [bytes([i]) * 300_000 for i in range(10)]

@@ -1,4 +1,4 @@
-"""Loading a shard: all or nothing, once, whatever interrupts it and whoever else does the same."""
+"""Loading a shard: atomic and idempotent, despite crashes and concurrent loads."""
 
 import os
 import signal
@@ -133,7 +133,7 @@ def prepared(loads, keys=KEYS[:300]) -> MemoryStore:
 
 
 def points(loads) -> int:
-    """Return at how many points a load of v9 after these can be interrupted."""
+    """Return the number of points at which a load of v9 after these loads can be interrupted."""
     n = 0
     while True:
         interrupted = InterruptedStore(prepared(loads), n, lambda: None)
@@ -242,7 +242,7 @@ def test_readers_see_one_whole_release_during_loads(url):
     wrong, seen, done = [], set(), threading.Event()
 
     def read():
-        # Directories that are read anew each time, and ones that outlive several generations.
+        # One reader reads directories on every call, the other caches them over several generations.
         readers = [
             TableReader(open_tables(url), MODEL, clock=clock)
             for clock in (iter(range(0, 10**9, 61)).__next__, lambda: 0)

@@ -1,4 +1,4 @@
-"""Reading a table: in the order asked, never a null for what is lost, with a small library."""
+"""Reading a table: rows in the order of the request, an error for a lost page, and few imports."""
 
 import subprocess
 import sys
@@ -128,7 +128,7 @@ def test_old_shards_are_read_by_shared_names_and_types(store):
     assert after.get(OTHER_SHARD) == new_rows(OTHER_SHARD)
     old = predictions(KEYS[:300])
     assert after.get(KEYS[:300]) == [(None, label, None, score) for score, _, label in old]
-    # Who opened the table before goes on with the columns of then.
+    # A reader opened before keeps its columns.
     assert before.columns == tuple(COLUMNS)
     assert before.get(KEYS[:300]) == old
     assert before.get(OTHER_SHARD) == [(score, None, label) for _, label, _, score in new_rows(OTHER_SHARD)]
