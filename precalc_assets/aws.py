@@ -45,12 +45,12 @@ def open_session(region: str | None = None) -> boto3.Session:
     """
     try:
         session = boto3.Session(region_name=region)
-        found = session.get_credentials()
-        if found is not None:
-            found.get_frozen_credentials()  # Some are fetched or refreshed only when they are used.
+        credentials = session.get_credentials()
+        if credentials is not None:
+            credentials.get_frozen_credentials()  # Some are fetched or refreshed only when they are used.
     except BotoCoreError as error:
         raise UsageError(f"there are no AWS credentials: {error}; {_LOG_IN}") from error
-    if found is None:
+    if credentials is None:
         raise UsageError(f"there are no AWS credentials; {_LOG_IN}")
     return session
 

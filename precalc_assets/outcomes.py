@@ -100,10 +100,9 @@ def each_shard(shards: Iterable[str], work: Callable[[str], ShardOutcome]) -> It
             return ShardOutcome(shard, failure=reason(error))
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        begun = [pool.submit(attempt, shard) for shard in shards]
+        outcomes = [pool.submit(attempt, shard) for shard in shards]
         try:
-            for future in begun:
-                yield future.result()
+            for outcome in outcomes:
+                yield outcome.result()
         finally:
-            for future in begun:
-                future.cancel()
+            pool.shutdown(cancel_futures=True)

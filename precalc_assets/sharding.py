@@ -34,7 +34,7 @@ def shard_index(h: int, n_shards: int) -> int:
 
 def shard_key(index: int, n_shards: int) -> str:
     """Return the partition key of a shard: its index, padded to the digits of the last index, at least two."""
-    return f"{index:0{_width(n_shards)}d}"
+    return f"{index:0{max(2, len(str(n_shards - 1)))}d}"
 
 
 def shard_keys(n_shards: int) -> list[str]:
@@ -85,7 +85,3 @@ def contiguous_ranges(shards: Sequence[str]) -> list[list[str]]:
         else:
             ranges.append([shard])
     return ranges
-
-
-def _width(n_shards: int) -> int:
-    return max(2, len(str(n_shards - 1)))

@@ -1,4 +1,4 @@
-"""`dagster dev` as `make ui` starts it, for the tests of several folders, and its GraphQL as the UI speaks it."""
+"""`dagster dev` as `make ui` starts it, and the GraphQL requests of its UI, for all tests."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ from precalc_assets.sharding import shard_keys
 
 PROJECT = Path(__file__).parents[1]
 SHARDS = shard_keys(50)
-"""The shards of the definitions as they are without a setting."""
+"""The shards of the definitions with default settings."""
 
 _DEADLINE = 420.0
 _START_SECONDS = 90.0
@@ -71,7 +71,7 @@ class DagsterDev:
         self.process = process
 
     def ask(self, query: str, **variables: object) -> dict:
-        """Return what GraphQL answers."""
+        """Return GraphQL's answer."""
         asked = {"query": query, "variables": variables}
         answer = httpx.post(f"{self.url}/graphql", json=asked, timeout=30).json()
         assert "errors" not in answer, answer
@@ -88,7 +88,7 @@ class DagsterDev:
         assert launched["launchPartitionBackfill"]["__typename"] == "LaunchBackfillSuccess", launched
 
     def launch(self, asset: str, first: str, last: str) -> str:
-        """Launch one run over a range of partitions, as the UI does for an asset that takes a range; return its id."""
+        """Launch one run over a range of partitions, as the UI does for assets that take a range; return its id."""
         tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
         selector = {**_REPOSITORY, "pipelineName": "__ASSET_JOB", "assetSelection": [{"path": [asset]}]}
         parameters = {
@@ -102,7 +102,7 @@ class DagsterDev:
         return launched["run"]["runId"]
 
     def runs_of(self, asset: str) -> dict[str, str]:
-        """Return the states of an asset's runs by their ids, newest first."""
+        """Return the statuses of an asset's runs by id, newest first."""
         runs = self.ask(_RUNS)["runsOrError"]["results"]
         mine = [run for run in runs if [asset] in [key["path"] for key in run["assetSelection"] or []]]
         return {run["runId"]: run["status"] for run in mine}
@@ -138,7 +138,7 @@ class DagsterDev:
         assert stopped["__typename"] == "StopSensorMutationResult", stopped
 
     def wait_for(self, asset: str, partitions: int, *, may_fail: bool = False) -> None:
-        """Wait until so many partitions of an asset are materialised; a run that fails ends the wait."""
+        """Wait until this many partitions of an asset are materialised, or a run fails."""
         deadline = time.monotonic() + _DEADLINE
         while self.materialized(asset) < partitions:
             assert time.monotonic() < deadline, f"{asset}: {self.materialized(asset)} of {partitions} partitions"
@@ -147,7 +147,7 @@ class DagsterDev:
 
 
 def wait_until(true: Callable[[], object], seconds: float = _DEADLINE) -> None:
-    """Wait until something is true."""
+    """Wait until a condition holds."""
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
@@ -155,7 +155,7 @@ def wait_until(true: Callable[[], object], seconds: float = _DEADLINE) -> None:
 
 
 def build_fifty_shards(world) -> None:
-    """Give a world a library of as many shards as the definitions have, and a model."""
+    """Give a world a model, and a library with the definitions' number of shards."""
     source = world.root / "library.smi"
     source.write_text("\n".join("C" * n + end for n in range(1, 41) for end in ("", "O", "N", "Cl")) + "\n")
     build_library(world.store, source, n_shards=50, processes=1)
@@ -165,7 +165,7 @@ def build_fifty_shards(world) -> None:
 
 @contextmanager
 def dagster_dev(world, **settings: str) -> Iterator[DagsterDev]:
-    """Start `dagster dev` on a world's stores and an instance of its own; `settings` are without their prefix."""
+    """Start `dagster dev` on a world's stores and a new instance. `settings` have no prefix."""
     home = world.root / "dagster_home"
     home.mkdir()
     shutil.copy(PROJECT / "dagster_home" / "dagster.yaml", home)

@@ -28,7 +28,7 @@ class PackageIndex:
         self.url = ""
 
     def add(self, name: str, version: str, uploaded: str | None, requires: Sequence[str] = ()) -> None:
-        """Upload a version of a package, at a time such as 2025-01-31."""
+        """Upload a version of a package, with a time such as 2025-01-31."""
         file = f"{name}-{version}-py3-none-any.whl"
         info = f"{name}-{version}.dist-info"
         needed = "".join(f"Requires-Dist: {requirement}\n" for requirement in requires)
@@ -114,7 +114,7 @@ class CondaChannels:
         depends: Sequence[str] = (),
         built: str | None = None,
     ) -> None:
-        """Put a package into a channel, built at a time such as 2025-01-31."""
+        """Add a package to a channel, with a build time such as 2025-01-31."""
         for platform in ("noarch", "linux-64", "linux-aarch64", "osx-64", "osx-arm64"):
             (self._folder / channel / platform).mkdir(parents=True, exist_ok=True)
             listing = self._folder / channel / platform / "repodata.json"

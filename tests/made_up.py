@@ -51,7 +51,7 @@ def serve(
     shards: Sequence[str] | None = None,
     files: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Load these rows into these shards, all without a word, as if they were read from these files.
+    """Load these rows into these shards (default: all), as if they were read from these files.
 
     Rows of other shards are left out. Without files, the records name none.
     """

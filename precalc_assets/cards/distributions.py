@@ -62,7 +62,7 @@ def describe_predictions(
     skipped; `molecules` counts the molecules of the files that were read. Raises ShardError for a damaged file.
     """
     with TemporaryDirectory(prefix="precalc-") as folder:
-        gathered = [_Gathered(column, Path(folder) / str(at)) for at, column in enumerate(columns)]
+        collected = [_ColumnValues(column, Path(folder) / str(at)) for at, column in enumerate(columns)]
         lock = Lock()
 
         def gather(shard: str) -> int:
@@ -72,13 +72,13 @@ def describe_predictions(
                 for batch in _batches(parquet, name, columns):
                     molecules += batch.num_rows
                     with lock:
-                        for at, column in enumerate(gathered):
+                        for at, column in enumerate(collected):
                             column.add(batch.column(at))
             return molecules
 
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             molecules = sum(pool.map(gather, sorted(served)))
-        return tuple(column.describe(molecules) for column in gathered)
+        return tuple(column.describe(molecules) for column in collected)
 
 
 @contextmanager
@@ -135,7 +135,7 @@ def _batches(parquet: pq.ParquetFile | None, name: str, columns: Sequence[Column
             raise ShardError(f"{name} is damaged ({reason(error)}); load its shard again") from None
 
 
-class _Gathered:
+class _ColumnValues:
     """The values of one column: numbers are collected in a file, texts are counted."""
 
     def __init__(self, column: Column, path: Path) -> None:

@@ -53,17 +53,17 @@ def build_library(
     """
     started = time.perf_counter()
     before = shards_before(store)
-    found = survey(source)
-    if found.rows == 0:
+    counts = survey(source)
+    if counts.rows == 0:
         raise LibraryError(f"{source.name}: there are no rows below the header; it needs one SMILES per line")
     with tempfile.TemporaryDirectory(prefix="precalc-library-") as folder:
         spill = _Spill(Path(folder), n_shards)
         rejected = Path(folder) / "rejected.csv"
         # More workers than batches would be idle.
-        batches = parse_rows(read_rows(source), min(processes, -(-found.rows // BATCH)))
-        n_rejected = _partition(_reporting(batches, found.rows, on_progress), spill, rejected)
-        if n_rejected == found.rows:
-            raise LibraryError(_nothing_left(source, found.rows, rejected))
+        batches = parse_rows(read_rows(source), min(processes, -(-counts.rows // BATCH)))
+        n_rejected = _partition(_reporting(batches, counts.rows, on_progress), spill, rejected)
+        if n_rejected == counts.rows:
+            raise LibraryError(_no_molecules(source, counts.rows, rejected))
         keys = [shard_key(i, n_shards) for i in range(n_shards)]
         shards = {key: _write_shard(store, key, spill.read(i)) for i, key in enumerate(keys)}
         obstore.put(store, storage.REJECTED, rejected)
@@ -72,10 +72,10 @@ def build_library(
         source=source.name,
         source_sha256=_file_sha256(source),
         n_shards=n_shards,
-        rows=found.rows,
-        blank_lines=found.blank_lines,
+        rows=counts.rows,
+        blank_lines=counts.blank_lines,
         rejected=n_rejected,
-        duplicates=found.rows - n_rejected - molecules,
+        duplicates=counts.rows - n_rejected - molecules,
         molecules=molecules,
         digest=_sha256(shard.digest for shard in shards.values()),
         built_at=datetime.now(UTC),
@@ -199,15 +199,15 @@ def distinct(molecules: Iterable[tuple[str, str]], place: Callable[[str], int] =
 
 def _delete_other_shards(store: ObjectStore, shards: Iterable[str]) -> None:
     """Delete the other shards of an earlier library, since the folder is also read as one table."""
-    ours = {storage.library_shard(shard) for shard in shards}
+    own_names = {storage.library_shard(shard) for shard in shards}
     prefix = storage.library_shard("").removesuffix(".parquet")
     listed = storage.list_sizes(store, prefix.rpartition("/")[0])
-    others = [name for name in listed if name.startswith(prefix) and name not in ours]
+    others = [name for name in listed if name.startswith(prefix) and name not in own_names]
     if others:
         obstore.delete(store, others)
 
 
-def _nothing_left(source: Path, rows: int, rejected: Path) -> str:
+def _no_molecules(source: Path, rows: int, rejected: Path) -> str:
     with rejected.open(encoding="utf-8", newline="") as file:
         first = islice(csv.DictReader(file), _REASONS_SHOWN)
         reasons = "; ".join(f"row {row['row']}: {row['reason']}" for row in first)

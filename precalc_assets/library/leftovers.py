@@ -30,9 +30,9 @@ def shards_before(store: ObjectStore) -> int | None:
 def warn_of_leftovers(store: ObjectStore, n_shards: int, before: int | None) -> None:
     """Log a warning that names the files of another number of shards. The previous library had `before` shards."""
     changed = before not in (None, n_shards)
-    ours = {f"shard={shard}" for shard in shard_keys(n_shards)}
+    own_shards = {f"shard={shard}" for shard in shard_keys(n_shards)}
     names = [name for folder in (storage.PREDICTIONS, storage.QUARANTINE) for name in storage.list_sizes(store, folder)]
-    left = [name for name in names if changed or PurePosixPath(name).stem not in ours]
+    left = [name for name in names if changed or PurePosixPath(name).stem not in own_shards]
     if left:
         folders = f"{storage.PREDICTIONS}/ and {storage.QUARANTINE}/"
         back = f", or build the library with {before} shards again" if changed else ""

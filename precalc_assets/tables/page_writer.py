@@ -212,8 +212,8 @@ def _byte_planes(values: NDArray[Any]) -> NDArray[np.uint8]:
     return values.view(np.uint8).reshape(columns, rows, values.itemsize).transpose(2, 0, 1)
 
 
-def _equal(ours: NDArray[Any], theirs: NDArray[Any]) -> NDArray[np.bool_]:
-    same: NDArray[np.bool_] = (ours == theirs) | ((ours != ours) & (theirs != theirs))
+def _equal(left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.bool_]:
+    same: NDArray[np.bool_] = (left == right) | ((left != left) & (right != right))
     return same
 
 

@@ -218,14 +218,14 @@ class Page:
 
         Searches the raw bytes: unpacking all hashes takes as long as five searches.
         """
-        wanted = h.to_bytes(_HASH_BYTES, "little")
-        at = self._payload.find(wanted, _COUNT.size, self._hashes_end)
+        needle = h.to_bytes(_HASH_BYTES, "little")
+        at = self._payload.find(needle, _COUNT.size, self._hashes_end)
         while at >= 0:
             i, within = divmod(at - _COUNT.size, _HASH_BYTES)
             if not within:
                 return i
             # A match across two hashes.
-            at = self._payload.find(wanted, at + 1, self._hashes_end)
+            at = self._payload.find(needle, at + 1, self._hashes_end)
         return None
 
     def _texts(self, i: int) -> list[Value]:

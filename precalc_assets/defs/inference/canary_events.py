@@ -41,7 +41,7 @@ def is_recorded(instance: dg.DagsterInstance, report: CanaryReport) -> bool:
 
 
 class PrecedingCanary:
-    """The canary of a model whose shards a run records. GitHub's workflow runs it before the shards, if at all."""
+    """The canary of a model whose shards a run records. GitHub's workflow may run or rerun it before the shards."""
 
     def __init__(self, instance: dg.DagsterInstance, platform: Platform, model: str) -> None:
         self._instance = instance

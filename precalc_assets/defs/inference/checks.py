@@ -1,4 +1,4 @@
-"""The checks of the group. `precalc_assets.inference` evaluates them."""
+"""The checks of the group. The canary evaluates its own; a shard's are evaluated when it lands."""
 
 import dagster as dg
 

@@ -99,13 +99,13 @@ def _ended_shards(engine: Engine, execution: Execution | None, shards: Sequence[
     if execution is None:
         return
     model = execution.model
-    going = {shard for each in unsettled(engine.store, model) for shard in each.intent.shards}
-    going |= shards_to_retry(engine.store, model).keys()
+    unfinished = {shard for each in unsettled(engine.store, model) for shard in each.intent.shards}
+    unfinished |= shards_to_retry(engine.store, model).keys()
     settled = execution.settled.read()
     failures = settled.failures if settled else {}
     for shard in shards:
-        found = None if shard in going else find_outcome(engine, model, shard)
-        if shard not in going and not (found and found.landed):
+        found = None if shard in unfinished else find_outcome(engine, model, shard)
+        if shard not in unfinished and not (found and found.landed):
             why = failures.get(shard, f"execution {execution.key} ended without it")
             yield ShardOutcome(shard, failure=f"shard {shard} of {model}: {why}")
 
