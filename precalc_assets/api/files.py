@@ -141,7 +141,7 @@ def _directories(entry: CatalogueEntry) -> dict[str, Directory]:
     except MissingTableError:
         raise unknown_model(entry.model) from None
     if any(directory.n_shards != entry.reader.n_shards for directory in directories.values()):
-        raise TableError(f"{entry.model}: the table was made anew with other shards; open it again")
+        raise TableError(f"{entry.model}: the table was replaced by one with another number of shards; ask again")
     return directories
 
 

@@ -568,7 +568,13 @@ TABLES = {
 }
 
 
-@pytest.mark.parametrize(("columns", "answer"), TABLES.values(), ids=TABLES)
+@pytest.mark.parametrize(
+    ("columns", "answer"),
+    [
+        pytest.param(*table, id=name, marks=[pytest.mark.slow] if name == "hundreds of counts" else [])
+        for name, table in TABLES.items()
+    ],
+)
 def test_the_table_estimate_is_close_to_a_real_load(world, columns, answer):
     world.write_model(columns=columns, answer=answer)
     world.build_library(MANY)
