@@ -1,13 +1,13 @@
-# Short verbs over the project's own environment (.venv), which any of them makes first.
-# Only make, git and a python3 with its venv module are assumed.
+# Short verbs that run in the project's environment, .venv; each makes it first.
+# They need make, git and a python3 with its venv module.
 .DEFAULT_GOAL := help
 export DAGSTER_HOME ?= $(CURDIR)/dagster_home
 BIN := .venv/bin
-# The installer of everything else; the same release is in the lock.
+# Installs everything else; requirements.lock has the same release.
 UV_VERSION := 0.13.9
 PORT ?= 3000
 COMPILE = $(BIN)/uv pip compile --quiet --no-emit-package precalc-client --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
-# Processes for tests: one a core.
+# Test processes; auto is one per core.
 CORES ?= auto
 
 .PHONY: help install infra demo ui test slow check docs format lock bench clean
@@ -18,14 +18,14 @@ help:  ## List the verbs
 install: .venv/installed  ## Make the environment in .venv
 
 .venv/installed: requirements.lock pyproject.toml client/pyproject.toml
-	@python3 -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "precalc needs python3 to be 3.11, 3.12 or 3.13; this one is $$(python3 -V)" >&2; exit 1; }
+	@python3 -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "precalc needs python3 3.11, 3.12 or 3.13; this one is $$(python3 -V)" >&2; exit 1; }
 	python3 -m venv .venv || { echo "python3 has no venv module: install it (Debian: apt install python3-venv)" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e client -e .
 	@touch $@
 
-infra: install infra/.venv/installed infra/node_modules/installed  ## Make what infra/ needs, in infra/: the AWS CDK
+infra: install infra/.venv/installed infra/node_modules/installed  ## Install the AWS CDK into infra/
 
 infra/.venv/installed: infra/requirements.lock
 	python3 -m venv infra/.venv
@@ -33,7 +33,7 @@ infra/.venv/installed: infra/requirements.lock
 	@touch $@
 
 %/node_modules/installed: %/package.json %/package-lock.json
-	@command -v npm >/dev/null || { echo "$*/ needs npm, of Node.js 20 or newer: programs that it uses are on it" >&2; exit 1; }
+	@command -v npm >/dev/null || { echo "$*/ needs npm: install Node.js 20 or newer" >&2; exit 1; }
 	npm ci --prefix $* --loglevel=error --no-audit --no-fund
 	@touch $@
 
@@ -41,20 +41,20 @@ infra/.venv/installed: infra/requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r deploy/requirements.lock
 	@touch $@
 
-demo: install  ## Run the main job on real molecules, on this machine alone
+demo: install  ## Run both built-in models over real molecules, on this machine alone
 	@$(BIN)/python -m precalc_assets.cli.demo
 
-ui: install  ## Open Dagster's UI on the same data (http://127.0.0.1:3000)
-	@$(BIN)/python -c 'import socket; socket.create_server(("127.0.0.1", $(PORT)))' 2>/dev/null || { echo "port $(PORT) is taken; is the UI open already? Otherwise: make ui PORT=3001" >&2; exit 1; }
+ui: install  ## Open Dagster's UI on this machine's data (http://127.0.0.1:3000)
+	@$(BIN)/python -c 'import socket; socket.create_server(("127.0.0.1", $(PORT)))' 2>/dev/null || { echo "port $(PORT) is taken; is the UI already open? If not: make ui PORT=3001" >&2; exit 1; }
 	$(BIN)/dagster dev --workspace workspace.yaml --host 127.0.0.1 --port $(PORT)
 
 test: install  ## Run the fast tests
 	$(BIN)/pytest -n $(CORES)
 
-slow: install infra .venv/deploy tests/executions/node_modules/installed tests/workflows/node_modules/installed  ## Run the tests of real components
+slow: install infra .venv/deploy tests/executions/node_modules/installed tests/workflows/node_modules/installed  ## Run the tests that use real components
 	$(BIN)/pytest -m slow
 
-check: install  ## Lint, format check, types, layers, definitions, documents
+check: install  ## Check lint, format, types, layers, definitions and documents
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -62,14 +62,14 @@ check: install  ## Lint, format check, types, layers, definitions, documents
 	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/dg check defs
 	$(BIN)/python docs/build_site.py
 
-docs: install  ## Build the documents' site, into site/html
+docs: install  ## Build the documentation site into site/html
 	$(BIN)/python docs/build_site.py
 
-format: install  ## Mend what ruff can
+format: install  ## Format the code and apply ruff's fixes
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-lock: install  ## Resolve the dependencies anew
+lock: install  ## Resolve the dependencies again
 	$(COMPILE) --group dev pyproject.toml -o requirements.lock
 	$(COMPILE) --extra deploy --constraint requirements.lock pyproject.toml -o deploy/requirements.lock
 	$(COMPILE) --group infra -o infra/requirements.lock

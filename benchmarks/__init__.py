@@ -1,1 +1,1 @@
-"""Measurements, each against the plain way of doing the same: `python -m benchmarks.<name>`."""
+"""Benchmarks, each against a plain baseline: `python -m benchmarks.<name>`."""

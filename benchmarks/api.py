@@ -1,20 +1,20 @@
-"""What readers wait for and what it costs: `python -m benchmarks.api`.
+"""The latency and cost of reading: `python -m benchmarks.api`.
 
-- `answer`: 1,000 molecules of a model with 10 columns, each on a page of its own, from the event of API Gateway to
-  the answer that is handed to Lambda: body, and what gzip and base64 add. In process, with SQLite and warm directories;
-  no page is asked for twice, so none is in SQLite's cache.
-- `plain`: the same molecules and values kept the plain way, one item per molecule with a list of Decimal, read by
-  boto3's resource with `batch_get_item` in hundreds and made into JSON. Both from the same ministack. With 200 columns
-  as well, where the neighbours weigh less.
+- `answer`: 1,000 molecules of a model with 10 columns, each on a different page, from API Gateway's event to the answer
+  that Lambda gets: the body, and what gzip and base64 add. In process, with SQLite and warm directories; each page is
+  read once, so that none is in SQLite's cache.
+- `plain`: the baseline for `answer`. The same values are one item per molecule with a list of Decimal, read by boto3's
+  resource with `batch_get_item` in hundreds, and turned into JSON. Both read from the same ministack. Also with 200
+  columns, where other molecules on a page matter less.
 - `get`: `precalc get` with a file of 100,000 molecules, from the local tables to a CSV file, as a process.
-- `load`: `precalc api` as a process, and 64 clients, first for 30 seconds with requests for one molecule, then for 30
-  seconds with requests to all routes in turn. An answer whose status or body differs from that before is an error.
-- `lambda`: a Python with nothing but the Lambda's asset, not compiled before, and boto3: from its start to the first
+- `load`: `precalc api` as a process, and 64 clients: for 30 seconds they request one molecule each, then for 30 seconds
+  all routes in turn. An answer whose status or body differs from an earlier one is an error.
+- `lambda`: a Python process with only the Lambda's asset, not precompiled, and boto3: from its start to its first
   answer.
 
-Values are random doubles, the worst case: they do not compress, so most of what is read are the neighbours of what was
-asked for. Counted is CPU, of the system too, of the process with all its threads, and the best of several runs; wall
-time where people wait. `load` and `lambda` share the cores with their clients, and with whatever else runs.
+Values are random doubles, the worst case: they do not compress, so most of the data read are other molecules on the
+same pages. Measured is the user and system CPU of the process with all its threads, best of several runs; `load` and
+`lambda` measure wall time, and share the cores with their clients and with other programs.
 """
 
 import asyncio
@@ -111,7 +111,7 @@ def main() -> None:
 
 
 def apart(tables: KeyValueStore, keys: Sequence[str], rng: random.Random) -> list[list[str]]:
-    """Return lists of molecules of which no two, of any list, are on the same page."""
+    """Return lists of molecules, all of them on different pages."""
     directories = TableReader(tables, MODEL).directories()
     taken: set[tuple[str, int]] = set()
     chosen: list[str] = []
@@ -143,7 +143,7 @@ def answer(app: FastAPI, asked: dict[str, Any]) -> dict[str, Any]:
 
 def checked(response: dict[str, Any], found: int = ASKED) -> dict[str, Any]:
     if response["statusCode"] != 200 or f'"found":{found},' not in response["body"]:
-        raise SystemExit(f"not what was asked for: {response['statusCode']} {response['body'][:300]}")
+        raise SystemExit(f"unexpected answer: {response['statusCode']} {response['body'][:300]}")
     return response
 
 
@@ -201,7 +201,7 @@ def measure_plain(tables: KeyValueStore, shape: Shape, model: str, keys: list[st
 
 
 def copy_pages(source: KeyValueStore, target: KeyValueStore, model: str, keys: list[str]) -> None:
-    """Make a table with the pages that these molecules are on, and no others."""
+    """Make a table with only the pages that hold these molecules."""
     reader = TableReader(source, model)
     directories = reader.directories()
     wanted = [COLUMNS_KEY, *directories]
@@ -216,7 +216,7 @@ def copy_pages(source: KeyValueStore, target: KeyValueStore, model: str, keys: l
 def measure_lambda(folder: Path, sqlite: str, keys: list[str], ministack: Emulator) -> bool:
     asset = build_asset(folder / "asset", READER, THIS_PYTHON)
     size = packed_bytes(build_asset(folder / "deployed", READER, LAMBDA))
-    # boto3 is where the Lambda's Python has it: behind the asset.
+    # As in Lambda, boto3 comes after the asset on the path.
     installed = str(Path(boto3.__file__).parents[1])
     asked = json.dumps(event("GET", f"{ROUTE}/{keys[0]}", None, {}))
     tables = {"SQLite": {}, "DynamoDB": ministack.environment}
@@ -268,7 +268,7 @@ def measure_get(folder: Path, url: str, listed: list[str]) -> bool:
 
 
 def child_seconds(folder: Path, url: str, name: str) -> float:
-    """Return the CPU of a `precalc get` and of what it starts."""
+    """Return the CPU seconds of a `precalc get` and its children."""
     output = folder / f"{name}.out.csv"
     output.unlink(missing_ok=True)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -291,7 +291,7 @@ def settings(folder: Path, url: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Request:
-    """What a client sends, and the status of the answer that is right."""
+    """A client's request, and the expected status."""
 
     name: str
     content: bytes
@@ -300,7 +300,7 @@ class Request:
 
 @dataclass
 class Seen:
-    """What the clients saw: seconds to each answer by request, and what was wrong."""
+    """The clients' results: latencies in seconds by request, and errors."""
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
@@ -373,7 +373,7 @@ def percentiles(seconds: list[float]) -> tuple[float, float]:
 
 @contextmanager
 def running_api(folder: Path, url: str) -> Iterator[tuple[int, int]]:
-    """Give the process and the port of a `precalc api`."""
+    """Run `precalc api`; yield its process and port."""
     command = [precalc(), "api", "--port", "0"]
     with subprocess.Popen(command, env=settings(folder, url), cwd=folder, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout

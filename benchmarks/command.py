@@ -1,6 +1,6 @@
-"""What all benchmarks have in common as commands: how much they do, which molecules they read, and how they end.
+"""What the benchmarks' commands share: sizes, the file of molecules, and the exit code.
 
-With BENCH_SIZE=tiny in the environment each does as little as shows that it still runs, and a missed target is none.
+With BENCH_SIZE=tiny in the environment, each benchmark does only enough to show that it runs, and misses no target.
 """
 
 import os
@@ -17,7 +17,7 @@ def size(full: int, tiny: int) -> int:
 
 
 def molecule_file() -> Path:
-    """Return the CSV of molecules with a header that the command line names, or else the default one."""
+    """Return the CSV of molecules with a header from the command line, or the default one."""
     source = Path(sys.argv[1]) if len(sys.argv) > 1 else _DEFAULT
     if not source.exists():
         raise SystemExit(f"{source}: there is no such file; name a CSV of molecules")
@@ -25,7 +25,7 @@ def molecule_file() -> Path:
 
 
 def end(missed: Sequence[str]) -> None:
-    """Print the targets that were missed, and exit with 1 if there are any."""
+    """Print the missed targets, and exit with 1 if there are any."""
     for line in missed:
         print(f"MISSED: {line}")
     sys.exit(bool(missed) and not _TINY)

@@ -1,14 +1,14 @@
-"""What DynamoDB costs, in CPU and in dollars: `python -m benchmarks.dynamodb [FILE]`, a CSV of molecules with a header.
+"""The cost of DynamoDB in CPU and dollars: `python -m benchmarks.dynamodb [FILE]`, a CSV of molecules with a header.
 
-Ours is `load_shard` into `DynamoDBStore`, from record batches to the flip of the directory, all requests included. The
-baseline is the plain way: one item per molecule, its numbers a list of Decimal, by boto3's batch writer. Both go to a
-server on loopback, once to a stub that does no more than remember items and count their units, and once to ministack.
+Ours is `load_shard` into `DynamoDBStore`, from record batches to the flip of the directory, with all requests. The
+baseline writes one item per molecule, its numbers a list of Decimal, by boto3's batch writer. Both write to a server on
+loopback: first a stub that only stores items and counts their units, then ministack.
 
-Counted is the CPU of the process that loads, with all its threads; the servers are processes of their own. Each runs
-ROUNDS times, and the best counts. Units are those that the servers count, and for the baseline those of the documented
-rules, since the batch writer does not ask for them. Values are random doubles, the worst case, and for the counts the
-output of the built-in model on the file's molecules. At last a million molecules of one float are loaded into SQLite,
-which counts units by the same rules, in 50 shards as the default has it.
+Measured is the CPU of the loading process with all its threads; the servers are separate processes. Each runs ROUNDS
+times, and the best counts. Our units are counted by the servers; the baseline's follow the documented rules, since the
+batch writer does not request them. Values are random doubles, the worst case; counts are the built-in model's output on
+the file's molecules. Finally a million molecules of one float are loaded in 50 shards, the default, into SQLite, which
+counts units by the same rules.
 """
 
 import os
@@ -38,7 +38,7 @@ from tests.aws_emulator import run_ministack
 COUNTS = "eos0bbb"
 ROUNDS = size(3, 1)
 BASELINE_CELLS = 50_000
-"""Numbers that the baseline writes: its last molecule takes as long as its first."""
+"""Numbers that the baseline writes; its time is linear in them."""
 N_SHARDS = 50
 MILLION = size(1_000_000, 1_000)
 MILLION_TARGET = 20_000
@@ -47,7 +47,7 @@ MILLION_TARGET = 20_000
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one shape at one server: molecules per CPU second, and write units per molecule."""
+    """Molecules per CPU second and write units per molecule, for one shape and server."""
 
     ours: float
     baseline: float
@@ -133,7 +133,7 @@ def report_dollars(figures: dict[str, Figures]) -> None:
 
 
 def report_million() -> list[str]:
-    """Load a million molecules, and return what was missed if that took more units than it may."""
+    """Load a million molecules, and return the missed target, if that took too many units."""
     shape = floats("a million", 1, MILLION)
     started = time.process_time()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,11 +1,11 @@
-"""What running a model through us costs: `python -m benchmarks.inference [FILE]`, a CSV of molecules with a header.
+"""The cost of running models: `python -m benchmarks.inference [FILE]`, a CSV of molecules with a header.
 
-Three figures, of the commands as a person types them, timed by the clock.
+Three figures, each of whole commands; times are wall times.
 
 - ersilia: all molecules through `precalc predict` with the ersilia backend, against `ersilia serve`, `ersilia run
-  --batch_size 1000` and `ersilia close` over the same molecules. Same model, fetched beforehand, same programs that
-  pack and serve it: those which stand in for ersilia-pack's in the tests, a process of the model per request.
-- update: `precalc predict` after 1% of the library has changed, against the whole run before it, with a model that
+  --batch_size 1000` and `ersilia close` over the same molecules. Both use the same model, fetched beforehand, and the
+  tests' stand-ins for ersilia-pack, which start a process of the model per request.
+- update: `precalc predict` after 1% of the library has changed, against the full run before it, with a model that
   takes 20 ms a molecule. Published models take 3 ms (eos3b5e) to 146 ms (eos4e40).
 - memory: the largest resident set of `precalc predict` for a model of 2,048 columns, in 50 shards and in one.
 """
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 class Connected(BaseHTTPRequestHandler):
-    """Says yes to the CLI, which asks through a proxy whether there is a network."""
+    """A proxy that answers the CLI's check for a network."""
 
     def do_GET(self) -> None:
         self.send_response(200)
@@ -88,7 +88,7 @@ class Connected(BaseHTTPRequestHandler):
 
 @contextmanager
 def stood_in() -> Iterator[None]:
-    """Let the CLI find what it looks for: programs on the PATH, the network through a proxy."""
+    """Give the CLI the programs that it needs on the PATH, and a proxy as its network."""
     kept = dict(os.environ)
     with ThreadingHTTPServer(("127.0.0.1", 0), Connected) as proxy:
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
@@ -101,10 +101,10 @@ def stood_in() -> Iterator[None]:
 
 
 def compare_with_ersilia(folder: Path, molecules: Sequence[str]) -> list[str]:
-    """Time both ways in turns; the best of each counts."""
+    """Time both in turns; the best of each counts."""
     models = folder / "models"
     shutil.copytree(BUILT_IN_MODELS / ERSILIA_MODEL, models / ERSILIA_MODEL)
-    # The CLI then runs it in the system's Python.
+    # Makes the CLI run the model in the system's Python.
     shutil.copy(STAND_INS / "models" / "eos9obe" / "config.json", models / ERSILIA_MODEL)
     (models / ERSILIA_MODEL / "Dockerfile").write_text(_DOCKERFILE)
     library = build(folder, "ersilia", molecules)
@@ -124,7 +124,7 @@ def compare_with_ersilia(folder: Path, molecules: Sequence[str]) -> list[str]:
 
 
 def time_ersilia(folder: Path, models: Path, molecules: Sequence[str]) -> float:
-    """Time the CLI by itself, in the place in which our backend has fetched the model for it."""
+    """Time the CLI alone, in the folder in which our backend fetched the model."""
     given, printed = folder / "given.csv", folder / "printed.csv"
     write_molecules(given, molecules)
     found = find_model(ERSILIA_MODEL, [models])
@@ -148,7 +148,7 @@ def time_ersilia(folder: Path, models: Path, molecules: Sequence[str]) -> float:
 
 
 def measure_update(folder: Path, molecules: Sequence[str]) -> list[str]:
-    """Time a whole run, change 1% of the library, and time the run after that."""
+    """Time a full run, change 1% of the library, and time the next run."""
     models = folder / "models"
     write_model(models, SLOW_MODEL, ["length"], _SLOW.format(seconds=SECONDS_PER_MOLECULE))
     n_new = max(1, len(molecules) // 100)
@@ -167,7 +167,7 @@ def measure_update(folder: Path, molecules: Sequence[str]) -> list[str]:
 
 
 def measure_memory(folder: Path, molecules: Sequence[str]) -> list[str]:
-    """Measure the resident set of the command itself; the model's processes are not in it."""
+    """Measure the resident set of the command's process, without the model's."""
     models = folder / "models"
     write_model(models, FLOATS_MODEL, [f"f{i}" for i in range(2048)], _FLOATS)
     print("  memory    2,048 columns")
@@ -184,7 +184,7 @@ def measure_memory(folder: Path, molecules: Sequence[str]) -> list[str]:
 
 
 def write_model(models: Path, model: str, columns: Sequence[str], main: str) -> None:
-    """Write a model in the hub's layout that needs the standard library alone."""
+    """Write a model in the hub's layout that needs only the standard library."""
     framework = models / model / "model" / "framework"
     files = {
         models / model / "metadata.yml": f"Identifier: {model}\nTitle: A model for a benchmark\nRelease: v1\n",
@@ -200,7 +200,7 @@ def write_model(models: Path, model: str, columns: Sequence[str], main: str) -> 
 
 
 def build(folder: Path, name: str, molecules: Sequence[str], n_shards: int = 50) -> Path:
-    """Build a library of these molecules in a store, in an order of its own; return the store's folder."""
+    """Build a library of shuffled molecules in a store; return the store's folder."""
     store = folder / name
     given = folder / f"{name}.csv"
     write_molecules(given, random.Random(7).sample(molecules, len(molecules)))
@@ -226,7 +226,7 @@ def time_call(store: Path, *arguments: str, **settings: str) -> float:
 
 
 def precalc(store: Path, *arguments: str, **settings: str) -> None:
-    """Run the command on a store of its own; of the caller's settings only the models' environments are kept."""
+    """Run the command on its own store; of the caller's settings it uses only the models' environments."""
     done = subprocess.run(
         [str(PRECALC), *arguments],
         env=variables(store, settings),
@@ -240,7 +240,7 @@ def precalc(store: Path, *arguments: str, **settings: str) -> None:
 
 
 def peak_of(store: Path, *arguments: str, **settings: str) -> float:
-    """Return the largest resident set of a command in MB, its children aside, as the kernel keeps it."""
+    """Return the peak resident set of a command in MB, without its children, as the kernel records it."""
     process = subprocess.Popen(
         [str(PRECALC), *arguments], env=variables(store, settings), cwd=store, stderr=subprocess.DEVNULL
     )

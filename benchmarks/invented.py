@@ -1,6 +1,6 @@
-"""Molecules and predictions that nobody made: random doubles, the worst case, under texts in the form of InChIKeys.
+"""Invented molecules and predictions: random doubles, the worst case, under texts in the form of InChIKeys.
 
-Also what the benchmarks load into tables, and the plain way to keep the same: one item per molecule.
+It also loads them into tables: ours, and the baseline's, with one item per molecule.
 """
 
 import string
@@ -70,7 +70,7 @@ def load_all(store: KeyValueStore, shape: Shape, n_shards: int, model: str = MOD
 
 
 def put_plainly(table: str, rows: pa.RecordBatch) -> None:
-    """Make a table of one item per molecule, with a list of its numbers, by boto3's batch writer."""
+    """Make a table with one item per molecule that holds a list of numbers, by boto3's batch writer."""
     boto3.client("dynamodb", region_name=REGION).create_table(
         TableName=table,
         KeySchema=[{"AttributeName": "key", "KeyType": "HASH"}],

@@ -1,8 +1,8 @@
 """Building the library against bare RDKit: `python -m benchmarks.library [FILE]`, a CSV of one column with a header.
 
 The baseline parses the same molecules and computes their InChIKeys in a `multiprocessing` pool of as many processes,
-forked with RDKit already imported, and does nothing with the answers. Both are timed in turns, and the best of each
-counts. Memory is the peak of any single process, sampled from outside, for the file and for twenty times the file.
+forked after importing RDKit, and discards the results. Both are timed in turns, and the best of each counts. Memory is
+the peak of any single process, sampled from outside, for the file and for twenty times the file.
 """
 
 import multiprocessing
@@ -51,7 +51,7 @@ def seconds(run: Callable[[Path], None], source: Path) -> float:
 
 
 def peak_mib(source: Path) -> float:
-    """Build in a fresh process and return the highest resident size of it or of any process it starts."""
+    """Build in a fresh process and return the peak resident size of it or of any process that it starts."""
     code = f"from pathlib import Path; from benchmarks.library import run_ours; run_ours(Path({str(source)!r}))"
     peak = 0
     with subprocess.Popen([sys.executable, "-c", code]) as process:
@@ -69,7 +69,7 @@ def peak_mib(source: Path) -> float:
 
 
 def write_variants(source: Path, target: Path) -> int:
-    """Write every molecule with each of twenty isotopes of helium beside it: all distinct, and about as costly."""
+    """Write each molecule with each of twenty helium isotopes: all are distinct and cost about the same."""
     smiles = source.read_text().splitlines()[1:]
     with target.open("w") as file:
         file.write("smiles\n")

@@ -1,14 +1,13 @@
 """From raw predictions to the prediction table, in CPU: `python -m benchmarks.load`.
 
-Ours is what `precalc load` does with one shard of a library of 1.4 million: the raw predictions are validated, put as
-Parquet, loaded as pages into SQLite, and a sample is read back. The baseline is the plain way: each row of the same
-parts becomes a pydantic object, its numbers a list of Decimal, and that an item of boto3's batch writer, which writes
-to a server on loopback that says yes to everything. The `csv` module reads the rows, since the project has no pandas,
-which takes longer for a row.
+Ours is the work of `precalc load` on one shard of a library of 1.4 million: validate the raw predictions, put them as
+Parquet, load pages into SQLite, and read a sample back. The baseline turns each row of the same parts into a pydantic
+object, its numbers into a list of Decimal, and that into an item of boto3's batch writer, which writes to a server on
+loopback that accepts everything. It reads rows by the `csv` module, which is faster per row than pandas.
 
-Counted is the CPU, of the system too, of the process that does the work with all its threads; the server is another
-process. Imports, clients and the making of the raw predictions are not counted. Both are run in turns, and the best of
-each counts. Ours takes the whole shard, the baseline some of its parts: its last molecule takes as long as its first.
+Measured is the user and system CPU of the working process with all its threads; the server is another process. Imports,
+clients and making the raw predictions are not counted. Both run in turns, and the best of each counts. Ours loads the
+whole shard, the baseline some of its parts, since its time is linear in the molecules.
 """
 
 import csv
@@ -125,7 +124,7 @@ def read_lines(store: ObjectStore, manifest: RawManifest) -> Iterator[dict[str, 
 
 
 def invent_molecules(rng: random.Random) -> pl.DataFrame:
-    """Return texts in the form of InChIKeys, sorted as a shard is, and texts as long as the SMILES of drugs."""
+    """Return texts in the form of InChIKeys, in the order of a shard, and texts as long as drugs' SMILES."""
     keys = {"-".join("".join(rng.choices(string.ascii_uppercase, k=k)) for k in (14, 10, 1)) for _ in range(MOLECULES)}
     ordered = sorted(keys, key=key_hash)
     return pl.DataFrame({"inchikey": ordered, "smiles": ["".join(rng.choices("CNOcno()=1", k=45)) for _ in ordered]})
@@ -155,7 +154,7 @@ def write_library(store: ObjectStore, molecules: pl.DataFrame) -> LibraryManifes
 
 
 class Doubles:
-    """A model that prints each of its random doubles in as many digits as it takes."""
+    """A model that prints random doubles in their shortest exact form."""
 
     columns = COLUMNS
     release = "v1.0.0"

@@ -1,9 +1,8 @@
 """What `precalc predict` adds to a model's own time: `python -m benchmarks.overhead [FILE]`, a CSV with a header.
 
-Ours is the command as a person types it, in a fresh store that holds the library: start and imports, reading the
-shards, calling the model, writing parts and manifests. The baseline is one `bash run.sh` over the same molecules in
-one CSV, in the environment that the command made for the model. Both are timed by the clock in turns, and the best of
-each counts. Making that environment is not timed: a sample beforehand sees to it.
+Ours is the wall time of the whole command in a fresh store with the library: start and imports, reading shards, calling
+the model, writing parts and manifests. The baseline is one `bash run.sh` over the same molecules in one CSV, in the
+model's environment, which an untimed sample makes beforehand. Both are timed in turns, and the best of each counts.
 """
 
 import csv
@@ -75,7 +74,7 @@ def run_baseline(folder: Path, model: str, molecules: Path) -> float:
 
 
 def precalc(store: Path, *arguments: str) -> None:
-    """Run the command on a store of its own; of the caller's settings only the models' environments are kept."""
+    """Run the command on its own store; of the caller's settings it uses only the models' environments."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith("PRECALC_")} | {
         "PRECALC_STORE_URL": store.as_uri(),
         "PRECALC_TABLES_URL": f"sqlite:///{store}/tables.db",
@@ -89,7 +88,7 @@ def precalc(store: Path, *arguments: str) -> None:
 
 
 def write_molecules(folder: Path, library: LibraryManifest) -> Path:
-    """Write the library's molecules, in the order of its shards, as the CSV that a model takes."""
+    """Write the library's molecules, in the order of its shards, as a model's input CSV."""
     table = read_sample(open_store((folder / "library").as_uri()), library, library.molecules)
     path = folder / "molecules.csv"
     with path.open("w", encoding="utf-8", newline="") as file:

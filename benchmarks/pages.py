@@ -1,9 +1,9 @@
-"""What a prediction table costs to write: `python -m benchmarks.pages [FILE]`, a CSV of one column with a header.
+"""The cost of writing a prediction table: `python -m benchmarks.pages [FILE]`, a CSV of one column with a header.
 
-The built-in models are run on the file's molecules, and their output is loaded into tables of our pages, once as one
-shard, which is as large as a shard of a library of half a million, and once as 50 small ones. The baseline is the
-plain way of DynamoDB: one item per molecule that holds its key and the list of its numbers. Both are counted in
-DynamoDB's write units, by its documented rules. Then the price of zstd's levels, and the time to read one molecule.
+The built-in models' output on the file's molecules is loaded into tables of our pages: first as one shard, as large as
+a shard of a library of half a million, then as 50 small ones. The baseline is one DynamoDB item per molecule with its
+key and the list of its numbers. Both are counted in write units by DynamoDB's documented rules. The benchmark also
+prints the cost of zstd's levels and the time to read one molecule.
 """
 
 import os
@@ -30,7 +30,7 @@ from precalc_assets.tables.store import WRITE_UNIT_BYTES
 
 MODELS = {"eos0bbb": "2,048 counts", "eos0aaa": "descriptors"}
 TARGETS = {"eos0bbb": 40}
-"""Write units that the baseline takes for each of ours, at least, with pages that are full."""
+"""The least ratio of the baseline's write units to ours, with full pages."""
 LEVELS = (3, 9, 12, 15, 17, 19)
 ARROW_TYPES = {"float": pa.float64(), "integer": pa.int64(), "string": pa.string()}
 
@@ -96,7 +96,7 @@ def batches_of(rows: pa.RecordBatch, chosen: np.ndarray) -> Callable[[], Iterato
 
 
 def units_per_molecule(results: list[LoadResult]) -> float:
-    """Return all that the loads wrote, directories and columns as well as pages, per molecule."""
+    """Return the write units per molecule of all writes: pages, directories and columns."""
     return sum(result.consumed.write_units for result in results) / sum(result.rows for result in results)
 
 

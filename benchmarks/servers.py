@@ -1,6 +1,6 @@
-"""Servers on loopback that stand in for DynamoDB, each in a process of its own, so that their CPU is not counted.
+"""Stand-ins for DynamoDB on loopback, each in its own process, so that their CPU is not counted.
 
-`YesToAll` writes nothing and reads nothing; `Remembering` keeps items, and counts the units of writing them.
+`YesToAll` stores nothing; `Remembering` stores items and counts their write units.
 """
 
 import base64
@@ -16,7 +16,7 @@ from precalc_assets.tables.store import write_units
 
 
 class YesToAll(BaseHTTPRequestHandler):
-    """Answers BatchWriteItem as DynamoDB does when everything is written; nothing is read of what comes."""
+    """Answers every BatchWriteItem with success, without parsing it."""
 
     protocol_version = "HTTP/1.1"
     wbufsize = -1
@@ -37,7 +37,7 @@ class YesToAll(BaseHTTPRequestHandler):
 
 
 class Remembering(YesToAll):
-    """Remembers the items of tables, which are there without being made, and answers with the units of writing them."""
+    """Stores items in tables that need no creation, and answers with the write units."""
 
     tables: dict[str, dict[str, dict[str, dict[str, str]]]] = {}  # noqa: RUF012
 
@@ -70,14 +70,14 @@ class Remembering(YesToAll):
     def put(self, table: str, item: dict[str, dict[str, str]]) -> float:
         self.tables.setdefault(table, {})[item["key"]["S"]] = item
         if "B" not in item["value"]:
-            return 0  # The baseline's list of numbers; its writer does not ask.
+            return 0  # The baseline's list of numbers; its writer does not request units.
         value = base64.b64decode(item["value"]["B"])
         return write_units(Item(item["key"]["S"], value, item.get("version", {}).get("S", "")))
 
 
 @contextmanager
 def running(server: type[YesToAll]) -> Iterator[str]:
-    """Run a server until the end of the block, and give its address."""
+    """Run a server until the context ends; yield its address."""
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=(server, theirs), daemon=True)
     process.start()

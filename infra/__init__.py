@@ -1,1 +1,1 @@
-"""What runs on AWS, and how it gets there."""
+"""The stacks on AWS and their deployment."""

@@ -1,7 +1,7 @@
-"""Who may do what: the statements of each kind of program.
+"""The IAM policy statements of each kind of program.
 
 A reader is the Lambda behind the API, a runner a rented machine that computes shards, the pipeline the machine with
-Dagster, a deployer a job that deploys. None is allowed more than its own work; `tests/infra` tries that out.
+Dagster, a deployer a job that deploys. Each is allowed only its own work, which `tests/infra` tests.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from aws_cdk.aws_iam import Effect, PolicyStatement
 from constructs import IConstruct
 
 _OBJECTS_OF_A_RUNNER = ("executions", "predictions", "quarantine", "raw", "samples")
-"""Folders in the bucket that a runner reads and writes; of the library it only reads."""
+"""The bucket's folders that a runner reads and writes; it only reads the library."""
 
 _READ_TABLE = ("dynamodb:BatchGetItem", "dynamodb:DescribeTable")
 _LOAD_TABLE = (
@@ -29,7 +29,7 @@ _WRITE_OBJECT = ("s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetObject", "
 def reader_statements(prefix: str, bucket: str) -> list[PolicyStatement]:
     """Return what the API needs: to read the tables and their names, and the files that it signs links to.
 
-    A link lets its bearer do what the role may do. It may not list: to whoever has a link, S3 tells nothing of others.
+    A link's bearer may do what the role may do. The role may not list objects, so a link reveals no others.
     """
     return [
         _allow(_READ_TABLE, _tables(prefix, "eos*", "library", "models")),
@@ -39,9 +39,9 @@ def reader_statements(prefix: str, bucket: str) -> list[PolicyStatement]:
 
 
 def runner_statements(prefix: str, bucket: str) -> list[PolicyStatement]:
-    """Return what a rented machine needs: to compute shards of models, load them into their tables and publish cards.
+    """Return what a rented machine needs: to compute a model's shards, load them into its table and publish its card.
 
-    It drops no table, and does not touch the library, its source and what readers have asked for.
+    It cannot drop a table, or change the library, its source or readers' requests.
     """
     return [
         _list_bucket(bucket),
@@ -52,7 +52,7 @@ def runner_statements(prefix: str, bucket: str) -> list[PolicyStatement]:
 
 
 def pipeline_statements(prefix: str, bucket: str) -> list[PolicyStatement]:
-    """Return what the machine with Dagster needs: everything in the bucket and in the tables, and nothing else."""
+    """Return what the machine with Dagster needs: everything in the bucket and the tables, and nothing else."""
     change_table = (*_LOAD_TABLE, "dynamodb:DeleteTable")
     return [
         _list_bucket(bucket),
@@ -63,16 +63,16 @@ def pipeline_statements(prefix: str, bucket: str) -> list[PolicyStatement]:
 
 
 def deployer_statements() -> list[PolicyStatement]:
-    """Return what a job needs to deploy: the CDK's own roles do the rest, with what `cdk bootstrap` gave them."""
+    """Return what a job needs to deploy: to assume the CDK's roles, which `cdk bootstrap` made."""
     return [_allow(["sts:AssumeRole"], [f"arn:{Aws.PARTITION}:iam::{Aws.ACCOUNT_ID}:role/cdk-*-{Aws.REGION}"])]
 
 
 def acknowledge_wildcards(construct: IConstruct, statements: Iterable[PolicyStatement]) -> None:
-    """Tell cdk-nag why the resources of these statements have a star."""
+    """Tell cdk-nag why these statements' resources have wildcards."""
     reasons = {
-        ":table/": "A table is made for each model when it is first loaded; its name is the prefix and the model's id.",
-        ":role/": "The CDK's roles have the names of what they do, and of a qualifier that can be chosen.",
-        ":s3:::": "Objects are made at run time; the names of those of one kind begin with the same folder.",
+        ":table/": "A model's table is made when it is first loaded; its name is the prefix and the model's id.",
+        ":role/": "The names of the CDK's roles hold their purpose and a configurable qualifier.",
+        ":s3:::": "Objects are made at run time; those of one kind are in one folder.",
         "*": "Tables can only be listed as a whole (Service Authorization Reference, DynamoDB, ListTables).",
     }
     resources = [_as_cdk_nag_writes(r) for statement in statements for r in statement.resources if "*" in r]
@@ -94,8 +94,8 @@ def _as_cdk_nag_writes(resource: str) -> str:
 
 
 def _list_bucket(bucket: str) -> PolicyStatement:
-    # Of the whole bucket, since a request for one object has no prefix that a condition could look at; and without
-    # this right, S3 answers 403 instead of 404 when asked for a manifest that is not there yet.
+    # For the whole bucket, since a request for one object has no prefix that a condition could check. Without this
+    # right, S3 answers 403 instead of 404 for a manifest that does not exist yet.
     return _allow(["s3:ListBucket"], [_bucket_arn(bucket)])
 
 

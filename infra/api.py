@@ -1,4 +1,4 @@
-"""The API stack: from a reader's request to the Lambda that answers it, and what watches over both."""
+"""The API stack: API Gateway, its Lambdas, keys, limits, alarms and dashboard."""
 
 import json
 
@@ -17,54 +17,54 @@ from infra.parameters import Parameters
 
 _STAGE = "v1"
 _RATE, _BURST = 50, 100
-"""Requests a second that a key may send, steadily and at once; one request asks for up to 1,000 molecules."""
+"""Requests per second of a key, rate and burst; one request asks for up to 1,000 molecules."""
 _QUOTA = 1_000_000
-"""Requests a month by one key: it bounds what a key that got out can cost, docs/deploy.md says at how much."""
+"""Requests per month of a key: it limits the cost of a leaked key (docs/deploy.md has the amount)."""
 _ALL_KEYS = 4
-"""The stage as a whole takes this many times what one key may send."""
+"""The stage's rate and burst are this many times those of a key."""
 
 _OPEN = {
     "/": (5, 20),
     "/browse/{proxy+}": (5, 20),
-    # 1.7 MB, or 0.5 compressed: all of Swagger UI.
+    # Swagger UI: 1.7 MB, compressed 0.5 MB.
     "/docs": (1, 10),
     "/health": (5, 20),
     "/openapi.json": (5, 20),
 }
-"""What is shown by GET to whoever comes, since a browser has no key to send before one is pasted into the page; and
-requests a second, steadily and at once. They have no quota, so this bounds their costs: see docs/deploy.md."""
+"""Routes that answer GET without a key, since a browser has none before it is pasted into the page, with their rate and
+burst in requests per second. They have no quota, so this limits their costs: see docs/deploy.md."""
 _INCHIKEYS_RATE, _INCHIKEYS_BURST = 10, 20
-"""A question for 1,000 molecules takes the Lambda with RDKit a core for a third of a second, at worst for 20. Not a
-reserved concurrency: Lambda refuses one to accounts that may run ten at a time, as new ones may."""
+"""Requests per second, rate and burst. 1,000 molecules take the Lambda with RDKit a third of a second of one core, at
+worst 20 s. Reserved concurrency is no alternative: Lambda refuses it to new accounts, whose limit is ten."""
 
 _SLOW = Duration.seconds(3)
-"""The 95th percentile at which somebody should look; the largest answers take less than one."""
+"""The 95th percentile that raises the alarm; the largest answers take less than one second."""
 
 _PERIOD = Duration.minutes(5)
 
 _REFUSALS = {
-    # API Gateway answers these itself; readers see the same form as in all other answers.
+    # API Gateway's own answers, in the format of all other errors.
     apigateway.ResponseType.INVALID_API_KEY: ("invalid_api_key", "send a key that is valid in the header x-api-key"),
-    apigateway.ResponseType.THROTTLED: ("too_many_requests", "too many requests at a time; wait a second, try again"),
+    apigateway.ResponseType.THROTTLED: ("too_many_requests", "too many requests; wait a second and retry"),
     apigateway.ResponseType.QUOTA_EXCEEDED: ("quota_exceeded", "the key has used up its requests of this month"),
     apigateway.ResponseType.REQUEST_TOO_LARGE: (
         "body_too_large",
-        "the body is larger than 10 MB; ask for fewer at a time",
+        "the body is larger than 10 MB; send fewer molecules per request",
     ),
     apigateway.ResponseType.DEFAULT_4_XX: ("bad_request", "there is no such route, or the request is malformed"),
-    apigateway.ResponseType.DEFAULT_5_XX: ("unavailable", "the predictions cannot be read now; try again later"),
+    apigateway.ResponseType.DEFAULT_5_XX: ("unavailable", "the predictions cannot be read now; retry later"),
 }
 
-# The quota is a month's, from a day that API Gateway does not tell; programs stop at the code.
+# API Gateway does not reveal the day on which the monthly quota resets; clients stop at the code.
 _RETRY_AFTER = {"too_many_requests": 5, "quota_exceeded": 3_600, "unavailable": 10}
-"""Seconds after which a client may try again, by the code of the refusal."""
+"""Seconds after which a client may retry, by error code."""
 
 
 class ApiStack(Stack):
-    """A REST API of this region with keys and a usage plan, and the Lambdas behind it."""
+    """A regional REST API with keys and a usage plan, and its Lambdas."""
 
     def __init__(self, scope: Construct, name: str, parameters: Parameters) -> None:
-        super().__init__(scope, name, description="precalc: the API that predictions are read by")
+        super().__init__(scope, name, description="precalc: the read API of predictions")
         reader = make_reader(self, parameters)
         inchikeys = make_inchikeys(self, parameters)
         api = self._make_api(parameters, reader, inchikeys)
@@ -73,7 +73,7 @@ class ApiStack(Stack):
         if parameters.alarm_email:
             self._send(alarms, parameters.alarm_email)
         self._make_dashboard(parameters, api, [reader, inchikeys], alarms)
-        CfnOutput(self, "Url", value=api.url, description="where readers ask; the key goes into the header x-api-key")
+        CfnOutput(self, "Url", value=api.url, description="URL of the API; send the key in the header x-api-key")
         CfnOutput(
             self, "KeyId", value=key.key_id, description="see the key: aws apigateway get-api-key --include-value"
         )
@@ -87,11 +87,11 @@ class ApiStack(Stack):
             "Api",
             rest_api_name=f"{parameters.prefix}-api",
             endpoint_types=[apigateway.EndpointType.REGIONAL],
-            # A gzipped answer comes in base64, and only as one of these types is it sent as the bytes that it is.
+            # API Gateway decodes the base64 of a gzipped answer only for these types.
             binary_media_types=["*/*"],
             default_method_options=apigateway.MethodOptions(api_key_required=True),
             default_integration=apigateway.LambdaIntegration(reader, allow_test_invoke=False),
-            # A setting of the account and the region: other APIs may depend on it by the time this one goes.
+            # A setting of the account and region: other APIs may depend on it when this one is removed.
             cloud_watch_role=True,
             cloud_watch_role_removal_policy=parameters.removal,
             deploy_options=apigateway.StageOptions(
@@ -124,16 +124,16 @@ class ApiStack(Stack):
         molecules = api.root.resource_for_path("/inchikeys")
         molecules.add_method("POST", apigateway.LambdaIntegration(inchikeys, allow_test_invoke=False))
         if parameters.cors_origins:
-            # A browser asks first, without a key, and the application answers.
+            # A browser sends a preflight request without a key, which the application answers.
             for resource in (rest, molecules):
                 resource.add_method("OPTIONS", api_key_required=False)
-        # The output that CDK makes of its own accord says what `Url` says, without a description.
+        # The CDK's automatic output duplicates `Url`, without a description.
         api.node.try_remove_child("Endpoint")
         for kind, (code, message) in _REFUSALS.items():
             body = json.dumps({"error": {"code": code, "message": message}})
             headers = {"Retry-After": f"'{_RETRY_AFTER[code]}'"} if code in _RETRY_AFTER else {}
             if parameters.cors_origins:
-                # What is wrong with a key is no secret from any page.
+                # Any page may read why a key was refused.
                 headers["Access-Control-Allow-Origin"] = "'*'"
             api.add_gateway_response(
                 code, type=kind, templates={"application/json": body}, response_headers=headers or None
@@ -159,7 +159,7 @@ class ApiStack(Stack):
         latency = api.metric_latency(statistic="p95", period=_PERIOD)
         server_errors = api.metric_server_error(statistic="Sum", period=_PERIOD)
         return [
-            self._alarm("Errors", "The API answers that something is wrong on our side", server_errors, 1, 1),
+            self._alarm("Errors", "The API answers with a server error", server_errors, 1, 1),
             *(
                 alarm
                 for name, function in (("", reader), ("InChIKeys", inchikeys))
@@ -168,7 +168,7 @@ class ApiStack(Stack):
                     self._alarm(f"{name}Throttles", "Lambda refuses requests", _throttles(function), 1, 1),
                 )
             ),
-            self._alarm("Latency", "One answer of twenty is slow", latency, _SLOW.to_milliseconds(), 3),
+            self._alarm("Latency", "One answer in twenty is slow", latency, _SLOW.to_milliseconds(), 3),
         ]
 
     def _alarm(
@@ -182,7 +182,7 @@ class ApiStack(Stack):
             threshold=limit,
             evaluation_periods=periods,
             comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD,
-            # Nobody asked anything.
+            # There were no requests.
             treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
         )
 
@@ -217,7 +217,7 @@ class ApiStack(Stack):
 
 
 def _limited(rate: float, burst: int) -> apigateway.MethodDeploymentOptions:
-    """Return the limits of one method, and beside them what all methods have: it would not be inherited."""
+    """Return the limits of one method, with the options of all methods, which it does not inherit."""
     return apigateway.MethodDeploymentOptions(
         logging_level=apigateway.MethodLoggingLevel.ERROR,
         metrics_enabled=True,
@@ -235,15 +235,15 @@ def _throttles(function: lambda_.IFunction) -> cloudwatch.IMetric:
 
 
 def _acknowledge_openness(api: apigateway.RestApi) -> None:
-    """Tell cdk-nag why whoever has a key may ask anything, and whoever has none may see the pages."""
+    """Tell cdk-nag why a key gives access to all routes, and why pages need none."""
     keys = "Predictions are public; keys tell readers apart and limit them, they protect no secret."
     logs_policy = "arn:<AWS::Partition>:iam::aws:policy/service-role/AmazonAPIGatewayPushToCloudWatchLogs"
     reasons = {
-        "APIG2": "The Lambda checks each request, and says what is wrong with it in the form of all answers.",
-        "APIG3": "A firewall costs more a month than the API; throttling and quotas bound what one can do.",
+        "APIG2": "The Lambda validates each request, and answers errors in the API's format.",
+        "APIG3": "A firewall costs more per month than the API; throttling and quotas limit abuse.",
         "APIG4": keys,
         "COG4": keys,
-        f"IAM4[Policy::{logs_policy}]": "By it API Gateway may write logs; its documentation names this policy.",
+        f"IAM4[Policy::{logs_policy}]": "API Gateway needs it to write logs; its documentation names this policy.",
     }
     Validations.of(api).acknowledge(
         *(Acknowledgment(id=f"AwsSolutions-{rule}", reason=reason) for rule, reason in reasons.items())

@@ -1,4 +1,4 @@
-"""The CDK app: the stacks of one deployment, checked by cdk-nag when they are synthesised. `cdk.json` starts it."""
+"""The CDK app: the stacks of one deployment, checked by cdk-nag at synthesis. `cdk.json` starts it."""
 
 from aws_cdk import App, Tags, Validations
 from cdk_nag import AwsSolutionsChecks

@@ -1,4 +1,4 @@
-"""The Lambdas behind the API: one that reads the tables and signs links, one that has RDKit and no rights at all."""
+"""The API's Lambdas: one reads the tables and signs links, the other has RDKit and may only write its log."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,15 +16,15 @@ from infra.parameters import Parameters
 RETENTION = logs.RetentionDays.THREE_MONTHS
 
 _TIMEOUT = Duration.seconds(29)
-"""API Gateway waits no longer ("Amazon API Gateway quotas")."""
+"""API Gateway's longest wait ("Amazon API Gateway quotas")."""
 _READER_MB = 1024
 """A Lambda's share of a core grows with its memory; this is 0.58 of one ("Configure Lambda function memory")."""
 _RDKIT_MB = 1769
-"""One core, by the same page: RDKit uses no more, and its process may have 1 GB of memory."""
+"""One core, by the same page: RDKit uses one, and its process may take 1 GB of memory."""
 
 
 def make_reader(scope: Construct, parameters: Parameters) -> lambda_.Function:
-    """Return the Lambda that answers whatever needs the tables."""
+    """Return the Lambda that answers all routes that read the tables."""
     statements = reader_statements(parameters.prefix, parameters.bucket)
     role = _make_role(scope, "Reader", "What the Lambda needs to read predictions", statements)
     return _make_function(
@@ -45,7 +45,7 @@ def make_reader(scope: Construct, parameters: Parameters) -> lambda_.Function:
 
 
 def make_inchikeys(scope: Construct, parameters: Parameters) -> lambda_.Function:
-    """Return the Lambda that answers `POST /inchikeys`; it may write its log, and nothing else."""
+    """Return the Lambda that answers `POST /inchikeys`; it may only write its log."""
     role = _make_role(scope, "InChIKeysRole", "What the Lambda with RDKit needs: nothing but its log", [])
     return _make_function(
         scope,

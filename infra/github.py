@@ -1,6 +1,6 @@
-"""The GitHub stack: how jobs get credentials, with no secret that anybody could copy.
+"""The GitHub stack: roles that jobs assume by OIDC, without a stored secret.
 
-It is a stack of its own: not everybody computes on GitHub, and an account knows GitHub as a provider once.
+It is a separate stack, since a deployment may not use GitHub, and an account has GitHub's provider only once.
 """
 
 from aws_cdk import Aws, CfnOutput, Duration, Stack
@@ -14,11 +14,11 @@ _ISSUER = "token.actions.githubusercontent.com"
 _AUDIENCE = "sts.amazonaws.com"
 
 _SESSION = Duration.hours(7)
-"""Parts are uploaded all through a job, and GitHub ends a job after six hours."""
+"""Credentials last longer than a job, which uploads until its end: GitHub ends it after six hours."""
 
 
 class GitHubStack(Stack):
-    """Two roles for jobs of one repository: to compute in one of its environments, and to deploy in another."""
+    """Two roles for jobs of a repository: one computes in one environment, the other deploys in another."""
 
     def __init__(self, scope: Construct, name: str, parameters: Parameters) -> None:
         super().__init__(scope, name, description="precalc: the roles of GitHub's jobs")
@@ -33,7 +33,7 @@ class GitHubStack(Stack):
         )
         deployer = self._make_role(
             "Deployer",
-            "What a job needs to deploy: to become one of the roles that cdk bootstrap has made",
+            "What a job needs to deploy: to assume the roles that cdk bootstrap made",
             parameters.deploy_environment,
             deployer_statements(),
         )
@@ -41,7 +41,7 @@ class GitHubStack(Stack):
             "RoleArn": (runner.role_arn, "AWS_ROLE_ARN, a variable of the repository in GitHub"),
             "DeployRoleArn": (
                 deployer.role_arn,
-                "AWS_DEPLOY_ROLE_ARN, a variable of the repository in GitHub if it is to deploy",
+                "AWS_DEPLOY_ROLE_ARN, a variable of the repository in GitHub if it deploys",
             ),
             "Region": (Aws.REGION, "AWS_REGION, a variable of the repository in GitHub"),
         }

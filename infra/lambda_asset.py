@@ -1,8 +1,7 @@
-"""The folders that the Lambdas of the read API are made of, built without Docker and the same on every machine.
+"""Builds the folders of the read API's Lambdas, without Docker and identical on every machine.
 
-`python -m infra.lambda_asset FOLDER` builds what is deployed, a folder for each Lambda. Packages are wheels of the
-lock, checked by its hashes; our own modules are those that a handler imports. boto3 is not among them: Lambda's Python
-has it.
+`python -m infra.lambda_asset FOLDER` builds the deployed assets, a folder per Lambda. Packages are wheels of the lock,
+verified by its hashes; of our own modules, an asset has those that its handler imports. Lambda's Python has boto3.
 """
 
 import argparse
@@ -17,28 +16,28 @@ _ROOT = Path(__file__).parents[1]
 _LOCK = _ROOT / "requirements.lock"
 
 _PACKAGES = {"precalc_assets": _ROOT, "precalc": _ROOT / "client"}
-"""Our packages, by the folder that each is in. Of `precalc`, the client, a handler imports errors and identifiers."""
+"""Our packages and their folders. Of the client, `precalc`, a handler imports errors and identifiers."""
 
 _UNWANTED = (
-    # What an installer notes for itself; it differs between machines.
+    # The installer's notes, which differ between machines.
     ".lock",
     "*.dist-info/RECORD",
     "*.dist-info/INSTALLER",
     "*.dist-info/REQUESTED",
     "*.dist-info/uv_cache.json",
-    # zstandard's second copy of zstd, for Pythons that are not CPython: a third of the asset.
+    # zstandard's copy of zstd for Pythons other than CPython: a third of the asset.
     "zstandard/_cffi.*",
-    # Another page than the one that we show.
+    # A page that the API does not show.
     "fastapi_offline/static/redoc*",
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asset:
-    """What one Lambda carries.
+    """The content of one Lambda.
 
-    `handler` is the function that Lambda calls; its module comes with all that it imports, as do `modules`, which are
-    imported later. `packages` come with what they depend on, `alone` do not. `files` are read, or run, by their path.
+    `handler` is the function that Lambda calls. Its module and `modules`, which it imports later, come with all their
+    imports. `packages` come with their dependencies, `alone` without. `files` are read or run by path.
     """
 
     name: str
@@ -53,18 +52,18 @@ READER = Asset(
     name="reader",
     handler="precalc_assets.api.handler.handler",
     packages=("fastapi", "jinja2", "mangum", "zstandard"),
-    # Swagger UI; of what it depends on, FastAPI, the rest is here.
+    # Swagger UI; its one dependency, FastAPI, is in `packages`.
     alone=("fastapi-offline",),
     modules=("precalc_assets.tables.dynamodb",),
     files=("precalc_assets/api/examples.json", "precalc_assets/api/templates"),
 )
-"""Answers whatever needs the tables."""
+"""Answers all routes that read the tables."""
 
 INCHIKEYS = Asset(
     name="inchikeys",
     handler="precalc_assets.api.inchikey_handler.handler",
     packages=("fastapi", "mangum"),
-    # NumPy and Pillow are for what it draws and for arrays; a molecule's InChIKey needs neither.
+    # Without NumPy and Pillow, which an InChIKey does not need.
     alone=("rdkit",),
     files=("client/precalc/smiles_keys.py",),
 )
@@ -75,7 +74,7 @@ ASSETS = (READER, INCHIKEYS)
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """The Python that is to run the asset: its version, and its platform by uv's name, None for this machine's."""
+    """The Python that runs the asset: its version, and uv's name of its platform (None: this machine's)."""
 
     python: str
     platform: str | None
@@ -85,16 +84,16 @@ LAMBDA = Runtime("3.13", "aarch64-manylinux_2_28")
 """Lambda's python3.13 on arm64, on Amazon Linux 2023 with glibc 2.34 (AWS Lambda Developer Guide, "Runtimes")."""
 
 THIS_PYTHON = Runtime(f"{sys.version_info.major}.{sys.version_info.minor}", None)
-"""For emulators, which run a Lambda as a process beside themselves."""
+"""For emulators, which run a Lambda as a local process."""
 
 
 def build_asset(folder: Path, asset: Asset, runtime: Runtime = LAMBDA) -> Path:
-    """Make a folder hold the asset and nothing else, and return it.
+    """Build the asset in a folder, whose previous content is removed, and return the folder.
 
-    The bytes depend on the lock, our modules and the runtime alone, so that a deployment without a change of them
+    The bytes depend only on the lock, our modules and the runtime, so that a deployment without changes to them
     changes nothing.
 
-    Raises RuntimeError with the installer's words when a package is missing for the runtime or is not the lock's.
+    Raises RuntimeError with the installer's message if a package has no wheel for the runtime or differs from the lock.
     """
     folder = folder.absolute()  # The installer works from the checkout's folder.
     shutil.rmtree(folder, ignore_errors=True)
@@ -104,7 +103,7 @@ def build_asset(folder: Path, asset: Asset, runtime: Runtime = LAMBDA) -> Path:
         _install(folder, asset.alone, runtime, "--no-deps")
     if "rdkit" in asset.alone:
         _trim_rdkit(folder)
-    # Commands, whose first line names this machine's Python.
+    # The first line of these commands names this machine's Python.
     shutil.rmtree(folder / "bin", ignore_errors=True)
     for unwanted in [path for pattern in _UNWANTED for path in folder.glob(pattern)]:
         unwanted.unlink()
@@ -129,13 +128,13 @@ def _install(folder: Path, packages: tuple[str, ...], runtime: Runtime, *options
 
 
 def _pins(packages: tuple[str, ...]) -> str:
-    """Return the packages with the versions that the lock has."""
+    """Return the packages with the lock's versions."""
     pins = [line.split()[0] for line in _LOCK.read_text().splitlines() if "==" in line]
     return "\n".join(pin for pin in pins if pin.split("==")[0] in packages)
 
 
 def _imported_modules(asset: Asset) -> list[str]:
-    """Return our modules that are there once the handler and the modules are imported, in a process of their own."""
+    """Return our modules that importing the handler and the modules loads, found in a new process."""
     names = (asset.handler.rpartition(".")[0], *asset.modules)
     code = f"import json, sys, {', '.join(names)}; print(json.dumps([m for m in sys.modules]))"
     return sorted(name for name in json.loads(_run(code)) if name.split(".")[0] in _PACKAGES)
@@ -152,10 +151,10 @@ def _files(asset: Asset) -> list[Path]:
 
 
 def _trim_rdkit(folder: Path) -> None:
-    """Leave of RDKit what `smiles_keys` loads, a third of it: a Lambda starts when all of its asset has arrived.
+    """Reduce RDKit to the third that `smiles_keys` loads: a Lambda starts only when its whole asset has arrived.
 
-    What it loads is seen here, in this machine's RDKit of the same version. A library is wanted when a wanted file
-    names it; the names hold a digest, so nothing else is meant.
+    The loaded modules are found by running `smiles_keys` with this machine's RDKit, of the same version. A shared
+    library is kept if a kept file contains its name, which is unique since it holds a digest.
     """
     path = _ROOT / "client" / "precalc" / "smiles_keys.py"
     code = (
@@ -188,10 +187,10 @@ def _run(code: str) -> str:
 
 
 def main() -> None:
-    """Build the assets, each into a folder of its name."""
+    """Build each asset into a folder of its name."""
     parser = argparse.ArgumentParser(prog="python -m infra.lambda_asset", description=main.__doc__)
-    parser.add_argument("folder", type=Path, help="what is in it is removed")
-    parser.add_argument("--this-python", action="store_true", help="for the Python that runs this, not for Lambda's")
+    parser.add_argument("folder", type=Path, help="target folder; its content is removed")
+    parser.add_argument("--this-python", action="store_true", help="build for this Python, not for Lambda's")
     chosen = parser.parse_args()
     shutil.rmtree(chosen.folder, ignore_errors=True)
     for asset in ASSETS:

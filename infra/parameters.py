@@ -1,7 +1,7 @@
-"""What a deployment is told by its context, `cdk deploy -c name=value`; and the names that follow from it.
+"""A deployment's parameters, from its context (`cdk deploy -c name=value`), and the names that follow from them.
 
-Account and region are those of the credentials that deploy. They are in no file: names that need them hold
-CloudFormation's own words for them.
+Account and region are those of the deploying credentials. No file has them: names that need them use CloudFormation's
+pseudo parameters.
 """
 
 import re
@@ -15,7 +15,7 @@ from aws_cdk import Aws, RemovalPolicy
 _PATTERNS = {
     # The bucket is <prefix>-<account>-<region>, of 63 characters at most; the longest region has 14.
     "prefix": r"[a-z][a-z0-9-]{1,32}[a-z0-9]",
-    # Repositories made since July 2026 are named with numbers that never change, ORG@ID/REPO@ID.
+    # Repositories made since July 2026 have immutable ids in their names, ORG@ID/REPO@ID.
     "repository": r"[A-Za-z0-9-]+(@\d+)?/[A-Za-z0-9._-]+(@\d+)?",
     "environment": r"[A-Za-z0-9._-]+",
     "deploy_environment": r"[A-Za-z0-9._-]+",
@@ -28,7 +28,7 @@ _PATTERNS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:
-    """How one deployment differs from others; infra/README.md says it in a table."""
+    """The parameters of one deployment; infra/README.md lists them."""
 
     prefix: str = "precalc"
     keep: bool = True
@@ -42,9 +42,9 @@ class Parameters:
 
     @classmethod
     def from_context(cls, find: Callable[[str], Any]) -> "Parameters":
-        """Read them by a function from a name to its value, None if there is none.
+        """Read the parameters by `find`, which returns the value of a name, None if there is none.
 
-        Raises ValueError for a value that is malformed.
+        Raises ValueError for a malformed value.
         """
         given = {name: find(name) for name in cls.__slots__}
         text = {name: str(value) for name, value in given.items() if value is not None}
@@ -60,7 +60,7 @@ class Parameters:
 
     @property
     def bucket(self) -> str:
-        """The name of the bucket: nobody else in the world has it, and all stacks know it."""
+        """The globally unique name of the bucket."""
         return f"{self.prefix}-{Aws.ACCOUNT_ID}-{Aws.REGION}"
 
     @property
@@ -75,5 +75,5 @@ class Parameters:
 
     @property
     def removal(self) -> RemovalPolicy:
-        """What becomes of molecules and predictions when the storage stack is destroyed."""
+        """Whether molecules and predictions are kept when the storage stack is destroyed."""
         return RemovalPolicy.RETAIN if self.keep else RemovalPolicy.DESTROY

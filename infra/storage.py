@@ -1,6 +1,6 @@
-"""The storage stack: what outlives every other part. Molecules, predictions and the registry of models.
+"""The storage stack: the bucket of molecules and predictions, and the registry of models. It outlives the others.
 
-The tables of models are not here: the pipeline makes one when a model is first loaded.
+The models' tables are not here: the pipeline creates a table when a model is first loaded.
 """
 
 from aws_cdk import Acknowledgment, CfnOutput, Duration, Stack, Validations
@@ -28,7 +28,7 @@ class StorageStack(Stack):
                 "PRECALC_TABLES_URL in .env, and a variable of the repository in GitHub",
             ),
             "LogsBucket": (parameters.bucket, "PRECALC_LOGS_BUCKET on the machine with Dagster"),
-            "PipelinePolicy": (policy.managed_policy_arn, "to attach to the role of the machine with Dagster"),
+            "PipelinePolicy": (policy.managed_policy_arn, "attach it to the role of the machine with Dagster"),
         }
         for output, (value, description) in outputs.items():
             CfnOutput(self, output, value=value, description=description)
@@ -41,13 +41,13 @@ class StorageStack(Stack):
             block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
             encryption=s3.BucketEncryption.S3_MANAGED,
             enforce_ssl=True,
-            # Every object can be made again from raw predictions, and those are written once.
+            # Every object can be derived from raw predictions, which are written once.
             versioned=False,
             lifecycle_rules=[
                 s3.LifecycleRule(id="abandoned-uploads", abort_incomplete_multipart_upload_after=Duration.days(7)),
-                # Raw predictions hold the reasons as well.
+                # Raw predictions hold the reasons, too.
                 s3.LifecycleRule(id="quarantine", prefix="quarantine/", expiration=Duration.days(180)),
-                # What programs print in Dagster's runs: `compute_logs` in deploy/dagster.yaml.
+                # Output of programs in Dagster's runs: `compute_logs` in deploy/dagster.yaml.
                 s3.LifecycleRule(id="logs", prefix="dagster/", expiration=Duration.days(90)),
                 s3.LifecycleRule(
                     id="raw-to-infrequent-access",
@@ -64,8 +64,8 @@ class StorageStack(Stack):
         Validations.of(bucket).acknowledge(
             Acknowledgment(
                 id="AwsSolutions-S1",
-                reason="Server access logs need a second bucket. Four roles can reach this one; who wants to know what"
-                " they do switches on CloudTrail's data events for it.",
+                reason="Server access logs need a second bucket. Four roles can reach this one; CloudTrail's data"
+                " events can log what they do.",
             )
         )
 

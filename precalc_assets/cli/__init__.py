@@ -1,4 +1,4 @@
-"""The platform's commands, which it adds to the client's `precalc`; they call the same functions that Dagster calls.
+"""The platform's commands, added to the client's `precalc`; they call the same functions that Dagster calls.
 
-`app` has the commands and their options, the other modules what they do.
+`platform_commands` has the commands and their options, the other modules do their work.
 """

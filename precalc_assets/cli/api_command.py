@@ -1,4 +1,4 @@
-"""`precalc api`: the read API for the tables and the store of the settings, on this machine alone."""
+"""`precalc api`: serves the read API over the settings' tables and store, on loopback only."""
 
 from precalc.identifiers import is_model_id
 from precalc_assets.settings import load_settings
@@ -13,7 +13,7 @@ def serve(port: int) -> None:
     settings = load_settings()
     tables = open_tables(settings.tables_url)
     models = sum(map(is_model_id, tables.list_tables()))
-    # uvicorn and the routes take half a second to load; a wrong setting is reported before.
+    # Imported after the settings are checked: uvicorn and the routes take half a second.
     from precalc_assets.api import server
 
     def announce(url: str) -> None:

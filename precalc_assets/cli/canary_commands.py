@@ -1,4 +1,4 @@
-"""`precalc predict --sample N`, the canary without Dagster; and how a report is shown on a terminal."""
+"""`precalc predict --sample N`: the canary without Dagster, and its report on a terminal."""
 
 from rich.console import Console
 from rich.table import Table
@@ -13,15 +13,15 @@ from precalc_assets.settings import load_settings
 from precalc_assets.storage import open_store
 
 _SHOWN_COLUMNS = 12
-"""A screen has room for so many columns of a model, and for those that vary."""
+"""Maximum number of a model's columns in the printed report, varying ones first."""
 
 
 class CanaryFailedError(PrecalcError):
-    """A model broke a check that keeps it from being run; the message has what the checks found."""
+    """A model failed a check that a full run requires; the message has the checks' findings."""
 
 
 def predict_sample(model: str, size: int) -> None:
-    """Run the canary and print its report. Raises CanaryFailedError if the model had better not be run."""
+    """Run the canary and print its report. Raises CanaryFailedError if the model should not be run."""
     settings = load_settings()
     store = open_store(settings.store_url)
     library = require_shards(read_manifest(store), settings.n_shards)
@@ -62,16 +62,18 @@ def _summary(report: CanaryReport) -> Table:
     if report.speed:
         speed = report.speed
         each = _duration(speed.seconds_per_molecule)
-        table.add_row("per molecule", f"{each}, with {speed.best_batch_size:,} in a call, the best size tried")
+        table.add_row("per molecule", f"{each}, with {speed.best_batch_size:,} per call, the best size tried")
         table.add_row("per call", _duration(speed.seconds_per_call))
         table.add_row("to start", f"{_duration(speed.seconds_to_start)}, once on each machine")
         if speed.failing_share:
             lost = f"{_duration(speed.seconds_lost_per_failed_call)} lost each"
-            table.add_row("calls fail on", f"{speed.failing_share:.1%} of the molecules, {lost}; the estimate has that")
+            table.add_row(
+                "calls fail on", f"{speed.failing_share:.1%} of the molecules, {lost}; included in the estimate"
+            )
     if report.peak_memory:
         table.add_row("peak memory", f"{report.peak_memory / (1 << 20):,.0f} MB, of its largest process")
     if report.bytes_per_molecule:
-        table.add_row("it prints", f"{report.bytes_per_molecule:,.0f} bytes a molecule")
+        table.add_row("output", f"{report.bytes_per_molecule:,.0f} bytes per molecule")
     if report.adoption:
         table.add_row("kept", str(report.adoption))
     if report.run:

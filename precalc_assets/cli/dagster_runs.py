@@ -1,4 +1,4 @@
-"""`precalc run`: materializes the asset graph in this process, on the persistent instance, so that the UI shows it."""
+"""`precalc run`: materializes the asset graph in this process, on the instance that the UI shows."""
 
 import os
 import sys
@@ -32,7 +32,7 @@ _HOME = Path("dagster_home")
 LIBRARY_ASSETS = ("reference_library", "library_shards")
 
 STAGES = ("raw_predictions", "predictions", "prediction_table")
-"""The assets of a model's shards; each needs the one before."""
+"""The assets of a model's shards; each depends on the one before."""
 
 
 class RunsFailedError(PrecalcError):
@@ -40,7 +40,7 @@ class RunsFailedError(PrecalcError):
 
 
 class Stage(NamedTuple):
-    """The partitions that one run materialized, and the sums of their metadata; `seconds` is the whole run's time."""
+    """The partitions that one run materialized, and the sums of their metadata; `seconds` is the run's duration."""
 
     asset: str
     model: str
@@ -52,7 +52,7 @@ class Stage(NamedTuple):
 
 
 class TerminalPlatform(Platform):
-    """The platform with its progress on the terminal instead of in a run's log."""
+    """The platform with progress on the terminal instead of in the run's log."""
 
     on_progress: OnProgress = staticmethod(ignore_progress)
 
@@ -62,14 +62,14 @@ class TerminalPlatform(Platform):
 
 
 class Session:
-    """The persistent instance, and runs of the graph on it in this process."""
+    """The persistent instance, and in-process runs of the graph on it."""
 
     def __init__(self) -> None:
         home = Path(os.environ.get("DAGSTER_HOME") or _HOME).resolve()
         if not (home / "dagster.yaml").is_file():
             raise UsageError(
-                f"{home} has no dagster.yaml, so it is no Dagster instance; set DAGSTER_HOME to one, or use "
-                "`precalc predict` and `precalc load`, which need none"
+                f"{home} is not a Dagster instance: it has no dagster.yaml; set DAGSTER_HOME, or use `precalc predict` "
+                "and `precalc load`, which need no Dagster"
             )
         os.environ["DAGSTER_HOME"] = str(home)
         self.platform = TerminalPlatform(load_settings())
@@ -98,12 +98,12 @@ class Session:
 
     @contextmanager
     def watching(self, title: str, molecules: int) -> Iterator[None]:
-        """Show on the terminal the progress of the runs within the context."""
+        """Show the progress of the context's runs on the terminal."""
         with progress(title, molecules) as self.platform.on_progress:
             yield
 
     def ensure_library(self) -> None:
-        """Materialize the library's assets if there is no library, or the instance has recorded another one.
+        """Materialize the library's assets if there is no library or the instance's latest record is of another one.
 
         Raises LibraryError if the library has another number of shards, RunsFailedError if a run fails.
         """
@@ -129,10 +129,10 @@ class Session:
 
 
 def run_model(model: str, shards: str | None) -> list[Stage]:
-    """Materialize a model's shards stage by stage, then its card; a shard that fails a stage is left out of the next.
+    """Materialize a model's shards stage by stage, then its card; a shard that fails a stage skips the next ones.
 
-    A release that has passed no canary yet is tried on a sample first, and goes no further if it fails there. Returns
-    what each run did. Raises RunsFailedError at the end with the descriptions of all failures.
+    A release that has passed no canary runs one first, and stops if that fails. Returns a `Stage` per run. Raises
+    RunsFailedError at the end with the descriptions of all failures.
     """
     session = Session()
     settings = session.platform.settings
@@ -170,7 +170,7 @@ def run_sample(model: str, size: int) -> None:
 
 
 def _ensure_canary(session: Session, folder: ModelFolder) -> None:
-    """Run the canary unless this release has passed one as large. Raises RunsFailedError if it fails a check."""
+    """Run the canary unless this release has passed one of that size. Raises RunsFailedError if a check fails."""
     report = find_report(session.platform.store, folder.model)
     size = SampleConfig().size
     needed = min(size, session.platform.library().molecules)
@@ -179,7 +179,7 @@ def _ensure_canary(session: Session, folder: ModelFolder) -> None:
 
 
 def _run_canary(session: Session, model: str, size: int) -> str:
-    """Materialize a model's sample predictions. Returns why that failed, or an empty string."""
+    """Materialize a model's sample predictions. Returns why the run failed, or an empty string."""
     ops = {"sample_predictions": {"config": {"size": size}}}
     with session.watching(f"sample_predictions {model}", 2 * min(size, session.platform.library().molecules)):
         return session.materialize("sample_predictions", model, model, ops)

@@ -1,4 +1,4 @@
-"""What `make demo` runs: the main job on real molecules with both built-in models, and a table of what came of it."""
+"""`make demo`: runs both built-in models over real molecules, and prints tables of the results."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ MODELS = ("eos0aaa", "eos0bbb")
 
 _READ_BACK = 3
 _REASON_DETAIL = " for atom # "
-"""RDKit's reasons name the atom after these words; reasons are counted without it."""
+"""The words before the atom in RDKit's reasons, which are counted without the atom."""
 
 NEXT = """
 What to look at next
@@ -29,7 +29,7 @@ What to look at next
                                                read predictions by SMILES or InChIKey: nicotine, caffeine
   .venv/bin/precalc api                        the same in a browser and over HTTP, at http://127.0.0.1:8000
   .venv/bin/precalc library build FILE.csv     use molecules of your own
-  .venv/bin/precalc run eos0aaa                run a model over them; shards without changes are kept
+  .venv/bin/precalc run eos0aaa                run a model over them; unchanged shards are kept
 """
 
 
@@ -46,7 +46,7 @@ def main() -> None:
     console.print(_library_table(library, _rejections(bytes(obstore.get(store, REJECTED).bytes()))))
     console.print()
     console.print(_stage_table(stages))
-    console.print(f"\nall of it in {seconds:.1f} s. Read back, as a reader would:")
+    console.print(f"\ntook {seconds:.1f} s. Read back, as a reader would:")
     sample = read_sample(store, library, _READ_BACK)
     get([MODELS[0], *sample["inchikey"].to_pylist()], Options())
     print(NEXT)

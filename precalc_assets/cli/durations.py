@@ -1,4 +1,4 @@
-"""Durations as people write them: `5h30m`, `90s`."""
+"""Durations in options: `5h30m`, `90s`."""
 
 import re
 
@@ -8,10 +8,10 @@ _DURATION = re.compile(r"(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,6})s)?"
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds in `5h30m`, `45m` or `90s`. Raises UsageError for anything else, and for no time at all."""
+    """Return the seconds in `5h30m`, `45m` or `90s`. Raises UsageError for any other text, and for zero."""
     found = _DURATION.fullmatch(text.strip())
     hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)
     total = 3600 * hours + 60 * minutes + seconds
     if not total:
-        raise UsageError(f"{text!r} is no duration; write 5h30m, 45m or 90s")
+        raise UsageError(f"{text!r} is not a duration; write 5h30m, 45m or 90s")
     return float(total)

@@ -1,4 +1,4 @@
-"""`precalc github …`: check whether executions can be launched on GitHub's runners, and cancel an execution."""
+"""`precalc github …`: checks the setup of GitHub's runners, and cancels executions."""
 
 from precalc_assets.executions import Engine, Execution
 from precalc_assets.executions import cancel as cancel_executions
@@ -11,7 +11,7 @@ from precalc_assets.storage import open_store
 
 
 class NotReadyError(PrecalcError):
-    """Executions cannot be launched; the message says what is wrong."""
+    """Executions cannot be launched; the message says why."""
 
 
 def check() -> None:
@@ -24,9 +24,9 @@ def check() -> None:
 
 
 def cancel(key: str) -> None:
-    """Cancel an execution's run; none of its shards is retried.
+    """Cancel an execution's run; its shards are not retried.
 
-    Raises ExecutionError if there is no such execution or it is over, UsageError if settings are missing.
+    Raises ExecutionError if the execution does not exist or is over, UsageError if settings are missing.
     """
     settings = load_settings()
     store = open_store(settings.store_url)

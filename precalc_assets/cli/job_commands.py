@@ -1,7 +1,7 @@
-"""`precalc jobs …`: the commands of a workflow's jobs, one each. The workflow itself decides nothing.
+"""`precalc jobs …`: one command for each kind of workflow job. The workflow itself decides nothing.
 
 A job reports through the store: a shard's manifest says that it landed, a record of the execution why it did not. The
-colour of the job on GitHub is for people.
+platform does not read the job's status on GitHub.
 """
 
 import json
@@ -16,7 +16,7 @@ from precalc.identifiers import check_model_id
 from precalc_assets.cards.publishing import publish
 from precalc_assets.cli import canary_commands as sample
 from precalc_assets.cli import work
-from precalc_assets.cli.report import failure_lines, name_shards
+from precalc_assets.cli.report import failure_lines
 from precalc_assets.executions import Execution, Run, claim_own
 from precalc_assets.inference import CANARY_SIZE, find_report, open_model
 from precalc_assets.library import LibraryManifest, read_manifest, require_shards
@@ -24,7 +24,7 @@ from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
 from precalc_assets.platform_errors import PrecalcError, UsageError
 from precalc_assets.predictions import check_failure_rate, find_manifest
 from precalc_assets.settings import Settings, load_settings
-from precalc_assets.sharding import parse_shards
+from precalc_assets.sharding import format_shards, parse_shards
 from precalc_assets.storage import open_store
 from precalc_assets.tables import open_tables
 
@@ -32,11 +32,11 @@ MOST_JOBS = 256
 """The most jobs that GitHub makes of a matrix ("Actions limits")."""
 
 LOAD_JOBS = 10
-"""Jobs that load one table at the same time; the workflow gives each a tenth of what a new table takes a second."""
+"""Jobs that load a table concurrently; the workflow gives each a tenth of a new table's write rate."""
 
 
 class ShardsLeftError(PrecalcError):
-    """An execution has ended, and some of its shards have no raw predictions."""
+    """An execution has ended without raw predictions of some shards."""
 
 
 class _Platform(NamedTuple):
@@ -48,15 +48,15 @@ class _Platform(NamedTuple):
 def plan(model: str, key: str, shards: str, size: int | None, workers: int) -> None:
     """Claim an execution for this run, and print its jobs as lines of `$GITHUB_OUTPUT`.
 
-    `key` is the execution's key; `predict` and `load` are JSON lists with the shards of each job. Without a key the
-    run was started by hand and becomes an execution of its own. If another run computes the shards, key and lists are
-    empty, and no later job begins.
+    The lines are `key`, the execution's key, and `predict` and `load`, JSON lists with the shards of each job. A run
+    without a key was started by hand and becomes a new execution. If another run computes the shards, key and lists
+    are empty, and no later job starts.
     """
     check_model_id(model)
     platform = _open()
     execution = _claim(platform, model, key, shards, size)
     if execution is None:
-        print(f"{key or model}: another run computes this, or has; nothing to do here", file=sys.stderr)
+        print(f"{key or model}: another run computes or has computed this; nothing to do here", file=sys.stderr)
     wanted = execution.intent.shards if execution else ()
     rows = {shard: platform.library.shards[shard].rows for shard in wanted}
     print(f"key={execution.key if execution else ''}")
@@ -65,9 +65,9 @@ def plan(model: str, key: str, shards: str, size: int | None, workers: int) -> N
 
 
 def split_shards(rows: Mapping[str, int], jobs: int) -> list[str]:
-    """Split shards, in order, over at most so many jobs; `rows` are by shard. Return each job's shards, as `00-06,08`.
+    """Split shards, in order, over at most `jobs` jobs, and return each job's shards, such as `00-06,08`.
 
-    Each job has molecules, if the library has any: an empty shard goes with the next one.
+    `rows` are the molecules per shard. No job has only empty shards, unless all are.
     """
     filled = sum(count > 0 for count in rows.values())
     split: list[list[str]] = [[] for _ in range(min(jobs, max(1, filled)) if rows else 0)]
@@ -75,11 +75,11 @@ def split_shards(rows: Mapping[str, int], jobs: int) -> list[str]:
     for shard, count in rows.items():
         split[min(before * len(split) // max(1, filled), len(split) - 1)].append(shard)
         before += count > 0
-    return [name_shards(part) for part in split]
+    return [format_shards(part) for part in split]
 
 
 def canary(key: str) -> None:
-    """Run an execution's canary: its sample, or the usual one of a release that has passed none.
+    """Run an execution's canary: of its sample size, or of the default size if the release has passed none.
 
     Raises CanaryFailedError or ModelError if the model should not be run.
     """
@@ -90,7 +90,7 @@ def canary(key: str) -> None:
     intent = execution.intent
     try:
         if intent.sample is None and _has_passed(platform, intent.model):
-            print(f"canary of {intent.model}: passed before, by the same release", file=sys.stderr)
+            print(f"canary of {intent.model}: this release has passed it", file=sys.stderr)
         else:
             sample.predict_sample(intent.model, intent.sample or CANARY_SIZE)
     except FAILURES as error:
@@ -100,7 +100,7 @@ def canary(key: str) -> None:
 
 
 def predict(key: str, shards: str, until: str) -> None:
-    """Compute shards of an execution, and record why a shard did not land. Raises like `precalc predict`."""
+    """Compute shards of an execution, and record the reason of each failure. Raises like `precalc predict`."""
     platform = _open()
     execution = _take(platform.store, key)
     if execution is None:
@@ -120,25 +120,25 @@ def predict(key: str, shards: str, until: str) -> None:
 
 
 def load(key: str, shards: str) -> None:
-    """Validate and load those of the shards that landed; `report` publishes the card. Raises like `precalc load`.
+    """Validate and load the shards that landed; `report` publishes the card. Raises like `precalc load`.
 
-    The execution need not be this run's any more: loading a shard again changes nothing.
+    This does not check whether the execution is still this run's, since loading a shard twice is harmless.
     """
     platform = _open()
     model = Execution(platform.store, key).intent.model
     chosen = parse_shards(shards, platform.settings.n_shards)
     landed = [shard for shard in chosen if _has_landed(platform, model, shard)]
     if len(landed) < len(chosen):
-        missing = name_shards([shard for shard in chosen if shard not in landed])
-        print(f"load {model}: left out, for want of raw predictions: {missing}", file=sys.stderr)
+        missing = format_shards([shard for shard in chosen if shard not in landed])
+        print(f"load {model}: skipping shards without raw predictions: {missing}", file=sys.stderr)
     if landed:
-        work.load_for_job(model, name_shards(landed))
+        work.load_for_job(model, format_shards(landed))
 
 
 def report(key: str) -> None:
-    """Print, in Markdown, what an execution has landed, and publish the model's card.
+    """Print in Markdown which shards of an execution landed, and publish the model's card.
 
-    Raises ShardsLeftError if that is not all of it.
+    Raises ShardsLeftError if some did not land.
     """
     platform = _open()
     execution = Execution(platform.store, key)
@@ -153,8 +153,8 @@ def report(key: str) -> None:
     if left:
         print("\n".join(f"- {line}" for line in lines.splitlines()))
         print(
-            "\nWhat is finished is kept, also within these shards. An execution of Dagster's is launched again for "
-            "them by Dagster; otherwise run the workflow again for the same model."
+            "\nFinished work is kept, also within these shards. Dagster retries them if it launched this execution; "
+            "otherwise run the workflow again for the same model."
         )
     tables = open_tables(platform.settings.tables_url)
     if tables.has_table(intent.model):
@@ -167,14 +167,14 @@ def _open() -> _Platform:
     settings = load_settings()
     if not settings.store_url or not settings.tables_url:
         raise UsageError(
-            "PRECALC_STORE_URL or PRECALC_TABLES_URL is empty; make both variables of the repository: docs/github.md"
+            "PRECALC_STORE_URL or PRECALC_TABLES_URL is empty; set both as variables of the repository: docs/github.md"
         )
     store = open_store(settings.store_url)
     return _Platform(settings, store, require_shards(read_manifest(store), settings.n_shards))
 
 
 def _claim(platform: _Platform, model: str, key: str, shards: str, size: int | None) -> Execution | None:
-    """Return the execution if this run may compute it: that of the key, or one that is opened for the run."""
+    """Return the execution of the key, or a new one without a key; None if another run computes it."""
     run = _this_run()
     if not key:
         chosen = [] if size else parse_shards(shards or None, platform.settings.n_shards)
@@ -186,16 +186,16 @@ def _claim(platform: _Platform, model: str, key: str, shards: str, size: int | N
 
 
 def _take(store: ObjectStore, key: str) -> Execution | None:
-    """Return the execution if this run may compute it; GitHub can run a job again weeks later."""
+    """Return the execution, None if this run may not compute it: GitHub can rerun a job weeks later."""
     execution = Execution(store, key)
     if execution.take(_this_run().run_id):
         return execution
-    print(f"{key}: settled, or another run's; nothing to do here", file=sys.stderr)
+    print(f"{key}: settled, or claimed by another run; nothing to do here", file=sys.stderr)
     return None
 
 
 def _this_run() -> Run:
-    """Return the workflow run that this is a job of, by the variables that every runner has."""
+    """Return this job's workflow run, from the variables that every runner sets."""
     run_id = os.environ.get("GITHUB_RUN_ID", "")
     if not run_id.isdecimal():
         raise UsageError("GITHUB_RUN_ID is not set: `precalc jobs` is for GitHub's runners; use `precalc predict` here")
@@ -204,7 +204,7 @@ def _this_run() -> Run:
 
 
 def _has_passed(platform: _Platform, model: str) -> bool:
-    """Return whether the release that is to be run has passed a canary as large as the usual one."""
+    """Return whether the model's release has passed a canary of the default size."""
     found = find_report(platform.store, model)
     folder = open_model(model, platform.settings)
     needed = min(CANARY_SIZE, platform.library.molecules)
@@ -212,7 +212,7 @@ def _has_passed(platform: _Platform, model: str) -> bool:
 
 
 def _has_landed(platform: _Platform, model: str, shard: str) -> bool:
-    """Return whether a shard has raw predictions of the library's molecules that the next stage would take."""
+    """Return whether a shard has raw predictions that are current and pass the failure-rate check."""
     manifest = find_manifest(platform.store, model, shard)
     return (
         manifest is not None
@@ -224,5 +224,5 @@ def _has_landed(platform: _Platform, model: str, shard: str) -> bool:
 def _why_not(execution: Execution, shard: str) -> str:
     report = execution.shard_report(shard).read()
     if report is None:
-        return "its job did not say; see the job's log"
-    return report.failure or "there was no time left for it"
+        return "its job recorded no reason; see the job's log"
+    return report.failure or "the time budget ran out"

@@ -1,4 +1,4 @@
-"""`precalc models check`: how a model would be run here, and why it cannot be; nothing is installed and nothing run."""
+"""`precalc models check`: shows how a model would run here, or why it cannot; installs and runs nothing."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from precalc_assets.settings import load_settings
 
 
 def check(model: str, *, as_json: bool) -> bool:
-    """Print the plan for a model, or for a folder of one, and return whether it can be run."""
+    """Print the plan for a model, by id or folder, and return whether it can be run."""
     settings = load_settings()
     if is_model_id(model):
-        # Imports polars, which a folder's check does without.
+        # Imports polars, which checking a folder does not need.
         from precalc_assets.inference import open_model
 
         path = open_model(model, settings).path

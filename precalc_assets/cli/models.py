@@ -1,4 +1,4 @@
-"""`precalc models fetch`, `install` and `remove`: what is done with a model's files before it is run, and after."""
+"""`precalc models fetch`, `install` and `remove`: a model's files and environments."""
 
 import sys
 
@@ -11,24 +11,24 @@ from precalc_assets.settings import load_settings
 
 
 def fetch(word: str) -> None:
-    """Fetch MODEL or MODEL@RELEASE and print where it is. Raises UsageError, ModelError."""
+    """Fetch MODEL or MODEL@RELEASE and print its folder. Raises UsageError, ModelError."""
     model, _, release = word.partition("@")
     folder = fetch_model(model, load_settings(), release)
     require_checkpoints(folder.model, folder.path)
     print(folder.path)
     if release:
         print(
-            f"{model} is run at its newest release; to have this one run: PRECALC_MODELS_DIR={folder.path.parent}",
+            f"runs use the newest release of {model}; to use this one, set PRECALC_MODELS_DIR={folder.path.parent}",
             file=sys.stderr,
         )
 
 
 def install(model: str, *, skip_failed: bool) -> None:
-    """Make the environment of a model and print its name. Raises UsageError, ModelError."""
+    """Make a model's environment and print its name. Raises UsageError, ModelError."""
     settings = load_settings()
     if settings.model_backend != "framework":
         raise UsageError(
-            f"the {settings.model_backend} backend installs {model} by itself when it is run; "
+            f"the {settings.model_backend} backend installs {model} itself when it runs; "
             "set PRECALC_MODEL_BACKEND=framework to make an environment"
         )
     folder = open_model(model, settings)
@@ -37,6 +37,6 @@ def install(model: str, *, skip_failed: bool) -> None:
 
 
 def remove(model: str) -> None:
-    """Remove a model's environments and what was fetched of it. Raises UsageError, ModelError."""
+    """Remove a model's environments and fetched copies. Raises UsageError, ModelError."""
     freed = remove_model(model, load_settings())
-    print(f"removed the environments and the fetched copies of {model}: {freed / 1e6:,.1f} MB are free again")
+    print(f"removed the environments and the fetched copies of {model}: {freed / 1e6:,.1f} MB freed")

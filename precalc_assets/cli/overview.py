@@ -1,4 +1,4 @@
-"""`precalc models` and `precalc status`: what can be run, and how far it is."""
+"""`precalc models` and `precalc status`: the models and their progress."""
 
 import sys
 from collections import defaultdict
@@ -10,20 +10,19 @@ from rich.table import Table
 from precalc.cli.served_models import models_table, yes_or_no
 from precalc.identifiers import check_model_id
 from precalc_assets.cards import ModelCard, find_card, name_variation
-from precalc_assets.cli.report import name_shards
 from precalc_assets.inference import CANARY_SIZE, CanaryReport, find_known, find_report, list_known
 from precalc_assets.library import read_manifest, require_shards
 from precalc_assets.outcomes import reason
 from precalc_assets.platform_errors import ModelError, PrecalcError, TableError
 from precalc_assets.predictions import RawManifest, find_manifest
 from precalc_assets.settings import Settings, load_settings
-from precalc_assets.sharding import shard_keys
+from precalc_assets.sharding import format_shards, shard_keys
 from precalc_assets.storage import list_sizes, open_store, predictions
 from precalc_assets.tables import LIBRARY, REGISTRY, Directory, KeyValueStore, TableReader, open_tables
 
 
 def models() -> None:
-    """Print a table of models: those that can be run here, with what of them is served, and those served alone."""
+    """Print a table of the models that can be run here or are served."""
     settings = load_settings()
     tables = open_tables(settings.tables_url)
     table = models_table()
@@ -56,7 +55,7 @@ def models() -> None:
 
 
 def status(model: str) -> None:
-    """Print how many shards of a model are at each stage, and which are missing or out of date."""
+    """Print how many shards of a model each stage has, and which are missing or stale."""
     settings = load_settings()
     check_model_id(model)
     store = open_store(settings.store_url)
@@ -83,7 +82,7 @@ def status(model: str) -> None:
         find_known(model, settings)
     table = Table("stage", "shards", "missing", box=None, pad_edge=False)
     for stage, there in (("raw predictions", raw), ("predictions", parquet), ("prediction table", served)):
-        table.add_row(stage, f"{len(there)}/{len(shards)}", name_shards(_without(shards, there)) or "–")
+        table.add_row(stage, f"{len(there)}/{len(shards)}", format_shards(_without(shards, there)) or "–")
     console = Console(markup=False, emoji=False)
     console.print(table)
     console.print(f"{sum(manifest.quarantined for manifest in raw.values()):,} molecules quarantined")
@@ -92,15 +91,15 @@ def status(model: str) -> None:
     for line in _mixture_lines(model, raw, _release(model, settings, raw, report)):
         console.print(line)
     if stale:
-        console.print(f"of an earlier library: {name_shards(stale)}; run `precalc predict {model}`")
+        console.print(f"of an earlier library: {format_shards(stale)}; run `precalc predict {model}`")
     if outdated:
-        console.print(f"served from earlier raw predictions: {name_shards(outdated)}; run `precalc load {model}`")
+        console.print(f"served from earlier raw predictions: {format_shards(outdated)}; run `precalc load {model}`")
     for shard, why in damaged.items():
         console.print(f"shard {shard}: {why}")
 
 
 def _release(model: str, settings: Settings, raw: Mapping[str, RawManifest], report: CanaryReport | None) -> str | None:
-    """Return the release of a model: its folder's; of one that has none, the release that was run last."""
+    """Return the release of a model's folder; without a folder, the release of the latest run."""
     if model in list_known(settings):
         try:
             return find_known(model, settings).metadata.release
@@ -111,7 +110,7 @@ def _release(model: str, settings: Settings, raw: Mapping[str, RawManifest], rep
 
 
 def _mixture_lines(model: str, raw: Mapping[str, RawManifest], release: str | None) -> Iterator[str]:
-    """Say which shards are of other releases than this one, and which of one release were computed elsewhere."""
+    """Yield lines on shards of other releases, and on shards of one release from different environments."""
     others, made_in = defaultdict(list), defaultdict(list)
     for shard, manifest in raw.items():
         if release not in (None, manifest.release):
@@ -119,14 +118,14 @@ def _mixture_lines(model: str, raw: Mapping[str, RawManifest], release: str | No
         if manifest.environment:
             made_in[manifest.release, manifest.environment].append(shard)
     for other, shards in others.items():
-        yield f"of an earlier release ({other}): {name_shards(shards)}; run `precalc predict {model}`"
+        yield f"of an earlier release ({other}): {format_shards(shards)}; run `precalc predict {model}`"
     if len(made_in) > len({of for of, _ in made_in}):
-        named = (f"{environment}: {name_shards(shards)}" for (_, environment), shards in sorted(made_in.items()))
+        named = (f"{environment}: {format_shards(shards)}" for (_, environment), shards in sorted(made_in.items()))
         yield f"computed in different environments: {'; '.join(named)}"
 
 
 def _canary_line(model: str, report: CanaryReport | None) -> str:
-    """Say what the canary found out; or how to run it."""
+    """Return a line on the canary's result, or on how to run it."""
     if report is None:
         return f"canary: not run; run `precalc predict {model} --sample {CANARY_SIZE}`"
     if report.broken:
@@ -139,7 +138,7 @@ def _canary_line(model: str, report: CanaryReport | None) -> str:
 
 
 def _find_card(tables: KeyValueStore, model: str) -> ModelCard | None:
-    """Return a model's card, None where there is none, and none but a damaged one, which is told."""
+    """Return a model's card, None if it has none; a damaged one is None with a warning."""
     try:
         return find_card(tables, model)
     except TableError as error:
@@ -148,7 +147,7 @@ def _find_card(tables: KeyValueStore, model: str) -> ModelCard | None:
 
 
 def _directories(tables: KeyValueStore, model: str) -> dict[str, Directory]:
-    """Return what a model's table holds; nothing where there is none, or one that was never loaded into."""
+    """Return the directories of a model's table; none if there is no table or it was never loaded."""
     try:
         return TableReader(tables, model).directories() if tables.has_table(model) else {}
     except TableError:

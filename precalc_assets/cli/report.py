@@ -1,27 +1,19 @@
-"""What a command says when it is done: what came of the shards, in a line; what failed, and why, in a line each."""
+"""A command's closing lines: one on the shards that landed, and one per reason of failure."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from precalc_assets.outcomes import ShardOutcome
 from precalc_assets.platform_errors import PrecalcError
-from precalc_assets.sharding import contiguous_ranges
+from precalc_assets.sharding import format_shards
 
 
 class ShardsFailedError(PrecalcError):
     """Some shards failed; the message names them with their reasons."""
 
 
-def name_shards(shards: Sequence[str]) -> str:
-    """Return shards as a person writes them: `00-06,08,10-49`."""
-    return ",".join(
-        shards_range[0] if len(shards_range) == 1 else f"{shards_range[0]}-{shards_range[-1]}"
-        for shards_range in contiguous_ranges(sorted(shards))
-    )
-
-
 class Tally:
-    """Adds up shard outcomes while they pass."""
+    """Counts shard outcomes as they pass."""
 
     def __init__(self) -> None:
         self.landed: list[str] = []
@@ -31,7 +23,7 @@ class Tally:
         self.sums: dict[str, float] = {}
 
     def watch(self, outcomes: Iterable[ShardOutcome]) -> Iterator[ShardOutcome]:
-        """Take note of each outcome and pass it on."""
+        """Count each outcome and yield it."""
         for outcome in outcomes:
             if outcome.landed:
                 self.landed.append(outcome.shard)
@@ -48,12 +40,12 @@ class Tally:
             yield outcome
 
     def warn(self, what: str) -> None:
-        """Print what looks wrong with shards that landed."""
+        """Print the checks that shards failed although they landed."""
         for found, shards in self.warnings.items():
-            print(f"warning: {what}, shards {name_shards(shards)}: {found}", file=sys.stderr)
+            print(f"warning: {what}, shards {format_shards(shards)}: {found}", file=sys.stderr)
 
     def finish(self, what: str, hint: str = "") -> None:
-        """Print what landed. Raises ShardsFailedError if anything failed."""
+        """Print what landed. Raises ShardsFailedError if a shard failed."""
         if self.landed:
             facts = [
                 f"{name.replace('_', ' ')} {value:,.{0 if value == int(value) else 1}f}"
@@ -69,6 +61,6 @@ class Tally:
 
 
 def failure_lines(failures: dict[str, list[str]], hint: str = "") -> str:
-    """Return one line for each reason, with the shards that failed of it."""
-    lines = [f"shards {name_shards(shards)}: {why}" for why, shards in failures.items()]
+    """Return one line per reason, with the shards that failed for it."""
+    lines = [f"shards {format_shards(shards)}: {why}" for why, shards in failures.items()]
     return "\n".join([*lines, hint] if hint else lines)

@@ -1,4 +1,4 @@
-"""`precalc request`: asking for a model to be precalculated, by a record that Dagster's sensor meets."""
+"""`precalc request`: requests a model's precalculation by a record in the store, which a sensor reads."""
 
 import sys
 
@@ -8,7 +8,7 @@ from precalc_assets.storage import open_store
 
 
 def request(model: str, size: int | None) -> None:
-    """Put a request and print its id. Raises UsageError if the model's id is none."""
+    """Put a request and print its id. Raises UsageError for a malformed model id."""
     put = put_request(open_store(load_settings().store_url), model, size)
     print(put.id)
-    print("Dagster's sensor precalculation_requests meets it within a minute; it has to be running", file=sys.stderr)
+    print("Dagster's sensor precalculation_requests reads it within a minute; it must be running", file=sys.stderr)

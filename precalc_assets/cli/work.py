@@ -1,4 +1,4 @@
-"""The commands that do the platform's work on this machine, without Dagster: `library build`, `predict`, `load`."""
+"""The commands that work on this machine without Dagster: `library build`, `predict`, `load` and `drop`."""
 
 import math
 import sys
@@ -15,7 +15,7 @@ from precalc.identifiers import check_model_id
 from precalc.progress import OnProgress
 from precalc_assets.cards.publishing import publish, warn_of_licence
 from precalc_assets.cli.durations import parse_duration
-from precalc_assets.cli.report import Tally, name_shards
+from precalc_assets.cli.report import Tally
 from precalc_assets.inference import find_known, find_report, open_backend, open_model, predict_shards
 from precalc_assets.library import (
     LibraryManifest,
@@ -29,13 +29,13 @@ from precalc_assets.library import (
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
 from precalc_assets.predictions import load_library_shards, load_shards, validate_shards
 from precalc_assets.settings import load_settings
-from precalc_assets.sharding import parse_shards
+from precalc_assets.sharding import format_shards, parse_shards
 from precalc_assets.storage import open_store
 from precalc_assets.tables import missing_table, open_tables
 
 
 def build(path: Path | None) -> None:
-    """Build the library from a file, or again from the one in the store, and load its own table."""
+    """Build the library from a file, or rebuild it from the store's, and load its table."""
     settings = load_settings()
     store = open_store(settings.store_url)
     with TemporaryDirectory(prefix="precalc-") as folder:
@@ -60,7 +60,7 @@ def build(path: Path | None) -> None:
 
 @contextmanager
 def _row_progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Show the progress of something that reports how many rows are done, and of how many."""
+    """Show the progress of a task that reports the rows done and their total."""
     with ExitStack() as stack:
         bar: OnProgress | None = None
         seen = 0
@@ -75,7 +75,7 @@ def _row_progress(title: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def report_library(manifest: LibraryManifest) -> None:
-    """Print what became of the rows of the library's file."""
+    """Print counts of the library file's rows."""
     print(
         f"library: {manifest.source}, {manifest.rows:,} rows, {manifest.rejected:,} rejected, "
         f"{manifest.duplicates:,} duplicates, "
@@ -91,7 +91,7 @@ def predict(
     *,
     on_outcome: Callable[[ShardOutcome], None] = lambda _: None,
 ) -> None:
-    """Compute raw predictions; a bar counts molecules. `on_outcome` is told of each shard as it lands or fails."""
+    """Compute raw predictions with a progress bar; call `on_outcome` with each shard's outcome."""
     started = time.monotonic()
     settings = load_settings()
     deadline = started + (math.inf if until is None else parse_duration(until))
@@ -116,17 +116,17 @@ def predict(
             on_outcome(outcome)
     if tally.unfinished:
         print(
-            f"predict {model}: stopped in time (--until {until}) with {len(tally.unfinished)} shards left "
-            f"({name_shards(tally.unfinished)}); the same command goes on with them",
+            f"predict {model}: time budget spent (--until {until}), {len(tally.unfinished)} shards left "
+            f"({format_shards(tally.unfinished)}); the same command continues",
             file=sys.stderr,
         )
-    tally.finish(f"predict {model}", "the other shards are kept; the same command tries these again")
+    tally.finish(f"predict {model}", "the other shards are kept; the same command retries these")
     if not tally.unfinished:
         print(f"next: precalc load {model}", file=sys.stderr)
 
 
 def load(model: str, shards: str | None) -> None:
-    """Validate, load and publish the model's card, also if some shards fail."""
+    """Validate and load shards, then publish the model's card, even if some shards fail."""
     settings = load_settings()
     loaded = _load(model, shards)
     if loaded.landed:
@@ -139,12 +139,12 @@ def load(model: str, shards: str | None) -> None:
 
 
 def load_for_job(model: str, shards: str | None) -> None:
-    """Validate and load, for a job of several that load at the same time; another one publishes the card."""
+    """Validate and load shards in one of several concurrent jobs; another job publishes the card."""
     _load(model, shards).finish(f"load {model}", "the other shards are loaded")
 
 
 def _load(model: str, shards: str | None) -> Tally:
-    """Validate and load; a shard that fails the first is not tried at the second."""
+    """Validate shards and load those that pass."""
     settings = load_settings()
     check_model_id(model)
     chosen = parse_shards(shards, settings.n_shards)
@@ -179,7 +179,7 @@ def drop(model: str) -> None:
     if not tables.has_table(model):
         raise missing_table(model)
     tables.drop_table(model)
-    print(f"the table of {model} is dropped", file=sys.stderr)
+    print(f"dropped the table of {model}", file=sys.stderr)
 
 
 def _library() -> LibraryManifest:

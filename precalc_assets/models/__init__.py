@@ -1,4 +1,4 @@
-"""What a model is: its folder, what its files say of it, and the environment that it runs in."""
+"""Models: their folders, metadata, recipes, environments, fetching and policy."""
 
 from precalc_assets.models.checkpoints import require_checkpoints
 from precalc_assets.models.environment import (

@@ -1,4 +1,4 @@
-"""Which files of a model are missing: Git LFS pointers in their place, and checkpoints that eosvc should bring."""
+"""Finding missing files of a model: Git LFS pointers, and checkpoints that eosvc has not downloaded."""
 
 import json
 import re
@@ -17,7 +17,7 @@ _PLACEHOLDERS = (".git*", "README*")
 def require_checkpoints(model: str, path: Path) -> None:
     """Raise ModelError if a file of a model folder's `model/` is a Git LFS pointer, or if its checkpoints are missing.
 
-    They count as missing where `access.json` leaves them to eosvc, the code reads them, and eosvc has never run.
+    They are missing if `access.json` leaves them to eosvc, the code reads them, and eosvc has never run.
     """
     remedy = f"or remove that folder and run `precalc models fetch {model}`"
     pointers = list(find_pointers(path / "model"))
@@ -36,7 +36,7 @@ def require_checkpoints(model: str, path: Path) -> None:
 
 
 def find_pointers(path: Path) -> dict[Path, int]:
-    """Return the files beneath a folder that are Git LFS pointers, with the sizes in bytes of what they stand for."""
+    """Return a folder's Git LFS pointers, with the sizes in bytes of their objects."""
     found = {}
     for file in sorted(path.rglob("*")):
         if file.is_file() and file.stat().st_size < _POINTER_BYTES and (match := _POINTER.match(file.read_bytes())):
@@ -45,7 +45,7 @@ def find_pointers(path: Path) -> dict[Path, int]:
 
 
 def keeps_checkpoints_in_eosvc(path: Path) -> bool:
-    """Return whether a model's `access.json` speaks of checkpoints in eosvc. Raises ModelError if it is damaged."""
+    """Return whether a model's `access.json` names checkpoints in eosvc. Raises ModelError if it is damaged."""
     try:
         return "checkpoints" in json.loads((path / "access.json").read_bytes())
     except FileNotFoundError:
@@ -55,7 +55,7 @@ def keeps_checkpoints_in_eosvc(path: Path) -> bool:
 
 
 def _lacks_checkpoints(path: Path) -> bool:
-    """Return whether there are no checkpoints in a folder `model/` whose code speaks of them."""
+    """Return whether a folder `model/` has no checkpoints although its code mentions them."""
     checkpoints = (path / "checkpoints").rglob("*")
     if any(file.is_file() and not any(map(file.match, _PLACEHOLDERS)) for file in checkpoints):
         return False

@@ -1,7 +1,7 @@
-"""Installing packages of conda's channels by rattler, which needs no conda.
+"""Installing packages from conda's channels by rattler, without conda.
 
-A program, started by `environment` as `python -m precalc_assets.models.conda PREFIX …`: what it prints has a log, and
-it is ended like any other installer. Only what talks to rattler belongs here.
+`environment` runs this module as a program, `python -m precalc_assets.models.conda PREFIX …`, so that its output is
+logged and its timeout enforced as for any installer. Only calls of rattler belong here.
 """
 
 import argparse
@@ -28,14 +28,14 @@ from rattler.exceptions import (
 async def install_packages(
     prefix: Path, specs: Sequence[str], channels: Sequence[str], *, cache_dir: Path, as_of: datetime | None
 ) -> None:
-    """Install packages into a prefix, with what they depend on, and as far as possible keep what it has.
+    """Install packages and their dependencies into a prefix, and keep its packages as far as possible.
 
-    `specs` are as conda's command line takes them: `openbabel=3.1.1` is any 3.1.1.*, `openbabel==3.1.1` that version.
-    A package comes from the first of the `channels` that has it, as it was at the time `as_of`; channels that give no
-    times count as old. CONDA_CHANNEL_ALIAS says where channels are that are no URLs, as it does for conda.
+    `specs` have conda's syntax: `openbabel=3.1.1` is any 3.1.1.*, `openbabel==3.1.1` that version. A package comes from
+    the first of the `channels` that has it, as of the time `as_of`; a package without an upload time counts as older.
+    As for conda, CONDA_CHANNEL_ALIAS is the base URL of channels that are not URLs.
 
-    Raises GatewayError for a channel that cannot be read, SolverError if there are no such packages, and other
-    errors of rattler's.
+    Raises GatewayError for a channel that cannot be read, SolverError if no packages match, and other errors of
+    rattler.
     """
     alias = os.environ.get("CONDA_CHANNEL_ALIAS")
     config = ChannelConfig(alias) if alias else ChannelConfig()
@@ -49,12 +49,12 @@ async def install_packages(
         exclude_newer=as_of,
         timestamp_policy="allow-missing",
     )
-    # Scripts that packages bring for after their installation are run, as conda does.
+    # Like conda, run the packages' post-link scripts.
     await install(records, prefix, cache_dir=cache_dir / "packages", show_progress=False, execute_link_scripts=True)
 
 
 def main() -> str:
-    """Install what the command line asks for; return how that failed, with the channels or the package."""
+    """Install the packages on the command line; return the failure with the channels or packages, or nothing."""
     parser = argparse.ArgumentParser()
     parser.add_argument("prefix", type=Path)
     parser.add_argument("specs", nargs="+")
@@ -82,4 +82,4 @@ if __name__ == "__main__":
     failure = main()
     sys.stderr.write(failure)
     sys.stderr.flush()
-    os._exit(1 if failure else 0)  # rattler's threads still run then, and crash a Python that ends in good order
+    os._exit(1 if failure else 0)  # rattler's threads still run, and would crash Python's normal exit

@@ -1,7 +1,7 @@
-"""The environments that models run in, and the ersilia CLI's: each made once, by uv and rattler, from a recipe.
+"""The environments of models and of command-line tools: each made once, by uv and rattler.
 
-What a recipe says is read by `recipe`, and conda's channels by `conda`. Running what is in an environment is for the
-backends.
+`recipe` parses a model's recipe and `conda` installs from conda's channels. The backends run the programs of an
+environment.
 """
 
 import hashlib
@@ -30,38 +30,38 @@ from precalc_assets.processes import clean_variables, find_home, last_lines, run
 logger = logging.getLogger(__name__)
 
 ERSILIA_VERSION = "0.1.63"
-"""The release whose commands, folders and answers `ersilia/` knows. It runs on Python 3.10 and later, so on ours."""
+"""The release whose commands, folders and answers `ersilia/` relies on. It runs on Python 3.10 and later."""
 
 _INSTALL_SECONDS = 3600.0
-"""For one command: gigabytes over a slow line take half an hour; what takes longer waits for something."""
+"""Timeout of one command: gigabytes over a slow connection take half an hour."""
 
-_LEAST_MEGABYTES = 300
-"""What a disk has to have free beside a model's environment: for what is unpacked meanwhile, and for running it."""
+_SPARE_MEGABYTES = 300
+"""Disk space needed beyond a model's environment: to unpack packages and to run it."""
 
 _SEED = ("pip", "wheel", "setuptools<81")
-"""What every environment begins with. Older models import `pkg_resources`, which setuptools 81 has removed."""
+"""Packages of every environment. Older models import `pkg_resources`, which setuptools 81 removed."""
 
 _PLATFORM = f"{sys.platform}-{platform.machine()}"
 
 _TOO_NEW = re.compile(r"`(\S+)` was filtered by `exclude-newer`")
-"""In uv's words, a package of which nothing was uploaded in time, or of which its index does not say when."""
+"""Uv's message for a package without an upload before the cutoff, or without upload times."""
 
 _UNSOLVED = "No solution found"
-"""How uv begins to say that there are no such packages, and our own `conda`."""
+"""The start of uv's and our `conda`'s message that no packages match."""
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Where a model's programs run: the variables for them, and a name that is the same for the same packages."""
+    """The variables for a model's programs, and a name that is equal for equal packages."""
 
     name: str
     variables: Mapping[str, str]
 
 
 class _Contents(BaseModel):
-    """What an environment consists of; `skipped` are the lines of the recipe that failed and were passed over.
+    """What an environment consists of; `skipped` are the lines of the recipe that failed.
 
-    `variables` are those that packages of conda set when their environment is activated.
+    `variables` are those that conda packages set when their environment is activated.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -75,18 +75,18 @@ class _Contents(BaseModel):
 
     @property
     def name(self) -> str:
-        """The same wherever the same recipe has brought the same packages."""
+        """The environment's name, equal if the recipe and the installed packages are equal."""
         made_of = self.model_dump_json(exclude={"variables"})
         return f"framework-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
 
 
 def model_environment(folder: ModelFolder, cache_dir: Path, *, skip_failed: bool = False) -> Environment:
-    """Return the environment of a model, after making it where there is none.
+    """Return the environment of a model; make it if there is none.
 
-    Packages are those of the day after the model's `Last Packaging Date`, so that the environment does not depend on
-    the day on which it is made. With `skip_failed`, a line of the recipe that fails is passed over with a warning.
+    Packages are those uploaded up to the end of the model's `Last Packaging Date`, so that the environment does not
+    depend on the day on which it is made. With `skip_failed`, a failing line of the recipe is skipped with a warning.
 
-    Raises ModelError with the installer's words, UsageError if there is no place for environments.
+    Raises ModelError with the installer's message, UsageError if there is no cache folder.
     """
     recipe = read_recipe(folder.path)
     packaged_on = folder.metadata.packaged_on
@@ -95,17 +95,17 @@ def model_environment(folder: ModelFolder, cache_dir: Path, *, skip_failed: bool
 
     def make(installer: "_Installer") -> str:
         _require_room(folder, path.parent)
-        work = _Filling(folder, recipe, path, installer, cache_dir / "conda", _cutoff(packaged_on), skip_failed)
-        return work.fill().model_dump_json(indent=1)
+        work = _Builder(folder, recipe, path, installer, cache_dir / "conda", _cutoff(packaged_on), skip_failed)
+        return work.build().model_dump_json(indent=1)
 
     contents = _Contents.model_validate_json(_make_once(folder.model, path, make))
     for line in contents.skipped:
-        logger.warning("the environment of %s was made without %r, which failed", folder.model, line)
+        logger.warning("the environment of %s lacks %r, which failed to install", folder.model, line)
     return Environment(contents.name, {**_variables(path), **contents.variables})
 
 
 def remove_environments(model: str, cache_dir: Path) -> int:
-    """Remove a model's environments and return how many bytes that has freed: what uv's cache shares stays there.
+    """Remove a model's environments and return the bytes freed, without files that uv's cache shares.
 
     Raises ModelError while one of them is being made.
     """
@@ -120,19 +120,19 @@ def remove_environments(model: str, cache_dir: Path) -> int:
                 freed += disk_bytes(path)
                 _remove(path) if path.is_dir() else path.unlink()
         except Timeout:
-            raise ModelError(f"{path} is being made by another process; remove it after that has ended") from None
+            raise ModelError(f"another process is making {path}; try again when it has ended") from None
     return freed
 
 
 def ersilia_program(cache_dir: Path) -> Path:
-    """Return the ersilia CLI, after making its environment where there is none. Raises errors as above."""
+    """Return the ersilia CLI; make its environment if there is none. Raises like `model_environment`."""
     return tool_program("ersilia", ERSILIA_VERSION, cache_dir)
 
 
 def tool_program(name: str, version: str, cache_dir: Path) -> Path:
-    """Return a program of the package of that name, in an environment of its own, which is made where there is none.
+    """Return the program of the package `name` in its own environment, made if there is none.
 
-    Raises errors as above.
+    Raises like `model_environment`.
     """
     digest = hashlib.sha256(sys.version.encode()).hexdigest()[:12]
     environment = _environments(cache_dir) / f"{name}-{version}-{digest}"
@@ -148,13 +148,13 @@ def tool_program(name: str, version: str, cache_dir: Path) -> Path:
 
 
 def _environments(cache_dir: Path) -> Path:
-    if not cache_dir.is_absolute():  # of a user without a home
-        raise UsageError("there is no home folder to make the models' environments in; set PRECALC_CACHE_DIR")
+    if not cache_dir.is_absolute():  # the user has no home folder
+        raise UsageError("there is no home folder for the models' environments; set PRECALC_CACHE_DIR")
     return cache_dir / "environments"
 
 
 def _require_room(folder: ModelFolder, environments: Path) -> None:
-    needed = _LEAST_MEGABYTES + (folder.metadata.environment_megabytes or 0)
+    needed = _SPARE_MEGABYTES + (folder.metadata.environment_megabytes or 0)
     free = shutil.disk_usage(environments).free / 1e6
     if free < needed:
         raise ModelError(
@@ -164,12 +164,12 @@ def _require_room(folder: ModelFolder, environments: Path) -> None:
 
 
 def _cutoff(packaged_on: date | None) -> datetime | None:
-    """Return the end of that day, everywhere the same: packages that were uploaded later are not for the model."""
+    """Return the end of the packaging date in UTC; later uploads are not installed."""
     return datetime.combine(packaged_on + timedelta(days=1), time(), UTC) if packaged_on else None
 
 
 class _Installer:
-    """Runs the commands that make an environment, one at a time, each in the log in place of the one before."""
+    """Runs the commands that make an environment, one at a time; the log holds the latest one's output."""
 
     def __init__(self, what: str, environment: Path) -> None:
         self._what = what
@@ -178,7 +178,7 @@ class _Installer:
         self.lock = environment.with_name(f"{environment.name}.guard.lock")
 
     def run(self, command: Sequence[str], variables: Mapping[str, str], folder: Path | None = None) -> str:
-        """Run a command in a folder and return how it failed, in its own last lines; nothing if it did not."""
+        """Run a command and return its failure with the last lines of its output, or an empty string."""
         try:
             code = run_guarded(
                 command,
@@ -189,12 +189,12 @@ class _Installer:
                 lock=self.lock,
             )
         except subprocess.TimeoutExpired:
-            ended = f"had not ended after {_INSTALL_SECONDS:g} s"
+            ended = f"timed out after {_INSTALL_SECONDS:g} s"
         else:
             if not code:
                 return ""
             ended = f"exited {code}"
-        return f"{Path(command[0]).name} {ended}: {last_lines(self.log)} (all of it: {self.log})"
+        return f"{Path(command[0]).name} {ended}: {last_lines(self.log)} (full log: {self.log})"
 
     def require(self, command: Sequence[str], variables: Mapping[str, str]) -> None:
         """Run a command. Raises ModelError if it fails."""
@@ -207,11 +207,11 @@ class _Installer:
 
 
 def _make_once(what: str, environment: Path, make: Callable[[_Installer], str]) -> str:
-    """Make an environment under a lock, unless it is there, and return what `make` has said of it.
+    """Make an environment under a lock unless it exists, and return the text that `make` returned for it.
 
-    That is written last, and makes the environment exist. So processes share it, and a killed one leaves nothing that
-    looks ready, and nothing that is still being installed when the next one begins. A Python that was uninstalled since
-    takes the environments along that were made from it.
+    The text is written last, to `ready`: only then does the environment exist. So processes share environments, and a
+    killed process leaves none that looks ready, and no installer still running when the next one starts. If its
+    Python was uninstalled, an environment is made again.
     """
     environment.parent.mkdir(parents=True, exist_ok=True)
     installer = _Installer(what, environment)
@@ -232,7 +232,7 @@ def _locked(what: str, path: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        logger.info("waiting for another process, which makes the environment of %s", what)
+        logger.info("waiting for another process that makes the environment of %s", what)
         lock.acquire()
     try:
         yield
@@ -241,10 +241,10 @@ def _locked(what: str, path: Path) -> Iterator[None]:
 
 
 @dataclass(slots=True)
-class _Filling:
-    """Making one model's environment: a Python, conda's packages, what every environment has, and all other steps.
+class _Builder:
+    """Makes one model's environment: Python, conda's packages, the seed packages, and all other steps.
 
-    conda's packages come first, whatever the order of the recipe: pip keeps what it finds, and rattler would not.
+    Conda's packages come first, whatever the recipe's order: pip keeps installed packages, and rattler would not.
     """
 
     folder: ModelFolder
@@ -257,25 +257,25 @@ class _Filling:
     skipped: list[str] = field(default_factory=list)
     activated: dict[str, str] = field(default_factory=dict)
 
-    def fill(self) -> _Contents:
-        """Make the environment and return what is in it. Raises ModelError that names the line that failed."""
+    def build(self) -> _Contents:
+        """Make the environment and return its contents. Raises ModelError that names the failing line."""
         for warning in self.recipe.warnings:
             logger.warning("%s: %s", self.folder.model, warning)
         conda = [step for step in self.recipe.steps if isinstance(step, CondaInstall)]
         others = [step for step in self.recipe.steps if not isinstance(step, CondaInstall)]
         if self.recipe.steps and not self.cutoff:
             logger.warning(
-                "%s has no Last Packaging Date: it gets the packages of today, and on another day may get others",
+                "%s has no Last Packaging Date: it gets today's packages, which may differ on another day",
                 self.folder.model,
             )
         self._make_python(conda)
         for step in conda:
-            self._follow(step)
+            self._run_step(step)
         self._activate()
         if failure := self._pip(_SEED, "pip and setuptools"):
             raise self.installer.error(failure)
         for other in others:
-            self._follow(other)
+            self._run_step(other)
         return _Contents(
             recipe=self.recipe.digest,
             platform=_PLATFORM,
@@ -286,9 +286,9 @@ class _Filling:
         )
 
     def _make_python(self, conda: Sequence[CondaInstall]) -> None:
-        """Make the Python that the recipe asks for: conda's where it has packages of conda, else uv's, if uv has it.
+        """Install the recipe's Python: conda's if the recipe has conda packages, else uv's, else conda's.
 
-        A Python that neither has is replaced by ours, with a warning.
+        If neither has that version, use the platform's own Python, with a warning.
         """
         python = self.recipe.python
         if conda:
@@ -296,14 +296,14 @@ class _Filling:
             if not failure:
                 return
             for line in conda:
-                self._pass_over(line, failure)
+                self._skip(line, failure)
         failure = self._venv(python)
         if failure and not conda:
             failure = self._conda([f"python={python}"], (DEFAULT_CHANNEL,)) and failure
         if failure:
             ours = sys.version.split()[0]
             logger.warning(
-                "%s asks for Python %s, which cannot be had here (%s); trying %s",
+                "%s needs Python %s, which cannot be installed (%s); trying %s",
                 self.folder.model,
                 python,
                 failure,
@@ -312,33 +312,33 @@ class _Filling:
             if failure := self._venv(sys.executable):
                 raise self.installer.error(failure)
 
-    def _follow(self, step: Step) -> None:
-        """Do what a step says. Raises ModelError if that fails and is not to be passed over."""
+    def _run_step(self, step: Step) -> None:
+        """Run a step. Raises ModelError if it fails, unless failures are skipped."""
         if step.line in self.skipped:
             return
         logger.info("installing for %s: %s", self.folder.model, _shown(step))
         if isinstance(step, PipInstall):
             failure = self._pip(step.arguments, _shown(step))
         elif isinstance(step, CondaInstall):
-            # What a channel's packages need beside them is in the default channel, as conda has it.
+            # As for conda, the default channel has the dependencies of other channels' packages.
             channels = tuple(dict.fromkeys((*step.channels, DEFAULT_CHANNEL)))
             failure = self._conda([*step.specs, f"python={self.recipe.python}"], channels)
         else:
             variables = {**_variables(self.path), **self.activated}
             failure = self.installer.run(["bash", "-euc", step.command], variables, self.path)
         if failure:
-            self._pass_over(step, failure)
+            self._skip(step, failure)
 
-    def _pass_over(self, step: Step, failure: str) -> None:
-        """Note that a step has failed. Raises ModelError if it is not to be passed over."""
+    def _skip(self, step: Step, failure: str) -> None:
+        """Record a failed step. Raises ModelError unless failures are skipped."""
         if not self.skip_failed:
             model = self.folder.model
             raise self.installer.error(
-                f"{_shown(step)} of its {self.recipe.source} failed: {failure}; the hub's packer goes on after a line "
-                f"that fails: if the model can do without it, run `precalc models install {model} --skip-failed`; "
-                "else run the model by the ersilia backend (PRECALC_MODEL_BACKEND=ersilia)"
+                f"{_shown(step)} of its {self.recipe.source} failed: {failure}; if the model runs without it, as "
+                f"the hub's packer assumes, run `precalc models install {model} --skip-failed`; otherwise use the "
+                "ersilia backend (PRECALC_MODEL_BACKEND=ersilia)"
             )
-        logger.warning("%s: passing over %s, which failed: %s", self.folder.model, _shown(step), failure)
+        logger.warning("%s: skipping %s, which failed: %s", self.folder.model, _shown(step), failure)
         self.skipped.append(step.line)
 
     def _venv(self, python: str) -> str:
@@ -346,10 +346,10 @@ class _Filling:
         return self.installer.run(_uv_venv(python, self.path), _installer_variables(self.path))
 
     def _pip(self, arguments: Sequence[str], shown: str) -> str:
-        """Install by uv, and return how that failed, or nothing.
+        """Install by uv, and return the failure, or an empty string.
 
-        Of a package that has no version from before the cutoff, or whose index gives no times, today's are allowed; of
-        all packages, if it cannot be solved otherwise.
+        A package without an upload before the cutoff, or without upload times, may be today's version; if that does
+        not solve it, all packages may.
         """
         cutoff = self.cutoff
         exempt: list[str] = []
@@ -364,11 +364,11 @@ class _Filling:
             exempt += (found := sorted({*_TOO_NEW.findall(said)} - {*exempt}))
             cutoff = cutoff if found else None
         if not failure and self.cutoff and (exempt or not cutoff):
-            self._warn_of_today(", ".join(exempt) if cutoff else "all packages", shown)
+            self._warn_of_newer(", ".join(exempt) if cutoff else "all packages", shown)
         return failure
 
     def _conda(self, specs: Sequence[str], channels: Sequence[str]) -> str:
-        """Install by rattler, and return how that failed, or nothing."""
+        """Install by rattler, and return the failure, or an empty string."""
         command = [sys.executable, "-m", "precalc_assets.models.conda", str(self.path), *specs]
         command += [f"--cache={self.conda_cache}", *(f"--channel={channel}" for channel in channels)]
         variables = _installer_variables(self.path)
@@ -378,13 +378,13 @@ class _Filling:
         if cutoff and _UNSOLVED in failure:
             failure = self.installer.run(command, variables)
             if not failure:
-                self._warn_of_today("all packages", f"conda install {' '.join(specs)}")
+                self._warn_of_newer("all packages", f"conda install {' '.join(specs)}")
         return failure
 
-    def _warn_of_today(self, packages: str, shown: str) -> None:
+    def _warn_of_newer(self, packages: str, shown: str) -> None:
         logger.warning(
-            "%s was packaged on %s, and %s of %s cannot be had as of then: they are today's, and on another day may "
-            "be others",
+            "%s was packaged on %s, but %s of %s cannot be installed as of that date: today's versions are used, which "
+            "may differ on another day",
             self.folder.model,
             self.folder.metadata.packaged_on,
             packages,
@@ -392,7 +392,7 @@ class _Filling:
         )
 
     def _activate(self) -> None:
-        """Take note of the variables that conda would set, such as those that name compilers and data."""
+        """Record the variables that conda's activation sets, such as paths of compilers and data."""
         if not (self.path / "conda-meta").is_dir():
             return
         before = {**_variables(self.path), "CONDA_PREFIX": str(self.path)}
@@ -401,7 +401,7 @@ class _Filling:
         self.activated = {name: value for name, value in after.items() if value != _variables(self.path).get(name)}
 
     def _building(self) -> dict[str, str]:
-        """Return the variables for uv, which may have to build a package with the programs of the environment."""
+        """Return the variables for uv, which may build packages with the environment's programs."""
         own = _variables(self.path)
         return {**_installer_variables(self.path), "PATH": own["PATH"], **self.activated}
 
@@ -411,7 +411,7 @@ class _Filling:
         return self.installer.log.read_text(encoding="utf-8").strip()
 
     def _list_packages(self) -> tuple[str, ...]:
-        """Return the packages with their versions, as pip and conda name them, the model's own without its folder."""
+        """Return packages with versions, as pip and conda name them; the model's folder reads `.`."""
         self.installer.require([find_uv_bin(), "pip", "freeze", "--quiet", *_at(self.path)], self._building())
         listed = self.installer.log.read_text(encoding="utf-8").replace(str(self.folder.path), ".")
         return (*listed.splitlines(), *sorted(path.stem for path in (self.path / "conda-meta").glob("*.json")))
@@ -434,7 +434,7 @@ def _variables(environment: Path) -> dict[str, str]:
 
 
 def _installer_variables(environment: Path) -> dict[str, str]:
-    """Return the variables for uv and rattler, which are ours: they find cache and configuration at home, if any."""
+    """Return the variables for uv and rattler, which use the user's cache and configuration."""
     places = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")
     found = {name: os.environ[name] for name in places if name in os.environ}
     return {**clean_variables(find_home() or environment.with_name("uv-home")), **found}
@@ -449,18 +449,18 @@ def _uv_venv(python: str, environment: Path) -> list[str]:
 
 
 def _uv_install(environment: Path, *arguments: str) -> list[str]:
-    """Return uv's command; like pip, it takes the best version of all indexes, not that of the first that has any."""
+    """Return uv's command; like pip, it takes the best version of all indexes, not the first index's."""
     options = ("--quiet", "--compile-bytecode", "--index-strategy=unsafe-best-match")
     return [find_uv_bin(), "pip", "install", *options, *_at(environment), *arguments]
 
 
 def _remove(environment: Path) -> None:
-    """Remove what there is of an environment, so that a kill meanwhile leaves none that looks ready."""
+    """Remove an environment, its mark first, so that a kill leaves none that looks ready."""
     (environment / "ready").unlink(missing_ok=True)
     shutil.rmtree(environment, ignore_errors=True)
 
 
 def disk_bytes(path: Path) -> int:
-    """Return the bytes that removing a file or a folder frees: not those of files that have other names, too."""
+    """Return the bytes that removing a file or folder frees, without files that have other hard links."""
     found = [path.lstat(), *(entry.lstat() for entry in path.rglob("*"))]
     return sum(entry.st_blocks * 512 for entry in found if entry.st_nlink == 1)

@@ -1,12 +1,11 @@
 """Fetching models from the hub: git at a release's tag, Git LFS objects, and the checkpoints that eosvc keeps.
 
 A fetched release is a folder `models/MODEL/RELEASE/` of the cache: MODEL is the hub's id, RELEASE the tag, or
-`commit-…` where the repository has no tags. In it are the model's folder, named like the model, and `fetched.json`,
-which says where it is from. It is made in `models/MODEL/making/` and renamed when it is whole: a fetch that is killed
-leaves nothing that looks like a release, and the next one begins anew.
+`commit-…` if the repository has no tags. It holds the model's folder, named like the model, and `fetched.json`, the
+record of its origin. A fetch fills `models/MODEL/making/` and renames it when it is complete, so a killed fetch leaves
+nothing that looks like a release, and the next one starts over.
 """
 
-import json
 import logging
 import os
 import re
@@ -16,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -25,28 +25,28 @@ from precalc.identifiers import check_model_id
 from precalc_assets.model_metadata import ModelMetadata
 from precalc_assets.models.checkpoints import find_pointers, keeps_checkpoints_in_eosvc
 from precalc_assets.models.environment import disk_bytes, tool_program
-from precalc_assets.models.folder import FETCHED, ModelFolder, parse_metadata, read_folder
+from precalc_assets.models.folder import FETCHED, Fetched, ModelFolder, parse_metadata, read_fetched, read_folder
 from precalc_assets.platform_errors import ModelError, UsageError
 from precalc_assets.processes import clean_variables, find_home, last_line, printable, run_guarded, wait_until_ended
 
 logger = logging.getLogger(__name__)
 
 EOSVC_VERSION = "1.3.0"
-"""The release whose command, variables and words are known here."""
+"""The release whose commands, variables and messages this module relies on."""
 
 _FETCH_SECONDS = 4 * 3600.0
-"""For one command: checkpoints have gigabytes, and lines are slow."""
+"""Timeout of one command: checkpoints have gigabytes, and connections may be slow."""
 
 _ASK_SECONDS = 120.0
-"""For the list of a repository's tags."""
+"""Timeout for listing a repository's tags."""
 
 _FRESH_SECONDS = 24 * 3600.0
-"""The hub changes a model some times a year; who runs it day by day has the change the day after."""
+"""How long an answer of the hub is reused: it changes a model a few times a year."""
 
 _METADATA = ("metadata.yml", "metadata.json")
 
 _MAKING = "making"
-"""Where a release is made, beside those that are whole."""
+"""The folder, beside the complete releases, in which one is made."""
 
 _RELEASE = re.compile(r"v(\d+)\.(\d+)\.(\d+)")
 _REF = re.compile(r"^([0-9a-f]{40,64})\t(HEAD|refs/tags/(v\d+\.\d+\.\d+)(\^\{\})?)$", re.MULTILINE)
@@ -55,47 +55,47 @@ _NO_REPOSITORY = re.compile(
     r"not found|does not appear to be a git repository|does not exist|could not read Username|Authentication failed",
     re.IGNORECASE,
 )
-"""What git says where there is no such repository, or none for us: GitHub asks for a password then."""
+"""Git's messages for a missing or private repository, for which GitHub asks for a password."""
 
 _GITS = re.compile(r"GIT_(CONFIG|SSH|ASKPASS|SSL|HTTP|TRACE)\w*|SSH_AUTH_SOCK|XDG_CONFIG_HOME")
-"""Variables by which a user tells git how to reach a server; not those of a repository, which hooks have."""
+"""Variables that tell git how to reach a server, without those of a repository, which hooks have."""
 
 _EOSVCS = re.compile(r"AWS_\w+")
-"""eosvc reads by boto3: where its buckets are, and for private ones with which key."""
+"""Variables of boto3, which eosvc uses: endpoint and credentials of its buckets."""
 
 _NO_FILTERS = ("-c", "filter.lfs.smudge=", "-c", "filter.lfs.process=", "-c", "filter.lfs.required=false")
-"""Leaves pointers where Git LFS is installed for the user, too: what they stand for comes afterwards, all at once."""
+"""Keeps a checkout from downloading LFS objects if Git LFS is installed for the user: `_pull_pointers` does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hub:
-    """Where models are fetched from, and the cache that keeps them."""
+    """The server that models are fetched from, and the cache that keeps them."""
 
     url: str
     cache_dir: Path
 
     def repository(self, identifier: str) -> str:
-        """Return the URL of a model's repository. On a disk it may be a bare one with the suffix `.git`."""
+        """Return the URL of a model's repository; a `file:` URL may name a bare one with the suffix `.git`."""
         url = f"{self.url.rstrip('/')}/{identifier}"
         path = Path(unquote(urlsplit(url).path))
         return f"{url}.git" if url.startswith("file:") and not path.exists() else url
 
     @property
     def folder(self) -> Path:
-        """The folder that keeps the models."""
+        """The folder of the fetched models."""
         return self.cache_dir / "models"
 
 
 def fetch_model(model: str, hub: Hub, release: str = "") -> ModelFolder:
-    """Return a model of the hub, fetched unless the cache has it.
+    """Return a model of the hub; fetch it unless the cache has it.
 
-    `release` is a tag such as v1.0.1. Without it, it is the newest of the model, or of MAJOR 2 for `eos3b5e-v2`, as of
-    today; where the hub cannot be asked, the newest that the cache has. Raises UsageError if the hub has no such model
-    or release, ModelError if it cannot be fetched.
+    `release` is a tag such as v1.0.1. The default is the newest release of the model, or of MAJOR 2 for `eos3b5e-v2`,
+    looked up at most once a day; if the hub cannot be reached, the newest in the cache. Raises UsageError if the hub
+    has no such model or release, ModelError if it cannot be fetched.
     """
     copies = _Copies(model, hub)
     if release and not _of_version([release], copies.version):
-        raise UsageError(f"{release!r} is no release of {model}; a release reads v1.0.1")
+        raise UsageError(f"{release!r} is not a release of {model}; write it as v1.0.1")
     with copies.locked():
         if release and copies.holds(release):
             return copies.read(release)
@@ -107,19 +107,19 @@ def fetch_model(model: str, hub: Hub, release: str = "") -> ModelFolder:
             named = "" if release else copies.newest()
             if not named:
                 raise
-            logger.warning("%s; %s of the cache is used", error, named)
+            logger.warning("%s; using %s from the cache", error, named)
         return copies.read(named)
 
 
 def find_fetched(model: str, hub: Hub) -> ModelFolder | None:
-    """Return the newest release of a model that the cache has, without asking the hub."""
+    """Return the newest release of a model in the cache, without asking the hub."""
     copies = _Copies(model, hub)
     named = copies.newest()
     return copies.read(named) if named else None
 
 
 def remove_fetched(model: str, hub: Hub) -> int:
-    """Remove a model's releases from the cache, those of MAJOR 2 for `eos3b5e-v2`; return how many bytes that frees."""
+    """Remove a model's releases from the cache, those of MAJOR 2 for `eos3b5e-v2`; return the bytes freed."""
     if not (hub.folder / model.partition("-v")[0]).exists():
         return 0
     copies = _Copies(model, hub)
@@ -128,14 +128,14 @@ def remove_fetched(model: str, hub: Hub) -> int:
 
 
 def list_fetched(hub: Hub) -> list[str]:
-    """Return the ids of the models of which the cache has a release, sorted."""
+    """Return the ids of the models in the cache, sorted."""
     return sorted(path.name for path in hub.folder.glob("eos*") if _Copies(path.name, hub).newest())
 
 
 def describe_model(model: str, hub: Hub) -> tuple[str, ModelMetadata]:
-    """Return the newest release of a model, and what the hub says of it by now, without fetching its large files.
+    """Return a model's newest release and its current metadata in the hub, without fetching its large files.
 
-    Raises UsageError if the hub has no such model, ModelError if it cannot be asked.
+    Raises UsageError if the hub has no such model, ModelError if it cannot be reached.
     """
     copies = _Copies(model, hub)
     with copies.locked():
@@ -143,7 +143,7 @@ def describe_model(model: str, hub: Hub) -> tuple[str, ModelMetadata]:
 
 
 def _of_version(releases: list[str] | Mapping[str, str], version: str) -> list[str]:
-    """Return the tags among these releases, of this MAJOR version if one is named, oldest first."""
+    """Return the release tags, only those of a MAJOR version if one is given, oldest first."""
     matches = filter(None, map(_RELEASE.fullmatch, releases))
     numbers = sorted(tuple(map(int, match.groups())) for match in matches if version in ("", match[1]))
     return [f"v{major}.{minor}.{patch}" for major, minor, patch in numbers]
@@ -165,15 +165,15 @@ class _Copies:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Be the only one who fetches this model, and wait for what a killed process has left running."""
-        if not self._cache_dir.is_absolute():  # of a user without a home
-            raise UsageError("there is no home folder to keep fetched models in; set PRECALC_CACHE_DIR")
+        """Hold the lock for this model's fetches, after programs of a killed process have ended."""
+        if not self._cache_dir.is_absolute():  # the user has no home folder
+            raise UsageError("there is no home folder for fetched models; set PRECALC_CACHE_DIR")
         self._place.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self._place / "lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            logger.info("waiting for another process, which fetches %s", self._identifier)
+            logger.info("waiting for another process that fetches %s", self._identifier)
             lock.acquire()
         try:
             wait_until_ended(self._guard_lock)
@@ -181,32 +181,35 @@ class _Copies:
         finally:
             lock.release()
 
-    def holds(self, release: str) -> bool:
-        """Return whether the cache has a release, from this hub."""
+    def holds(self, release: str, *, if_damaged: bool = False) -> bool:
+        """Return whether the cache has a release from this hub; for a damaged record, return `if_damaged`."""
         try:
-            said = json.loads((self._place / release / FETCHED).read_bytes())
-        except FileNotFoundError:
-            return False
-        return bool(said["url"] == self.url)
+            fetched = read_fetched(self._place / release / self._identifier)
+        except ModelError:
+            return if_damaged
+        return fetched is not None and fetched.url == self.url
 
     def newest(self) -> str:
-        """Return the newest release that the cache has of what was asked for; or nothing."""
-        made = [path.parent.name for path in self._place.glob(f"*/{FETCHED}") if path.parent.name != _MAKING]
-        releases = sorted(filter(self.holds, made), key=lambda name: (self._place / name).stat().st_mtime)
+        """Return the newest matching release in the cache, or an empty string."""
+        releases = sorted(filter(self.holds, self._names()), key=lambda name: (self._place / name).stat().st_mtime)
         tagged = _of_version(releases, self.version)
         return (tagged or ([] if self.version else releases) or [""])[-1]
 
     def remove(self) -> int:
-        """Remove what the cache has of what was asked for, and return how many bytes that has freed."""
+        """Remove the matching releases, damaged ones too, and return the bytes freed."""
         freed = 0
-        while named := self.newest():
-            (self._place / named / FETCHED).unlink()  # first, so that a kill leaves nothing that looks whole
+        found = [name for name in self._names() if self.holds(name, if_damaged=True)]
+        for named in _of_version(found, self.version) if self.version else found:
+            (self._place / named / FETCHED).unlink()  # first, so that a kill leaves nothing that looks complete
             freed += disk_bytes(self._place / named)
             shutil.rmtree(self._place / named)
         return freed
 
+    def _names(self) -> list[str]:
+        return [path.parent.name for path in self._place.glob(f"*/{FETCHED}") if path.parent.name != _MAKING]
+
     def of_today(self) -> str:
-        """Return the newest release by what the hub said today; nothing if it was not asked or that is not here."""
+        """Return the release that the hub named as newest today, or an empty string if it is not in the cache."""
         try:
             is_fresh = time.time() - self._today.stat().st_mtime < _FRESH_SECONDS
             named = self._today.read_text(encoding="utf-8")
@@ -215,7 +218,7 @@ class _Copies:
         return named if is_fresh and self.holds(named) else ""
 
     def ask(self, release: str) -> str:
-        """Ask the hub for this release, or for the newest; return its name when the cache has it.
+        """Look up a release, or the newest, in the hub; fetch it unless the cache has it, and return its name.
 
         Raises UsageError if the hub does not have it, ModelError if it cannot be fetched.
         """
@@ -227,11 +230,11 @@ class _Copies:
         return named
 
     def choose(self, release: str) -> tuple[str, str]:
-        """Return this release of the hub, or the newest, and its commit. Raises UsageError, ModelError as above."""
+        """Return a release of the hub, or the newest, and its commit. Raises UsageError, ModelError as above."""
         if not shutil.which("git"):
             raise ModelError(
-                f"git is not on the PATH, and {self._identifier} can only be fetched with it: install git, or put the "
-                "model's folder into one of those that PRECALC_MODELS_DIR names"
+                f"git is not on the PATH, and fetching {self._identifier} needs it: install git, or put the model's "
+                "folder into one that PRECALC_MODELS_DIR names"
             )
         refs = self._list_refs()
         tags = _of_version(refs, self.version)
@@ -251,11 +254,11 @@ class _Copies:
             found = [self._metadata_at("HEAD", folder, name) for name in _METADATA]
         metadata = next(filter(None, found), None)
         if metadata is None:
-            raise ModelError(f"{self.url} has no metadata that can be read")
+            raise ModelError(f"{self.url} has no readable metadata")
         return metadata
 
     def read(self, release: str) -> ModelFolder:
-        """Return the model's folder of a release, under the id that was asked for."""
+        """Return the model's folder of a release, under the requested id."""
         return replace(read_folder(self._place / release / self._identifier), model=self._model)
 
     def _list_refs(self) -> dict[str, str]:
@@ -266,14 +269,14 @@ class _Copies:
             if _NO_REPOSITORY.search(self._said()):
                 raise UsageError(f"there is no repository {self.url} (PRECALC_HUB_URL) that git can read") from None
             raise ModelError(f"{error}; is this machine offline?") from None
-        # An annotated tag has two lines, the second of which names the commit.
+        # An annotated tag has two lines; the second names the commit.
         refs = {match[3] or match[2]: match[1] for match in _REF.finditer(said)}
         if not refs:
             raise UsageError(f"the repository {self.url} is empty")
         return refs
 
     def _make(self, release: str, commit: str) -> None:
-        """Fetch a release into its place. Raises ModelError, and leaves nothing then."""
+        """Fetch a release into the cache. Raises ModelError, and then leaves nothing."""
         logger.info("fetching %s %s from %s", self._identifier, release, self.url)
         with self._making() as folder:
             self._check_out(folder, release, commit)
@@ -281,16 +284,16 @@ class _Copies:
             day = self._git("-C", folder, "show", "--no-patch", "--format=%cs", "refs/precalc/release").strip()
             shutil.rmtree(folder / ".git")
             self._download_checkpoints(folder)
-            said = json.dumps({"release": release, "url": self.url, "commit": commit, "committed_on": day})
-            (folder.parent / FETCHED).write_text(said, encoding="utf-8")
-            shutil.rmtree(self._place / release, ignore_errors=True)  # of another hub
+            fetched = Fetched(release=release, url=self.url, commit=commit, committed_on=date.fromisoformat(day))
+            (folder.parent / FETCHED).write_text(fetched.model_dump_json(), encoding="utf-8")
+            shutil.rmtree(self._place / release, ignore_errors=True)  # another hub's, or damaged
             folder.parent.rename(self._place / release)
 
     @contextmanager
     def _making(self) -> Iterator[Path]:
-        """Make an empty folder for the model beside the releases, and remove it if it is still there in the end."""
+        """Make an empty folder for the model beside the releases; remove it at the end unless it was renamed."""
         making = self._place / _MAKING
-        shutil.rmtree(making, ignore_errors=True)  # of a killed process
+        shutil.rmtree(making, ignore_errors=True)  # a killed process left it
         (making / self._identifier).mkdir(parents=True)
         try:
             yield making / self._identifier
@@ -298,9 +301,9 @@ class _Copies:
             shutil.rmtree(making, ignore_errors=True)
 
     def _check_out(self, folder: Path, release: str, commit: str) -> None:
-        """Check out a commit, with the metadata that the hub has written for its release since.
+        """Check out a commit, with the metadata that the hub wrote for this release afterwards.
 
-        The hub's CI packages a model and then writes the release, the date and the sizes to the default branch.
+        The hub's CI packages a model, then writes the release, the date and the sizes to the default branch.
         """
         refs = (f"{commit}:refs/precalc/release", "HEAD:refs/precalc/newest")
         self._git("init", "--quiet", folder)
@@ -313,7 +316,7 @@ class _Copies:
                 (folder / ".git" / name).replace(folder / name)
 
     def _metadata_at(self, ref: str, folder: Path, name: str) -> ModelMetadata | None:
-        """Read a metadata file of a commit, which is kept in `.git/`; None if it is not there or cannot be read."""
+        """Copy a commit's metadata file into `.git/` and read it; None if it is missing or unreadable."""
         path = folder / ".git" / name
         try:
             path.write_text(self._git("-C", folder, "show", f"{ref}:{name}"), encoding="utf-8")
@@ -322,13 +325,13 @@ class _Copies:
             return None
 
     def _pull_pointers(self, folder: Path) -> None:
-        pointers = find_pointers(folder / "model")  # elsewhere the hub's template has but a mock file
+        pointers = find_pointers(folder / "model")  # the hub's template has only a mock file elsewhere
         if not pointers:
             return
         size = sum(pointers.values())
         logger.info("fetching %d Git LFS files of %s, %.1f MB", len(pointers), self._identifier, size / 1e6)
         free = shutil.disk_usage(folder).free
-        if free < 2 * size:  # Git LFS copies each out of a cache of its own
+        if free < 2 * size:  # Git LFS keeps a second copy in its cache
             raise ModelError(
                 f"{self._identifier} needs {2 * size / 1e6:,.0f} MB in {folder}, where {free / 1e6:,.0f} MB are free; "
                 "free some, or set PRECALC_CACHE_DIR"
@@ -351,14 +354,14 @@ class _Copies:
         variables = {**self._variables(_EOSVCS), "EVC_REPO_NAME": self._identifier, "COLUMNS": "1000"}
         command = [str(program), "download", "--path", "model/checkpoints"]
         code = self._run(command, variables, folder, _FETCH_SECONDS)
-        if code and "Nothing found at s3://" not in self._said():  # models that need no checkpoints say the same
+        if code and "Nothing found at s3://" not in self._said():  # also printed for models that need no checkpoints
             raise ModelError(
-                f"eosvc could not download the checkpoints of {self._identifier}: {last_line(self._log)} (all of it: "
+                f"eosvc could not download the checkpoints of {self._identifier}: {last_line(self._log)} (full log: "
                 f"{self._log})"
             )
 
     def _git(self, *arguments: str | Path, timeout: float = _FETCH_SECONDS) -> str:
-        """Run git and return what it printed. Raises ModelError with its words."""
+        """Run git and return its output. Raises ModelError with git's message."""
         variables = {**self._variables(_GITS), "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
         variables.setdefault("GIT_SSH_COMMAND", "ssh -o BatchMode=yes")
         command = ["git", *map(str, arguments)]
@@ -377,13 +380,13 @@ class _Copies:
             return run_guarded(command, env=variables, cwd=cwd, log=self._log, lock=self._guard_lock, timeout=timeout)
         except subprocess.TimeoutExpired:
             raise ModelError(
-                f"{self._identifier} cannot be fetched from {self.url}: {command[0]} had not ended after {timeout:g} s"
+                f"{self._identifier} cannot be fetched from {self.url}: {command[0]} timed out after {timeout:g} s"
             ) from None
 
     def _said(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     def _variables(self, ours: re.Pattern[str]) -> dict[str, str]:
-        """Return the variables of a program that the user has set up at home, with these of ours."""
+        """Return a program's variables: the user's HOME, for its configuration, and ours that match the pattern."""
         clean = clean_variables(find_home() or self._place / "home")
         return {**clean, **{name: value for name, value in os.environ.items() if ours.fullmatch(name)}}

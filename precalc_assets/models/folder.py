@@ -1,4 +1,4 @@
-"""Models on disk, in the hub's template layout: which there are, and what their files say of them."""
+"""Model folders in the hub's template layout: finding them and reading their metadata."""
 
 import hashlib
 import json
@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import cast
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from precalc.identifiers import check_model_id
 from precalc_assets.columns import Column, read_columns
@@ -18,13 +17,13 @@ from precalc_assets.model_metadata import ModelMetadata
 from precalc_assets.platform_errors import ModelError, UsageError
 
 _EMPTY = (None, "", "~", "null", "Null", "NULL", "None")
-"""JSON's null, YAML's as they are written (YAML 1.1, "Null Language-Independent Type"), and the hub's."""
+"""How JSON, YAML (1.1, "Null Language-Independent Type") and the hub write null."""
 
 FETCHED = "fetched.json"
-"""Beside a model's folder that was fetched: the release, the URL and the commit that it is."""
+"""The file beside a fetched model's folder that holds its `Fetched` record."""
 
 _DECIDES = ("model", "install.yml", "Dockerfile")
-"""What predictions depend on, in a model's folder: its code and checkpoints, and the recipe of its environment."""
+"""The parts of a model's folder that predictions depend on: code, checkpoints, and the environment's recipe."""
 
 _NOT_THE_MODEL = frozenset({".git", "__pycache__"})
 
@@ -38,7 +37,7 @@ class ModelFolder:
     metadata: ModelMetadata
     columns: tuple[Column, ...]
     warnings: tuple[str, ...] = ()
-    """What had to be made of files that are not as the hub's template wants them."""
+    """How files that deviate from the hub's template were interpreted."""
 
     @property
     def framework(self) -> Path:
@@ -46,10 +45,21 @@ class ModelFolder:
         return self.path / "model" / "framework"
 
 
-def find_model(model: str, folders: Sequence[Path]) -> ModelFolder:
-    """Return the first folder of that name.
+class Fetched(BaseModel):
+    """Where a fetched model's folder comes from."""
 
-    Raises UsageError for what is no model id or names no folder, ModelError for a folder that cannot be used.
+    model_config = ConfigDict(frozen=True)
+
+    release: str
+    url: str
+    commit: str
+    committed_on: date
+
+
+def find_model(model: str, folders: Sequence[Path]) -> ModelFolder:
+    """Return the model from the first folder that has it.
+
+    Raises UsageError for a malformed or unknown model id, ModelError for a folder that cannot be used.
     """
     check_model_id(model)
     known = ", ".join(list_models(folders)) or "none"
@@ -66,7 +76,7 @@ def list_models(folders: Sequence[Path]) -> list[str]:
     found = set()
     for folder in folders:
         if not folder.is_dir():
-            raise UsageError(f"PRECALC_MODELS_DIR names {folder}, which is no folder")
+            raise UsageError(f"PRECALC_MODELS_DIR names {folder}, which is not a folder")
         found |= {child.name for child in folder.glob("eos*") if child.is_dir()}
     return sorted(found)
 
@@ -74,34 +84,40 @@ def list_models(folders: Sequence[Path]) -> list[str]:
 def read_folder(path: Path) -> ModelFolder:
     """Read a model's folder, which has the model's name. Raises ModelError if it cannot be used.
 
-    Its release is the tag that it was fetched at, since the hub writes the metadata's field after it sets a tag; else
-    that field; and without one a digest of the content, so that two different models never look alike. A fetched
-    folder without a packaging date has the day of its commit.
+    The release is the tag that was fetched, since the hub writes the metadata's field only after it sets a tag. Without
+    a tag it is that field, and without the field a digest of the content, so that different models never look alike.
+    A fetched folder without a packaging date gets the day of its commit.
     """
     metadata = _read_metadata(path)
     if metadata.identifier != path.name.partition("-v")[0]:
         raise ModelError(f"the folder {path} holds the model {metadata.identifier!r}; name both alike")
     columns, warnings = read_columns(path / "model" / "framework")
-    fetched = _read_fetched(path)
+    fetched = read_fetched(path)
+    release = fetched.release if fetched else metadata.release
     update = {
-        "release": fetched.get("release") or metadata.release or f"content-{digest_files(path, _DECIDES)[:12]}",
-        "packaged_on": metadata.packaged_on or (fetched and date.fromisoformat(fetched["committed_on"])) or None,
+        "release": release or f"content-{digest_files(path, _DECIDES)[:12]}",
+        "packaged_on": metadata.packaged_on or (fetched and fetched.committed_on),
     }
     return ModelFolder(path.name, path, metadata.model_copy(update=update), columns, warnings)
 
 
-def _read_fetched(path: Path) -> dict[str, str]:
-    """Return the release that a folder was fetched at and the day of its commit; nothing for one put there by hand."""
+def read_fetched(folder: Path) -> Fetched | None:
+    """Return the record beside a model's folder, None if there is none. Raises ModelError for a damaged one."""
+    path = folder.parent / FETCHED
     try:
-        return cast("dict[str, str]", json.loads((path.parent / FETCHED).read_bytes()))
+        return Fetched.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        return {}
+        return None
+    except ValidationError as error:
+        raise ModelError(
+            f"{path} is damaged: {_first_error(error)}; run `precalc models remove {folder.name}`"
+        ) from None
 
 
 def digest_files(folder: Path, names: Iterable[str] = ("",)) -> str:
-    """Return a digest of the files of a folder, by name and content; `names` limits it to these files and subfolders.
+    """Return a digest of a folder's files, by name and content; `names` limits it to these files and subfolders.
 
-    A file is read once per process and state (size and time of its last change).
+    Each process reads a file once, and again only if its size or modification time changes.
     """
     digest = hashlib.sha256()
     found = [folder / name for name in names]
@@ -114,7 +130,7 @@ def digest_files(folder: Path, names: Iterable[str] = ("",)) -> str:
 
 
 @cache
-def _digest_file(path: Path, size: int, changed: int) -> str:  # noqa: ARG001 - they are what the cache goes by
+def _digest_file(path: Path, size: int, changed: int) -> str:  # noqa: ARG001 - part of the cache key
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -132,22 +148,27 @@ def parse_metadata(path: Path) -> ModelMetadata:
     try:
         return ModelMetadata.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "its content"
-        raise ModelError(f"{path}: {field}: {first['msg']}") from None
+        raise ModelError(f"{path}: {_first_error(error)}") from None
+
+
+def _first_error(error: ValidationError) -> str:
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or "its content"
+    return f"{field}: {first['msg']}"
 
 
 def read_fields(path: Path) -> object:
-    """Return what a YAML or JSON file of a model says, numbers as they are written, without fields that are empty.
+    """Return the content of a model's YAML or JSON file, without empty fields.
 
-    As a float, release 1.10 would be release 1.1. Raises ModelError that names the file, and FileNotFoundError.
+    Numbers stay text: as a float, release 1.10 would become 1.1. Raises ModelError that names the file, and
+    FileNotFoundError.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".json":
             content = json.loads(text, parse_int=str, parse_float=str)
         else:
-            content = yaml.load(text, yaml.BaseLoader)  # noqa: S506 - it makes texts, lists and mappings alone
+            content = yaml.load(text, yaml.BaseLoader)  # noqa: S506 - it makes only texts, lists and mappings
     except (yaml.YAMLError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(content, dict):

@@ -1,6 +1,6 @@
-"""Whether a model may be run, and what a maintainer should know before it costs anything.
+"""Whether a model may be run, and warnings for its maintainer before it costs anything.
 
-All of it is read from the model's files; nothing is installed and nothing is run.
+Everything is read from the model's files; nothing is installed or run.
 """
 
 import platform
@@ -19,17 +19,17 @@ from precalc_assets.tables.prices import DOLLARS_PER_WRITE_UNIT
 from precalc_assets.tables.store import WRITE_UNIT_BYTES
 
 WIDE = 1000
-"""Columns from which on a table's price is worth a line: one model in ten of the hub has as many."""
+"""Columns from which on the table's price is printed: one in ten of the hub's models has as many."""
 
 _FLOAT_BYTES = 8
 _ARCHITECTURES = {"x86_64": "AMD64", "amd64": "AMD64", "aarch64": "ARM64", "arm64": "ARM64"}
-"""What `platform.machine` calls them, and what the hub does."""
+"""`platform.machine`'s names and the hub's."""
 
 _NON_COMMERCIAL = re.compile(r"non-?commercial|\bNC\b", re.IGNORECASE)
 
 
 class ModelCheck(BaseModel):
-    """What is known of a model without running it. It can be run if there are no `refusals`."""
+    """Facts about a model from its files. It can be run if there are no `refusals`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,7 +46,7 @@ class ModelCheck(BaseModel):
 
 
 def check_folder(path: Path, settings: Settings) -> ModelCheck:
-    """Read a model's folder, and return a plan of how it would be run, or the reasons why it cannot be."""
+    """Read a model's folder; return how it would be run, or the reasons why it cannot be."""
     refusals: list[str] = []
     recipe: Recipe | None = None
     folder: ModelFolder | None = None
@@ -59,7 +59,7 @@ def check_folder(path: Path, settings: Settings) -> ModelCheck:
     except (ModelError, UsageError) as error:
         refusals.append(str(error))
     if not (path / "model" / "framework" / "run.sh").is_file():
-        refusals.append(f"{path / 'model' / 'framework' / 'run.sh'} is missing: a model's folder needs it to be run")
+        refusals.append(f"{path / 'model' / 'framework' / 'run.sh'} is missing: the model cannot be run without it")
     try:
         require_checkpoints(path.name, path)
     except ModelError as error:
@@ -89,23 +89,23 @@ def check_folder(path: Path, settings: Settings) -> ModelCheck:
 
 
 def require_allowed(folder: ModelFolder, settings: Settings) -> None:
-    """Raise ModelError for a model that sends molecules to somebody else, unless the settings allow it."""
+    """Raise ModelError for a model that sends molecules to a third party, unless the settings allow it."""
     if _is_refused(folder, settings):
         raise ModelError(_ONLINE.format(model=folder.model))
 
 
 _ONLINE = (
-    "{model} sends each molecule to somebody else's server (Source: Online), so it is not run over a library; "
-    "set PRECALC_ALLOW_ONLINE=true if they agree to that"
+    "{model} sends each molecule to a third party's server (Source: Online), so it is not run over a library; "
+    "set PRECALC_ALLOW_ONLINE=true if the server's owner agrees"
 )
 
 
 def licence_warning(license_: str) -> str:
-    """Return what to know of a licence before predictions are published; empty if there is nothing."""
+    """Return a warning about publishing predictions under a licence, empty if there is none."""
     if not license_:
         return "the model names no licence; ask its authors before its predictions are published"
     if _NON_COMMERCIAL.search(license_):
-        return f"the model's licence is {license_}: its predictions may not be for everybody who reads them"
+        return f"the model's licence is {license_}: some readers may not use its predictions"
     return ""
 
 
@@ -117,18 +117,18 @@ def _warnings(folder: ModelFolder) -> Iterator[str]:
     metadata = folder.metadata
     yield from folder.warnings
     if metadata.status not in ("", "Ready"):
-        yield f"the hub's status of it is {metadata.status!r}, and not 'Ready'"
+        yield f"its status in the hub is {metadata.status!r}, not 'Ready'"
     if metadata.packaged_on is None:
-        yield "no Last Packaging Date: its packages are those of the day on which they are installed"
+        yield "no Last Packaging Date: packages are as of the day of installation"
     if metadata.output_consistency == "Variable":
-        yield "it predicts something else each time (Output Consistency: Variable); one answer of it would be stored"
+        yield "its predictions vary between runs (Output Consistency: Variable); those of one run would be stored"
     machine = _ARCHITECTURES.get(platform.machine().lower(), platform.machine())
     if metadata.architectures and machine not in metadata.architectures:
-        yield f"the hub runs it on {' and '.join(metadata.architectures)}, and this machine is {machine}"
+        yield f"the hub runs it on {' and '.join(metadata.architectures)}; this machine is {machine}"
     if len(folder.columns) >= WIDE:
         dollars = 1_000_000 * len(folder.columns) * _FLOAT_BYTES / WRITE_UNIT_BYTES * DOLLARS_PER_WRITE_UNIT
         yield (
-            f"{len(folder.columns):,} columns: to load a million molecules into DynamoDB takes at most "
+            f"{len(folder.columns):,} columns: loading a million molecules into DynamoDB costs at most "
             f"${dollars:,.2f}; `precalc predict {folder.model} --sample 100` estimates it"
         )
     if warning := licence_warning(metadata.license):

@@ -1,7 +1,7 @@
-"""What a model's folder says is needed to run it: its `Dockerfile` or `install.yml`, read without running any of it.
+"""A model's recipe: its `Dockerfile` or `install.yml`, parsed without running any of it.
 
-When a folder has both, the Dockerfile counts, as it does for the hub's own packer (ersilia-pack, `packer.py`). Making
-an environment from a recipe is the business of `environment`.
+If a folder has both, the Dockerfile counts, as for the hub's packer (ersilia-pack, `packer.py`). `environment` makes
+an environment from a recipe.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from precalc_assets.models.folder import read_fields
 from precalc_assets.platform_errors import ModelError
 
 DEFAULT_CHANNEL = "conda-forge"
-"""The channel of conda packages for which a recipe names none: the one that most recipes of the hub name."""
+"""The conda channel if a recipe names none: the one that most of the hub's recipes name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class PipInstall:
 
 @dataclass(frozen=True, slots=True)
 class CondaInstall:
-    """One `conda install`: match specs as conda writes them (`openbabel=3.1.1`), and channels by priority."""
+    """One `conda install`: match specs in conda's syntax (`openbabel=3.1.1`), and channels by priority."""
 
     specs: tuple[str, ...]
     channels: tuple[str, ...]
@@ -39,7 +39,7 @@ class CondaInstall:
 
 @dataclass(frozen=True, slots=True)
 class ShellCommand:
-    """Any other command; bash runs it inside the environment."""
+    """Any other command; bash runs it in the environment."""
 
     command: str
     line: str
@@ -50,10 +50,10 @@ Step = PipInstall | CondaInstall | ShellCommand
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a model needs: a Python version (`3.10`), and the steps that fill its environment, in order.
+    """A Python version (`3.10`) and the steps that fill a model's environment, in order.
 
-    `system_packages` are those that the recipe installs by apt, which nobody installs for it here. `warnings` say what
-    in the recipe may not come out the same everywhere. Each step has its `line` of the `source`, for messages.
+    `system_packages` are those that the recipe installs by apt, which the platform does not install. `warnings` name
+    what may differ between machines or days. Each step has its `line` of the `source`, for messages.
     """
 
     source: str
@@ -64,28 +64,27 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """The same for recipes that ask for the same, however they write it (hex SHA-256)."""
-        # Of each step all but its line, which comes last.
+        """Hex SHA-256 of the Python version and the steps, independent of how the recipe writes them."""
+        # All fields of a step but the last, its line.
         steps = [(type(step).__name__, *astuple(step)[:-1]) for step in self.steps]
         return hashlib.sha256(json.dumps([self.python, steps]).encode()).hexdigest()
 
 
 def read_recipe(folder: Path) -> Recipe:
-    """Read the recipe of a model's folder. Raises ModelError for a missing one, and for one that cannot be followed."""
+    """Read the recipe of a model's folder. Raises ModelError for a missing or unsupported one."""
     found = [name for name in ("Dockerfile", "install.yml") if (folder / name).is_file()]
     if not found:
         raise ModelError(
-            f"{folder} has neither Dockerfile nor install.yml; one of them has to say which Python and which packages "
-            "the model needs"
+            f"{folder} has neither Dockerfile nor install.yml; add one that names the Python version and the packages"
         )
     path = folder / found[0]
     reader = _Reader(path)
     python = (_read_dockerfile if found[0] == "Dockerfile" else _read_install_yml)(path, reader)
     if len(found) > 1:
-        reader.warnings.append("the folder has an install.yml, too; the Dockerfile is used, as the hub's packer does")
+        reader.warnings.append("the Dockerfile is used and the install.yml ignored, as by the hub's packer")
     if reader.system_packages:
         packages = " ".join(reader.system_packages)
-        reader.warnings.append(f"the recipe installs system packages, which have to be on this machine: {packages}")
+        reader.warnings.append(f"the recipe installs system packages, which must be on this machine: {packages}")
     return Recipe(found[0], python, tuple(reader.steps), tuple(reader.system_packages), tuple(reader.warnings))
 
 
@@ -114,10 +113,10 @@ def _read_dockerfile(path: Path, reader: "_Reader") -> str:
 def _read_install_yml(path: Path, reader: "_Reader") -> str:
     content = read_fields(path)
     if not isinstance(content, dict) or not isinstance(content.get("python"), str):
-        raise ModelError(f'{path} names no Python version; write one as `python: "3.10"`')
+        raise ModelError(f'{path} names no Python version; add one, such as `python: "3.10"`')
     match = _PYTHON.fullmatch(content["python"].strip())
     if not match:
-        raise ModelError(f"{path}: {content['python']!r} is not a version of Python, such as 3.10")
+        raise ModelError(f"{path}: {content['python']!r} is not a Python version such as 3.10")
     commands = content.get("commands", [])
     if not isinstance(commands, list):
         raise ModelError(f"{path}: commands must be a list of lists such as [pip, rdkit, 2025.3.1] or of shell lines")
@@ -141,10 +140,10 @@ class _Reader:
         self._path = path
 
     def read_list(self, words: Sequence[str]) -> None:
-        """Read a command as install.yml has it: ["pip", "rdkit", "2025.3.1"], ["conda", "pkg", "1.0", "channel"]."""
+        """Read a command of install.yml: ["pip", "rdkit", "2025.3.1"], ["conda", "pkg", "1.0", "channel"]."""
         line = json.dumps(words)
         program, *rest = words or [""]
-        # Some write two options as one word.
+        # Some recipes write two options as one word.
         rest = [part for word in rest for part in (shlex.split(word) if " " in word else [word])]
         if program in ("pip", "conda") and rest and rest[0] != "install":
             package, version, *options = *rest[:1], *(rest[1:2] or [""]), *rest[2:]
@@ -158,7 +157,7 @@ class _Reader:
             self.read_shell(" ".join(words) if len(words) == 1 else shlex.join([program, *rest]))
 
     def read_shell(self, text: str) -> None:
-        """Read a shell line; one that is more than commands in a row stays whole, and bash runs it."""
+        """Read a shell line; a line that is more than a sequence of commands becomes one step for bash."""
         commands = _split_shell(text)
         split = [_words(command) for command in commands or []]
         if commands is None or any(words is None or _changes_the_shell(words) for words in split):
@@ -176,7 +175,7 @@ class _Reader:
         elif program in ("apt", "apt-get"):
             names = [word for word in rest if not word.startswith("-")]
             self.system_packages += names[1:] if names[:1] == ["install"] else []
-        elif words and program not in ("true", "set") and not _TIDYING.match(command):
+        elif words and program not in ("true", "set") and not _CLEANUP.match(command):
             self._shell(command, command)
 
     def _pip(self, words: Sequence[str], line: str) -> None:
@@ -206,7 +205,7 @@ class _Reader:
         if verb == "clean":
             return
         if verb != "install":
-            raise self._refused(line, f"`conda {verb}` cannot be followed here, only `conda install`")
+            raise self._refused(line, f"`conda {verb}` is not supported, only `conda install`")
         channels: list[str] = []
         specs: list[str] = []
         words_left = iter(rest)
@@ -217,7 +216,7 @@ class _Reader:
             elif option in ("-n", "--name", "-p", "--prefix"):
                 _ = equals or next(words_left, "")
             elif word.startswith("-"):
-                raise self._refused(line, f"the option {word} of conda is not known here")
+                raise self._refused(line, f"conda's option {word} is not supported")
             else:
                 specs.append(word)
         if not specs:
@@ -229,36 +228,34 @@ class _Reader:
         self.steps.append(CondaInstall(tuple(specs), tuple(channels) or (DEFAULT_CHANNEL,), line))
 
     def _shell(self, command: str, line: str) -> None:
-        if needed := _OUT_OF_REACH.search(command):
+        if needed := _UNSUPPORTED.search(command):
             raise self._refused(line, f"it calls `{needed['program']}`, which this backend does not run")
         self.steps.append(ShellCommand(command, line))
 
     def _warn_unpinned(self, packages: Sequence[str], line: str) -> None:
         self.warnings.append(
-            f"no version for {' '.join(packages)} in {line!r}; the newest of the packaging date is taken"
+            f"no version for {' '.join(packages)} in {line!r}; the newest as of the packaging date is used"
         )
 
     def _refused(self, line: str, why: str) -> ModelError:
         shown = " ".join(line.split())[:200]
-        return ModelError(
-            f"{self._path}: {shown!r} cannot be followed: {why}; run the model by PRECALC_MODEL_BACKEND=ersilia"
-        )
+        return ModelError(f"{self._path}: {shown!r} cannot be installed: {why}; set PRECALC_MODEL_BACKEND=ersilia")
 
 
 def _pip_words(package: str, version: str, options: Sequence[str]) -> list[str]:
-    """Return what `pip install` is given for ["pip", package, version, options…]."""
+    """Return the arguments of `pip install` for ["pip", package, version, options…]."""
     if not version or version.startswith("-") or "git+" in package or package.startswith("-"):
         return [package, *([version] if version else []), *options]
     return [f"{package}{version}" if version[0] in "<>=!~" else f"{package}=={version}", *options]
 
 
 _IMAGE_PYTHON = re.compile(r"\bpy(?:thon)?[:-]?3\.?(?P<minor>\d{1,2})(?!\d)")
-"""The Python of a base image: bentoml/model-server:0.11.0-py38, python:3.10-slim."""
+"""The Python version of a base image: bentoml/model-server:0.11.0-py38, python:3.10-slim."""
 
 _PYTHON = re.compile(r"(?:python)?(?P<version>3\.\d{1,2}(?:\.\d+)?)")
 
 _PINNED = re.compile(r"[=<>~@]|^git\+|://|^\.|/")
-"""In a requirement: a version of it, or a place where one version of it lies."""
+"""The part of a requirement that pins it: a version, URL or path."""
 
 _PIP_WITH_VALUE = {
     "-i": "--index-url", "--index-url": "--index-url", "--extra-index-url": "--extra-index-url",
@@ -270,19 +267,19 @@ _PIP_FLAGS = {
     "-U": "--upgrade", "--upgrade": "--upgrade", "--no-deps": "--no-deps", "--pre": "--prerelease=allow",
     "--no-build-isolation": "--no-build-isolation", "--no-index": "--no-index", "--force-reinstall": "--reinstall",
 }  # fmt: skip
-"""Options of `pip install` and what uv calls them (`uv pip install --help`)."""
+"""Options of `pip install` and uv's names for them (`uv pip install --help`)."""
 
 _PIP_IGNORED = re.compile(
     r"-[qvIy]|--(quiet|verbose|no-cache-dir|no-input|user|ignore-installed|prefer-binary|disable-pip-version-check"
     r"|no-warn-script-location|break-system-packages|(root-user-action|timeout|default-timeout|retries|progress-bar)=.*)"
 )
 _CONDA_IGNORED = re.compile(r"-[yqv]|--(yes|quiet|verbose|freeze-installed|override-channels|no-update-deps)")
-"""Options that say how something is installed, not what."""
+"""Options that do not change what is installed."""
 
-_OUT_OF_REACH = re.compile(r"(?:^|[;&|(\s])(?P<program>ersilia|conda-pack|conda-unpack|docker|sudo)\s")
+_UNSUPPORTED = re.compile(r"(?:^|[;&|(\s])(?P<program>ersilia|conda-pack|conda-unpack|docker|sudo)\s")
 
-_TIDYING = re.compile(r"rm\s.*/var/(lib/apt|cache)|pip\d? cache ")
-"""What only makes an image smaller, and would remove what is not ours from a machine."""
+_CLEANUP = re.compile(r"rm\s.*/var/(lib/apt|cache)|pip\d? cache ")
+"""Commands that only shrink an image, and would remove files of the user's machine."""
 
 _SHELL_TOKEN = re.compile(
     r"""(?P<text>'[^']*'|"(?:\\.|[^"\\])*"|\\.)"""
@@ -292,9 +289,9 @@ _SHELL_TOKEN = re.compile(
 
 
 def _split_shell(text: str) -> list[str] | None:
-    """Return the commands of a line that are joined by `&&`, `;` or line ends; None if there is more to it than that.
+    """Return the commands of a line, joined by `&&`, `;` or line ends; None if it has other shell syntax.
 
-    `>` and `<` before a version are part of a requirement, as who wrote them meant.
+    `>` and `<` before a version are part of a requirement, as the recipe's author meant.
     """
     commands = [""]
     for token in _SHELL_TOKEN.finditer(re.sub(r"\\\r?\n", " ", text)):
@@ -310,7 +307,7 @@ def _split_shell(text: str) -> list[str] | None:
 def _words(command: str) -> list[str] | None:
     try:
         return shlex.split(command)
-    except ValueError:  # a quote that is not closed: bash shall say so
+    except ValueError:  # an unclosed quote: bash reports it
         return None
 
 
@@ -318,12 +315,12 @@ _STATEFUL = re.compile(r"(?s)cd|export|source|\.|if|for|while|case|until|functio
 
 
 def _changes_the_shell(words: Sequence[str]) -> bool:
-    """Return whether a command counts for those after it, so that they cannot be run apart from it."""
+    """Return whether a command affects those after it, so that all must run in one shell."""
     return bool(words) and _STATEFUL.fullmatch(words[0]) is not None
 
 
 def _program(words: Sequence[str]) -> tuple[str, list[str]]:
-    """Return the program that a command calls, as `pip` or `conda` by whatever name, and its arguments."""
+    """Return the program that a command calls, with `pip` and `conda` for their aliases, and its arguments."""
     name, *rest = words or [""]
     name = name.rpartition("/")[2]
     if re.fullmatch(r"python[\d.]*", name) and rest[:2] == ["-m", "pip"]:
@@ -343,10 +340,9 @@ def _read_text(path: Path) -> str:
 
 
 def _instructions(text: str) -> Iterator[tuple[str, str]]:
-    """Yield the instructions of a Dockerfile: the word in capitals, and the rest with its continued lines joined.
+    """Yield a Dockerfile's instructions: the keyword in capitals, and the rest with continued lines joined.
 
-    Comments among continued lines are left out, as Docker does; a list of words (RUN ["pip", "install", "x"]) becomes
-    a line.
+    Like Docker, skip comments among continued lines; a list of words (RUN ["pip", "install", "x"]) becomes a line.
     """
     held = ""
     for raw in text.splitlines():

@@ -1,4 +1,4 @@
-"""Running somebody else's programs: with variables that are theirs to see, and so that none of them outlives us."""
+"""Running third-party programs: with filtered environment variables, and so that none outlives our process."""
 
 from precalc_assets.processes.guarded import (
     HeldServer,

@@ -1,22 +1,21 @@
-"""Runs a command of somebody else's so that nothing of it outlives us, whatever becomes of us.
+"""A guard process: runs a third-party command and ends all its processes, even after our process is killed.
 
-A script, started by `guarded.py` in a session of its own as
-`python -I -S guard.py LOCK SECONDS N CLOSE… COMMAND…`.
-Only what has to go on after our process was killed belongs here. It imports the standard library alone, and little of
-that: a model that is called a thousand times starts this a thousand times, in some 25 ms.
+`guarded.py` starts this script in its own session as `python -I -S guard.py LOCK SECONDS N CLOSE… COMMAND…`, where
+CLOSE has N words. Only what must outlive our process belongs here. The script imports little, and only from the
+standard library: it starts with every call of a model, in some 25 ms.
 
-Standard input is a pipe whose other end only our process has: when that is closed, by us or by the kernel after a
-kill -9, all that the command started is ended. On Linux this process adopts what loses its parent, so that daemons and
-other sessions stay beneath it and are found; elsewhere the command's process group is ended.
+Standard input is a pipe to our process alone. When it is closed, by us or by the kernel after a kill -9, the guard ends
+every process that the command started. On Linux the guard adopts orphans, so that it finds daemons and other sessions
+among its descendants; elsewhere it ends the command's process group.
 
-In the end, the peak memory of the largest process beneath this one is printed, as the system counts it (`ru_maxrss`).
+Without CLOSE (N is 0) the guard ends what the command left, and exits with the command's exit code. With CLOSE the
+command leaves a server: when the command exits 0, the guard prints "held" and keeps the server until standard input is
+closed; then it runs CLOSE, for at most SECONDS, and ends all processes that are left.
 
-Without CLOSE (N is 0) the exit code of the command is that of this script, after what it left has been ended. With
-CLOSE the command is one that leaves a server: when it exits 0, "held" is printed, and the server is kept until standard
-input is closed; then CLOSE is run, for at most SECONDS, and what is still there is ended.
+At the end the guard prints the peak memory of its largest descendant (`ru_maxrss`, in the system's unit).
 
-LOCK is a file, or empty. It is locked from before the command starts until all has ended, so that whoever comes after a
-killed process waits until its place is free.
+LOCK is a file, or empty. It is locked from before the command starts until all processes have ended, so that the next
+command with that lock waits for those that a killed process left.
 """
 
 import ctypes
@@ -30,14 +29,14 @@ import time
 _ADOPT_ORPHANS = 36
 """PR_SET_CHILD_SUBREAPER of linux/prctl.h."""
 
-_PATIENCE = 10.0
-"""Seconds for killed processes to go away; one that hangs inside the kernel may never."""
+_KILL_SECONDS = 10.0
+"""Seconds to wait for killed processes; one that hangs in the kernel may never end."""
 
 _IS_LINUX = sys.platform == "linux"
 
 
 class _Children:
-    """The processes beneath this one: starting them, waiting for them, ending them."""
+    """Starts, awaits and ends the descendants of this process."""
 
     def __init__(self) -> None:
         self.peak = 0
@@ -45,20 +44,20 @@ class _Children:
         self._wakeup, tell = os.pipe()
         os.set_blocking(self._wakeup, False)
         os.set_blocking(tell, False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)  # with a handler, a child's end is written into the pipe
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # with a handler set, the end of a child writes to the pipe
         signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
         if _IS_LINUX:
             ctypes.CDLL(None).prctl(_ADOPT_ORPHANS, 1, 0, 0, 0)
 
     def start(self, command: list[str]) -> int:
-        """Start a command in a session of its own, so that what it does to its process group does not reach us."""
+        """Start a command in its own session, so that signals to its process group do not reach us."""
         pid = os.fork()
         if pid:
             return pid
         try:
             os.setsid()
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
-                signal.signal(number, signal.SIG_DFL)  # what Python or we ignore would stay ignored
+                signal.signal(number, signal.SIG_DFL)  # a child inherits ignored signals
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(2, 1)
             os.execvp(command[0], command)  # noqa: S606 - the command is given as a list
@@ -68,7 +67,7 @@ class _Children:
             os._exit(127)
 
     def wait(self, pid: int | None = None, *, heed_input: bool, seconds: float | None = None) -> int | None:
-        """Wait for a child to end, or for ever; return its exit code, None if standard input or time ended first."""
+        """Wait for a child, or forever; return its exit code, None if standard input or the time ended first."""
         deadline = None if seconds is None else time.monotonic() + seconds
         while True:
             self._reap()
@@ -83,19 +82,19 @@ class _Children:
             self._drain()
 
     def end(self, groups: list[int]) -> None:
-        """Kill all that is left, until nothing is."""
+        """Kill all descendants, until none is left."""
         if not _IS_LINUX:
             for pid in groups:
                 _kill(-pid)
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _KILL_SECONDS
         while self._reap() and time.monotonic() < deadline:
-            for pid in _beneath(os.getpid()) if _IS_LINUX else groups:
+            for pid in _descendants(os.getpid()) if _IS_LINUX else groups:
                 _kill(pid)
             select.select([self._wakeup], [], [], 0.05)
             self._drain()
 
     def _reap(self) -> bool:
-        """Note the exit codes of children that have ended, adopted ones too; return whether any child is left."""
+        """Record the exit codes of ended children, adopted ones too; return whether any child is left."""
         try:
             while True:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -108,7 +107,7 @@ class _Children:
             return False
 
     def _drain(self) -> None:
-        try:  # noqa: SIM105 - contextlib takes longer to import than all the rest
+        try:  # noqa: SIM105 - importing contextlib takes longer than all other imports
             os.read(self._wakeup, 4096)
         except BlockingIOError:
             pass
@@ -121,7 +120,7 @@ def _kill(pid: int) -> None:
         pass
 
 
-def _beneath(ancestor: int) -> list[int]:
+def _descendants(ancestor: int) -> list[int]:
     """Return the descendants of a process."""
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):  # noqa: PTH208 - so does pathlib
@@ -139,7 +138,7 @@ def _beneath(ancestor: int) -> list[int]:
 
 
 def main() -> int:
-    """Do what the module says; return the exit code."""
+    """Run the command as the module's docstring describes; return the exit code."""
     lock, seconds, count, *words = sys.argv[1:]
     close, command = words[: int(count)], words[int(count) :]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -164,4 +163,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    os._exit(main())  # at once: there is nothing to tidy up in the interpreter, which takes 5 ms for it
+    os._exit(main())  # skips the interpreter's cleanup, which takes 5 ms

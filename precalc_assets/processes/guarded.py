@@ -1,6 +1,6 @@
-"""Starting programs of somebody else's: which variables they see, and that they end when we end, however we end.
+"""Starting third-party programs: their environment variables, and ending them when our process ends.
 
-What they are started for is the business of the modules that call this; what has to outlive us is in `guard.py`.
+`guard.py` is the part that must outlive our process. What a program is for belongs in the calling module.
 """
 
 import os
@@ -28,24 +28,24 @@ _PASSED_ON = re.compile(
     r"|PIP_\w+|UV_(?!PUBLISH_)\w+"
     r"|(OMP|MKL|OPENBLAS|NUMEXPR|VECLIB)_\w+|(CUDA|NVIDIA)_\w+|LD_LIBRARY_PATH"
 )
-"""Variables that a model needs of ours: where programs, mirrors, certificates and devices are. All others stay with us:
-a model is somebody else's program, and what it might need of them is not worth a token in its hands."""
+"""Variables that a model gets: locations of programs, mirrors, certificates and devices. A model is a third party's
+program, so all others, which may hold tokens, are withheld."""
 
 _CLOSE_SECONDS = 60
-"""A server's own command to close it takes 1 to 2 s; with Docker, up to 10 s for the container."""
+"""Timeout of the command that closes a server: it takes 1 to 2 s, with Docker up to 10 s more."""
 
 _LEAST_SPACE = 1 << 16
-"""Bytes that a disk has free on which a small file and a log can be written; those of a full one are fewer."""
+"""Free bytes below which a disk counts as full: too few for a small file and a log."""
 
 _LOG_TAIL = 64 * 1024
-"""Bytes of a log that are looked at for its last line, however much was printed."""
+"""Bytes at the end of a log that are searched for its last line."""
 
 
 class Surroundings(TypedDict):
-    """What a command has around it: its variables, its folder, and the file that what it prints goes to.
+    """A command's environment variables, working folder and log file.
 
-    `lock` is a file that is locked meanwhile, also beyond a kill of ours: the next to use it waits until all of this
-    has ended.
+    `lock` is a file that is locked until everything that the command started has ended, even after our process is
+    killed; the next command with that lock waits.
     """
 
     env: Mapping[str, str]
@@ -55,14 +55,14 @@ class Surroundings(TypedDict):
 
 
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
-"""Bytes in which getrusage(2) counts `ru_maxrss`."""
+"""The unit of getrusage(2)'s `ru_maxrss`, in bytes."""
 
 _peaks: ContextVar[list[int] | None] = ContextVar("peaks", default=None)
 
 
 @contextmanager
 def peak_memory() -> Iterator[list[int]]:
-    """Collect the peak memory, in bytes, of each command that ends in the context: that of its largest process."""
+    """Collect the peak memory of each command that ends in the context: its largest process's, in bytes."""
     peaks: list[int] = []
     token = _peaks.set(peaks)
     try:
@@ -72,7 +72,7 @@ def peak_memory() -> Iterator[list[int]]:
 
 
 def find_home() -> Path | None:
-    """Return our own HOME; None for a user without one, such as the number that a container may run as."""
+    """Return our HOME; None for a user without one, such as a container's numeric user."""
     try:
         return Path.home()
     except RuntimeError:
@@ -80,20 +80,20 @@ def find_home() -> Path | None:
 
 
 def clean_variables(home: Path) -> dict[str, str]:
-    """Return the variables that a program of somebody else's gets, with this folder, made if need be, as its HOME."""
+    """Return the variables for a third-party program, with this folder, created if missing, as its HOME."""
     home.mkdir(parents=True, exist_ok=True)
     passed_on = {name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name)}
     ours = find_home()
     mirrors = ours and ours / ".config" / "pip" / "pip.conf"
     if mirrors and mirrors.exists():
-        passed_on.setdefault("PIP_CONFIG_FILE", str(mirrors))  # which pip would look for in the HOME that is not there
+        passed_on.setdefault("PIP_CONFIG_FILE", str(mirrors))  # pip would look for it in its HOME
     return {"PATH": os.defpath, **passed_on, "HOME": str(home)}
 
 
 def run_guarded(command: Sequence[str], *, timeout: float, **surroundings: Unpack[Surroundings]) -> int:
-    """Run a command and return its exit code (127: it could not be started), after ending all that it left.
+    """Run a command, end all processes that it left, and return its exit code (127: it could not be started).
 
-    Raises subprocess.TimeoutExpired when all has ended after so many seconds.
+    After `timeout` seconds, end the command and its processes, and raise subprocess.TimeoutExpired.
     """
     process = _start_guard(command, (), **surroundings)
     try:
@@ -105,23 +105,23 @@ def run_guarded(command: Sequence[str], *, timeout: float, **surroundings: Unpac
 
 
 def wait_until_ended(lock: Path) -> None:
-    """Wait until all has ended that a process of ours has started with this lock, which may have been killed since."""
+    """Wait until all processes that hold this lock have ended, such as those that a killed process of ours left."""
     with FileLock(lock):
         pass
 
 
 class HeldServer:
-    """A server that a command has left running. It ends with `close`, and when we end, however that is."""
+    """A server that a command left running. It ends at `close`, or whenever our process ends."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
 
     def close(self) -> None:
-        """Run the command that closes it, and end what is left of it."""
+        """Run the closing command, then end the processes that are left."""
         _end(self._process)
 
     def dismiss(self) -> None:
-        """End it without the command that closes it, when nothing is left to close."""
+        """End the server without its closing command, when there is nothing to close."""
         self._process.kill()
         _end(self._process)
 
@@ -129,10 +129,10 @@ class HeldServer:
 def hold(
     command: Sequence[str], *, close: Sequence[str], timeout: float, **surroundings: Unpack[Surroundings]
 ) -> HeldServer:
-    """Run a command that exits 0 and leaves a server, and hold that; `close` is the command that closes it.
+    """Run a command that exits 0 and leaves a server, and return the server; `close` is its closing command.
 
-    Raises subprocess.CalledProcessError when the command fails, subprocess.TimeoutExpired when it takes so many
-    seconds; all has ended then.
+    Raises subprocess.CalledProcessError if the command fails, subprocess.TimeoutExpired if it takes longer than
+    `timeout` seconds, after ending all its processes.
     """
     process = _start_guard(command, close, **surroundings)
     try:
@@ -148,13 +148,13 @@ def hold(
 
 
 def require_space(folder: Path) -> None:
-    """Raise ModelError if the disk of a folder is full: no molecule is to blame then, and no model."""
+    """Raise ModelError if a folder's disk is full, so that no molecule or model is blamed for it."""
     if shutil.disk_usage(folder).free < _LEAST_SPACE:
         raise ModelError(f"no space left on device for {folder}; free some, or set TMPDIR and PRECALC_CACHE_DIR")
 
 
 def last_line(log: Path) -> str:
-    """Return the last line of a log, at most 300 characters of it, without what a terminal would obey."""
+    """Return the last line of a log, at most 300 characters, without control characters."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - _LOG_TAIL))
         text = file.read().decode("utf-8", "replace")
@@ -163,7 +163,7 @@ def last_line(log: Path) -> str:
 
 
 def last_lines(log: Path, most: int = 700) -> str:
-    """Return the last lines of a log that are at most so many characters together, joined, and at least one of them."""
+    """Return the last lines of a log, joined: at least one, and more while they fit into `most` characters."""
     lines = [printable(line, most) for line in log.read_text(encoding="utf-8", errors="replace").split("\n")]
     said = ""
     for line in reversed([" ".join(line.split()) for line in lines if line.strip()]):
@@ -174,7 +174,7 @@ def last_lines(log: Path, most: int = 700) -> str:
 
 
 def printable(text: str, most: int = 300) -> str:
-    """Return the first characters of what somebody else's program said, without what a terminal would obey."""
+    """Return the first characters of a program's output, without control characters."""
     return "".join(c if c.isprintable() else " " for c in text[:most])
 
 
@@ -195,7 +195,7 @@ def _start_guard(
 
 
 def _says_held(process: subprocess.Popen[bytes], timeout: float) -> bool | None:
-    """Return whether the command has left a server; None if it has not ended in time."""
+    """Return whether the command left a server; None after the timeout."""
     output = cast("IO[bytes]", process.stdout)
     with selectors.DefaultSelector() as selector:
         selector.register(output, selectors.EVENT_READ)
@@ -203,11 +203,11 @@ def _says_held(process: subprocess.Popen[bytes], timeout: float) -> bool | None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Close the pipe that the guard watches, and wait until it has ended all."""
+    """Close the pipe that the guard watches, and wait until it has ended all processes."""
     cast("IO[bytes]", process.stdin).close()
     with cast("IO[bytes]", process.stdout) as output:
         printed = output.read().split()
     process.wait()
     peaks = _peaks.get()
-    if peaks is not None and printed and printed[-1].isdigit():  # not of a guard that was killed
+    if peaks is not None and printed and printed[-1].isdigit():  # a killed guard prints nothing
         peaks.append(int(printed[-1]) * _RSS_UNIT)

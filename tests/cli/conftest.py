@@ -1,11 +1,11 @@
-"""What tests of commands share."""
+"""Fixtures for tests of commands."""
 
 import pytest
 
 
 @pytest.fixture
 def served(world):
-    """A world in which a model's predictions are in the table."""
+    """A world with a model's predictions in the table."""
     world.write_model()
     world.build_library()
     for outcome in [*world.predict(), *world.validate(), *world.load()]:

@@ -1,4 +1,4 @@
-"""`precalc predict` with broken models: one error that names the model and the way out, nothing half-written."""
+"""`precalc predict` with broken models: one error with the model's name and advice, and no partial output."""
 
 import csv
 import subprocess
@@ -18,7 +18,7 @@ HANG = "time.sleep(60)"
 
 
 def assert_plain_failure(done: subprocess.CompletedProcess[str], *words: str, code: int = 1) -> None:
-    """One error, in a line that names these words; the few others say what was kept, or what was being installed."""
+    """Assert one error line with these words; other lines may report kept shards and installations."""
     assert "Traceback" not in done.stderr
     assert done.returncode == code, done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
@@ -92,7 +92,7 @@ FAST = {
     "writes a PNG",
     "cannot be installed",
 }
-"""What makes every run of the tests; the others go the same ways and wait for the slow ones."""
+"""Faults in the fast tests; the others take the same code paths and run in the slow ones."""
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_broken_model_is_an_error_and_leaves_nothing(world, model: dict[str, s
 
 
 @pytest.mark.slow
-def test_a_model_that_hangs_is_stopped_by_the_timeout_and_leaves_no_process(world) -> None:
+def test_hanging_model_times_out_and_leaves_no_process(world) -> None:
     marker = world.root / "processes"
     world.write_model(script=f"open({str(marker)!r}, 'a').write(str(os.getpid()) + chr(10))\n{HANG}")
     world.build_library(MOLECULES[:14])
@@ -128,9 +128,7 @@ QUARANTINED = {
 
 
 @pytest.mark.parametrize(("answer", "reason"), QUARANTINED.values(), ids=QUARANTINED)
-def test_a_bad_molecule_is_quarantined_with_its_reason_and_the_others_are_answered(
-    world, answer: str, reason: str
-) -> None:
+def test_bad_molecule_is_quarantined_and_the_others_get_answers(world, answer: str, reason: str) -> None:
     world.write_model(answer=one_bad(answer))
     world.build_library(MOLECULES)
     done = world.precalc("predict", MODEL, max_failure_rate="0.5")
@@ -140,7 +138,7 @@ def test_a_bad_molecule_is_quarantined_with_its_reason_and_the_others_are_answer
 
 
 @pytest.mark.slow
-def test_a_molecule_that_the_model_hangs_on_is_quarantined_and_the_others_are_answered(world) -> None:
+def test_molecule_that_hangs_the_model_is_quarantined(world) -> None:
     world.write_model(answer=one_bad(HANG))
     world.build_library(["CO", "CCO", "CCCO"])
     done = world.precalc("predict", MODEL, max_failure_rate="1", batch_timeout="5")
@@ -149,7 +147,7 @@ def test_a_molecule_that_the_model_hangs_on_is_quarantined_and_the_others_are_an
     assert_only_quarantined(world, "no answer within")
 
 
-def test_a_molecule_that_the_model_drops_is_quarantined_and_the_others_are_answered(world) -> None:
+def test_molecule_that_the_model_drops_is_quarantined(world) -> None:
     world.write_model(script='write("\\n".join([HEADER, *(answer(s) for s in given if s != "CCCO")]) + "\\n")')
     world.build_library(MOLECULES)
     done = world.precalc("predict", MODEL, max_failure_rate="0.5")
@@ -168,7 +166,7 @@ def assert_only_quarantined(world, reason: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_failed_shard_holds_no_other_back_and_the_same_command_tries_it_again(world) -> None:
+def test_failed_shard_stops_no_other_and_is_retried(world) -> None:
     world.build_library()
     refused = read_shard(world.store, read_manifest(world.store), "02")["smiles"].to_pylist()
     flag = world.root / "mended"
@@ -190,7 +188,7 @@ def done_without_summary(done: subprocess.CompletedProcess[str]) -> subprocess.C
 
 
 @pytest.mark.parametrize("folders", ["models", "./models"])
-def test_settings_may_name_folders_relative_to_the_folder_of_the_call(world, folders: str) -> None:
+def test_settings_may_name_relative_folders(world, folders: str) -> None:
     world.write_model()
     world.build_library(MOLECULES)
     done = world.precalc("predict", MODEL, "--shards", "00", models_dir=folders, cache_dir="cache")

@@ -1,4 +1,4 @@
-"""The canary by command: its report on the terminal, what it keeps from being run, what readers are told of it."""
+"""The canary by command: its report, the runs that it prevents, and its warnings to readers."""
 
 import shutil
 from pathlib import Path
@@ -35,7 +35,7 @@ def recorded(home: Path, asset: str) -> list[str | None]:
 
 
 def logged(home: Path) -> list[str]:
-    """Return what runs have logged."""
+    """Return the log of all runs."""
     with dg.DagsterInstance.from_config(str(home)) as instance:
         return [entry.user_message for run in instance.get_runs() for entry in instance.all_logs(run.run_id)]
 
@@ -56,7 +56,7 @@ def test_a_sample_prints_what_it_found_out(world, home, command: str):
     assert said["canary"] == f"of {MODEL} v1.0.0: A model for tests"
     assert said["molecules"] == "12, twice; 0 quarantined"
     assert said["deterministic"] in ("yes", "passed both runs predicted the same")
-    assert "with 5 in a call, the best size tried" in done.stdout
+    assert "with 5 per call, the best size tried" in done.stdout
     assert "runner-hours, $0.00" in said["24"]
     assert "write units" in said["their"]
     assert said["atoms"].startswith("integer integer 0 ")
@@ -66,7 +66,7 @@ def test_a_sample_prints_what_it_found_out(world, home, command: str):
 
 
 @pytest.mark.parametrize("command", ["predict", "run"])
-def test_a_sample_that_breaks_a_check_is_printed_and_then_an_error(world, home, command: str):
+def test_report_of_a_failed_canary_is_printed_before_the_error(world, home, command: str):
     world.write_model()
 
     done = world.precalc(command, MODEL, "--sample", "12", max_runner_hours="1e-9", columns="200")
@@ -95,16 +95,14 @@ def test_run_tries_only_a_release_that_has_passed_no_canary(world, home):
 
 
 @pytest.mark.slow
-def test_a_canary_of_a_few_molecules_lets_no_run_begin_without_another(world, home):
+def test_small_canary_does_not_spare_a_run_the_full_one(world, home):
     world.write_model()
     assert world.precalc("predict", MODEL, "--sample", "1").returncode == 0
     assert world.precalc("run", MODEL, "--shards", "00").returncode == 0
     assert recorded(home, "sample_predictions") == [MODEL]
 
 
-def test_a_canary_of_a_few_molecules_lets_no_execution_begin_without_another(
-    world, home, monkeypatch: pytest.MonkeyPatch
-):
+def test_small_canary_does_not_spare_an_execution_the_full_one(world, home, monkeypatch: pytest.MonkeyPatch):
     for name, value in (("RUN_ID", "7"), ("SERVER_URL", "https://github.example"), ("REPOSITORY", "a/b")):
         monkeypatch.setenv(f"GITHUB_{name}", value)
     world.write_model()
@@ -113,10 +111,10 @@ def test_a_canary_of_a_few_molecules_lets_no_execution_begin_without_another(
     (key,) = [line.removeprefix("key=") for line in planned if line.startswith("key=")]
 
     assert "canary of" in world.precalc("jobs", "canary", key).stdout
-    assert "passed before" in world.precalc("jobs", "canary", key).stderr
+    assert "this release has passed it" in world.precalc("jobs", "canary", key).stderr
 
 
-def test_that_a_run_makes_an_environment_is_said_once_and_is_in_its_log(world, home, tmp_path: Path):
+def test_making_an_environment_is_printed_and_logged_once(world, home, tmp_path: Path):
     world.write_model()
     said = f"making the environment of {MODEL} (once)"
     done = world.precalc("run", MODEL, "--sample", "1", cache_dir=str(tmp_path / "cache"))
@@ -125,7 +123,7 @@ def test_that_a_run_makes_an_environment_is_said_once_and_is_in_its_log(world, h
 
 
 @pytest.mark.slow
-def test_a_run_of_a_model_that_fails_its_canary_stops_before_the_raw_predictions(world, home):
+def test_run_stops_after_a_failed_canary(world, home):
     world.write_model(answer="return 'high,1,x'")
 
     done = world.precalc("run", MODEL)
@@ -141,7 +139,7 @@ def test_a_run_of_a_model_that_fails_its_canary_stops_before_the_raw_predictions
 
 
 @pytest.mark.slow
-def test_readers_are_told_that_predictions_vary_also_where_the_model_s_folder_is_not(world, home):
+def test_readers_learn_without_the_folder_that_predictions_vary(world, home):
     world.write_model(answer=RANDOM)
     assert world.precalc("run", MODEL).returncode == 0
 
@@ -156,7 +154,7 @@ def test_readers_are_told_that_predictions_vary_also_where_the_model_s_folder_is
 
 
 @pytest.mark.slow
-def test_readers_are_told_of_a_model_that_answers_other_molecules_every_time(world, home):
+def test_readers_learn_that_the_answered_molecules_vary(world, home):
     tired = "if smiles == 'CCO' and len(given) < 24: sys.exit('tired')\n"
     world.write_model(answer=tired + "return f'{len(smiles)},1,x'")
     settings = {"batch_size": "24", "max_failure_rate": "0.5"}
@@ -169,7 +167,7 @@ def test_readers_are_told_of_a_model_that_answers_other_molecules_every_time(wor
 
 
 @pytest.mark.slow
-def test_readers_are_told_nothing_of_a_model_that_predicts_the_same_and_of_one_without_a_canary(world, home):
+def test_deterministic_or_untested_model_has_no_warning(world, home):
     world.write_model()
     for command in ("predict", "load"):
         assert world.precalc(command, MODEL).returncode == 0
@@ -186,7 +184,7 @@ def test_readers_are_told_nothing_of_a_model_that_predicts_the_same_and_of_one_w
 def test_readers_are_told_of_variation_without_dagster(world, home):
     world.write_model(answer=RANDOM)
     printed = world.precalc("predict", MODEL, "--sample", "12", columns="160").stdout
-    for words in ("of its largest process", "bytes a molecule", "example"):
+    for words in ("of its largest process", "bytes per molecule", "example"):
         assert words in printed
     for command in ("predict", "load"):
         assert world.precalc(command, MODEL).returncode == 0
@@ -199,7 +197,7 @@ def test_readers_are_told_of_variation_without_dagster(world, home):
     assert card.seconds_per_molecule > 0
 
 
-def test_a_model_that_says_it_varies_is_believed_without_a_canary(world):
+def test_model_that_declares_variation_needs_no_canary_for_it(world):
     folder = world.write_model()
     with (folder / "metadata.yml").open("a") as file:
         file.write("Output Consistency: Variable\n")

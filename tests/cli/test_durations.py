@@ -15,7 +15,7 @@ def test_a_duration_is_its_seconds(text: str, seconds: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0s", "5", "h", "30m5h", "-5m", "1.5h", "٥h", "1" * 400 + "h", "5h 30m"])
-def test_what_is_no_duration_is_refused_with_the_text_and_an_example(text: str) -> None:
+def test_malformed_duration_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(UsageError) as error:
         parse_duration(text)
     assert repr(text) in str(error.value)

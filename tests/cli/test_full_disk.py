@@ -1,4 +1,4 @@
-"""A disk that fills up in the middle of a run: a small tmpfs, which takes the right to mount one."""
+"""A disk that fills up during a run: a small tmpfs, which needs the right to mount it."""
 
 import subprocess
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from precalc_assets.sharding import shard_keys
 MODEL = "eos9abc"
 SHARDS = shard_keys(4)
 WIDE = "return f'{len(smiles) / 3!r},{len(smiles)},' + __import__('secrets').token_hex(20_000)"
-"""20 KB a molecule that no compression makes smaller than half."""
+"""20 KB per molecule, which compress at most to half."""
 
 
 def mount(folder: Path, options: str) -> None:
@@ -32,9 +32,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
-def test_a_store_that_is_full_fails_with_that_reason_and_the_same_command_goes_on_when_there_is_room(
-    world, small_disk: Path
-) -> None:
+def test_full_store_is_an_error_and_the_same_command_continues(world, small_disk: Path) -> None:
     world.write_model(answer=WIDE)
     url = f"file://{small_disk}/store"
     assert world.precalc("library", "build", library(world), store_url=url).returncode == 0
@@ -57,7 +55,7 @@ def test_a_store_that_is_full_fails_with_that_reason_and_the_same_command_goes_o
     assert sum(require_manifest(store, MODEL, shard).rows for shard in SHARDS) == 60
 
 
-def test_a_temporary_folder_that_is_full_ends_the_run_with_that_reason(world, small_disk: Path, monkeypatch) -> None:
+def test_full_temporary_folder_ends_the_run_with_that_reason(world, small_disk: Path, monkeypatch) -> None:
     world.write_model(answer=WIDE)
     world.build_library()
     (small_disk / "ballast").write_bytes(bytes(590_000))

@@ -1,4 +1,4 @@
-"""`precalc get` as a person uses it: formats, pipes, several models, going on, and the rest computed on the spot."""
+"""`precalc get` on the command line: formats, pipes, several models, continuing, and --compute-missing."""
 
 import csv
 import io
@@ -106,7 +106,7 @@ def test_several_models_fill_a_folder_and_are_not_read_again(served) -> None:
     assert manifest["library_digest"] == read_manifest(served.store).digest
     assert (manifest["found"], manifest["missing"], manifest["unreadable"]) == (1, 1, 1)
     again = served.precalc("get", "--all-models", "-i", "molecules.csv", "-o", "out", "--missing", "lost")
-    assert again.stderr == f"out/{MODEL}.csv is complete already\n"
+    assert again.stderr == f"out/{MODEL}.csv is already complete\n"
 
 
 @pytest.mark.slow
@@ -151,7 +151,7 @@ def test_the_file_of_molecules_is_not_written_over(served) -> None:
     for options in (["-o", "./molecules.csv"], ["--missing", str(wanted)]):
         done = served.precalc("get", MODEL, "-i", "molecules.csv", *options)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-        assert "is the file that the molecules are read from" in done.stderr
+        assert "is the input file" in done.stderr
     assert wanted.read_text() == "smiles\nCCO\n"
 
 
@@ -166,7 +166,7 @@ def test_all_of_no_models_is_an_error(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (([MODEL, "CCO", "eos9abd"], Options()), "models are named before molecules"),
+        (([MODEL, "CCO", "eos9abd"], Options()), "name models before molecules"),
         (([MODEL, str(Path(__file__))], Options()), f"-i {Path(__file__)}"),
         (([MODEL, "eos9abd", "CCO"], Options()), "folder"),
         (([MODEL, "CCO"], Options(all_models=True)), "--all-models"),
@@ -211,7 +211,7 @@ return f'{{len(smiles) / 3!r}},{{len(smiles)}},"{{smiles}}"'"""
 
 @pytest.fixture
 def choosy(served):
-    """The same, by a model that now fails on one molecule."""
+    """The same world with a model that now fails on one molecule."""
     served.write_model(answer=FAILS_ON_BAD)
     wanted = ["CCO", NEW, "no molecule", BAD, "CO", NEW, "OC" + NEW[2:], inchikey("c1ccncc1")]
     (served.root / "molecules.csv").write_text("smiles\n" + "\n".join(wanted) + "\n")

@@ -1,4 +1,4 @@
-"""`precalc get` beside the real ersilia CLI: it computes what is missing, and takes the list of it."""
+"""`precalc get` with the real ersilia CLI, which computes missing molecules and reads the list of them."""
 
 import csv
 import os
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 
 class _Connected(BaseHTTPRequestHandler):
-    """Says yes to whoever asks whether there is a network."""
+    """A proxy that answers the CLI's check for a network."""
 
     def do_GET(self) -> None:
         self.send_response(200)
@@ -34,7 +34,7 @@ class _Connected(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def online(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What the CLI looks for on a machine: programs on the PATH, and the network."""
+    """What the CLI needs on a machine: programs on the PATH, and a network."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Connected) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         monkeypatch.setenv("PATH", f"{ERSILIA / 'bin'}{os.pathsep}{os.environ['PATH']}")

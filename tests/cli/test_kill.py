@@ -1,4 +1,4 @@
-"""A run that is killed, and the same command again: what it ends with is what an undisturbed run ends with."""
+"""A killed run, and the same command again: the result is that of an undisturbed run."""
 
 import os
 import random
@@ -23,7 +23,7 @@ SLOW_ANSWER = """time.sleep(0.02)\nreturn f'{len(smiles) / 3!r},{len(smiles)},"{
 
 
 def contents(world) -> dict[str, object]:
-    """Return all that a run leaves, times aside."""
+    """Return everything that a run leaves, without times."""
     found: dict[str, object] = {}
     for name in world.objects():
         path = world.path(name)
@@ -37,7 +37,7 @@ def contents(world) -> dict[str, object]:
 
 
 def table(world) -> dict[str, object]:
-    """Return what readers see of each shard, and of its directory what is no time."""
+    """Return each shard's rows and its directory without times."""
     reader = TableReader(world.tables, MODEL)
     seen: dict[str, object] = {}
     for shard, directory in reader.directories().items():
@@ -47,7 +47,7 @@ def table(world) -> dict[str, object]:
 
 
 def pages(world) -> int:
-    """Return how many items the tables' file has beside the models' cards, garbage included."""
+    """Return the number of items in the tables' file, garbage included, without the models' cards."""
     with sqlite3.connect(world.root / "tables.db") as database:
         names = [name for (name,) in database.execute("select name from sqlite_master where type = 'table'")]
         names = [name for name in names if name != f"table:{REGISTRY}"]
@@ -66,7 +66,7 @@ def start(world, *arguments: str) -> subprocess.Popen[bytes]:
 
 
 def kill(process: subprocess.Popen[bytes]) -> bool:
-    """Kill the command's process group as the system would; return whether it was still at work."""
+    """Kill the command's process group; return whether it was still running."""
     at_work = process.poll() is None
     if at_work:
         os.killpg(process.pid, signal.SIGKILL)
@@ -91,7 +91,7 @@ def undisturbed(new_world):
 
 
 @pytest.mark.slow
-def test_a_killed_predict_goes_on_behind_its_last_part_and_ends_as_an_undisturbed_one(undisturbed, new_world) -> None:
+def test_killed_predict_continues_after_its_last_part(undisturbed, new_world) -> None:
     world = new_world("killed")
     world.write_model(answer=SLOW_ANSWER)
     world.build_library()

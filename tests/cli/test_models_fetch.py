@@ -1,4 +1,4 @@
-"""Models that no local folder holds: commands fetch them by themselves, and `precalc models fetch` on its own."""
+"""Models without a local folder: `precalc models fetch`, and commands that fetch implicitly."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def test_model_that_only_the_hub_has_is_predicted_and_served(world, hub: str, tm
 
 
 @pytest.mark.parametrize(("word", "words"), [("eos9zzz", "there is no repository"), ("eos0aaa", "not on the hub")])
-def test_what_cannot_be_fetched_is_one_line_and_exit_code_2(world, hub: str, word: str, words: str) -> None:
+def test_failed_fetch_is_one_line_and_exit_code_2(world, hub: str, word: str, words: str) -> None:
     done = world.precalc("models", "fetch", word, hub_url=hub)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
     assert words in done.stderr

@@ -1,4 +1,4 @@
-"""`precalc models install` and `remove`: environments by command."""
+"""`precalc models install` and `remove`."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ def test_an_environment_is_installed_once_and_removed_by_command(world, tmp_path
     again = world.precalc("models", "install", MODEL, **cache)
     assert (again.stdout, again.stderr) == (first.stdout, "")
     removed = world.precalc("models", "remove", MODEL, **cache)
-    assert re.search(r"fetched copies of eos9abc: \d+\.\d MB are free again\n", removed.stdout)
+    assert re.search(r"fetched copies of eos9abc: \d+\.\d MB freed\n", removed.stdout)
     assert not list((tmp_path / "cache" / "environments").glob("*/"))
     assert (world.models_dir / MODEL).exists()
 
@@ -34,7 +34,7 @@ def test_a_failed_line_is_an_error_unless_it_is_to_be_skipped(world, tmp_path: P
     assert f"precalc models install {MODEL} --skip-failed" in failed.stderr.splitlines()[-1]
     skipped = world.precalc("models", "install", MODEL, "--skip-failed", **cache)
     assert skipped.returncode == 0
-    assert "passing over `bash -c" in skipped.stderr
+    assert "skipping `bash -c" in skipped.stderr
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_a_failed_line_is_an_error_unless_it_is_to_be_skipped(world, tmp_path: P
     ],
     ids=["unknown", "other backend", "no id"],
 )
-def test_what_has_no_environment_is_a_usage_error(
+def test_model_without_an_environment_is_a_usage_error(
     world, arguments: tuple[str, ...], settings: dict[str, str], words: str
 ) -> None:
     world.write_model()

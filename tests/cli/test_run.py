@@ -1,4 +1,4 @@
-"""`precalc run`: the graph materialised in the terminal, on the instance that the UI shows."""
+"""`precalc run`: materializing the graph from the terminal, on the UI's instance."""
 
 import shutil
 from pathlib import Path
@@ -74,7 +74,7 @@ def test_a_failed_shard_is_named_and_the_others_are_served(world, home):
     assert recorded(home, "prediction_table") == {f"{MODEL}|{shard}" for shard in ("00", "01", "03")}
 
 
-def test_a_library_of_another_number_of_shards_is_never_rebuilt_by_a_run(world, home):
+def test_run_never_rebuilds_a_library_with_other_shards(world, home):
     world.write_model()
     world.build_library()
 
@@ -84,10 +84,10 @@ def test_a_library_of_another_number_of_shards_is_never_rebuilt_by_a_run(world, 
     assert "the reference library has 4 shards, but PRECALC_N_SHARDS is 7" in done.stderr
 
 
-def test_a_folder_that_is_no_instance_is_refused_with_the_way_out(world):
+def test_folder_without_an_instance_is_refused_with_advice(world):
     world.write_model()
 
     done = world.precalc("run", MODEL)
 
     assert done.returncode == 2
-    assert "is no Dagster instance; set DAGSTER_HOME" in done.stderr
+    assert "is not a Dagster instance: it has no dagster.yaml; set DAGSTER_HOME" in done.stderr

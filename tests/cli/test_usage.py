@@ -1,4 +1,4 @@
-"""The command line: what is asked wrongly, bad libraries, stages out of order, reading predictions back, overviews."""
+"""The command line: wrong requests, bad libraries, stages out of order, reading predictions, overviews."""
 
 import csv
 import gzip
@@ -77,7 +77,7 @@ def test_a_wrong_model_id_is_a_usage_error_of_one_line(world, command: str, mode
 
 
 @pytest.mark.parametrize("command", ["predict", "load", "status"])
-def test_an_unknown_model_is_a_usage_error_that_names_those_known(served, command: str) -> None:
+def test_unknown_model_is_a_usage_error_with_the_known_ones(served, command: str) -> None:
     assert_one_line_error(served.precalc(command, "eos9zzz"), "eos9zzz", MODEL, "PRECALC_MODELS_DIR", code=2)
     assert not (served.tables.has_table("eos9zzz"))
 
@@ -116,7 +116,7 @@ def test_another_number_of_shards_than_the_librarys_is_refused(world) -> None:
     assert not world.objects("raw")
 
 
-def test_serving_before_predicting_says_what_to_run_once_and_makes_no_table(world) -> None:
+def test_load_before_predict_names_it_and_makes_no_table(world) -> None:
     world.write_model()
     world.build_library()
     done = world.precalc("load", MODEL)
@@ -209,7 +209,7 @@ def test_file_of_inchikeys_needs_no_header(served) -> None:
     assert [row[0] for row in csv.reader(io.StringIO(done.stdout))][1:] == keys
 
 
-def test_the_whole_job_by_command_ends_with_what_the_model_printed(world) -> None:
+def test_commands_in_order_return_the_models_predictions(world) -> None:
     world.write_model()
     (world.root / "lib.csv").write_text("name,smiles\na,CCO\nb,CO\nc,OCC\nd,what\n\ne,CCCCN\n")
     built = world.precalc("library", "build", "lib.csv")
@@ -260,7 +260,7 @@ def test_a_sample_goes_to_a_place_of_its_own_and_marks_no_shard(world) -> None:
     assert status.stdout.count("0/4") == 3
 
 
-def test_models_lists_those_that_can_be_run_and_why_others_cannot(world) -> None:
+def test_models_lists_runnable_models_and_faults_of_others(world) -> None:
     world.write_model()
     broken = world.write_model(model="eos9bad")
     (broken / "metadata.yml").write_text("Title: x\n")
@@ -323,8 +323,8 @@ def test_help_is_given_without_a_store(world, arguments: tuple[str, ...]) -> Non
     assert not Path(world.root / "data").exists()
 
 
-def test_status_and_get_of_a_table_that_was_made_and_never_loaded(world) -> None:
-    """As a `load` that is killed at the right moment leaves it."""
+def test_status_and_get_handle_a_table_that_was_never_loaded(world) -> None:
+    """A killed `load` can leave such a table."""
     world.write_model()
     world.build_library()
     world.tables.create_table(MODEL)

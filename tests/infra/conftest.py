@@ -1,4 +1,4 @@
-"""The stacks, synthesised once for all tests that read them."""
+"""The stacks, synthesised once for all tests."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ ADDRESS = "maintainers@example.org"
 
 @pytest.fixture(scope="session")
 def assembly(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the stacks of a deployment that has everything."""
+    """A folder with the stacks of a deployment with all options."""
     require_tools()
     folder = tmp_path_factory.mktemp("assembly") / "cdk.out"
     done = run_app(folder, repository=REPOSITORY, alarm_email=ADDRESS)

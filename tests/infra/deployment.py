@@ -1,4 +1,4 @@
-"""One deployment on an emulated AWS, and the programs that work with it, each with the credentials of its role."""
+"""A deployment on an emulated AWS, and its programs, each with its role's credentials."""
 
 import base64
 import gzip
@@ -31,7 +31,7 @@ _PRECALC = Path(sys.executable).parent / "precalc"
 
 @dataclass(frozen=True)
 class Caller:
-    """Somebody with credentials."""
+    """A user or job with credentials."""
 
     emulator: Emulator
     key: str
@@ -57,7 +57,7 @@ class Caller:
 
 @dataclass(frozen=True)
 class Deployment:
-    """What was deployed: on which emulator, from which folder, what its outputs say, and where commands are run."""
+    """A deployed app: its emulator, assembly and outputs, and the folder in which commands run."""
 
     emulator: Emulator
     assembly: Path
@@ -71,7 +71,7 @@ class Deployment:
 
     @property
     def tables(self) -> str:
-        """What the names of tables begin with."""
+        """The prefix of the tables' names."""
         return self.outputs["TablesUrl"].rpartition("/")[2]
 
     @cached_property
@@ -83,7 +83,7 @@ class Deployment:
 
     @cached_property
     def reader(self) -> Caller:
-        """Somebody who may do what the Lambda's role allows; the role itself is Lambda's alone."""
+        """A user with the policies of the Lambda's role, which only Lambda can assume."""
         iam = self.emulator.client("iam")
         resources = self.emulator.client("cloudformation").describe_stack_resources(StackName=f"{self.tables}-api")
         (role,) = (
@@ -98,15 +98,15 @@ class Deployment:
         return self._caller(user)
 
     def runner(self, subject: str) -> Caller:
-        """Return a job of GitHub with this subject as one that computes. Raises ClientError if it may not."""
+        """Return a GitHub job with this subject in the computing role. Raises ClientError if it may not assume it."""
         return self._job(subject, "RoleArn", seconds=7 * 3600)
 
     def deployer(self, subject: str) -> Caller:
-        """Return a job of GitHub with this subject as one that deploys. Raises ClientError if it may not."""
+        """Return a GitHub job with this subject in the deploying role. Raises ClientError if it may not assume it."""
         return self._job(subject, "DeployRoleArn", seconds=3600)
 
     def precalc(self, caller: Caller, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a command with the settings that the stacks' outputs name."""
+        """Run a command with the settings from the stacks' outputs."""
         shutil.copy(PROJECT / "dagster_home" / "dagster.yaml", self.home)
         return subprocess.run(
             [_PRECALC, *arguments],
@@ -145,25 +145,25 @@ class Deployment:
 
     @cached_property
     def key(self) -> str:
-        """The key that a reader sends."""
+        """A reader's key."""
         api = self.emulator.client("apigateway")
         return api.get_api_key(apiKey=self.outputs["KeyId"], includeValue=True)["value"]
 
     @property
     def url(self) -> str:
-        """Where the API is."""
-        # ministack has no names of its own for APIs; this is its path for what the output `Url` says.
+        """The URL of the API."""
+        # ministack serves APIs under this path instead of the hostname of the output `Url`.
         api, stage = self.outputs["Url"].removeprefix("https://").rstrip("/").split("/")
         return f"{self.emulator.endpoint}/restapis/{api.split('.')[0]}/{stage}/_user_request_"
 
     def ask(self, path: str, inchikeys: Sequence[str] = (), **options: Any) -> "Answer":
-        """Ask the API one question for InChIKeys, or a plain GET."""
+        """POST InChIKeys to the API, or GET without any."""
         return self.send(path, {"inchikeys": list(inchikeys)} if inchikeys else None, **options)
 
     def send(
         self, path: str, body: object = None, *, key: str | None = None, accept: str = "*/*", method: str | None = None
     ) -> "Answer":
-        """Ask the API over HTTPS as any client would: by POST if there is a body. No header for an empty key."""
+        """Send a request to the API over HTTPS, by POST if it has a body; an empty key sends no header."""
         headers = {"accept": accept, "accept-encoding": "gzip", "x-api-key": self.key if key is None else key}
         content = None if body is None else json.dumps(body).encode()
         given = {name: value for name, value in headers.items() if value}
@@ -171,7 +171,7 @@ class Deployment:
         return self.fetch(urllib.request.Request(self.url + path, content, given, method=method))
 
     def fetch(self, request: urllib.request.Request | str) -> "Answer":
-        """Return what an URL of the emulator is answered with."""
+        """Return the answer of a URL of the emulator."""
         trusted = ssl.create_default_context(cafile=self.emulator.certificates)
         try:
             with urllib.request.urlopen(request, context=trusted, timeout=60) as answer:
@@ -201,7 +201,7 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer of the API, as it came."""
+    """A raw answer of the API."""
 
     status: int
     headers: dict[str, str]
@@ -228,7 +228,7 @@ class Answer:
 
 
 def _token(subject: str) -> str:
-    """Return what GitHub gives a job, but for the signature, which the emulator does not check."""
+    """Return a GitHub job's token without a valid signature, which the emulator does not check."""
     claims = {"iss": ISSUER, "aud": "sts.amazonaws.com", "sub": subject}
     parts = (base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in ({"alg": "none"}, claims))
     return b".".join([*parts, b"unsigned"]).decode()

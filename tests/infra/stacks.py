@@ -1,6 +1,6 @@
-"""The stacks of infra/ as its tests work with them: synthesised, deployed, and read as plain JSON.
+"""Synthesising, deploying and reading the stacks of infra/ in tests.
 
-The CDK is in an environment of its own, so it is always another process.
+The CDK has its own environment, so it always runs in another process.
 """
 
 import json
@@ -21,19 +21,19 @@ CDK = INFRA / "node_modules" / ".bin" / "cdk"
 REPOSITORY = "ersilia-os/precalc"
 SUBJECT = f"repo:{REPOSITORY}:environment:precalc"
 DEPLOY_SUBJECT = f"repo:{REPOSITORY}:environment:aws"
-"""What GitHub's tokens name a job of the repository that runs in the environment `precalc`, or `aws`."""
+"""The subjects in GitHub's tokens for jobs of the repository in the environments `precalc` and `aws`."""
 
 _APP = ("-m", "infra.app")
 
 
 def require_tools() -> None:
-    """Fail, and do not skip, where the CDK is not installed: nobody would notice."""
+    """Fail if the CDK is not installed; nobody would notice a skip."""
     missing = [str(tool.relative_to(PROJECT)) for tool in (PYTHON, CDK) if not tool.exists()]
     assert not missing, f"{' and '.join(missing)} is missing; run `make infra`, which needs npm"
 
 
 def run_app(folder: Path, *arguments: str, **context: str) -> subprocess.CompletedProcess[str]:
-    """Synthesise the stacks into a folder, without the CDK's command; `arguments` are Python's, by default the app."""
+    """Synthesise the stacks into a folder without the CDK's command; `arguments` are Python's (default: the app)."""
     lambda_folder = folder.parent / "lambda"
     for name in ("reader", "inchikeys"):
         (lambda_folder / name).mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def run_app(folder: Path, *arguments: str, **context: str) -> subprocess.Complet
 
 
 def run_cdk(*arguments: str | Path, environment: Mapping[str, str], folder: Path = INFRA) -> str:
-    """Run the CDK's command in a folder, and return what it prints; fail with that if the command fails."""
+    """Run the CDK's command in a folder and return its output; fail with the output if the command fails."""
     done = subprocess.run(
         [CDK, *arguments, "--no-color", "--no-notices", "--ci"],
         cwd=folder,
@@ -65,13 +65,13 @@ def run_cdk(*arguments: str | Path, environment: Mapping[str, str], folder: Path
 
 
 def build_lambda(folder: Path) -> Path:
-    """Build the Lambdas' folders for the Python that runs this: the emulator's."""
+    """Build the Lambdas' folders for this Python, which the emulator uses."""
     subprocess.run([sys.executable, "-m", "infra.lambda_asset", "--this-python", folder], cwd=PROJECT, check=True)
     return folder
 
 
 class Template:
-    """A synthesised stack. What CloudFormation fills in reads `<AWS::Region>`, what it looks up `<LogicalId>`."""
+    """A synthesised stack. Pseudo parameters read `<AWS::Region>`, references `<LogicalId>`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -95,7 +95,7 @@ class Template:
         return resource["Properties"]
 
     def statements(self) -> Iterator[dict[str, Any]]:
-        """Yield what the policies of roles, users and groups say, with lists of actions and resources."""
+        """Yield the statements of all policies, with lists of actions and resources."""
         for kind in ("IAM::Role", "IAM::Policy", "IAM::ManagedPolicy"):
             for resource in self.all(kind):
                 properties = resource["Properties"]
@@ -107,7 +107,7 @@ class Template:
 
 
 def load_templates(folder: Path) -> dict[str, Template]:
-    """Return the synthesised stacks by the part of the name that follows the prefix."""
+    """Return the synthesised stacks by their name after the prefix."""
     paths = folder.glob("*.template.json")
     return {re.sub(r".*-|\.template\.json$", "", path.name): Template(path) for path in paths}
 

@@ -1,6 +1,6 @@
-"""The platform as it is deployed: by the CDK's command, onto an emulator that checks TLS, signatures and policies.
+"""The platform deployed by the CDK's command onto an emulator that enforces TLS, signatures and policies.
 
-There is one deployment for all tests here, and they do in order what is done with it, each program with its own role.
+All tests share one deployment and use it in order, each program with its own role.
 """
 
 import csv
@@ -30,7 +30,7 @@ PREFIX = "e2e"
 MODEL, RUNNER_MODEL = "eos0aaa", "eos0bbb"
 N_SHARDS = 50
 VALUES_OF_A_REQUEST = 190_000
-"""As many as the API answers with at once, and a few less."""
+"""Slightly fewer than the API's limit for one answer."""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> 
             "keep": "false",
             "lambda_folder": build_lambda(folder / "lambda"),
             "repository": REPOSITORY,
-            # The emulator cannot make a provider, but checks the tokens of one.
+            # The emulator cannot create a provider, but validates its tokens.
             "github_provider": "existing",
         }
         chosen = [word for name, value in context.items() for word in ("-c", f"{name}={value}")]
@@ -61,7 +61,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> 
 
 @pytest.fixture(scope="module")
 def materialised(deployment: Deployment) -> Deployment:
-    """The deployment with the library and a model, by the machine with Dagster."""
+    """The deployment after the machine with Dagster loaded the library and a model."""
     done = deployment.precalc(deployment.pipeline, "run", MODEL)
     assert done.returncode == 0, done.stderr
     return deployment
@@ -69,7 +69,7 @@ def materialised(deployment: Deployment) -> Deployment:
 
 @pytest.fixture(scope="module")
 def computed_on_github(materialised: Deployment) -> Deployment:
-    """The deployment with ten shards of another model, by a runner."""
+    """The deployment after a runner computed ten shards of another model."""
     runner = materialised.runner(SUBJECT)
     for command in (("predict", RUNNER_MODEL), ("load", RUNNER_MODEL)):
         done = materialised.precalc(runner, *command, "--shards", "00-09")
@@ -100,7 +100,7 @@ def assert_refused(*calls: Callable[[], object]) -> None:
         assert refusal.value.response["Error"]["Code"] in {"AccessDenied", "AccessDeniedException"}
 
 
-def test_every_prediction_is_read_through_the_api_as_it_is_in_the_parquet(materialised):
+def test_api_returns_every_prediction_as_in_the_parquet(materialised):
     expected = read_parquet(materialised, MODEL, shard_keys(N_SHARDS))
     assert len(expected) > 4_800
     assert_served(materialised, MODEL, expected)
@@ -108,7 +108,7 @@ def test_every_prediction_is_read_through_the_api_as_it_is_in_the_parquet(materi
     assert (listed["model"], listed["molecules"]) == (MODEL, len(expected))
 
 
-def test_readers_get_csv_when_they_ask_for_it_and_a_reason_when_there_is_nothing(materialised):
+def test_readers_get_csv_on_request_and_reasons_for_nothing(materialised):
     expected = read_parquet(materialised, MODEL, ["00"]).drop("smiles")
     keys = expected["inchikey"].to_list()
     answer = materialised.ask(f"/models/{MODEL}/predictions", keys, accept="text/csv")
@@ -123,7 +123,7 @@ def test_readers_get_csv_when_they_ask_for_it_and_a_reason_when_there_is_nothing
     assert materialised.ask("/nothing").error == (404, "unknown_route")
 
 
-def test_whoever_comes_sees_the_pages_and_asks_nothing_without_a_key(materialised):
+def test_pages_need_no_key_and_all_else_does(materialised):
     pages = {
         "/": "text/html",
         f"/browse/{MODEL}": "text/html",
@@ -157,7 +157,7 @@ def test_whoever_comes_sees_the_pages_and_asks_nothing_without_a_key(materialise
             assert materialised.send(path, body, key=key).error == (403, "invalid_api_key"), path
 
 
-def test_files_are_downloaded_by_links_of_the_lambda_and_are_those_that_were_loaded(materialised):
+def test_signed_links_download_the_loaded_files(materialised):
     said = materialised.ask(f"/models/{MODEL}/files").json
     assert [file["shard"] for file in said["files"]] == shard_keys(N_SHARDS)
     left = datetime.fromisoformat(said["expires_at"]) - datetime.now(UTC)
@@ -177,7 +177,7 @@ def test_a_link_opens_nothing_else_and_not_for_longer(materialised):
     for other in (link.replace("shard%3D00", "shard%3D01"), link.replace("Expires=3600", "Expires=36000")):
         assert other != link
         assert materialised.fetch(other).status == 403
-    # What the role of the Lambda signs for other folders is of no use either.
+    # Links that the Lambda's role signs for other folders do not work.
     s3 = materialised.reader.client("s3")
     for name, seconds, status in ((predictions(MODEL, "00"), 60, 200), ("library/manifest.json", 60, 403)):
         signed = s3.generate_presigned_url(
@@ -232,7 +232,7 @@ def test_the_client_reads_what_is_in_the_parquet(materialised, through, tmp_path
     assert pl.concat(map(pl.read_parquet, downloaded)).equals(expected)
 
 
-def test_what_a_runner_computes_and_loads_is_read_through_the_api(computed_on_github):
+def test_api_returns_what_a_runner_computed_and_loaded(computed_on_github):
     assert_served(
         computed_on_github, RUNNER_MODEL, read_parquet(computed_on_github, RUNNER_MODEL, shard_keys(N_SHARDS)[:10])
     )
@@ -252,7 +252,7 @@ def test_what_a_runner_computes_and_loads_is_read_through_the_api(computed_on_gi
         f"repo:{REPOSITORY}:environment:precalc:and-more",
     ],
 )
-def test_jobs_compute_in_one_environment_deploy_in_another_and_do_neither_elsewhere(deployment, subject):
+def test_roles_are_bound_to_the_environments_of_github(deployment, subject):
     if subject != SUBJECT:
         assert_refused(lambda: deployment.runner(subject))
     if subject != DEPLOY_SUBJECT:
@@ -282,12 +282,12 @@ def test_a_runner_is_refused_what_is_not_its_work(computed_on_github):
 
     put("raw/model=eos9abc/shard=00/part")()
     write(f"{PREFIX}-{RUNNER_MODEL}")()
-    # Where there is nothing yet, it has to be told so, and not that it may not know.
+    # A missing object must be a 404, not a 403.
     with pytest.raises(s3.exceptions.NoSuchKey):
         s3.get_object(Bucket=deployment.bucket, Key="raw/model=eos9abc/shard=00/manifest.json")
 
 
-def test_a_reader_is_refused_writes_and_whatever_is_no_table_of_its_prefix_and_no_file_that_it_links_to(materialised):
+def test_reader_may_only_read_its_own_tables_and_files(materialised):
     administrator = materialised.emulator.client("dynamodb")
     other = "other-eos0aaa"
     administrator.create_table(
@@ -318,16 +318,16 @@ def test_a_reader_is_refused_writes_and_whatever_is_no_table_of_its_prefix_and_n
 def test_the_bucket_is_refused_to_whoever_comes_without_tls(materialised):
     s3 = materialised.pipeline.client("s3")
     s3.get_object(Bucket=materialised.bucket, Key=predictions(MODEL, "00"))
-    # The emulator listens for TLS alone; as what came in plain it takes what a proxy says did.
+    # The emulator listens only for TLS; a proxy's header marks a request as plain HTTP.
     s3.meta.events.register(
         "before-sign.s3", lambda request, **_: request.headers.add_header("X-Forwarded-Proto", "http")
     )
     assert_refused(lambda: s3.get_object(Bucket=materialised.bucket, Key=predictions(MODEL, "00")))
 
 
-def test_a_deployment_without_a_change_changes_nothing_and_destroying_it_leaves_nothing(computed_on_github):
+def test_unchanged_deployment_is_a_no_op_and_destroy_is_complete(computed_on_github):
     deployment = computed_on_github
-    # This role is nothing by itself; it becomes the CDK's own.
+    # This role's only right is to assume the CDK's roles.
     environment = deployment.deployer(DEPLOY_SUBJECT).environment
     assert "Number of stacks with differences: 0" in run_cdk(
         "diff", "--all", "--app", deployment.assembly, environment=environment

@@ -1,4 +1,4 @@
-"""What the stacks promise, read in the templates that CloudFormation is given."""
+"""The synthesised templates: resources, rights, limits and alarms."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def test_no_template_names_an_account_or_a_region(stacks):
 
 
 def test_cfn_lint_has_nothing_to_say(stacks):
-    # W3005: CDK writes down dependencies that follow from references as well.
+    # W3005: the CDK writes dependencies that references already imply.
     command = [CFN_LINT, "--ignore-checks", "W3005", "--", *(template.path for template in stacks.values())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
@@ -56,7 +56,7 @@ def test_objects_grow_cheaper_and_leftovers_go(stacks):
     assert {prefix for prefix, rule in by_prefix.items() if "ExpirationInDays" in rule} == {"quarantine/", "dagster/"}
 
 
-def test_the_registry_is_a_table_as_the_pipeline_makes_them_that_can_be_recovered(stacks):
+def test_registry_has_the_pipelines_schema_and_can_be_recovered(stacks):
     table = stacks["storage"].only("DynamoDB::Table")
     assert table["TableName"] == "precalc-models"
     assert table["KeySchema"] == [{"AttributeName": "key", "KeyType": "HASH"}]
@@ -89,7 +89,7 @@ def test_no_policy_allows_more_than_it_names(stacks):
                     assert "*" not in resource[:-1]
 
 
-def test_a_reader_reads_the_tables_of_its_prefix_and_the_files_that_it_links_to(stacks):
+def test_reader_policy_covers_its_tables_and_linked_files(stacks):
     statements = [s for s in stacks["api"].statements() if s["Action"][0].startswith("dynamodb")]
     assert {action for s in statements for action in s["Action"]} == {
         "dynamodb:BatchGetItem",
@@ -103,7 +103,7 @@ def test_a_reader_reads_the_tables_of_its_prefix_and_the_files_that_it_links_to(
     assert (files["Action"], files["Resource"]) == (["s3:GetObject"], [f"{BUCKET}/predictions/*"])
 
 
-def test_the_lambda_with_rdkit_may_write_its_log_and_nothing_else(stacks):
+def test_lambda_with_rdkit_may_only_write_its_log(stacks):
     api = stacks["api"]
     role = api.named("IAM::Role", "InChIKeysRole")
     assert not {"Policies", "ManagedPolicyArns"} & role.keys()
@@ -131,7 +131,7 @@ def test_a_runner_computes_and_loads_shards_and_nothing_else(stacks):
     assert not resources_of(statements, "dynamodb:DeleteTable")
 
 
-def test_jobs_of_one_environment_compute_and_those_of_another_deploy(stacks):
+def test_environments_separate_computing_from_deploying_jobs(stacks):
     issuer = "token.actions.githubusercontent.com"
     trusted = {}
     for role in (resource["Properties"] for resource in stacks["github"].all("IAM::Role")):
@@ -164,7 +164,7 @@ def methods_by_path(api):
 OPEN = {("GET", path) for path in ("/", "/browse/{proxy+}", "/docs", "/health", "/openapi.json")}
 
 
-def test_every_request_but_those_for_pages_needs_a_key_with_limits(stacks):
+def test_all_routes_but_pages_need_a_key_with_limits(stacks):
     api = stacks["api"]
     methods = methods_by_path(api)
     with_key = {("ANY", "/"), ("ANY", "/{proxy+}"), ("POST", "/inchikeys")}
@@ -197,7 +197,7 @@ def test_the_api_is_of_one_region_compressed_limited_and_logged(stacks):
         assert settings["DataTraceEnabled"] is False
         assert settings["LoggingLevel"] == "ERROR"
         assert settings["MetricsEnabled"] is True
-    # They have no quota, so their rate is what bounds their costs.
+    # They have no quota, so the rate limits their costs.
     assert max(limits[path]["ThrottlingRateLimit"] for path in OPEN) == 5
     assert limits["POST", "/inchikeys"]["ThrottlingRateLimit"] < of_all["ThrottlingRateLimit"]
     assert "requestId" in stage["AccessLogSetting"]["Format"]
@@ -224,14 +224,14 @@ def test_browsers_of_named_origins_may_ask_without_a_key(stacks, tmp_path):
     done = run_app(tmp_path / "cdk.out", cors_origins="https://lab.example")
     assert done.returncode == 0, done.stderr
     api = load_templates(tmp_path / "cdk.out")["api"]
-    # Of the root, of what is below it, and of InChIKeys.
+    # Of the root, the routes below it, and /inchikeys.
     assert [method["ApiKeyRequired"] for method in preflights(api)] == [False] * 3
     for name in ("Function", "InChIKeys"):
         variables = api.named("Lambda::Function", name)["Environment"]["Variables"]
         assert variables["PRECALC_CORS_ORIGINS"] == "https://lab.example"
 
 
-def test_the_lambda_is_told_where_tables_and_files_are_and_no_secret(stacks):
+def test_lambda_environment_has_urls_and_no_secret(stacks):
     function = stacks["api"].named("Lambda::Function", "Function")
     assert (function["Runtime"], function["Architectures"]) == ("python3.13", ["arm64"])
     assert function["Handler"] == READER.handler
@@ -286,7 +286,7 @@ for name, value in {malformed}.items():
         assert line.startswith(f"-c {name}={value} does not match ")
 
 
-def test_the_command_line_synthesises_what_it_deploys_with_the_lambda_in_it(tmp_path):
+def test_cdk_command_synthesises_the_stacks_with_the_lambda(tmp_path):
     require_tools()
     run_cdk("synth", "--quiet", "--output", tmp_path, "-c", f"repository={REPOSITORY}", environment=os.environ)
     assert load_templates(tmp_path).keys() == {"storage", "api", "github"}

@@ -1,4 +1,4 @@
-"""The built-in models, run as the hub runs them: their folder's `run.sh`, in a process of its own."""
+"""The built-in models, run like the hub does: `run.sh` of their folder, in its own process."""
 
 import csv
 import os
@@ -37,7 +37,7 @@ def columns(model: str) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_example_output_is_what_the_model_prints(model: str, tmp_path: Path) -> None:
+def test_example_output_is_the_models_output(model: str, tmp_path: Path) -> None:
     examples = BUILT_IN_MODELS / model / "model" / "framework" / "examples"
     output = run(model, examples / "run_input.csv", tmp_path / "out.csv")
     assert output == read(examples / "run_output.csv")
@@ -45,7 +45,7 @@ def test_the_example_output_is_what_the_model_prints(model: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_every_row_is_answered_in_order_and_a_bad_molecule_by_empty_cells(model: str, tmp_path: Path) -> None:
+def test_rows_keep_their_order_and_bad_molecules_get_empty_cells(model: str, tmp_path: Path) -> None:
     source = tmp_path / "in.csv"
     source.write_text("smiles\nCCO\nnot a molecule\nC[N](C)(C)(C)C\n\nCCO\n")
     header, first, *bad, last = run(model, source, tmp_path / "out.csv")

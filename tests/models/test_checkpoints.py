@@ -1,4 +1,4 @@
-"""Checkpoints that are missing: pointers of Git LFS in their place, and those that eosvc should have brought."""
+"""Missing checkpoints: Git LFS pointers, and checkpoints that eosvc did not download."""
 
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def test_file_that_is_no_pointer_is_content(folder: Path, text: str) -> None:
 def test_weights_that_eosvc_never_brought_are_missing(folder: Path, placeholder: str) -> None:
     write(folder / "access.json", ACCESS)
     write(folder / "model" / "checkpoints" / placeholder, "")
-    require_checkpoints("eos9abc", folder)  # such as eos3b5e, which needs none
+    require_checkpoints("eos9abc", folder)  # eos3b5e, for example, needs none
     write(folder / "model/framework/code/load.py", "PATH = '../../checkpoints'")
     with pytest.raises(ModelError, match=r"^model/checkpoints of eos9abc is empty, .*`eosvc download --path"):
         require_checkpoints("eos9abc", folder)
@@ -52,7 +52,7 @@ def test_weights_that_eosvc_never_brought_are_missing(folder: Path, placeholder:
     ("name", "text"),
     [
         ("model/checkpoints/weights.pt", "content"),
-        (".eosvc/access.lock.json", "{}"),  # eosvc was asked, and had none
+        (".eosvc/access.lock.json", "{}"),  # eosvc ran and found none
         ("access.json", '{"data": "public"}'),
         ("model/framework/code/load.py", "PATH = '../../data'"),
     ],

@@ -1,4 +1,4 @@
-"""The environments that models run in: whole or not there."""
+"""The environments of models: complete or absent."""
 
 import fcntl
 import logging
@@ -21,7 +21,7 @@ def python_of(made: Environment) -> Path:
     return Path(made.variables["VIRTUAL_ENV"]) / "bin" / "python"
 
 
-def test_an_environment_whose_python_was_uninstalled_is_made_again(world, tmp_path: Path) -> None:
+def test_environment_without_its_python_is_made_again(world, tmp_path: Path) -> None:
     world.write_model()
     folder = find_model("eos9abc", [world.models_dir])
     python = python_of(model_environment(folder, tmp_path))
@@ -31,7 +31,7 @@ def test_an_environment_whose_python_was_uninstalled_is_made_again(world, tmp_pa
 
 
 @pytest.mark.slow
-def test_an_installation_that_hangs_is_ended_and_not_taken_for_whole(
+def test_hanging_installation_times_out_and_is_not_reused(
     world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(environment, "_INSTALL_SECONDS", 8.0)
@@ -39,7 +39,7 @@ def test_an_installation_that_hangs_is_ended_and_not_taken_for_whole(
     folder = find_model("eos9abc", [world.models_dir])
     for _ in range(2):
         with pytest.raises(
-            ModelError, match=r"eos9abc could not be made: `bash -c .* had not ended after 8 s: waiting for"
+            ModelError, match=r"eos9abc could not be made: `bash -c .* timed out after 8 s: waiting for"
         ):
             model_environment(folder, tmp_path)
 
@@ -61,20 +61,20 @@ def locked(path: Path) -> IO[bytes]:
 
 @contextmanager
 def in_a_thread(work: Callable[[], object]) -> Iterator[threading.Thread]:
-    """Begin some work, and wait for its end after the context."""
+    """Run some work in a thread, and join it after the context."""
     thread = threading.Thread(target=work)
     thread.start()
     yield thread
     thread.join()
 
 
-def test_an_environment_waits_until_what_a_killed_process_was_installing_has_ended(world, tmp_path: Path) -> None:
+def test_environment_waits_for_the_installer_of_a_killed_process(world, tmp_path: Path) -> None:
     world.write_model()
     folder = find_model("eos9abc", [world.models_dir])
     path = python_of(model_environment(folder, tmp_path)).parents[1]
     (path / "ready").unlink()
     (path / "half-installed").touch()
-    guard = locked(path.with_name(f"{path.name}.guard.lock"))  # as by the guard that ends the installer just now
+    guard = locked(path.with_name(f"{path.name}.guard.lock"))  # as held by the guard while it ends the installer
     with guard, in_a_thread(lambda: model_environment(folder, tmp_path)) as maker:
         maker.join(1.0)
         assert maker.is_alive()
@@ -84,7 +84,7 @@ def test_an_environment_waits_until_what_a_killed_process_was_installing_has_end
     assert not (path / "half-installed").exists()
 
 
-def test_who_makes_an_environment_or_waits_for_another_who_does_is_told(
+def test_making_an_environment_and_waiting_for_it_are_logged(
     world, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -95,13 +95,13 @@ def test_who_makes_an_environment_or_waits_for_another_who_does_is_told(
     other = locked(path.with_name(f"{path.name}.lock"))
     with other, in_a_thread(lambda: model_environment(folder, tmp_path)) as waiting:
         waiting.join(1.0)
-        assert caplog.messages[1:] == ["waiting for another process, which makes the environment of eos9abc"]
+        assert caplog.messages[1:] == ["waiting for another process that makes the environment of eos9abc"]
         other.close()
 
 
 @pytest.fixture
 def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The user is a number alone, as in some containers."""
+    """A numeric user without a home folder, as in some containers."""
 
     def unknown(_: int) -> None:
         raise KeyError
@@ -111,7 +111,7 @@ def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_home")
-def test_without_a_home_there_is_no_place_for_environments_unless_it_is_set(
+def test_without_a_home_environments_need_a_cache_folder(
     world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.write_model()

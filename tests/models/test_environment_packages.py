@@ -1,4 +1,4 @@
-"""What comes to be in a model's environment: the packages that its recipe meant, whenever and wherever it is made."""
+"""The packages of a model's environment: those of its recipe and packaging date, on any day and machine."""
 
 import logging
 import shutil
@@ -19,7 +19,7 @@ Make = Callable[..., Environment]
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PackageIndex]:
-    """An index in place of all others, with what every environment begins with."""
+    """The only package index, with the packages of every environment."""
     with serve_index(tmp_path / "wheels") as served:
         for name, version, uploaded in (
             ("pip", "24.0", "2024-02-03"),
@@ -37,7 +37,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PackageIn
 
 @pytest.fixture
 def channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CondaChannels:
-    """Conda's channels, of which the default one has a Python."""
+    """Conda's channels; the default one has a Python."""
     made = CondaChannels(tmp_path / "channels")
     made.add_python(f"{PYTHON}.99")
     monkeypatch.setenv("CONDA_CHANNEL_ALIAS", made.url)
@@ -74,7 +74,7 @@ def prefix(made: Environment) -> Path:
 
 
 def versions(made: Environment, *names: str) -> dict[str, str]:
-    """Return the versions of the packages of that name that Python finds."""
+    """Return the installed versions of these packages."""
     found = {}
     for path in prefix(made).glob("lib/python*/site-packages/*.dist-info"):
         name, _, version = path.name.removesuffix(".dist-info").partition("-")
@@ -83,7 +83,7 @@ def versions(made: Environment, *names: str) -> dict[str, str]:
 
 
 def add_alpha(index: PackageIndex, *, dated: bool = True) -> None:
-    """Upload alpha 1.0, and beta, which it needs, before the model was packaged and after it."""
+    """Upload alpha 1.0 and its dependency beta, before and after the packaging date."""
     index.add("alpha", "1.0", "2024-06-01" if dated else None, requires=["beta"])
     index.add("beta", "1.0", "2024-06-01" if dated else None)
     index.add("beta", "2.0", "2025-06-01" if dated else None)
@@ -120,17 +120,17 @@ def test_an_index_without_times_gives_todays_packages(
     made = make("pip install alpha==1.0 gamma")
     assert versions(made, "alpha", "beta", "gamma") == {"alpha": "1.0", "beta": "2.0", "gamma": "1.0"}
     (warning,) = [record.message for record in caplog.records if record.levelno == logging.WARNING][1:]
-    assert "packaged on 2025-01-01, and alpha, beta of `pip install alpha==1.0 gamma`" in warning
+    assert "packaged on 2025-01-01, but alpha, beta of `pip install alpha==1.0 gamma`" in warning
 
 
-def test_a_version_of_after_the_packaging_date_is_installed_all_the_same(
+def test_pinned_version_after_the_packaging_date_is_installed(
     index: PackageIndex, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     index.add("alpha", "1.0", "2025-02-01", requires=["beta"])
     index.add("beta", "1.0", "2024-06-01")
     index.add("beta", "2.0", "2025-06-01")
     assert versions(make("pip install alpha==1.0"), "alpha", "beta") == {"alpha": "1.0", "beta": "1.0"}
-    assert "and alpha of `pip install alpha==1.0` cannot be had as of then" in caplog.text
+    assert "but alpha of `pip install alpha==1.0` cannot be installed as of that date" in caplog.text
 
 
 def test_the_best_version_of_all_indexes_is_installed(index: PackageIndex, make: Make, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_an_index_url_is_for_its_own_line_alone(index: PackageIndex, make: Make,
 
 def test_other_commands_run_inside_the_environment(index: PackageIndex, make: Make) -> None:
     made = make('python -c "import os, sys; print(sys.prefix, os.getcwd())" > "$HOME/places"')
-    # Not in the model's folder: what a command writes there would stay.
+    # The folder is not the model's, where a command's files would stay.
     assert (Path(made.variables["HOME"]) / "places").read_text().split() == [str(prefix(made))] * 2
 
 
@@ -183,7 +183,7 @@ def test_a_line_that_fails_is_named_with_the_way_out(index: PackageIndex, make: 
     ):
         assert words in message
     assert "\n" not in message
-    log = Path(message.partition("(all of it: ")[2].partition(")")[0])
+    log = Path(message.partition("(full log: ")[2].partition(")")[0])
     assert said.rpartition(": ")[2] in " ".join(log.read_text().split())
 
 
@@ -196,7 +196,7 @@ def test_lines_that_fail_can_be_passed_over_and_that_is_said(
     assert versions(made, "alpha") == {"alpha": "1.0"}
     caplog.clear()
     assert make(*lines) == made
-    assert caplog.messages == ["the environment of eos9abc was made without 'exit 3', which failed"]
+    assert caplog.messages == ["the environment of eos9abc lacks 'exit 3', which failed to install"]
 
 
 def test_an_environment_too_large_for_the_disk_is_not_begun(make: Make, tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ CONDA = "conda install -c lich "
 
 
 def add_syba(channels: CondaChannels) -> None:
-    """Build syba, and data, which it needs, before the model was packaged and after it."""
+    """Build syba and its dependency data, before and after the packaging date."""
     activate = 'export SYBA_DATA="$CONDA_PREFIX/share"\n'
     channels.add("lich", "syba", "1.0.2.alpha", files={"etc/conda/activate.d/syba.sh": activate}, depends=["data"])
     for version, built in (("1.0", "2024-01-01"), ("1.0.1", "2024-02-01"), ("2.0", "2025-06-01")):
@@ -240,13 +240,13 @@ def test_specs_mean_what_they_mean_to_conda(
     assert (prefix(made) / "share" / "data").read_text() == version
 
 
-def test_a_conda_package_of_after_the_packaging_date_is_installed(
+def test_conda_package_after_the_packaging_date_is_installed(
     index: PackageIndex, channels: CondaChannels, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     add_syba(channels)
     made = make(CONDA + "data=2.0")
     assert (prefix(made) / "share" / "data").read_text() == "2.0"
-    assert "was packaged on 2025-01-01, and all packages of" in caplog.text
+    assert "was packaged on 2025-01-01, but all packages of" in caplog.text
 
 
 @pytest.mark.parametrize("channel", ["lich", "nosuch"], ids=["no package", "no channel"])
@@ -284,7 +284,7 @@ def test_a_python_that_nobody_has_is_replaced_by_ours(
     index: PackageIndex, channels: CondaChannels, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert (prefix(make("true", python="3.5")) / "bin" / "python").exists()
-    assert "eos9abc asks for Python 3.5, which cannot be had here" in caplog.text
+    assert "eos9abc needs Python 3.5, which cannot be installed" in caplog.text
 
 
 def test_removing_environments_leaves_none_and_frees_their_bytes(

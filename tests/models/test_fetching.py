@@ -1,4 +1,4 @@
-"""Fetching models: from a git remote in a folder, with tags and Git LFS; whole or not there, and once a day."""
+"""Fetching models from a local git remote with tags and Git LFS: complete or absent, looked up once a day."""
 
 import json
 import logging
@@ -22,8 +22,10 @@ from precalc_assets.models import (
     fetching,
     find_fetched,
     list_fetched,
+    remove_fetched,
     require_checkpoints,
 )
+from precalc_assets.models.folder import read_folder
 from precalc_assets.platform_errors import ModelError, UsageError
 
 MODEL = "eos3b5e"
@@ -31,7 +33,7 @@ DAY = 24 * 3600.0
 
 
 class Remote:
-    """A hub in a folder, with one model's repository, and the cache of who fetches from it."""
+    """A hub in a folder with one model's repository, and a cache."""
 
     def __init__(self, world, root: Path) -> None:
         self.world = world
@@ -48,7 +50,7 @@ class Remote:
         return done.stdout.strip()
 
     def commit(self, *, release: str = "", title: str = "") -> str:
-        """Commit what is in the folder, with this metadata; return the commit."""
+        """Commit the folder with this metadata; return the commit."""
         lines = [f"Identifier: {MODEL}", f"Title: {title or 'A model'}", *([f"Release: {release}"] if release else [])]
         (self.work / "metadata.yml").write_text("\n".join(lines) + "\n")
         self.git("add", "--all")
@@ -180,7 +182,7 @@ def test_release_in_the_cache_is_used_offline(remote: Remote, caplog: pytest.Log
     remote.unplug()
     assert remote.release() == "v1.1.0"
     assert f"there is no repository {remote.hub.url}/{MODEL}" in caplog.text
-    assert "v1.1.0 of the cache is used" in caplog.text
+    assert "using v1.1.0 from the cache" in caplog.text
     assert list_fetched(remote.hub) == [MODEL]
     known = find_fetched(MODEL, remote.hub)
     assert known
@@ -201,13 +203,13 @@ def test_unreachable_hub_is_one_line_that_says_offline(tmp_path: Path) -> None:
         ("eos9zzz", "", r"there is no repository file://.*/eos9zzz.* \(PRECALC_HUB_URL\)"),
         (MODEL, "v1.0.1", r"/eos3b5e.git has no release v1\.0\.1; its releases: v1\.0\.0, v1\.2\.0"),
         (f"{MODEL}-v3", "", r"has no release v3; its releases: v1\.0\.0, v1\.2\.0"),
-        (f"{MODEL}-v2", "v1.0.0", r"'v1\.0\.0' is no release of eos3b5e-v2"),
-        (MODEL, "1.0.0", r"'1\.0\.0' is no release of eos3b5e; a release reads v1\.0\.1"),
-        (MODEL, "../..", r"'\.\./\.\.' is no release"),
+        (f"{MODEL}-v2", "v1.0.0", r"'v1\.0\.0' is not a release of eos3b5e-v2"),
+        (MODEL, "1.0.0", r"'1\.0\.0' is not a release of eos3b5e; write it as v1\.0\.1"),
+        (MODEL, "../..", r"'\.\./\.\.' is not a release"),
         ("../etc", "", "is not a model id"),
     ],
 )
-def test_what_the_hub_does_not_have_is_a_usage_error(remote: Remote, asked: str, release: str, words: str) -> None:
+def test_missing_model_or_release_is_a_usage_error(remote: Remote, asked: str, release: str, words: str) -> None:
     remote.tag("v1.2.0")
     remote.tag("v1.0.0")
     with pytest.raises(UsageError, match=words) as error:
@@ -226,12 +228,28 @@ def test_release_of_another_hub_is_not_taken_for_this_one(remote: Remote, world,
     assert said["url"] == f"{fork.url}/{MODEL}.git"
 
 
+@pytest.mark.parametrize("content", ["{", '{"release": "v1.0.0"}', "[]"])
+def test_damaged_record_is_named_and_the_next_fetch_replaces_it(remote: Remote, content: str) -> None:
+    remote.tag("v1.0.0")
+    folder = remote.fetch()
+    record = folder.path.parent / "fetched.json"
+    record.write_text(content)
+    with pytest.raises(ModelError, match=rf"fetched\.json is damaged: .*`precalc models remove {MODEL}`"):
+        read_folder(folder.path)
+    assert list_fetched(remote.hub) == []
+    assert remote.release() == "v1.0.0"
+    assert json.loads(record.read_text())["release"] == "v1.0.0"
+    record.write_text(content)
+    assert remove_fetched(MODEL, remote.hub) > 0
+    assert not record.exists()
+
+
 @pytest.mark.parametrize("ends_at", ["rename", "_pull_pointers", "_download_checkpoints"])
 def test_killed_fetch_leaves_nothing_that_looks_whole(
     remote: Remote, monkeypatch: pytest.MonkeyPatch, ends_at: str
 ) -> None:
     class Killed(BaseException):
-        """Nothing of ours runs after it."""
+        """Stands for a kill: no code of ours runs after it."""
 
     def killed(*_: object) -> None:
         raise Killed
@@ -275,7 +293,7 @@ def test_git_lfs_object_that_the_remote_lacks_is_an_error(remote: Remote) -> Non
 
 @pytest.fixture
 def only_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A PATH with git on it, and without git-lfs."""
+    """A PATH with git, but without git-lfs."""
     programs = tmp_path / "programs"
     programs.mkdir()
     (programs / "git").symlink_to(str(shutil.which("git")))
@@ -310,7 +328,7 @@ def test_git_in_a_hook_is_not_led_to_the_hooks_repository(
 
 def test_git_never_asks_for_a_password(tmp_path: Path) -> None:
     class Private(BaseHTTPRequestHandler):
-        """Answers as GitHub does where there is no such repository, or a private one."""
+        """Answers like GitHub for a missing or private repository."""
 
         def do_GET(self) -> None:
             self.send_response(401)
@@ -334,7 +352,7 @@ def test_one_fetches_and_another_waits_for_it(remote: Remote, caplog: pytest.Log
         for thread in threads:
             thread.start()
         threads[0].join(1.0)
-        assert caplog.messages == [f"waiting for another process, which fetches {MODEL}"] * 2
+        assert caplog.messages == [f"waiting for another process that fetches {MODEL}"] * 2
     for thread in threads:
         thread.join()
     assert caplog.messages[2:] == [f"fetching {MODEL} v1.0.0 from {remote.hub.url}/{MODEL}.git"]
@@ -348,7 +366,7 @@ def test_checkpoints_come_by_the_real_eosvc(remote: Remote, aws: Emulator, monke
     (remote.work / "model/framework/code/load.py").write_text("PATH = '../../checkpoints/weights.bin'")
     remote.commit()
     remote.tag("v1.0.0")
-    folder = remote.fetch()  # it keeps none, as eos3b5e does
+    folder = remote.fetch()  # eosvc has none yet, as for eos3b5e
     require_checkpoints(MODEL, folder.path)
     key = "model/checkpoints/deep/weights.bin"
     s3.put_object(Bucket="eosvc-models-public", Key=f"{MODEL}/{key}", Body=b"weights")

@@ -1,4 +1,4 @@
-"""Models on disk: ids, metadata, declared columns, and what is said of a folder that cannot be used."""
+"""Model folders: ids, metadata, declared columns, and errors of unusable folders."""
 
 import re
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def test_a_model_id_is_taken_as_it_is(model: str) -> None:
         "eos3b5e|07",
     ],
 )
-def test_what_is_no_model_id_is_refused_with_the_text_and_an_example(text: str) -> None:
+def test_malformed_model_id_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(UsageError) as error:
         check_model_id(text)
     assert repr(text) in str(error.value)
@@ -72,7 +72,7 @@ def test_whatever_passes_as_a_model_id_is_safe_as_a_name(text: str) -> None:
     assert text.replace("-", "").isalnum()
 
 
-def test_an_unknown_model_is_refused_with_those_known_and_where_to_put_it() -> None:
+def test_unknown_model_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UsageError) as error:
         find_model("eos9zzz", [BUILT_IN_MODELS])
     assert all(word in str(error.value) for word in ("eos9zzz", "eos0aaa", "eos0bbb", "PRECALC_MODELS_DIR"))
@@ -153,7 +153,7 @@ def test_a_field_that_is_null_in_json_is_as_good_as_absent(tmp_path: Path) -> No
     assert (parse_metadata(path).license, parse_metadata(path).release) == ("", "")
 
 
-def test_metadata_may_be_json_and_write_a_list_of_one_as_a_string(write: Write) -> None:
+def test_metadata_may_be_json_with_a_string_for_a_list_of_one(write: Write) -> None:
     metadata = parse_metadata(write('{"Identifier": "eos9abc", "Title": "x", "Tag": "ADMET"}'))
     assert metadata.tags == ("ADMET",)
     assert metadata.release == ""
@@ -168,7 +168,7 @@ def test_a_folder_without_metadata_is_named(world) -> None:
 
 @pytest.fixture
 def unreleased(world) -> Callable[[], str]:
-    """A function that reads a folder whose metadata name no release, and returns how it is named."""
+    """A function that returns the release of a folder whose metadata name none."""
     world.write_model(release="")
     return lambda: find_model("eos9abc", [world.models_dir]).metadata.release
 
@@ -192,7 +192,7 @@ def test_folder_without_a_release_is_named_by_its_content(world, unreleased: Cal
 
 
 @pytest.mark.parametrize("name", ["README.md", ".git/HEAD", "model/framework/code/__pycache__/main.pyc"])
-def test_what_decides_no_prediction_is_not_in_the_name(world, unreleased: Callable[[], str], name: str) -> None:
+def test_irrelevant_files_do_not_change_the_release(world, unreleased: Callable[[], str], name: str) -> None:
     named = unreleased()
     path = world.models_dir / "eos9abc" / name
     path.parent.mkdir(exist_ok=True)

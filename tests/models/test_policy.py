@@ -1,4 +1,4 @@
-"""What is refused and what is warned of before a model costs anything, and `precalc models check`, which says it."""
+"""Refusals and warnings about a model, and `precalc models check`, which prints them."""
 
 import json
 import platform
@@ -42,8 +42,8 @@ def test_a_ready_model_has_a_plan_and_nothing_against_it(world) -> None:
     [
         ({"Status": "Archived"}, ["status", "'Archived'"]),
         ({"Status": "In progress"}, ["'In progress'"]),
-        ({"Output Consistency": "Variable"}, ["something else each time", "Variable"]),
-        ({"Last Packaging Date": None}, ["Last Packaging Date", "day on which they are installed"]),
+        ({"Output Consistency": "Variable"}, ["vary between runs", "Variable"]),
+        ({"Last Packaging Date": None}, ["Last Packaging Date", "day of installation"]),
         ({"Last Packaging Date": "soon"}, ["Last Packaging Date"]),
         ({"Docker Architecture": ["PPC64"]}, ["PPC64", "this machine"]),
         ({"License": None}, ["no licence"]),
@@ -75,7 +75,7 @@ def test_very_wide_output_is_priced(world) -> None:
     assert "$10.00" in warning
 
 
-def test_a_model_that_asks_a_server_is_refused_before_it_is_installed(world) -> None:
+def test_online_model_is_refused_before_its_installation(world) -> None:
     folder = write(world, **ONLINE)
     (refusal,) = check_folder(folder, Settings()).refusals
     for words in ("eos9abc sends each molecule", "PRECALC_ALLOW_ONLINE=true"):

@@ -1,4 +1,4 @@
-"""Recipes: what a Dockerfile or an install.yml asks for, in the forms in which the hub's models write it."""
+"""Recipes: parsing the hub's forms of Dockerfile and install.yml."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def of_dockerfile(folder: Path, content: str) -> Recipe:
 
 
 def of_commands(folder: Path, *commands: object) -> Recipe:
-    content = json.dumps({"python": "3.10", "commands": commands})  # which is YAML, too
+    content = json.dumps({"python": "3.10", "commands": commands})  # JSON is YAML
     (folder / "install.yml").write_text(content, encoding="utf-8")
     return read_recipe(folder)
 
@@ -178,12 +178,12 @@ def test_system_packages_are_named_and_not_installed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("pip install rdkit", ["rdkit", "newest of the packaging date"]),
-        ("conda install -c a dgl", ["dgl", "newest of the packaging date"]),
+        ("pip install rdkit", ["rdkit", "newest as of the packaging date"]),
+        ("conda install -c a dgl", ["dgl", "newest as of the packaging date"]),
         ("conda install x=1", ["no channel", "conda-forge"]),
     ],
 )
-def test_what_may_come_out_differently_is_a_warning(tmp_path: Path, line: str, words: list[str]) -> None:
+def test_unpinned_package_or_channel_is_a_warning(tmp_path: Path, line: str, words: list[str]) -> None:
     warnings = of_dockerfile(tmp_path, f"{FROM}RUN {line}\n").warnings
     assert len(warnings) == 1
     assert all(word in warnings[0] for word in words)
@@ -212,7 +212,7 @@ def test_a_dockerfile_that_cannot_be_followed_says_why(tmp_path: Path, content: 
     ("content", "words"),
     [
         ("commands: []\n", ["names no Python version"]),
-        ("python: two\n", ["'two' is not a version"]),
+        ("python: two\n", ["'two' is not a Python version"]),
         ('python: "3.10"\ncommands: pip install a\n', ["must be a list"]),
         ('python: "3.10"\ncommands: [{pip: a}]\n', ["neither a list of words nor a shell line"]),
         ("just text\n", ["names no Python version"]),

@@ -1,4 +1,4 @@
-"""A model's declared columns: their names and types, and what stands in for what is not declared."""
+"""A model's declared columns: names, types, and defaults for missing declarations."""
 
 from collections.abc import Callable
 from pathlib import Path

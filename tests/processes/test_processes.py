@@ -1,4 +1,4 @@
-"""Programs of somebody else's: what they see of our environment, and that nothing of them outlives us."""
+"""Third-party programs: the variables that they see, and that none outlives our process."""
 
 import os
 import signal
@@ -15,11 +15,11 @@ from precalc_assets.processes import clean_variables, hold, last_line, run_guard
 
 STUBBORN = "trap '' TERM INT HUP; while :; do sleep 0.1; done"
 DAEMON = f"(setsid sh -c '(setsid sh -c \"{STUBBORN}\" daemon-$0 &)' $0 &)"
-"""Leaves a process in another session, whose parents have ended, and which heeds no signal but SIGKILL."""
+"""Leaves an orphan in another session that ignores all signals but SIGKILL."""
 
 
 class Place:
-    """A folder in which commands run, and a mark by which their processes are found."""
+    """A folder for commands, and a mark in their arguments that identifies their processes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -37,7 +37,7 @@ class Place:
         return run_guarded(self.shell(script), timeout=timeout, **self.options)
 
     def left(self) -> list[list[str]]:
-        """Return the commands of processes that bear the mark."""
+        """Return the command lines of processes with the mark."""
         found = []
         for process in psutil.process_iter(["cmdline"]):
             command = process.info["cmdline"] or []
@@ -70,7 +70,7 @@ def test_a_command_that_does_not_exist_ends_with_127_and_says_so(place: Place) -
     assert last_line(place.log) == "no-such-program cannot be started: No such file or directory"
 
 
-def test_what_a_command_prints_is_in_the_log_and_it_reads_nothing(place: Place) -> None:
+def test_output_goes_to_the_log_and_input_is_empty(place: Place) -> None:
     assert place.run("cat; echo out; echo err >&2") == 0
     assert place.log.read_text() == "out\nerr\n"
 
@@ -80,16 +80,16 @@ def test_a_daemon_ends_with_the_command_that_left_it(place: Place) -> None:
     assert place.left() == []
 
 
-def test_a_command_that_takes_too_long_has_ended_with_all_it_started_when_that_is_told(place: Place) -> None:
+def test_timeout_is_raised_after_all_processes_have_ended(place: Place) -> None:
     with pytest.raises(subprocess.TimeoutExpired, match=r"timed out after 0\.5 seconds"):
         place.run(f"{DAEMON}; {STUBBORN}", timeout=0.5)
     assert place.left() == []
 
 
-def test_a_server_is_held_until_it_is_closed_and_its_own_command_closes_it(place: Place) -> None:
+def test_server_is_held_until_its_own_command_closes_it(place: Place) -> None:
     close = place.shell("echo closed > closed")
     server = hold(place.shell(f"{DAEMON}; sleep 0.3"), close=close, timeout=20, **place.options)
-    assert len(place.left()) == 2  # the guard, too, has the mark in its arguments
+    assert len(place.left()) == 2  # the guard's arguments have the mark, too
     assert not (place.folder / "closed").exists()
     server.close()
     assert place.left() == []
@@ -151,7 +151,7 @@ def test_nothing_survives_a_kill_of_ours(place: Place, holder, kind: str) -> Non
     assert (place.folder / "closed").exists() == (kind == "hold")
 
 
-def test_who_comes_after_a_killed_process_waits_until_its_server_is_closed(place: Place, holder) -> None:
+def test_next_command_waits_for_the_server_of_a_killed_process(place: Place, holder) -> None:
     process = holder("hold", "touch started", "sleep 1; touch closed")
     process.kill()
     command = place.shell("test -e closed")

@@ -1,4 +1,4 @@
-"""Running a workflow file of the project on this machine: by act, without Docker, in a world of the test's own."""
+"""Running the project's workflow by act, without Docker, in a test's world."""
 
 import json
 import os
@@ -19,7 +19,7 @@ PREDICT_PARALLEL = PROJECT / ".github" / "workflows" / "predict-parallel.yml"
 
 
 class Workshop:
-    """A world, and a stand-in for GitHub that runs `predict-parallel.yml` in it, with these repository variables."""
+    """A world and a stand-in for GitHub that runs `predict-parallel.yml` in it."""
 
     def __init__(self, world, root: Path, n_shards: int, molecules: list[str]) -> None:
         self.world = world
@@ -28,7 +28,7 @@ class Workshop:
         self.variables = {
             **{name: world.environment[name] for name in ("PRECALC_STORE_URL", "PRECALC_TABLES_URL")},
             "PRECALC_N_SHARDS": str(n_shards),
-            # A model that refuses a shard in five passes its canary, whose sample is the whole library here.
+            # Lets a model that fails on one shard in five pass the canary, whose sample is the whole library.
             "PRECALC_MAX_FAILURE_RATE": "0.4",
             "PRECALC_MODEL_BACKEND": "framework",
             "PRECALC_MODELS_DIR": str(world.models_dir),
@@ -38,17 +38,17 @@ class Workshop:
         source.write_text("\n".join(molecules) + "\n")
         self.library: LibraryManifest = build_library(world.store, source, n_shards=n_shards, processes=1)
         world.write_model()
-        # Its first user makes a model's environment, with what the installer has at home; act's jobs have another home.
+        # Makes the environment here, with the installer's cache: act's jobs have another home folder.
         model_environment(find_model("eos9abc", [world.models_dir]), world.cache_dir)
 
     def run(self, **inputs: str) -> subprocess.CompletedProcess[str]:
-        """Dispatch the workflow, as GitHub would, and wait for its end; inputs are written with underscores."""
+        """Dispatch the workflow like GitHub and wait for its end; names of inputs have underscores."""
         self.runs += 1
         command, surroundings = self._act({name.replace("_", "-"): value for name, value in inputs.items()}, self.runs)
         return subprocess.run(command, **surroundings, capture_output=True, timeout=280, check=False)
 
     def run_for(self, fake: FakeGitHub, inputs: dict[str, str], run_id: int) -> str:
-        """Run what a stand-in for GitHub was asked for, tell it how each job is, and return what was said."""
+        """Run a dispatched run of the fake GitHub, report each job's state to it, and return the output."""
         command, surroundings = self._act(inputs, run_id - 1000)
         said: list[str] = []
         with subprocess.Popen(
@@ -67,7 +67,7 @@ class Workshop:
         return "\n".join(said)
 
     def _act(self, inputs: dict[str, str], number: int) -> tuple[list[str], dict]:
-        """Return the command of a run, and the surroundings of its process."""
+        """Return a run's command and the arguments of its process."""
         event = self._root / f"event-{number}.json"
         event.write_text(json.dumps({"inputs": inputs}))
         command = [str(TOOLS / "act"), "workflow_dispatch", "-W", str(PREDICT_PARALLEL), "-e", str(event)]
@@ -89,12 +89,12 @@ class Workshop:
 
 
 def _job_name(line: dict) -> str:
-    """Return what GitHub would call a job; act adds the job's number in its matrix."""
+    """Return GitHub's name of a job, without the matrix number that act adds."""
     kind = line["job"].partition("/")[2].strip()
     return f"{kind.partition(' ')[0]} {line['matrix']['shards']}" if line["matrix"] else kind
 
 
 @pytest.fixture
 def new_workshop(new_world, tmp_path: Path) -> Callable[[int, list[str]], Workshop]:
-    """A function that makes a workshop with so many shards of these molecules."""
+    """A function that makes a workshop with a number of shards of these molecules."""
     return lambda n_shards, molecules: Workshop(new_world("world"), tmp_path, n_shards, molecules)

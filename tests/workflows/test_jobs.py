@@ -1,4 +1,4 @@
-"""What the jobs of a run are and do, command by command, without a workflow around them."""
+"""`precalc jobs`: splitting shards over jobs, and each command, without a workflow."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ def library(world) -> LibraryManifest:
 
 
 def jobs(world, *arguments: str, run: int | str = 7, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Call a command as a job of this run."""
+    """Run a command as a job of this workflow run."""
     runner = {"GITHUB_RUN_ID": str(run), "GITHUB_SERVER_URL": "https://github.example", "GITHUB_REPOSITORY": "a/b"}
     variables = {**world.environment, **runner, **{f"PRECALC_{name.upper()}": text for name, text in settings.items()}}
     return run_command(["jobs", *arguments], variables=variables, folder=world.root)
@@ -37,7 +37,7 @@ def outputs(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
 
 
 @given(st.lists(st.integers(0, 2), max_size=300), st.integers(1, 256))
-def test_every_shard_is_in_one_job_and_no_job_is_without_molecules(counts: list[int], workers: int):
+def test_shards_are_split_over_jobs_that_all_have_molecules(counts: list[int], workers: int):
     rows = dict(zip(shard_keys(len(counts)), counts, strict=True))
 
     split = [parse_shards(part, len(rows)) for part in split_shards(rows, workers)]
@@ -48,7 +48,7 @@ def test_every_shard_is_in_one_job_and_no_job_is_without_molecules(counts: list[
     assert max(filled, default=0) - min(filled, default=0) <= 1
 
 
-def test_a_library_smaller_than_its_shards_gets_as_many_jobs_as_have_something_to_do(world):
+def test_empty_shards_get_no_jobs_of_their_own(world):
     world.write_model()
     world.build_library(["CCO", "CCN"])
 
@@ -71,9 +71,7 @@ def test_a_sample_has_no_jobs_that_predict(world, library: LibraryManifest):
     assert planned == {"key": "eos9abc-0001", "predict": "[]", "load": "[]"}
 
 
-def test_what_one_run_computes_is_left_to_it_by_the_next_and_by_its_own_second_attempt_not(
-    world, library: LibraryManifest
-):
+def test_second_run_leaves_a_claim_and_a_second_attempt_keeps_it(world, library: LibraryManifest):
     first = outputs(jobs(world, "plan", MODEL, "--shards", "00-01"))
     second = jobs(world, "plan", MODEL, run=8)
     third = jobs(world, "plan", MODEL, run=9)
@@ -81,11 +79,11 @@ def test_what_one_run_computes_is_left_to_it_by_the_next_and_by_its_own_second_a
     assert json.loads(first["predict"]) == ["00", "01"]
     assert json.loads(outputs(second)["predict"]) == ["02", "03"]
     assert outputs(third) == {"key": "", "predict": "[]", "load": "[]"}
-    assert "another run computes this, or has" in third.stderr
+    assert "another run computes or has computed this" in third.stderr
     assert outputs(jobs(world, "plan", MODEL, "--shards", "00-01")) == first
 
 
-def test_a_job_that_github_runs_again_after_its_execution_was_settled_computes_nothing(world, library: LibraryManifest):
+def test_rerun_of_a_settled_executions_job_computes_nothing(world, library: LibraryManifest):
     execution = open_execution(world.store, MODEL, library.digest, SHARDS)
     planned = outputs(jobs(world, "plan", MODEL, "--key", execution.key))
     execution.settled.create(Settled(conclusion="cancelled", settled_at=execution.intent.created_at))
@@ -119,16 +117,16 @@ def test_shards_for_which_there_was_no_time_are_told(world, library: LibraryMani
     report = jobs(world, "report", key)
 
     assert predicted.returncode == 0
-    assert "stopped in time" in predicted.stderr
+    assert "time budget spent" in predicted.stderr
     assert Execution(world.store, key).shard_report("03").read().unfinished
     assert served.returncode == 0
-    assert "left out, for want of raw predictions" in served.stderr
+    assert "skipping shards without raw predictions" in served.stderr
     assert report.returncode == 1
-    assert "03: there was no time left for it" in report.stdout
+    assert "03: the time budget ran out" in report.stdout
     assert "Traceback" not in report.stderr
 
 
-def test_a_model_that_cannot_be_opened_is_the_reason_of_every_shard_of_the_job(world, library: LibraryManifest):
+def test_unusable_model_is_recorded_as_every_shards_reason(world, library: LibraryManifest):
     world.write_model(run=None)
     key = outputs(jobs(world, "plan", MODEL))["key"]
 
@@ -137,7 +135,7 @@ def test_a_model_that_cannot_be_opened_is_the_reason_of_every_shard_of_the_job(w
     execution = Execution(world.store, key)
     assert "run.sh" in execution.shard_report("01").read().failure
     assert execution.shard_report("02").read() is None
-    assert "shards 02-03: its job did not say" in jobs(world, "report", key).stdout
+    assert "shards 02-03: its job recorded no reason" in jobs(world, "report", key).stdout
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The workflow itself, run by act: what lands in the store and in the tables, whoever starts it and whatever fails."""
+"""The workflow run by act: results in store and tables, by hand and with a key, with failures and without."""
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -27,12 +27,12 @@ def smiles_of(workshop, shard: str) -> list[str]:
 
 
 def refuse(smiles: Iterable[str]) -> str:
-    """Return the body of a model that breaks at these molecules."""
+    """Return the body of a model that fails on these molecules."""
     return f"assert smiles not in {set(smiles)!r}\nreturn f'{{len(smiles) / 3!r}},{{len(smiles)}},x'"
 
 
 def assert_served(workshop, shards: Iterable[str], tables: KeyValueStore | None = None) -> None:
-    """The table holds the molecules of these shards, all of them, and no others."""
+    """Assert that the table holds exactly the molecules of these shards."""
     reader = TableReader(tables or workshop.world.tables, MODEL)
     assert sorted(reader.directories()) == sorted(shards)
     for shard in shards:
@@ -46,7 +46,7 @@ def settle(workshop, key: str) -> None:
     assert Execution(workshop.world.store, key).settled.create(settled)
 
 
-def test_a_failed_shard_holds_none_back_is_told_with_its_reason_and_ends_well_when_it_is_launched_again(new_workshop):
+def test_failed_shard_is_reported_and_succeeds_when_relaunched(new_workshop):
     workshop = new_workshop(5, FEW)
     store, shards = workshop.world.store, shard_keys(5)
     workshop.world.write_model(answer=refuse(smiles_of(workshop, "04")))
@@ -81,7 +81,7 @@ def test_a_failed_shard_holds_none_back_is_told_with_its_reason_and_ends_well_wh
     assert {smiles for call in workshop.world.calls()[asked:] for smiles in call} == set(smiles_of(workshop, "04"))
 
 
-def test_all_shards_are_computed_by_a_job_each_for_somebody_who_gives_a_model_alone(new_workshop):
+def test_run_by_hand_with_only_a_model_computes_all_shards(new_workshop):
     workshop = new_workshop(5, FEW[:40])
     shards = shard_keys(5)
     refused = smiles_of(workshop, "02")
@@ -100,7 +100,7 @@ def test_all_shards_are_computed_by_a_job_each_for_somebody_who_gives_a_model_al
     assert f"{len(refused)} of {len(refused)} molecules quarantined" in done.stdout
 
 
-def test_on_s3_and_dynamodb_shards_land_and_are_claimed_as_on_disk(new_workshop, aws):
+def test_shards_land_and_are_claimed_on_s3_and_dynamodb(new_workshop, aws):
     workshop = new_workshop(5, FEW)
     url, tables = f"s3://{aws.make_bucket()}/platform", tables_url()
     workshop.variables |= {"PRECALC_STORE_URL": url, "PRECALC_TABLES_URL": tables}

@@ -1,4 +1,4 @@
-"""The whole way: a run of Dagster dispatches, the real workflow runs by act, and what lands goes on to the table."""
+"""End to end: a Dagster run dispatches, act runs the real workflow, and the shards reach the table."""
 
 import shutil
 import time
@@ -27,7 +27,7 @@ ASSETS = ("raw_predictions", "predictions", "prediction_table")
 
 
 class Actions:
-    """A GitHub that runs the workflow by act; the shard that its first run fails is mended before its second."""
+    """A GitHub that runs the workflow by act; the shard that fails in the first run is repaired before the second."""
 
     def __init__(self, workshop) -> None:
         self.workshop = workshop
@@ -41,14 +41,14 @@ class Actions:
 
     @contextmanager
     def serving(self) -> Iterator[dict[str, str]]:
-        """Serve, and return the settings that lead there."""
+        """Serve, and yield the settings for it."""
         with self.fake.serving() as url:
             github = {"github_repository": REPOSITORY, "github_token": TOKEN, "github_api_url": url}
             yield {"compute": "github", **github}
 
 
 class PatientClock(Clock):
-    """Time that passes at two looks at GitHub a second, and so leaves the processor to the jobs."""
+    """A clock that allows two polls per second, to leave the processor to the jobs."""
 
     def sleep(self, seconds: float) -> None:
         time.sleep(0.5)
@@ -56,7 +56,7 @@ class PatientClock(Clock):
 
 
 @pytest.mark.timeout(300)
-def test_a_model_goes_from_a_run_of_dagster_over_the_workflow_to_its_table_on_aws(new_workshop, aws):
+def test_dagster_run_loads_a_table_on_aws_through_the_workflow(new_workshop, aws):
     workshop = new_workshop(5, FEW)
     shards = shard_keys(5)
     keys = [f"{MODEL}|{shard}" for shard in shards]
@@ -89,7 +89,7 @@ def test_a_model_goes_from_a_run_of_dagster_over_the_workflow_to_its_table_on_aw
 
 @pytest.fixture
 def page() -> Iterator[Page]:
-    """A page of this machine's own Chromium, which every CI of ours has."""
+    """A page of the machine's Chromium, which CI has."""
     found = [name for name in ("chromium", "chromium-browser", "google-chrome") if shutil.which(name)]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which(found[0]), args=["--no-sandbox"])
@@ -98,7 +98,7 @@ def page() -> Iterator[Page]:
 
 
 def click_backfill(page: Page, dev: DagsterDev, asset: str, *, upstream_is_there: bool) -> None:
-    """Launch a backfill of all partitions of an asset, as a person does."""
+    """Launch a backfill of all of an asset's partitions in the UI."""
     page.goto(f"{dev.url}/assets/{asset}?view=partitions")
     page.get_by_role("button", name="Materialize…").click()
     if not upstream_is_there:
@@ -112,7 +112,7 @@ def click_backfill(page: Page, dev: DagsterDev, asset: str, *, upstream_is_there
 
 
 def stages(clicked: float, published: float, actions: Actions, dev: DagsterDev) -> str:
-    """Return how many seconds each stage took."""
+    """Return the seconds of each stage, as lines."""
     lines = []
     since = clicked
     for run in actions.fake.runs.values():
@@ -135,9 +135,7 @@ def stages(clicked: float, published: float, actions: Actions, dev: DagsterDev) 
 
 
 @pytest.mark.timeout(900)
-def test_fifty_shards_go_from_a_click_in_the_ui_over_the_workflow_to_the_table_and_the_card(
-    new_workshop, page: Page, capsys
-):
+def test_backfill_of_fifty_shards_ends_in_table_and_card(new_workshop, page: Page, capsys):
     workshop = new_workshop(50, MANY)
     world = workshop.world
     put_source(world.store, world.root / "library.smi")

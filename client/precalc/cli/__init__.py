@@ -1,6 +1,6 @@
-"""`precalc …`: the client's commands, and those that the platform adds to them.
+"""`precalc …`: the client's commands, to which the platform adds its own.
 
-`app` has the commands and their options, the other modules what they do.
+`app` has the commands and their options, the other modules do their work.
 """
 
 import logging
@@ -18,8 +18,8 @@ _INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run the command line. Exit code 2 for a wrong request, 1 for a failure, without a traceback."""
-    # As an exception, so that cleanup runs: a model's processes would outlive this one otherwise.
+    """Run the command line; errors exit 2 for a wrong request, 1 for a failure, without a traceback."""
+    # An exception runs the cleanup; without it, a model's processes would outlive this one.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     show_log("precalc")
     add_commands = find_plugin("precalc.commands")
@@ -40,14 +40,14 @@ def main() -> None:
 
 
 def show_log(package: str) -> None:
-    """Print what a package logs, each message as a line; above the progress bar, if there is one."""
+    """Print a package's log messages to stderr, one a line, above a progress bar."""
     log = logging.getLogger(package)
     log.setLevel(logging.INFO)
     log.addHandler(_Lines())
 
 
 class _Lines(logging.Handler):
-    """Prints to what `sys.stderr` is at that moment: rich replaces it while it shows a bar."""
+    """Prints to the current `sys.stderr`, which rich replaces while it shows a bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a message."""

@@ -1,6 +1,6 @@
 """The client's commands and their options.
 
-What a command does is in functions of other modules, imported when it is called: help should not wait for them.
+Each command calls a function of another module and imports it only then, so that help does not wait for it.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ app = typer.Typer(
 )
 
 Model = Annotated[str, typer.Argument(help="A model id: eos3b5e, or eos3b5e-v2 for a version.")]
-Api = Annotated[str | None, typer.Option(envvar=URL_VARIABLE, help="The URL of the API to read from.")]
+Api = Annotated[str | None, typer.Option(envvar=URL_VARIABLE, help="URL of the API to read from.")]
 
 
 @app.command()
@@ -32,7 +32,7 @@ def get(
         typer.Option(
             "--input",
             "-i",
-            help="A file of InChIKeys or SMILES: CSV, CSV.gz or SMI; - is standard input, as is a pipe.",
+            help="File of InChIKeys or SMILES: CSV, CSV.gz or SMI; - or a pipe is standard input.",
         ),
     ] = None,
     output: Annotated[
@@ -40,30 +40,31 @@ def get(
         typer.Option(
             "--output",
             "-o",
-            help="A file: .csv, .csv.gz, .parquet or .jsonl; a folder for several models; stdout by default.",
+            help="Output file: .csv, .csv.gz, .parquet or .jsonl; for several models a folder (default: stdout).",
         ),
     ] = None,
     missing: Annotated[
         Path | None,
         typer.Option(
-            help="Write the molecules that are not precalculated here, as `ersilia run -i` reads them.",
+            help="File for the molecules that are not precalculated, in the format of `ersilia run -i`.",
         ),
     ] = None,
     file_format: Annotated[
         str | None,
-        typer.Option("--format", help="csv, csv.gz, parquet or jsonl; by default the format of the file's suffix."),
+        typer.Option("--format", help="csv, csv.gz, parquet or jsonl (default: by the file's suffix)."),
     ] = None,
     api: Api = None,
     include_smiles: Annotated[
         bool, typer.Option("--include-smiles", help="Add a column with the reference library's SMILES.")
     ] = False,
     all_models: Annotated[
-        bool, typer.Option("--all-models", help="All models that have predictions, into a folder.")
+        bool, typer.Option("--all-models", help="Read all models that have predictions, into a folder.")
     ] = False,
     compute_missing: Annotated[
         bool,
         typer.Option(
-            "--compute-missing", help="Run the model here on what is not precalculated; the column `source` tells."
+            "--compute-missing",
+            help="Run the model here on what is not precalculated; the column `source` marks it.",
         ),
     ] = False,
 ) -> None:
@@ -90,11 +91,11 @@ def get(
 def download(
     model: Model,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A folder; by default one with the model's name.")
+        Path | None, typer.Option("--output", "-o", help="Output folder (default: the model's id).")
     ] = None,
     api: Api = None,
 ) -> None:
-    """Download a model's Parquet files, checked; continues after an interruption."""
+    """Download a model's Parquet files and verify them; continues after an interruption."""
     from precalc.cli.download import download as work
 
     work(model, output or Path(model), api)
@@ -118,10 +119,10 @@ def describe(model: Model, api: Api = None) -> None:
 
 @app.command()
 def login(
-    url: Annotated[str, typer.Argument(help="The URL of an API.")],
+    url: Annotated[str, typer.Argument(help="URL of an API.")],
     forget: Annotated[bool, typer.Option("--forget", help="Remove the key from the keyring.")] = False,
 ) -> None:
-    """Store an API's key in this machine's keyring; the prompt does not show it."""
+    """Store an API's key in this machine's keyring; the prompt hides it."""
     from precalc.cli.login import login as work
 
     work(url, forget=forget)

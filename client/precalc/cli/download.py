@@ -15,7 +15,7 @@ _KB = 1_000
 
 
 def download(model: str, folder: Path, api: str | None) -> None:
-    """Download a model's files into a folder, with a progress bar, and print what they are."""
+    """Download a model's files into a folder, with a progress bar, and print a summary."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; name a folder with -o")
     with closing(open_source(api)) as source, ExitStack() as stack:

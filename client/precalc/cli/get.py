@@ -1,4 +1,4 @@
-"""`precalc get`: predictions of somebody's molecules, into a file, a folder or standard output."""
+"""`precalc get`: predictions of given molecules, into a file, a folder or standard output."""
 
 import json
 import os
@@ -21,13 +21,13 @@ from precalc.plugins import find_plugin, find_source
 from precalc.source import OpenModel, Source
 
 _NAMED = 5
-"""Models that a message names."""
+"""Maximum number of models that a message names."""
 
 _WORTH_A_BAR = 1_000
-"""Molecules: fewer are answered before a person has read what the bar says."""
+"""Molecules from which on a progress bar is shown; fewer take less time than reading it."""
 
 _LISTED = 20
-"""Molecules on the command line: more than anybody types, and few enough to be identified before all else."""
+"""Molecules in a batch of those on the command line, which are identified before any is read."""
 
 _UNREADABLE = "neither InChIKey nor SMILES"
 
@@ -47,9 +47,9 @@ class Options:
 
 
 def get(words: Sequence[str], options: Options) -> None:
-    """Write `key,input` and the model's columns, a row for each molecule; the cells of a missing one are empty.
+    """Write `key,input` and the model's columns, a row per molecule; a missing molecule has empty cells.
 
-    Raises UsageError for words that are no molecules. In a file those are rows like others, and counted.
+    Raises UsageError for an unreadable molecule on the command line; in a file it gets a row and is counted.
     """
     models, named = _split(words, options)
     many = options.all_models or len(models) > 1
@@ -66,16 +66,16 @@ def get(words: Sequence[str], options: Options) -> None:
             else:
                 _get_one(source.open(models[0]), molecules, options, scratch)
         except BrokenPipeError:
-            # The reader has enough, as `head` has; without this, Python complains again when it exits.
+            # The reader closed the pipe, as `head` does; without this, Python reports the error again at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _split(words: Sequence[str], options: Options) -> tuple[list[str], list[str]]:
-    """Return the models, which come first, and the molecules: no SMILES reads like a model id."""
+    """Return the models, which come first, and the molecules; no SMILES looks like a model id."""
     n_models = next((at for at, word in enumerate(words) if not is_model_id(word)), len(words))
     if options.all_models:
         if n_models:
-            raise UsageError(f"{words[0]} is a model; name models, or give --all-models")
+            raise UsageError(f"{words[0]} is a model; give either models or --all-models")
     elif not n_models:
         check_model_id(words[0] if words else "")
     return list(words[:n_models]), list(words[n_models:])
@@ -85,24 +85,24 @@ def _check(options: Options, *, many: bool) -> None:
     """Raise UsageError for options that do not go together, and for paths that cannot be written."""
     output, missing = options.output, options.missing
     if output and missing and output.absolute() == missing.absolute():
-        raise UsageError(f"{output} is named twice; give --output and --missing a place each")
+        raise UsageError(f"{output} is named twice; give --output and --missing different files")
     if missing and options.compute_missing:
-        raise UsageError("with --compute-missing no molecule is missing; leave --missing out")
+        raise UsageError("--compute-missing leaves no molecule missing; leave out --missing")
     if many and output is None:
-        raise UsageError("several models are written into a folder, a file for each; name one with -o")
+        raise UsageError("several models are written into a folder, a file for each; name the folder with -o")
     for path in filter(None, (output, missing)):
         if many and path.exists() and not path.is_dir():
             raise UsageError(f"{path} is a file; several models are written into a folder, a file for each")
         if not many and (path.is_dir() or not path.absolute().parent.is_dir()):
-            raise UsageError(f"{path}: that is a folder, or in a folder that does not exist; name a file")
+            raise UsageError(f"{path} is a folder, or in a folder that does not exist; name a file")
     find_format(options.format, None if many else output)
     if output is None and options.format == "parquet":
-        raise UsageError("Parquet goes into a file; name one with -o")
+        raise UsageError("Parquet cannot be written to standard output; name a file with -o")
 
 
 def _open_molecules(named: Sequence[str], path: Path | None, scratch: Path) -> MoleculeInput:
     if named and path:
-        raise UsageError("name molecules, or a file of them with -i; one of the two")
+        raise UsageError("give either molecules or a file of them with -i")
     if named:
         molecules = read_list(named)
         for batch in molecules.batches(_LISTED):
@@ -117,9 +117,9 @@ def _open_molecules(named: Sequence[str], path: Path | None, scratch: Path) -> M
 
 
 def _way_out(word: str) -> str:
-    """Return what a person has probably meant by a word that is no molecule."""
+    """Return advice for a word that is not a molecule."""
     if is_model_id(word):
-        return "models are named before molecules"
+        return "name models before molecules"
     if Path(word).is_file():
         return f"to read the molecules of that file: -i {word}"
     return "give a SMILES or an InChIKey"
@@ -146,9 +146,9 @@ def _get_one(model: OpenModel, molecules: MoleculeInput, options: Options, scrat
 
 
 def _get_many(source: Source, models: Sequence[str], molecules: MoleculeInput, options: Options, scratch: Path) -> None:
-    """Write a file for each model into a folder, and a manifest; models that are complete there are skipped.
+    """Write a file per model and a manifest into a folder; skip models that are already complete there.
 
-    Raises PrecalcError at the end for models that cannot be read: the others are written first.
+    Raises PrecalcError at the end, after all other models are written, for models that cannot be read.
     """
     if not models:
         raise PrecalcError(f"{source.name} has no models yet; nothing was written")
@@ -163,7 +163,7 @@ def _get_many(source: Source, models: Sequence[str], molecules: MoleculeInput, o
         try:
             counts = _get_into_folder(source.open(name), identified, options, folders, manifest)
         except PrecalcError as error:
-            # An API that gives its own code is up, and has answered for this model alone.
+            # An API error with a code concerns this model alone: the API is up.
             if not isinstance(error, OneModelError) and not (isinstance(error, ApiError) and error.code):
                 raise
             _say(f"error: {error}")
@@ -171,7 +171,7 @@ def _get_many(source: Source, models: Sequence[str], molecules: MoleculeInput, o
         else:
             written += [counts] if counts else []
     if written:
-        # Unreadable molecules are the same ones for every model.
+        # Every model has the same unreadable molecules.
         _explain(written[0].unreadable, written[0].reasons)
         _advise(max(counts.missing for counts in written), options)
     if failed:
@@ -182,7 +182,7 @@ def _get_many(source: Source, models: Sequence[str], molecules: MoleculeInput, o
 def _get_into_folder(
     model: OpenModel, molecules: MoleculeInput, options: Options, folders: Sequence[Path], manifest: "_Manifest"
 ) -> Counts | None:
-    """Write a model's file and add it to the manifest; return None if it is complete already."""
+    """Write a model's file and add it to the manifest; return None if it is already complete."""
     info = model.info
     suffixes = (options.format or "csv", "csv")
     paths = [folder / f"{info.model}.{suffix}" for folder, suffix in zip(folders, suffixes, strict=False)]
@@ -190,7 +190,7 @@ def _get_into_folder(
     entry = {"source": info.source, **info.provenance, "input_sha256": molecules.digest, **choices}
     path, missing = paths[0], paths[1] if len(paths) > 1 else None
     if manifest.has(path.name, entry) and all(each.exists() for each in paths):
-        _say(f"{path} is complete already")
+        _say(f"{path} is already complete")
         return None
     request = Request(model, molecules, find_format(options.format, None), smiles=options.include_smiles)
     counts, computation = _get_file(request, path, missing, options)
@@ -204,7 +204,7 @@ def _get_into_folder(
 
 
 class _Manifest:
-    """The file of a folder that describes each of the others: its content, and what that is from."""
+    """The JSON file that describes the other files of a folder: their content and its origin."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -215,11 +215,11 @@ class _Manifest:
         self._entries: dict[str, dict[str, object]] = entries if isinstance(entries, dict) else {}
 
     def has(self, name: str, entry: dict[str, object]) -> bool:
-        """Return whether a file was written with these values, among others."""
+        """Return whether a file's entry has these values."""
         return entry.items() <= self._entries.get(name, {}).items()
 
     def add(self, name: str, entry: dict[str, object]) -> None:
-        """Add a file that is whole."""
+        """Add a complete file."""
         self._entries[name] = entry
         partial = self._path.with_name(f".{self._path.name}.partial")
         partial.write_text(json.dumps({"files": self._entries}, indent=2) + "\n", encoding="utf-8")
@@ -232,7 +232,7 @@ def _get_file(
     for target in filter(None, (path, missing)):
         source = options.input_file
         if source and source.exists() and target.exists() and source.samefile(target):
-            raise UsageError(f"{target} is the file that the molecules are read from; write into another one")
+            raise UsageError(f"{target} is the input file; write into another one")
     _warn(request)
     if options.compute_missing:
         return _compute(request, path)
@@ -267,16 +267,16 @@ def _compute(request: Request, path: Path) -> tuple[Counts, Computation]:
 
 
 def _warn(request: Request) -> None:
-    """Warn that the model would predict something else next time, if it does."""
+    """Warn if the model's predictions vary between runs."""
     info = request.model.info
     if info.deterministic is False:
         _say(f"warning: predictions of {info.model} vary between runs, in {info.variation}")
 
 
 def _report(counts: Counts, missing: Path | None) -> None:
-    """Print what is missing in the answer, if anything is."""
+    """Print counts of molecules without predictions, if any."""
     if counts.silent:
-        _say(f"{counts.silent:,} of those found have no value: the model could not answer them")
+        _say(f"{counts.silent:,} of those found have no value: the model failed on them")
     if not counts.missing and not counts.unreadable:
         return
     _say(
@@ -286,11 +286,11 @@ def _report(counts: Counts, missing: Path | None) -> None:
         + (f"; {missing} lists {counts.missing - counts.unnamed:,}" if missing and counts.missing else "")
     )
     if missing and counts.unnamed:
-        _say(f"{counts.unnamed:,} given by InChIKey cannot be listed, nor run: their SMILES are not in the library")
+        _say(f"{counts.unnamed:,} given by InChIKey cannot be listed or run: their SMILES are not in the library")
 
 
 def _advise(missing: int, options: Options) -> None:
-    """Print what can be done about molecules that are not precalculated, unless it was done."""
+    """Name the options for molecules that are not precalculated, unless one was given."""
     if missing and not options.missing and not options.compute_missing:
         _say("--missing FILE lists what is not precalculated, --compute-missing computes it here")
 
@@ -316,7 +316,7 @@ def _say(line: str) -> None:
 
 @contextmanager
 def _bar(title: str, total: int) -> Iterator[OnRows]:
-    """Show how many rows are written, if there are enough to wait for."""
+    """Show the rows written in a progress bar, if there are many."""
     if total < _WORTH_A_BAR:
         yield ignore_rows
         return

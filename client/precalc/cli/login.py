@@ -1,4 +1,4 @@
-"""`precalc login`: the key of an API, checked and stored."""
+"""`precalc login`: checks and stores the key of an API."""
 
 import sys
 from contextlib import closing
@@ -10,12 +10,12 @@ from precalc.remote import RemoteSource
 
 
 def login(url: str, *, forget: bool) -> None:
-    """Prompt for an API's key without showing it, check it with the API, and store it in the machine's keyring."""
+    """Prompt for an API's key without showing it, verify it with the API, and store it in the keyring."""
     url = normal_url(url)
     if forget:
         print(f"the key of {url} is removed" if forget_key(url) else f"there was no key of {url}", file=sys.stderr)
         return
-    # Password managers write the key into a pipe: no prompt then.
+    # A password manager may pipe the key in: then there is no prompt.
     typed = typer.prompt(f"key of {url}", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
     key = check_key(url, typed.strip())
     with closing(RemoteSource(url, key)) as source:

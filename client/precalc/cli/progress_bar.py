@@ -1,4 +1,4 @@
-"""The progress of a command on stderr: a bar on a terminal, plain lines elsewhere."""
+"""A command's progress on stderr: a bar on a terminal, plain lines elsewhere."""
 
 import sys
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def progress(title: str, total: int, unit: str = "molecules") -> Iterator[OnProgress]:
-    """Show the progress of something that is counted, until the context ends."""
+    """Show progress towards `total` until the context ends."""
     if not stderr.is_terminal:
         yield ProgressLines(lambda line: print(f"{title}: {line}", file=sys.stderr, flush=True), total, unit)
         return

@@ -1,4 +1,4 @@
-"""`precalc models` and `precalc describe`: what is precalculated, from an API or from the platform's tables."""
+"""`precalc models` and `precalc describe`: the precalculated models of an API or of the platform's tables."""
 
 from contextlib import closing
 
@@ -27,7 +27,7 @@ def list_models(api: str | None) -> None:
 
 
 def describe(model: str, api: str | None) -> None:
-    """Print what a model predicts, how much of it is precalculated, and how to cite it."""
+    """Print a model's facts, citation and columns."""
     with closing(open_source(api)) as source:
         info = source.open(model).info
     print(f"{model}: {info.title}" if info.title else f"{model}, not published")
@@ -58,13 +58,13 @@ def _facts(info: ModelInfo) -> dict[str, str]:
 
 
 def models_table() -> Table:
-    """Return an empty table of models."""
+    """Return the table of models without rows."""
     names = ("model", "title", "columns", "release", "shards", "molecules", "deterministic")
     return Table(*names, box=None, pad_edge=False)
 
 
 def yes_or_no(answer: bool | None) -> str:
-    """Return an answer as a word, a dash for an unknown one."""
+    """Return the answer as a word, or a dash if it is unknown."""
     return "–" if answer is None else "yes" if answer else "no"
 
 
