@@ -191,9 +191,11 @@ def _molecules(session: Session, shards: list[str]) -> int:
 
 
 def _stage(asset: str, model: str, result: dg.ExecuteInProcessResult, seconds: float) -> Stage:
-    materialized = [
+    events = (
         event.step_materialization_data.materialization for event in result.all_events if event.is_step_materialization
-    ]
+    )
+    # A run of shards also records a canary that Dagster has no record of.
+    materialized = [event for event in events if event.asset_key == dg.AssetKey(asset)]
     metadata = [entry.metadata for entry in materialized]
 
     def total(name: str) -> float:

@@ -84,7 +84,9 @@ def test_run_tries_only_a_release_that_has_passed_no_canary(world, home):
     world.write_model()
     assert world.precalc("predict", MODEL, "--sample", "24").returncode == 0
     tried = find_report(world.store, MODEL)
-    assert world.precalc("run", MODEL, "--shards", "00").returncode == 0
+    done = world.precalc("run", MODEL, "--shards", "00")
+    assert done.returncode == 0
+    assert f"raw_predictions {MODEL}: 1 materialized" in done.stderr
     assert find_report(world.store, MODEL) == tried
     assert recorded(home, "sample_predictions") == [MODEL]  # the run records the canary that was run without Dagster
 
