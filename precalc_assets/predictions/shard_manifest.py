@@ -86,7 +86,7 @@ def require_manifest(store: ObjectStore, model: str, shard: str) -> RawManifest:
     """Return a shard's manifest. Raises ShardError if it is missing or damaged."""
     manifest = find_manifest(store, model, shard)
     if manifest is None:
-        raise ShardError(f"{model} has no raw predictions for shard {shard}; run `precalc predict {model}` first")
+        raise ShardError(f"{model} has no raw predictions for this shard; run `precalc predict {model}` first")
     return manifest
 
 

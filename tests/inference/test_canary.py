@@ -601,4 +601,4 @@ def test_a_molecule_too_large_for_a_page_fails_the_canary(world):
     world.write_model(columns=(("word", "string"),), answer=answer)
     report = run(world, 2)
     assert [check.name for check in report.broken] == ["estimate"]
-    assert "more than the" in said(report, "estimate")
+    assert "an item has room for 409536" in said(report, "estimate")
