@@ -23,13 +23,16 @@ SLOW_ANSWER = """time.sleep(0.02)\nreturn f'{len(smiles) / 3!r},{len(smiles)},"{
 
 
 def contents(world) -> dict[str, object]:
-    """Return everything that a run leaves, without times."""
+    """Return everything that a run leaves, without times.
+
+    And without environments: that of a shard is unknown if a run is killed between its last part and its manifest.
+    """
     found: dict[str, object] = {}
     for name in world.objects():
         path = world.path(name)
         if name.endswith("manifest.json") and name.startswith("raw/"):
             found[name] = RawManifest.model_validate_json(path.read_bytes()).model_dump(
-                exclude={"seconds", "finished_at"}
+                exclude={"seconds", "finished_at", "environment"}
             )
         elif not name.endswith("manifest.json"):
             found[name] = path.read_bytes()

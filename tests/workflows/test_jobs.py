@@ -144,7 +144,7 @@ def test_a_release_that_has_passed_its_canary_is_not_tried_again(world, library:
     assert jobs(world, "canary", key).returncode == 0
     asked = len(world.calls())
 
-    assert "passed before" in jobs(world, "canary", key).stderr
+    assert "has passed it" in jobs(world, "canary", key).stderr
     assert len(world.calls()) == asked
 
     world.write_model(release="v2.0.0")
