@@ -43,7 +43,7 @@ _CANCEL_WAIT = timedelta(seconds=120)
 
 _CANCEL_LOOK = timedelta(seconds=5)
 
-Facts = dict[str, dict[str, Fact]]
+_Facts = dict[str, dict[str, Fact]]
 """By shard, the facts that an execution adds to those of the shard's manifest."""
 
 
@@ -134,7 +134,7 @@ class _Followed:
 
     execution: Execution
     look_at: datetime
-    facts: Facts
+    facts: _Facts
 
 
 @dataclass
@@ -178,14 +178,14 @@ class _Following:
         if state:
             followed.look_at = _next_look(state, self.engine.now())
             if not isinstance(state, Waiting):
-                followed.facts = shard_facts(execution.intent, state)
+                followed.facts = _shard_facts(execution.intent, state)
             self.tell(execution, state)
         yield from self._land(execution.intent.shards, followed.facts)
         if isinstance(state, Settled):
             del self.active[execution.key]
             yield from self._end(execution.intent, state)
 
-    def _land(self, shards: Sequence[str], facts: Facts) -> Iterator[ShardOutcome]:
+    def _land(self, shards: Sequence[str], facts: _Facts) -> Iterator[ShardOutcome]:
         """Yield those of the shards that have landed, or cannot."""
         for shard in shards:
             if shard not in self.left:
@@ -253,7 +253,7 @@ def _open_sample(engine: Engine, model: str, size: int) -> Execution:
                 return execution
 
 
-def shard_facts(intent: Intent, state: Settled | Underway) -> Facts:
+def _shard_facts(intent: Intent, state: Settled | Underway) -> _Facts:
     """Return what an execution knows about its shards: the run, the attempt, and the shard's job with its seconds.
 
     A job that computed several shards gives each of them all of its seconds. `runner_seconds` is there once it ended.
@@ -266,7 +266,7 @@ def shard_facts(intent: Intent, state: Settled | Underway) -> Facts:
     return facts
 
 
-def describe(key: str, state: Settled | Underway | Waiting) -> str:
+def _describe(key: str, state: Settled | Underway | Waiting) -> str:
     """Return one line about an execution, for a log."""
     if isinstance(state, Waiting):
         return f"{key}: {state.why}"
@@ -280,7 +280,7 @@ def describe(key: str, state: Settled | Underway | Waiting) -> str:
     return f"{key}: {state.conclusion}: {listed}; {took}; {state.url}"
 
 
-def _run_facts(intent: Intent, url: str) -> Facts:
+def _run_facts(intent: Intent, url: str) -> _Facts:
     return {shard: {"run": url, "attempt": intent.attempt(shard)} for shard in intent.shards}
 
 
@@ -289,7 +289,7 @@ def _tell_changes(say: Callable[[str], None]) -> Callable[[Execution, Settled | 
     said: dict[str, str] = {}
 
     def tell(execution: Execution, state: Settled | Underway | Waiting) -> None:
-        line = describe(execution.key, state)
+        line = _describe(execution.key, state)
         if said.get(execution.key) != line:
             said[execution.key] = line
             say(line)
