@@ -7,6 +7,10 @@
   resource with `batch_get_item` in hundreds, and turned into JSON. Both read from the same ministack. Also with 200
   columns, where other molecules on a page matter less.
 - `get`: `precalc get` with a file of 100,000 molecules, from the local tables to a CSV file, as a process.
+- `batches`: `precalc api`, and FastAPI over SQLite that holds the finished JSON of each row, both as processes, asked
+  in turns for batches of random molecules, whose pages `precalc api` keeps after the first round: CPU of the server for
+  a batch. Then one column of 2,048 against all of them, for each molecule of a table in random order, by an API that
+  has just started.
 - `load`: `precalc api` as a process, and 64 clients: for 30 seconds they request one molecule each, then for 30 seconds
   all routes in turn. An answer whose status or body differs from an earlier one is an error.
 - `lambda`: a Python process with only the Lambda's asset, not precompiled, and boto3: from its start to its first
@@ -20,7 +24,6 @@ same pages. Measured is the user and system CPU of the process with all its thre
 import asyncio
 import json
 import os
-import platform
 import random
 import resource
 import statistics
@@ -30,18 +33,22 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
+import psutil
 from fastapi import FastAPI
 
-from benchmarks.command import end, size
-from benchmarks.invented import MODEL, REGION, Shape, floats, load_all, put_plainly
+from benchmarks import plain_api
+from benchmarks.command import begin, best_in_turns, cpu_seconds, end, figure, size, write_molecules
+from benchmarks.invented import MODEL, REGION, Shape, counts, floats, load_all, put_plainly
+from benchmarks.precalc_runs import PRECALC, precalc, variables
+from benchmarks.servers import Remembering, running, used_at
 from infra.lambda_asset import LAMBDA, READER, THIS_PYTHON, build_asset
 from precalc_assets.api.application import make_app
 from precalc_assets.api.gateway import answer_event
@@ -59,14 +66,9 @@ ASKED = size(1_000, 20)
 LISTED = size(100_000, 4_000)
 ROUNDS = size(10, 2)
 STARTS = size(3, 1)
+BATCHES = size(50, 2)
 CLIENTS = size(64, 4)
 LOAD_SECONDS = size(30, 1)
-
-ANSWER_MS = 30
-PLAIN_RATIO = 5
-GET_RATE = 50_000
-LAMBDA_SECONDS = 1.0
-ASSET_BYTES = 10_000_000
 
 ROUTE = f"/models/{MODEL}/predictions"
 
@@ -85,7 +87,7 @@ print(json.dumps({"wall": seconds, "cpu": time.process_time()}))
 
 
 def main() -> None:
-    print(f"api      {os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}")
+    begin(f"{MOLECULES:,} molecules in {N_SHARDS} shards")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shape = floats("10 floats", 10, MOLECULES)
@@ -96,18 +98,21 @@ def main() -> None:
         rng = random.Random(1)
         listed = rng.sample(keys, LISTED)
         questions = apart(tables, keys, rng)
-        met = [measure_answer(tables, questions)]
-        with run_ministack(folder) as ministack:
+        measure_answer(tables, questions)
+        with run_ministack(folder) as ministack, running(Remembering) as stub:
             os.environ |= ministack.environment
-            met.append(measure_plain(tables, shape, MODEL, questions[0]))
+            measure_plain(tables, shape, MODEL, questions[0], at_least=5)
             wide = floats("200 floats", 200, 2 * ASKED)
             load_all(tables, wide, 1, WIDE)
             measure_plain(tables, wide, WIDE, rng.sample(wide.rows.column("inchikey").to_pylist(), ASKED))
-            met.append(measure_lambda(folder, url, questions[0], ministack))
-        met.append(measure_get(folder, url, listed))
+            measure_lambda(folder, url, questions[0], ministack)
+            os.environ["AWS_ENDPOINT_URL"] = stub
+            count_read(tables, listed[:1_000], stub)
+        measure_get(folder, url, listed)
         tables.close()
-        met.append(measure_load(folder, url, listed))
-    end([] if all(met) else ["what is marked above"])
+        measure_batches(folder)
+        measure_load(folder, url, listed)
+    end()
 
 
 def apart(tables: KeyValueStore, keys: Sequence[str], rng: random.Random) -> list[list[str]]:
@@ -126,12 +131,6 @@ def apart(tables: KeyValueStore, keys: Sequence[str], rng: random.Random) -> lis
     raise SystemExit(f"{len(taken)} pages are too few")
 
 
-def cpu_ms(run: Callable[[], object]) -> float:
-    started = time.process_time()
-    run()
-    return 1e3 * (time.process_time() - started)
-
-
 def asked_for(keys: Sequence[str], model: str = MODEL, **headers: str) -> dict[str, Any]:
     route = f"/models/{model}/predictions"
     return event("POST", route, json.dumps({"inchikeys": list(keys)}), {"content_type": "application/json"} | headers)
@@ -142,32 +141,32 @@ def answer(app: FastAPI, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def checked(response: dict[str, Any], found: int = ASKED) -> dict[str, Any]:
-    if response["statusCode"] != 200 or f'"found":{found},' not in response["body"]:
+    if response["statusCode"] != 200 or f'"counts":{{"found":{found}}}' not in response["body"]:
         raise SystemExit(f"unexpected answer: {response['statusCode']} {response['body'][:300]}")
     return response
 
 
-def told(what: str, figure: str, target: str, met: bool) -> bool:
-    print(f"  {what:<52}{figure:>34}   target: {target}{'' if met else '   MISSED'}", flush=True)
-    return met
-
-
-def measure_answer(tables: KeyValueStore, questions: list[list[str]]) -> bool:
+def measure_answer(tables: KeyValueStore, questions: list[list[str]]) -> None:
     app = make_app(tables)
     reader = TableReader(tables, MODEL)
     warm, *fresh = questions
     body = checked(answer(app, asked_for(warm)))["body"]
     reader.get(warm)
-    zipped = {"accept_encoding": "gzip"}
-    plain = min(cpu_ms(lambda keys=keys: answer(app, asked_for(keys))) for keys in fresh)
-    compressed = min(cpu_ms(lambda keys=keys: answer(app, asked_for(keys, **zipped))) for keys in fresh)
-    rows = min(cpu_ms(lambda keys=keys: reader.get(keys)) for keys in fresh)
-    print(f"answer, {ASKED:,} molecules on {ASKED:,} pages, 10 columns, SQLite: {len(body):,} bytes of JSON")
-    print(f"  of which reading rows {rows:.1f} ms; gzip and base64 add {compressed - plain:.1f} ms")
-    return told("to finished JSON", f"{plain:.1f} ms CPU", f"under {ANSWER_MS}", plain < ANSWER_MS)
+    plain = least_ms(lambda keys: answer(app, asked_for(keys)), fresh)
+    figure("answer, 10 floats, SQLite", plain, "ms CPU", at_most=30)
+    figure("answer, of which reading rows", least_ms(reader.get, fresh), "ms CPU")
+    zipped = least_ms(lambda keys: answer(app, asked_for(keys, accept_encoding="gzip")), fresh)
+    figure("answer, with gzip and base64", zipped, "ms CPU")
+    figure("answer, size", len(body.encode()) / ASKED, "bytes a molecule", counted=True)
 
 
-def measure_plain(tables: KeyValueStore, shape: Shape, model: str, keys: list[str]) -> bool:
+def least_ms(run: Callable[[list[str]], object], questions: list[list[str]]) -> float:
+    return min(1e3 * cpu_seconds(lambda keys=keys: run(keys)) for keys in questions)
+
+
+def measure_plain(
+    tables: KeyValueStore, shape: Shape, model: str, keys: list[str], *, at_least: float | None = None
+) -> None:
     store = open_tables(f"dynamodb://{REGION}/bench")
     copy_pages(tables, store, model, keys)
     wanted = set(keys)
@@ -188,16 +187,24 @@ def measure_plain(tables: KeyValueStore, shape: Shape, model: str, keys: list[st
     ours = json.loads(checked(answer(app, asked))["body"])
     if json.loads(plain())["predictions"] != ours["predictions"]:
         raise SystemExit("the plain way has other values")
-    pairs = [(cpu_ms(lambda: answer(app, asked)), cpu_ms(plain)) for _ in range(ROUNDS)]
-    local = make_app(tables)
-    answer(local, asked)
-    in_sqlite = min(cpu_ms(lambda: answer(local, asked)) for _ in range(ROUNDS))
+    ours_seconds, baseline = best_in_turns(
+        lambda: cpu_seconds(lambda: answer(app, asked)), lambda: cpu_seconds(plain), ROUNDS
+    )
     store.close()
-    ours_ms, plain_ms = (min(times) for times in zip(*pairs, strict=True))
-    ratio = plain_ms / ours_ms
-    print(f"plain, {shape.name}, from ministack: ours {ours_ms:.1f} ms CPU, the plain way {plain_ms:.1f}; ", end="")
-    print(f"ours from SQLite {in_sqlite:.1f}")
-    return told("plain / ours", f"{ratio:.1f} times less CPU", f"at least {PLAIN_RATIO}", ratio >= PLAIN_RATIO)
+    what = f"answer, {shape.name}, ministack"
+    figure(what, 1e3 * ours_seconds, "ms CPU", baseline=1e3 * baseline, at_least=at_least)
+
+
+def count_read(tables: KeyValueStore, keys: list[str], stub: str) -> None:
+    """State what an API that has just started uses to read molecules."""
+    store = open_tables(f"dynamodb://{REGION}/counted")
+    copy_pages(tables, store, MODEL, keys)
+    before = used_at(stub)
+    checked(answer(make_app(store), asked_for(keys)), len(keys))
+    used = used_at(stub)
+    store.close()
+    figure(f"first read of {len(keys):,} molecules", used.requests - before.requests, "requests", counted=True)
+    figure(f"first read of {len(keys):,} molecules, units", used.read_units - before.read_units, "units", counted=True)
 
 
 def copy_pages(source: KeyValueStore, target: KeyValueStore, model: str, keys: list[str]) -> None:
@@ -213,16 +220,13 @@ def copy_pages(source: KeyValueStore, target: KeyValueStore, model: str, keys: l
     target.put_many(model, source.get_many(model, wanted).values())
 
 
-def measure_lambda(folder: Path, sqlite: str, keys: list[str], ministack: Emulator) -> bool:
+def measure_lambda(folder: Path, sqlite: str, keys: list[str], ministack: Emulator) -> None:
     asset = build_asset(folder / "asset", READER, THIS_PYTHON)
-    size = packed_bytes(build_asset(folder / "deployed", READER, LAMBDA))
     # As in Lambda, boto3 comes after the asset on the path.
     installed = str(Path(boto3.__file__).parents[1])
     asked = json.dumps(event("GET", f"{ROUTE}/{keys[0]}", None, {}))
     tables = {"SQLite": {}, "DynamoDB": ministack.environment}
     urls = {"SQLite": sqlite, "DynamoDB": f"dynamodb://{REGION}/bench"}
-    walls = {}
-    print("lambda, from the start of Python's own work to the first answer")
     for name, environment in tables.items():
         times = []
         for _ in range(STARTS):
@@ -237,12 +241,10 @@ def measure_lambda(folder: Path, sqlite: str, keys: list[str], ministack: Emulat
             if done.returncode:
                 raise SystemExit(done.stderr)
             times.append(json.loads(done.stdout))
-        walls[name] = min(entry["wall"] for entry in times)
-        cpu = min(entry["cpu"] for entry in times)
-        figure = f"{walls[name]:.2f} s, {cpu:.2f} s CPU"
-        told(f"import and first answer, {name}", figure, f"under {LAMBDA_SECONDS} s", walls[name] < LAMBDA_SECONDS)
-    small = told("asset, zipped", f"{size / 1e6:.1f} MB", f"under {ASSET_BYTES / 1e6:.0f}", size < ASSET_BYTES)
-    return small and all(wall < LAMBDA_SECONDS for wall in walls.values())
+        figure(f"lambda, first answer, {name}", min(entry["wall"] for entry in times), "s", at_most=1)
+        figure(f"lambda, first answer, {name}, CPU", min(entry["cpu"] for entry in times), "s CPU")
+    packed = packed_bytes(build_asset(folder / "deployed", READER, LAMBDA))
+    figure("lambda, zipped", packed / 1e6, "MB", at_most=10)
 
 
 def packed_bytes(asset: Path) -> int:
@@ -253,18 +255,78 @@ def packed_bytes(asset: Path) -> int:
     return archive.stat().st_size
 
 
-def measure_get(folder: Path, url: str, listed: list[str]) -> bool:
+def measure_get(folder: Path, url: str, listed: list[str]) -> None:
     files = {"one": listed[:1], "all": listed}
     for name, keys in files.items():
-        (folder / f"{name}.csv").write_text("\n".join(["smiles", *keys, ""]))
-    seconds = {name: min(child_seconds(folder, url, name) for _ in range(STARTS)) for name in files}
+        write_molecules(folder / f"{name}.csv", keys)
+    taken = {name: min(child_seconds(folder, url, name) for _ in range(STARTS)) for name in files}
     written = (folder / "all.out.csv").read_text().count("\n") - 1
     if written != len(listed):
         raise SystemExit(f"precalc get wrote {written} rows of {len(listed)}")
-    rate = len(listed) / max(0.01, seconds["all"] - seconds["one"])
-    print(f"get, {len(listed):,} molecules of {MOLECULES:,}: {seconds['all']:.2f} s CPU, ", end="")
-    print(f"{len(listed) / seconds['all']:,.0f} molecules/s with the start; one alone {seconds['one']:.2f} s")
-    return told("beyond the start", f"{rate:,.0f} molecules/s", f"at least {GET_RATE:,}", rate >= GET_RATE)
+    beyond = max(0.01, taken["all"] - taken["one"])
+    figure("get, beyond the start", len(listed) / beyond, "molecules/s CPU", at_least=50_000)
+    figure("get, with the start", len(listed) / taken["all"], "molecules/s CPU")
+    figure("get, the start", taken["one"], "s CPU")
+
+
+def measure_batches(folder: Path) -> None:
+    url, rows = f"sqlite:///{folder}/batches.db", folder / "rows.db"
+    shapes = {MODEL: floats("11 floats", 11, size(50_000, 200)), WIDE: counts("2,048 counts", 2_048, size(6_000, 200))}
+    tables = open_tables(url)
+    for model, shape in shapes.items():
+        load_all(tables, shape, N_SHARDS, model)
+        keys, *columns = (column.to_pylist() for column in shape.rows.columns)
+        plain_api.fill(rows, model, zip(keys, zip(*columns, strict=True), strict=True))
+    tables.close()
+    plain = [sys.executable, "-m", "benchmarks.plain_api", str(rows)]
+    for model, shape in shapes.items():
+        keys, most = shape.rows.column("inchikey").to_pylist(), min(1_000, 200_000 // len(shape.columns))
+        batches = [random.Random(i).sample(keys, min(most, len(keys))) for i in range(BATCHES)]
+        with running_api(folder, url) as ours, serving(plain, Path.cwd()) as baseline:
+            _, [answered] = ask_batches(*ours, model, batches[:1])
+            _, [expected] = ask_batches(*baseline, model, batches[:1])
+            if json.loads(answered)["predictions"] != json.loads(expected)["predictions"]:
+                raise SystemExit(f"{model}: the baseline has other values")
+            used = best_in_turns(
+                lambda model=model, batches=batches: ask_batches(*ours, model, batches)[0],
+                lambda model=model, batches=batches: ask_batches(*baseline, model, batches)[0],
+                ROUNDS,
+            )
+            ours_each, baseline_each = (1e3 * each / BATCHES for each in used)
+            what = f"batches, {most:,} × {shape.name}"
+            figure(what, ours_each, "ms CPU", baseline=baseline_each, at_least=0.5)
+    measure_one_column(folder, url, keys)
+
+
+def measure_one_column(folder: Path, url: str, keys: list[str]) -> None:
+    """Compare one column of thousands with all of them, by an API that has just started."""
+    keys = random.Random(1).sample(keys, len(keys))
+    used: dict[int, float] = {}
+    sizes: dict[int, float] = {}
+    for at_once, choice in ((97, {}), (1_000, {"columns": ["count_777"]})):
+        batches = [keys[at : at + at_once] for at in range(0, len(keys), at_once)]
+        with running_api(folder, url) as ours:
+            ask_batches(*ours, MODEL, [])
+            seconds, bodies = ask_batches(*ours, WIDE, batches, **choice)
+        used[at_once] = 1e6 * seconds / len(keys)
+        sizes[at_once] = sum(map(len, bodies)) / len(keys)
+    figure("one column of 2,048 counts", used[1_000], "µs CPU a molecule", baseline=used[97], at_least=5)
+    figure("one column of 2,048 counts, size", sizes[1_000], "bytes a molecule", baseline=sizes[97], at_least=5)
+
+
+def ask_batches(
+    server: psutil.Process, port: int, model: str, batches: list[list[str]], **choice: object
+) -> tuple[float, list[bytes]]:
+    """Return the CPU seconds that a server takes for the predictions of batches, at least 0.001, and its answers."""
+    asked = []
+    for keys in batches:
+        body = json.dumps({"inchikeys": keys} | choice).encode()
+        headers = {"content-type": "application/json", "content-length": str(len(body))}
+        asked.append(Request(model, head("POST", f"/models/{model}/predictions", headers) + body, 200))
+    before = server.cpu_times()
+    bodies = asyncio.run(ask_once(port, asked))
+    after = server.cpu_times()
+    return max(1e-3, after.user + after.system - before.user - before.system), bodies
 
 
 def child_seconds(folder: Path, url: str, name: str) -> float:
@@ -272,21 +334,10 @@ def child_seconds(folder: Path, url: str, name: str) -> float:
     output = folder / f"{name}.out.csv"
     output.unlink(missing_ok=True)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [precalc(), "get", MODEL, "-i", str(folder / f"{name}.csv"), "-o", str(output)]
-    done = subprocess.run(command, env=settings(folder, url), cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr)
+    arguments = ["get", MODEL, "-i", str(folder / f"{name}.csv"), "-o", str(output)]
+    precalc(folder / "store", *arguments, PRECALC_TABLES_URL=url)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def precalc() -> str:
-    return str(Path(sys.executable).parent / "precalc")
-
-
-def settings(folder: Path, url: str) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PRECALC_", "AWS_"))}
-    return inherited | {"PRECALC_TABLES_URL": url, "PRECALC_STORE_URL": (folder / "store").as_uri()}
 
 
 @dataclass(frozen=True)
@@ -296,14 +347,6 @@ class Request:
     name: str
     content: bytes
     status: int
-
-
-@dataclass
-class Seen:
-    """The clients' results: latencies in seconds by request, and errors."""
-
-    seconds: dict[str, list[float]] = field(default_factory=dict)
-    errors: list[str] = field(default_factory=list)
 
 
 def requests(listed: list[str]) -> list[Request]:
@@ -338,56 +381,48 @@ def head(method: str, path: str, headers: dict[str, str]) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-def measure_load(folder: Path, url: str, listed: list[str]) -> bool:
+def measure_load(folder: Path, url: str, listed: list[str]) -> None:
     asked = requests(listed)
     singles = [request for request in asked if request.name == "GET one"]
     with running_api(folder, url) as (server, port):
         expected = asyncio.run(ask_once(port, asked))
-        alone = asyncio.run(ask_for_a_while(port, singles, expected[: len(singles)]))
-        before = cpu_of(server)
-        started, clients_cpu = time.perf_counter(), time.process_time()
-        seen = asyncio.run(ask_for_a_while(port, asked, expected))
-        wall, clients = time.perf_counter() - started, time.process_time() - clients_cpu
-        cpu = cpu_of(server) - before
-    times = [seconds for each in seen.seconds.values() for seconds in each]
-    print(
-        f"load, {CLIENTS} clients for {wall:.0f} s: {len(times):,} requests, {len(times) / wall:,.0f} a second; ",
-        end="",
-    )
-    print(f"the server took {cpu:.0f} s CPU, the clients {clients:.0f}")
-    rate = len(alone.seconds["GET one"]) / LOAD_SECONDS
-    print(f"  before that, one molecule a request: {rate:,.0f} requests a second")
-    for name, each in [*seen.seconds.items(), ("all", times)]:
-        p50, p99 = percentiles(each)
-        print(f"  {name:<20}{len(each):>8,} requests   p50 {1e3 * p50:>7.1f} ms   p99 {1e3 * p99:>7.1f} ms")
-    errors = [*alone.errors, *seen.errors]
+        alone, errors = asyncio.run(ask_for_a_while(port, singles, expected[: len(singles)]))
+        before, clients_before = server.cpu_times(), time.process_time()
+        times, more_errors = asyncio.run(ask_for_a_while(port, asked, expected))
+        clients = time.process_time() - clients_before
+        after = server.cpu_times()
+    figure(f"{CLIENTS} clients, one molecule", len(alone) / LOAD_SECONDS, "requests/s")
+    figure(f"{CLIENTS} clients, all routes", len(times) / LOAD_SECONDS, "requests/s")
+    percentiles = statistics.quantiles(times, n=100, method="inclusive")
+    figure(f"{CLIENTS} clients, all routes, median", 1e3 * percentiles[49], "ms")
+    figure(f"{CLIENTS} clients, all routes, 99th percentile", 1e3 * percentiles[98], "ms")
+    cpu = after.user + after.system - before.user - before.system
+    figure(f"{CLIENTS} clients, CPU of the server", cpu / LOAD_SECONDS, "cores")
+    figure(f"{CLIENTS} clients, CPU of the clients", clients / LOAD_SECONDS, "cores")
+    errors += more_errors
     for error in errors[:5]:
         print(f"  {error}")
-    return told("errors", f"{len(errors):,}", "none", not errors)
+    figure(f"{CLIENTS} clients, errors", len(errors), "errors", at_most=0)
 
 
-def percentiles(seconds: list[float]) -> tuple[float, float]:
-    cuts = statistics.quantiles(seconds, n=100, method="inclusive") if len(seconds) > 1 else seconds * 99
-    return cuts[49], cuts[98]
+def running_api(folder: Path, url: str) -> AbstractContextManager[tuple[psutil.Process, int]]:
+    """Run `precalc api`; yield its process and port."""
+    environment = variables(folder / "store", {"PRECALC_TABLES_URL": url})
+    return serving([PRECALC, "api", "--port", "0"], folder, environment)
 
 
 @contextmanager
-def running_api(folder: Path, url: str) -> Iterator[tuple[int, int]]:
-    """Run `precalc api`; yield its process and port."""
-    command = [precalc(), "api", "--port", "0"]
-    with subprocess.Popen(command, env=settings(folder, url), cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+def serving(
+    command: list[str], folder: Path, environment: dict[str, str] | None = None
+) -> Iterator[tuple[psutil.Process, int]]:
+    """Run a server that prints its URL; yield its process and port."""
+    with subprocess.Popen(command, env=environment, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         greeting = process.stdout.readline()
         try:
-            yield process.pid, int(urlsplit(greeting.split()[0]).port or 0)
+            yield psutil.Process(process.pid), int(urlsplit(greeting.split()[0]).port or 0)
         finally:
             process.terminate()
-
-
-def cpu_of(process: int) -> float:
-    """Return the CPU of a process, from Linux's `/proc/<pid>/stat`."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def ask_once(port: int, asked: list[Request]) -> list[bytes]:
@@ -402,8 +437,10 @@ async def ask_once(port: int, asked: list[Request]) -> list[bytes]:
     return bodies
 
 
-async def ask_for_a_while(port: int, asked: list[Request], expected: list[bytes]) -> Seen:
-    seen = Seen({request.name: [] for request in asked})
+async def ask_for_a_while(port: int, asked: list[Request], expected: list[bytes]) -> tuple[list[float], list[str]]:
+    """Return the latencies in seconds, and the errors."""
+    latencies: list[float] = []
+    errors: list[str] = []
     until = time.perf_counter() + LOAD_SECONDS
 
     async def client(number: int) -> None:
@@ -416,16 +453,16 @@ async def ask_for_a_while(port: int, asked: list[Request], expected: list[bytes]
             try:
                 status, body = await exchange(reader, writer, asked[at])
             except (OSError, EOFError, ValueError) as error:
-                seen.errors.append(f"{asked[at].name}: {error!r}")
+                errors.append(f"{asked[at].name}: {error!r}")
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
                 continue
-            seen.seconds[asked[at].name].append(time.perf_counter() - started)
+            latencies.append(time.perf_counter() - started)
             if status != asked[at].status or body != expected[at]:
-                seen.errors.append(f"{asked[at].name}: {status} {body[:100]!r}")
+                errors.append(f"{asked[at].name}: {status} {body[:100]!r}")
         writer.close()
 
     await asyncio.gather(*map(client, range(CLIENTS)))
-    return seen
+    return latencies, errors
 
 
 async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: Request) -> tuple[int, bytes]:

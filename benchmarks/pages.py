@@ -3,7 +3,7 @@
 The built-in models' output on the file's molecules is loaded into tables of our pages: first as one shard, as large as
 a shard of a library of half a million, then as 50 small ones. The baseline is one DynamoDB item per molecule with its
 key and the list of its numbers. Both are counted in write units by DynamoDB's documented rules. The benchmark also
-prints the cost of zstd's levels and the time to read one molecule.
+states what zstd's levels cost for counts, and the time to read one molecule from SQLite to its values.
 """
 
 import os
@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 
@@ -20,16 +19,17 @@ import pyarrow as pa
 import pyarrow.csv
 from rdkit import Chem
 
-from benchmarks.command import end, molecule_file
+from benchmarks.command import begin, cpu_seconds, end, figure, molecule_file, read_molecules
+from benchmarks.invented import Shape, load_all
 from precalc_assets.columns import Column, read_columns
 from precalc_assets.settings import BUILT_IN_MODELS
-from precalc_assets.sharding import key_hash, shard_keys, shard_of
+from precalc_assets.sharding import key_hash
 from precalc_assets.tables import KeyValueStore, TableReader, open_tables, page_writer
-from precalc_assets.tables.loader import LoadResult, load_shard
+from precalc_assets.tables.loader import LoadResult
 from precalc_assets.tables.store import WRITE_UNIT_BYTES
 
-MODELS = {"eos0bbb": "2,048 counts", "eos0aaa": "descriptors"}
-TARGETS = {"eos0bbb": 40}
+COUNTS = "eos0bbb"
+MODELS = {COUNTS: 60, "eos0aaa": None}
 """The least ratio of the baseline's write units to ours, with full pages."""
 LEVELS = (3, 9, 12, 15, 17, 19)
 ARROW_TYPES = {"float": pa.float64(), "integer": pa.int64(), "string": pa.string()}
@@ -37,77 +37,59 @@ ARROW_TYPES = {"float": pa.float64(), "integer": pa.int64(), "string": pa.string
 
 def main() -> None:
     source = molecule_file()
-    smiles = source.read_text().splitlines()[1:]
-    missed = []
+    begin(f"{len(read_molecules(source)):,} molecules of {source.name}")
     with tempfile.TemporaryDirectory() as folder:
         store = open_tables(f"sqlite:///{folder}/tables.db")
-        keys = [Chem.MolToInchiKey(Chem.MolFromSmiles(text)) for text in smiles]
-        print(f"write units per molecule, {len(set(keys))} molecules of {source.name}")
-        print(f"{'model':<24}{'shards':>7}{'pages':>8}{'bytes/page':>12}{'ours':>9}{'baseline':>10}{'ratio':>7}")
-        for model, what in MODELS.items():
-            columns, _ = read_columns(BUILT_IN_MODELS / model / "model" / "framework")
-            rows = in_table_order(keys, run_model(model, columns, source, Path(folder)))
-            baseline = baseline_units(rows, columns) / rows.num_rows
-            for n_shards in (1, 50):
-                results = load(store, model, rows, columns, n_shards)
-                ratio = baseline / units_per_molecule(results)
-                report(f"{model}, {what}", results, baseline)
-                if n_shards == 1 and ratio < TARGETS.get(model, 0):
-                    missed.append(f"{model}: {ratio:.0f}, the target is {TARGETS[model]}")
-                if n_shards == 1:
-                    read_time = seconds_per_page(store, model, rows)
-            print_levels(store, model, rows, columns)
-            print(f"  reading one molecule: {1e6 * read_time:.0f} µs a page, from SQLite to its values")
+        for model, at_least in MODELS.items():
+            shape = model_output(model, source)
+            baseline = baseline_units(shape.rows, shape.columns) / shape.rows.num_rows
+            for n_shards in (50, 1):
+                results = load(store, model, shape, n_shards)
+                shards = f"{n_shards} shard{'s' * (n_shards > 1)}"
+                figure(
+                    f"{shape.name}, {shards}",
+                    units_per_molecule(results),
+                    "units a molecule",
+                    baseline=baseline,
+                    at_least=at_least if n_shards == 1 else None,
+                    counted=True,
+                )
+                page_bytes = sum(result.directory.page_bytes for result in results) / shape.rows.num_rows
+                figure(f"{shape.name}, {shards}, pages", page_bytes, "bytes a molecule", counted=True)
+            figure(f"{shape.name}, reading a molecule", 1e6 * seconds_per_page(store, model, shape.rows), "µs")
+            if model == COUNTS:
+                state_levels(store, shape)
         store.close()
-    end(missed)
+    end()
 
 
-def run_model(model: str, columns: tuple[Column, ...], source: Path, folder: Path) -> pa.Table:
+def model_output(model: str, source: Path) -> Shape:
+    """Return a built-in model's output on the file's molecules, each molecule once, in the order of a table."""
     framework = BUILT_IN_MODELS / model / "model" / "framework"
-    output = folder / f"{model}.csv"
+    columns, _ = read_columns(framework)
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    subprocess.run(["bash", framework / "run.sh", framework, source, output], check=True, env=environment)
     types = pyarrow.csv.ConvertOptions(column_types={column.name: ARROW_TYPES[column.type] for column in columns})
-    return pyarrow.csv.read_csv(output, convert_options=types)
-
-
-def in_table_order(keys: list[str], rows: pa.Table) -> pa.RecordBatch:
-    """Return each molecule's row once, by hash, as tables are loaded."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "output.csv"
+        subprocess.run(["bash", framework / "run.sh", framework, source, output], check=True, env=environment)
+        rows = pyarrow.csv.read_csv(output, convert_options=types)
+    keys = [Chem.MolToInchiKey(Chem.MolFromSmiles(text)) for text in read_molecules(source)]
     places = dict(zip(keys, range(len(keys)), strict=True))
     ordered = sorted(places, key=key_hash)
     rows = rows.take([places[key] for key in ordered]).combine_chunks()
-    return rows.add_column(0, "inchikey", pa.array(ordered)).to_batches()[0]
+    kind = "counts" if columns[0].type == "integer" else "descriptors"
+    batch = rows.add_column(0, "inchikey", pa.array(ordered)).to_batches()[0]
+    return Shape(f"{len(columns):,} {kind}", columns, batch)
 
 
-def load(
-    store: KeyValueStore, model: str, rows: pa.RecordBatch, columns: tuple[Column, ...], n_shards: int
-) -> list[LoadResult]:
+def load(store: KeyValueStore, model: str, shape: Shape, n_shards: int) -> list[LoadResult]:
     store.drop_table(model)
-    shards = np.array([shard_of(key, n_shards) for key in rows.column("inchikey").to_pylist()])
-    identity = {"columns": columns, "n_shards": n_shards, "release": "", "shard_digest": "", "built_from": ""}
-    return [
-        load_shard(store, model, shard, batches_of(rows, shards == shard), **identity) for shard in shard_keys(n_shards)
-    ]
-
-
-def batches_of(rows: pa.RecordBatch, chosen: np.ndarray) -> Callable[[], Iterator[pa.RecordBatch]]:
-    part = rows.filter(pa.array(chosen))
-    return lambda: iter([part])
+    return load_all(store, shape, n_shards, model)
 
 
 def units_per_molecule(results: list[LoadResult]) -> float:
     """Return the write units per molecule of all writes: pages, directories and columns."""
-    return sum(result.consumed.write_units for result in results) / sum(result.rows for result in results)
-
-
-def report(name: str, results: list[LoadResult], baseline: float) -> None:
-    ours = units_per_molecule(results)
-    pages = sum(result.n_pages for result in results)
-    size = sum(result.page_bytes for result in results) / pages
-    print(
-        f"{name:<24}{len(results):>7}{pages:>8}{size:>12.0f}{ours:>9.4f}{baseline:>10.2f}{baseline / ours:>7.1f}",
-        flush=True,
-    )
+    return sum(result.consumed.write_units for result in results) / sum(result.directory.rows for result in results)
 
 
 def baseline_units(rows: pa.RecordBatch, columns: tuple[Column, ...]) -> int:
@@ -131,15 +113,15 @@ def number_bytes(value: float) -> int:
     return (len(digits) + 1) // 2 + 1
 
 
-def print_levels(store: KeyValueStore, model: str, rows: pa.RecordBatch, columns: tuple[Column, ...]) -> None:
+def state_levels(store: KeyValueStore, shape: Shape) -> None:
     chosen = page_writer.ZSTD_LEVEL
     for level in LEVELS:
         page_writer.ZSTD_LEVEL = level
-        start = time.process_time()
-        units = units_per_molecule(load(store, model, rows, columns, 1))
-        cpu = 1e6 * (time.process_time() - start) / rows.num_rows
-        mark = "  <- in use" if level == chosen else ""
-        print(f"  zstd {level:>2}: {units:.4f} units, {cpu:4.0f} µs CPU of loading per molecule{mark}", flush=True)
+        results: list[LoadResult] = []
+        cpu = cpu_seconds(lambda results=results: results.extend(load(store, COUNTS, shape, 1)))
+        what = f"{shape.name}, zstd {level}{', in use' * (level == chosen)}"
+        figure(what, units_per_molecule(results), "units a molecule")
+        figure(f"{what}, loading", 1e6 * cpu / shape.rows.num_rows, "µs CPU a molecule")
     page_writer.ZSTD_LEVEL = chosen
 
 

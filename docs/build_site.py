@@ -107,8 +107,9 @@ def _leaves(context: click.Context) -> Iterator[click.Context]:
         return
     if group.invoke_without_command and context.parent:
         yield context
-    for name, command in group.commands.items():
-        yield from _leaves(click.Context(command, info_name=name, parent=context))
+    for name in group.list_commands(context):
+        if command := group.get_command(context, name):
+            yield from _leaves(click.Context(command, info_name=name, parent=context))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The IAM policy statements of each kind of program.
 
-A reader is the Lambda behind the API, a runner a rented machine that computes shards, the pipeline the machine with
-Dagster, a deployer a job that deploys. Each is allowed only its own work, which `tests/infra` tests.
+A reader is the Lambda behind the API, a screener the Lambda that answers screens, a runner a rented machine that
+computes shards, the pipeline the machine with Dagster, a deployer a job that deploys. Each is allowed only its own
+work, which `tests/infra` tests.
 """
 
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from aws_cdk import Acknowledgment, Aws, Validations
 from aws_cdk.aws_iam import Effect, PolicyStatement
 from constructs import IConstruct
 
-_OBJECTS_OF_A_RUNNER = ("executions", "predictions", "quarantine", "raw", "samples")
+_OBJECTS_OF_A_RUNNER = ("emptied", "executions", "predictions", "quarantine", "raw", "samples")
 """The bucket's folders that a runner reads and writes; it only reads the library."""
 
 _READ_TABLE = ("dynamodb:BatchGetItem", "dynamodb:DescribeTable")
@@ -27,12 +28,21 @@ _WRITE_OBJECT = ("s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetObject", "
 
 
 def reader_statements(prefix: str, bucket: str) -> list[PolicyStatement]:
-    """Return what the API needs: to read the tables and their names, and the files that it signs links to.
+    """Return what the API needs: to read the tables and their names, and the files and lists that it signs links to.
 
     A link's bearer may do what the role may do. The role may not list objects, so a link reveals no others.
     """
     return [
         _allow(_READ_TABLE, _tables(prefix, "eos*", "library", "models")),
+        _list_tables(),
+        _allow(_READ_OBJECT, _objects(bucket, "predictions", "quarantine")),
+    ]
+
+
+def screener_statements(prefix: str, bucket: str) -> list[PolicyStatement]:
+    """Return what screens need: to read predictions, and from tables the models and the files that are served."""
+    return [
+        _allow(_READ_TABLE, _tables(prefix, "eos*", "models")),
         _list_tables(),
         _allow(_READ_OBJECT, _objects(bucket, "predictions")),
     ]

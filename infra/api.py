@@ -1,6 +1,7 @@
 """The API stack: API Gateway, its Lambdas, keys, limits, alarms and dashboard."""
 
 import json
+from collections.abc import Mapping
 
 from aws_cdk import Acknowledgment, CfnOutput, Duration, RemovalPolicy, Stack, Validations
 from aws_cdk import aws_apigateway as apigateway
@@ -12,7 +13,7 @@ from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sns_subscriptions as subscriptions
 from constructs import Construct
 
-from infra.functions import RETENTION, make_inchikeys, make_reader
+from infra.functions import RETENTION, make_inchikeys, make_reader, make_screens
 from infra.parameters import Parameters
 
 _STAGE = "v1"
@@ -30,12 +31,19 @@ _OPEN = {
     "/docs": (1, 10),
     "/health": (5, 20),
     "/openapi.json": (5, 20),
+    "/screen": (5, 20),
 }
 """Routes that answer GET without a key, since a browser has none before it is pasted into the page, with their rate and
 burst in requests per second. They have no quota, so this limits their costs: see docs/deploy.md."""
+_RDKIT_ROUTES = ("/inchikeys", "/rows", "/drawings")
 _INCHIKEYS_RATE, _INCHIKEYS_BURST = 10, 20
 """Requests per second, rate and burst. 1,000 molecules take the Lambda with RDKit a third of a second of one core, at
 worst 20 s. Reserved concurrency is no alternative: Lambda refuses it to new accounts, whose limit is ten."""
+
+_SCREENS = "/screens"
+_SCREENS_RATE, _SCREENS_BURST = 2, 5
+"""Requests per second, rate and burst. A Lambda answers one screen at a time, and one that has just started reads
+columns of 1.4 million molecules from S3 first, which takes seconds."""
 
 _SLOW = Duration.seconds(3)
 """The 95th percentile that raises the alarm; the largest answers take less than one second."""
@@ -65,21 +73,25 @@ class ApiStack(Stack):
 
     def __init__(self, scope: Construct, name: str, parameters: Parameters) -> None:
         super().__init__(scope, name, description="precalc: the read API of predictions")
-        reader = make_reader(self, parameters)
-        inchikeys = make_inchikeys(self, parameters)
-        api = self._make_api(parameters, reader, inchikeys)
+        reader, inchikeys, screens = (make(self, parameters) for make in (make_reader, make_inchikeys, make_screens))
+        api = self._make_api(parameters, reader, inchikeys, screens)
         key = self._make_key(parameters, api)
-        alarms = self._make_alarms(api, reader, inchikeys)
+        alarms = self._make_alarms(api, {"": reader, "InChIKeys": inchikeys, "Screens": screens})
         if parameters.alarm_email:
             self._send(alarms, parameters.alarm_email)
-        self._make_dashboard(parameters, api, [reader, inchikeys], alarms)
+        functions = {"Lambda": reader, "Lambda with RDKit": inchikeys, "Lambda with Arrow": screens}
+        self._make_dashboard(parameters, api, functions, alarms)
         CfnOutput(self, "Url", value=api.url, description="URL of the API; send the key in the header x-api-key")
         CfnOutput(
             self, "KeyId", value=key.key_id, description="see the key: aws apigateway get-api-key --include-value"
         )
 
     def _make_api(
-        self, parameters: Parameters, reader: lambda_.IFunction, inchikeys: lambda_.IFunction
+        self,
+        parameters: Parameters,
+        reader: lambda_.IFunction,
+        inchikeys: lambda_.IFunction,
+        screens: lambda_.IFunction,
     ) -> apigateway.RestApi:
         access_log = logs.LogGroup(self, "AccessLog", retention=RETENTION, removal_policy=RemovalPolicy.DESTROY)
         api = apigateway.RestApi(
@@ -113,7 +125,8 @@ class ApiStack(Stack):
                 throttling_rate_limit=_RATE * _ALL_KEYS,
                 throttling_burst_limit=_BURST * _ALL_KEYS,
                 method_options={
-                    "/inchikeys/POST": _limited(_INCHIKEYS_RATE, _INCHIKEYS_BURST),
+                    **{f"{path}/POST": _limited(_INCHIKEYS_RATE, _INCHIKEYS_BURST) for path in _RDKIT_ROUTES},
+                    **{f"{_SCREENS}/{method}": _limited(_SCREENS_RATE, _SCREENS_BURST) for method in ("GET", "POST")},
                     **{f"{path.rstrip('/') or '/'}/GET": _limited(*limits) for path, limits in _OPEN.items()},
                 },
             ),
@@ -121,11 +134,15 @@ class ApiStack(Stack):
         rest = api.root.add_proxy()
         for path in _OPEN:
             api.root.resource_for_path(path).add_method("GET", api_key_required=False)
-        molecules = api.root.resource_for_path("/inchikeys")
-        molecules.add_method("POST", apigateway.LambdaIntegration(inchikeys, allow_test_invoke=False))
+        molecules = [api.root.resource_for_path(path) for path in _RDKIT_ROUTES]
+        for resource in molecules:
+            resource.add_method("POST", apigateway.LambdaIntegration(inchikeys, allow_test_invoke=False))
+        screened = api.root.resource_for_path(_SCREENS)
+        for method in ("GET", "POST"):
+            screened.add_method(method, apigateway.LambdaIntegration(screens, allow_test_invoke=False))
         if parameters.cors_origins:
             # A browser sends a preflight request without a key, which the application answers.
-            for resource in (rest, molecules):
+            for resource in (rest, *molecules, screened):
                 resource.add_method("OPTIONS", api_key_required=False)
         # The CDK's automatic output duplicates `Url`, without a description.
         api.node.try_remove_child("Endpoint")
@@ -154,7 +171,7 @@ class ApiStack(Stack):
         return key
 
     def _make_alarms(
-        self, api: apigateway.RestApi, reader: lambda_.IFunction, inchikeys: lambda_.IFunction
+        self, api: apigateway.RestApi, functions: Mapping[str, lambda_.IFunction]
     ) -> list[cloudwatch.Alarm]:
         latency = api.metric_latency(statistic="p95", period=_PERIOD)
         server_errors = api.metric_server_error(statistic="Sum", period=_PERIOD)
@@ -162,7 +179,7 @@ class ApiStack(Stack):
             self._alarm("Errors", "The API answers with a server error", server_errors, 1, 1),
             *(
                 alarm
-                for name, function in (("", reader), ("InChIKeys", inchikeys))
+                for name, function in functions.items()
                 for alarm in (
                     self._alarm(f"{name}Crashes", "A Lambda ended without an answer", _errors(function), 1, 1),
                     self._alarm(f"{name}Throttles", "Lambda refuses requests", _throttles(function), 1, 1),
@@ -196,7 +213,7 @@ class ApiStack(Stack):
         self,
         parameters: Parameters,
         api: apigateway.RestApi,
-        functions: list[lambda_.Function],
+        functions: Mapping[str, lambda_.IFunction],
         alarms: list[cloudwatch.Alarm],
     ) -> None:
         percentiles = ("p50", "p95", "p99")
@@ -204,7 +221,7 @@ class ApiStack(Stack):
             "Requests": [api.metric_count(), api.metric_client_error(), api.metric_server_error()],
             "Latency, ms": [api.metric_latency(statistic=percentile, label=percentile) for percentile in percentiles],
         }
-        for function, name in zip(functions, ("Lambda", "Lambda with RDKit"), strict=True):
+        for name, function in functions.items():
             graphs[f"{name}, ms"] = [function.metric_duration(statistic=p, label=p) for p in percentiles]
             graphs[name] = [function.metric_invocations(), function.metric_errors(), function.metric_throttles()]
         widgets = [cloudwatch.GraphWidget(title=title, left=metrics, width=12) for title, metrics in graphs.items()]
@@ -212,7 +229,10 @@ class ApiStack(Stack):
             self,
             "Dashboard",
             dashboard_name=f"{parameters.prefix}-api",
-            widgets=[[cloudwatch.AlarmStatusWidget(alarms=alarms, width=24)], widgets[:2], widgets[2:4], widgets[4:]],
+            widgets=[
+                [cloudwatch.AlarmStatusWidget(alarms=alarms, width=24)],
+                *(widgets[at : at + 2] for at in range(0, len(widgets), 2)),
+            ],
         )
 
 

@@ -29,6 +29,20 @@ _UNWANTED = (
     "zstandard/_cffi.*",
     # A page that the API does not show.
     "fastapi_offline/static/redoc*",
+    # Arrow's S3 client, in whose place obstore is; its RPC; copies of its libraries under other names.
+    "pyarrow/_s3fs.*",
+    "pyarrow/libarrow_s3.*",
+    "pyarrow/*flight*",
+    "pyarrow/libarrow_python*.so",
+    "pyarrow/libarrow_python*.so.*.*",
+    # What compilers and tests read.
+    "pyarrow/include",
+    "pyarrow/src",
+    "pyarrow/tests",
+    "pyarrow/**/*.p[xy][dix]",
+    "numpy/**/*.pyi",
+    "numpy/**/include",
+    "numpy/**/tests",
 )
 
 
@@ -62,14 +76,23 @@ READER = Asset(
 INCHIKEYS = Asset(
     name="inchikeys",
     handler="precalc_assets.api.inchikey_handler.handler",
-    packages=("fastapi", "mangum"),
+    packages=("fastapi", "mangum", "python-calamine"),
     # Without NumPy and Pillow, which an InChIKey does not need.
     alone=("rdkit",),
-    files=("client/precalc/smiles_keys.py",),
+    modules=("precalc_assets.api.row_process",),
+    files=("client/precalc/molecules/smiles_keys.py", "precalc_assets/api/drawing_process.py"),
 )
-"""Answers `POST /inchikeys`."""
+"""Answers `POST /inchikeys`, `POST /rows` and `POST /drawings`."""
 
-ASSETS = (READER, INCHIKEYS)
+SCREENS = Asset(
+    name="screens",
+    handler="precalc_assets.api.screen_handler.handler",
+    packages=("fastapi", "mangum", "numpy", "obstore", "pyarrow", "zstandard"),
+    modules=("precalc_assets.tables.dynamodb",),
+)
+"""Answers `GET /screens` and `POST /screens`."""
+
+ASSETS = (READER, INCHIKEYS, SCREENS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +129,10 @@ def build_asset(folder: Path, asset: Asset, runtime: Runtime = LAMBDA) -> Path:
     # The first line of these commands names this machine's Python.
     shutil.rmtree(folder / "bin", ignore_errors=True)
     for unwanted in [path for pattern in _UNWANTED for path in folder.glob(pattern)]:
-        unwanted.unlink()
+        if unwanted.is_dir():
+            shutil.rmtree(unwanted)
+        else:
+            unwanted.unlink(missing_ok=True)  # It may match two patterns.
     for source in [*map(_source, _imported_modules(asset)), *_files(asset)]:
         root = _PACKAGES["precalc"] if source.is_relative_to(_PACKAGES["precalc"]) else _ROOT
         target = folder / source.relative_to(root)
@@ -128,8 +154,8 @@ def _install(folder: Path, packages: tuple[str, ...], runtime: Runtime, *options
 
 
 def _pins(packages: tuple[str, ...]) -> str:
-    """Return the packages with the lock's versions."""
-    pins = [line.split()[0] for line in _LOCK.read_text().splitlines() if "==" in line]
+    """Return the packages with the lock's versions, of which some are for a range of Pythons."""
+    pins = [line.removesuffix("\\").strip() for line in _LOCK.read_text().splitlines() if "==" in line]
     return "\n".join(pin for pin in pins if pin.split("==")[0] in packages)
 
 
@@ -151,15 +177,17 @@ def _files(asset: Asset) -> list[Path]:
 
 
 def _trim_rdkit(folder: Path) -> None:
-    """Reduce RDKit to the third that `smiles_keys` loads: a Lambda starts only when its whole asset has arrived.
+    """Reduce RDKit to the third that our scripts load: a Lambda starts only when its whole asset has arrived.
 
-    The loaded modules are found by running `smiles_keys` with this machine's RDKit, of the same version. A shared
+    The loaded modules are found by running the scripts with this machine's RDKit, of the same version. A shared
     library is kept if a kept file contains its name, which is unique since it holds a digest.
     """
-    path = _ROOT / "client" / "precalc" / "smiles_keys.py"
+    keys, drawings = (str(_ROOT / name) for name in INCHIKEYS.files)
     code = (
-        f"import json, runpy, sys; runpy.run_path({str(path)!r})['identify'](['C', 'C1CC']);"
-        "print(json.dumps([m.__spec__.origin for n, m in sys.modules.items() if n.split('.')[0] == 'rdkit']))"
+        f"import json, runpy, sys; runpy.run_path({keys!r})['identify'](['C', 'C1CC']);"
+        f"runpy.run_path({drawings!r})['load_drawer']();"
+        "specs = [m.__spec__ for n, m in sys.modules.items() if n.split('.')[0] == 'rdkit'];"
+        "print(json.dumps([spec.origin for spec in specs if spec]))"
     )
     loaded = [Path(origin) for origin in json.loads(_run(code))]
     installed = next(path for path in loaded if path.parts[-2:] == ("rdkit", "__init__.py")).parents[1]

@@ -45,8 +45,9 @@ class StorageStack(Stack):
             versioned=False,
             lifecycle_rules=[
                 s3.LifecycleRule(id="abandoned-uploads", abort_incomplete_multipart_upload_after=Duration.days(7)),
-                # Raw predictions hold the reasons, too.
+                # Raw predictions hold the reasons and the emptied cells, too.
                 s3.LifecycleRule(id="quarantine", prefix="quarantine/", expiration=Duration.days(180)),
+                s3.LifecycleRule(id="emptied", prefix="emptied/", expiration=Duration.days(180)),
                 # Output of programs in Dagster's runs: `compute_logs` in deploy/dagster.yaml.
                 s3.LifecycleRule(id="logs", prefix="dagster/", expiration=Duration.days(90)),
                 s3.LifecycleRule(

@@ -5,16 +5,14 @@
 
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict
+from precalc_assets.frozen_record import FrozenRecord
 
 
-class Adoption(BaseModel):
+class Adoption(FrozenRecord):
     """The result of comparing a new release with stored predictions of earlier releases (`computed_by`).
 
     The new release predicted `different` of the `molecules` otherwise, for instance `example`.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     computed_by: tuple[str, ...]
     molecules: int

@@ -3,11 +3,14 @@
 `storage` and `tables.dynamodb` import this module only for a URL of AWS: boto3 takes a third of a second to load.
 """
 
+import os
+
 import boto3
 from botocore import exceptions
 from botocore.exceptions import BotoCoreError, ClientError
 
 from precalc_assets.platform_errors import UsageError
+from precalc_assets.store_urls import is_server_url
 
 _LOG_IN = "set AWS_PROFILE (after `aws sso login`), or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 _LOG_IN_AGAIN = "the credentials have expired: log in again (`aws sso login`), or renew AWS_SESSION_TOKEN"
@@ -41,8 +44,13 @@ _WAYS_OUT = {
 def open_session(region: str | None = None) -> boto3.Session:
     """Return a session with credentials from boto3's standard chain: variables, profiles, SSO, the machine's role.
 
-    Raises UsageError when there are none, and when AWS_PROFILE names a profile that does not exist.
+    Raises UsageError when there are none, when AWS_PROFILE names a profile that does not exist, and for a variable of
+    an endpoint that is no URL.
     """
+    for name, value in os.environ.items():
+        is_url = value.startswith(("http://", "https://")) and is_server_url(value)
+        if name.startswith("AWS_ENDPOINT_URL") and value and not is_url:
+            raise UsageError(f"{name}={value[:200]!r} is not the URL of an endpoint; correct it or unset it")
     try:
         session = boto3.Session(region_name=region)
         credentials = session.get_credentials()

@@ -7,17 +7,18 @@ Only the model's own output keeps the declared name.
 
 import csv
 import hashlib
+import io
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from precalc import source
+from precalc.source import ColumnType, name_some
+from precalc_assets.foreign_files import ForeignFileError, read_foreign
 from precalc_assets.platform_errors import ModelError
 
-ColumnType = Literal["float", "integer", "string"]
-
-OUR_NAMES = ("key", "input", "inchikey", "smiles", "quarantine", "source")
+OUR_NAMES = ("key", "input", "inchikey", "smiles", "library_smiles", "quarantine", "status", "reason", "match")
 """The platform's own columns in parts, Parquet, CSV and frames."""
 
 _SUFFIX = "_predicted"
@@ -31,22 +32,17 @@ NULLS = ("", "nan", "-nan", "NaN", "NAN", "NA", "N/A", "<NA>", "null", "NULL", "
 _TYPES: dict[str, ColumnType] = {"float": "float", "integer": "integer", "string": "string", "other": "string"}
 """The type for each of the hub's types. Values of type "other" are kept as the printed text."""
 
-_NAMED = 3
-"""Columns that a message lists by name; it counts the others."""
+_MOST_BYTES = 64 << 20
+"""Limit on the size of a model's columns and of its example output."""
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class Column(source.Column):
     """One output of a model, as its `run_columns.csv` declares it.
 
     `name` is none of `OUR_NAMES`. `type` says how values are shown (2 in a float column is 2.0), whatever dtype stores
-    them. `direction` is "high" or "low", whichever means more of the property, or empty.
+    them.
     """
-
-    name: str
-    type: ColumnType
-    direction: str
-    description: str
 
     @property
     def declared(self) -> str:
@@ -93,7 +89,7 @@ def read_columns(framework: Path) -> tuple[tuple[Column, ...], tuple[str, ...]]:
             warnings.append(f"{path}, line {line}: {declared!r} has the unknown type {kind!r}; it is read as {known}")
         columns[name] = Column(name, known, direction, description)
     if columns and blank:
-        warnings.append(f"{path}: blank rows are skipped ({name_columns(blank)})")
+        warnings.append(f"{path}: blank rows are skipped ({name_some(blank)})")
     if not columns:
         what = "declares no columns" if path.exists() else "is missing"
         example, types = _read_example(framework)
@@ -110,11 +106,11 @@ _FIELDS = ("name", "type", "direction", "description")
 def _read_rows(path: Path) -> list[dict[str, str]]:
     """Return the rows of a CSV file, none if it is missing. Raises ModelError if it is not CSV in UTF-8."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return list(csv.DictReader(file))
+        text = read_foreign(path, _MOST_BYTES).decode("utf-8-sig")
+        return list(csv.DictReader(io.StringIO(text, newline="")))
     except FileNotFoundError:
         return []
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (UnicodeDecodeError, csv.Error, ForeignFileError) as error:
         raise ModelError(f"{path} is not a CSV file in UTF-8: {error}") from None
 
 
@@ -147,9 +143,3 @@ def columns_digest(release: str, columns: Sequence[Column]) -> str:
     """Return the digest (hex SHA-256) of a release's output columns: their names, types and order."""
     lines = [release, *(f"{column.name} {column.type}" for column in columns)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def name_columns(names: Sequence[str]) -> str:
-    """Return the first of these names, and the number of the others."""
-    named = ", ".join(names[:_NAMED])
-    return f"{named} and {len(names) - _NAMED:,} more" if len(names) > _NAMED else named

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from obstore.exceptions import BaseError
 
 from precalc_assets.columns import Column
+from precalc_assets.emptied_cells import EmptiedColumn
 from precalc_assets.platform_errors import PrecalcError
 
 Fact = str | int | float
@@ -32,7 +33,8 @@ class ShardOutcome:
 
     A shard is `unfinished` if the run's time budget ended before it was done. `digest` identifies the shard's data, and
     `source_digest` the previous stage's data that they were made from; both change only with the data. `facts` hold
-    `rows`, `bytes`, `seconds`, `path` and the stage's other figures. A key means the same at every stage.
+    `rows`, `bytes`, `seconds`, `path` and the stage's other figures. A key means the same at every stage. `emptied`
+    counts the cells that are served as null although the model printed a text.
     """
 
     shard: str
@@ -43,6 +45,7 @@ class ShardOutcome:
     columns: tuple[Column, ...] = ()
     facts: Mapping[str, Fact] = field(default_factory=dict)
     checks: tuple[Check, ...] = ()
+    emptied: tuple[EmptiedColumn, ...] = ()
 
     @property
     def landed(self) -> bool:

@@ -5,19 +5,9 @@ exits with the error's `exit_code`; Dagster shows it as the failure's descriptio
 keeps its traceback.
 """
 
-from precalc.errors import OneModelError, PrecalcError, UsageError
-
-__all__ = [
-    "ColumnsError",
-    "ExecutionError",
-    "LibraryError",
-    "MissingTableError",
-    "ModelError",
-    "PrecalcError",
-    "ShardError",
-    "TableError",
-    "UsageError",
-]
+from precalc.errors import OneModelError
+from precalc.errors import PrecalcError as PrecalcError
+from precalc.errors import UsageError as UsageError
 
 
 class LibraryError(PrecalcError):
@@ -26,6 +16,10 @@ class LibraryError(PrecalcError):
 
 class ModelError(OneModelError):
     """The model as a whole cannot be used, so its other shards would fail, too."""
+
+
+class MachineError(ModelError):
+    """The machine is at fault and not the model: a full or read-only disk, no memory, too many open files."""
 
 
 class ColumnsError(ModelError):

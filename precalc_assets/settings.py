@@ -2,16 +2,71 @@
 
 import os
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from precalc_assets.platform_errors import UsageError
+from precalc_assets.store_urls import check_store_url, check_tables_url, is_server_url
 
 BUILT_IN_MODELS = Path(__file__).parents[1] / "models"
+
+
+def _url(*schemes: str) -> AfterValidator:
+    def check(url: str) -> str:
+        if not (url.startswith(schemes) and (url.startswith("file:///") or is_server_url(url))):
+            raise ValueError("write a URL, such as https://host/path")
+        return url
+
+    return AfterValidator(check)
+
+
+def _matching(pattern: str, remedy: str) -> AfterValidator:
+    def check(value: str | SecretStr) -> str | SecretStr:
+        if not re.fullmatch(pattern, value.get_secret_value() if isinstance(value, SecretStr) else value):
+            raise ValueError(remedy)
+        return value
+
+    return AfterValidator(check)
+
+
+def _from_text(parse: Callable[[str], object]) -> BeforeValidator:
+    return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
+
+
+def _split_origins(text: str) -> tuple[str, ...]:
+    origins = tuple(origin.strip() for origin in text.split(",") if origin.strip())
+    if not all(re.fullmatch(r"\*|https?://[^/\s]+", origin) for origin in origins):
+        raise ValueError("write https://host,https://host:port without a path")
+    return origins
+
+
+def _split_path(text: str) -> tuple[Path, ...]:
+    try:
+        return tuple(Path(part).expanduser().absolute() for part in text.split(os.pathsep) if part)
+    except RuntimeError as error:
+        raise ValueError(str(error)) from None
+
+
+def _split_tags(text: str) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in text.split(",") if pair]
+    if any(not key.strip() or not equals for key, equals, _ in pairs):
+        raise ValueError("write key=value,key=value")
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _absolute(folder: Path) -> Path:
+    """Make the path absolute, unless the user has no home. Commands that need it then raise the error."""
+    if folder == Path():
+        raise ValueError("name a folder")
+    try:
+        return folder.expanduser().absolute()
+    except RuntimeError:
+        return folder
 
 
 class Settings(BaseSettings):
@@ -19,17 +74,17 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PRECALC_", env_file=".env", extra="ignore", frozen=True)
 
-    store_url: str = "file://./data"
-    """The object store: file://… or s3://bucket/prefix. A file URL that starts with a dot is relative to the working
-    directory."""
+    # The URLs are checked at the start; GitHub's workflow passes variables that are not set as empty texts.
+    store_url: Annotated[str, AfterValidator(lambda url: url and check_store_url(url))] = "file://./data"
+    """The object store: file:///folder or s3://bucket/prefix. file://./folder is below the working directory."""
 
-    tables_url: str = "sqlite:///./data/tables.db"
+    tables_url: Annotated[str, AfterValidator(lambda url: url and check_tables_url(url))] = "sqlite:///./data/tables.db"
     """The key-value store of the prediction tables: sqlite:///path or dynamodb://region/prefix."""
 
-    table_write_units: Annotated[float, Field(gt=0)] = 3_000
+    table_write_units: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3_000
     """Write units per second that a process may spend on one DynamoDB table. A new on-demand table takes 4,000."""
 
-    table_tags: Annotated[dict[str, str], NoDecode] = {}
+    table_tags: Annotated[dict[str, str], NoDecode, _from_text(_split_tags)] = {}
     """Tags of new DynamoDB tables, e.g. project=precalc,owner=chemistry."""
 
     table_recovery: bool = False
@@ -41,10 +96,12 @@ class Settings(BaseSettings):
     n_shards: Annotated[int, Field(ge=1, le=10_000)] = 50
     """Shards of the library. After a change, drop the tables built with another number: `precalc drop`."""
 
-    models_dir: Annotated[tuple[Path, ...], NoDecode] = ()
+    models_dir: Annotated[tuple[Path, ...], NoDecode, _from_text(_split_path)] = ()
     """Folders that contain model folders, separated as in PATH. Searched before the built-in models."""
 
-    hub_url: str = "https://github.com/ersilia-os"
+    hub_url: Annotated[str, _url("https://", "http://", "ssh://", "git://", "file:///")] = (
+        "https://github.com/ersilia-os"
+    )
     """Base URL of the git repositories of models that are in no local folder. The model's id is appended."""
 
     allow_online: bool = False
@@ -53,7 +110,7 @@ class Settings(BaseSettings):
     model_backend: Literal["framework", "ersilia"] = "framework"
     """How models are run: by their own `run.sh`, or served by the ersilia CLI (from images if Docker is present)."""
 
-    cache_dir: Path = Path("~/.cache/precalc")
+    cache_dir: Annotated[Path, AfterValidator(_absolute)] = Path("~/.cache/precalc")
     """The folder for fetched models, and for the environments of models and of the ersilia CLI."""
 
     processes: Annotated[int, Field(ge=1)] = os.cpu_count() or 1
@@ -62,7 +119,7 @@ class Settings(BaseSettings):
     batch_size: Annotated[int, Field(ge=1, le=100_000)] = 1_000
     """Molecules per part: the most that a killed worker loses when the model is slow."""
 
-    batch_timeout: Annotated[float, Field(gt=0)] = 1_800.0
+    batch_timeout: Annotated[float, Field(gt=0, le=1_000_000)] = 1_800.0
     """Timeout in seconds for one batch of a model."""
 
     restart_batches: Annotated[int, Field(ge=1)] = 20
@@ -71,19 +128,23 @@ class Settings(BaseSettings):
     max_failure_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of a shard's molecules that may be quarantined before the shard fails."""
 
+    required_values: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of a model's columns in which a molecule must have a value, or it is quarantined. By default one value is
+    enough: many descriptors are undefined for small molecules, and lists of hits are mostly empty."""
+
     machines: Annotated[int, Field(ge=1)] = 50
     """Machines that compute shards at the same time, for the canary's estimate of wall time."""
 
-    runner_price: Annotated[float, Field(ge=0)] = 0.0
+    runner_price: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Dollars per machine and hour. GitHub's runners are free for public repositories."""
 
-    max_runner_hours: Annotated[float, Field(gt=0)] = 300.0
+    max_runner_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
     """The most machine hours that a full run of a model may take by the canary's estimate."""
 
     compute: Literal["local", "github"] = "local"
     """Where Dagster computes raw predictions: in its own run, or on GitHub's runners."""
 
-    github_repository: str = ""
+    github_repository: Annotated[str, _matching(r"([\w.-]+/[\w.-]+)?", "write owner/name")] = ""
     """The repository whose workflow runs models on GitHub's runners: owner/name."""
 
     github_workflow: str = "predict-parallel.yml"
@@ -92,7 +153,9 @@ class Settings(BaseSettings):
     github_ref: str = "main"
     """The branch or tag whose workflow is run. GitHub does not accept commits."""
 
-    github_token: SecretStr = SecretStr("")
+    github_token: Annotated[SecretStr, _matching(r"[!-~]*", "a token has neither spaces nor letters beyond ASCII")] = (
+        SecretStr("")
+    )
     """A fine-grained token that may write Actions and read Contents, for a single user. Teams use a GitHub App."""
 
     github_app_id: str = ""
@@ -104,57 +167,18 @@ class Settings(BaseSettings):
     github_installation: Annotated[int, Field(ge=0)] = 0
     """The id of the App's installation in the repository's account."""
 
-    github_api_url: str = "https://api.github.com"
+    github_api_url: Annotated[str, _url("https://", "http://")] = "https://api.github.com"
     """The URL of GitHub's API. Change it for GitHub Enterprise Server."""
 
-    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    cors_origins: Annotated[tuple[str, ...], NoDecode, _from_text(_split_origins)] = ()
     """Origins whose web pages may read the API's answers: https://lab.example,https://other.example, or * for all."""
 
-    @field_validator("cors_origins", mode="before")
+    @field_validator("*", mode="before")
     @classmethod
-    def _split_origins(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        origins = tuple(origin.strip() for origin in value.split(",") if origin.strip())
-        if not all(re.fullmatch(r"\*|https?://[^/\s]+", origin) for origin in origins):
-            raise ValueError("write https://host,https://host:port without a path")
-        return origins
-
-    @field_validator("models_dir", mode="before")
-    @classmethod
-    def _split_path(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        try:
-            return tuple(Path(p).expanduser().absolute() for p in value.split(os.pathsep) if p)
-        except RuntimeError as error:
-            raise ValueError(str(error)) from None
-
-    @field_validator("table_tags", mode="before")
-    @classmethod
-    def _split_tags(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        pairs = [pair.partition("=") for pair in value.split(",") if pair]
-        if any(not key.strip() or not equals for key, equals, _ in pairs):
-            raise ValueError("write key=value,key=value")
-        return {key.strip(): text.strip() for key, _, text in pairs}
-
-    @field_validator("github_repository")
-    @classmethod
-    def _check_repository(cls, value: str) -> str:
-        if value and not re.fullmatch(r"[\w.-]+/[\w.-]+", value):
-            raise ValueError("write owner/name")
+    def _refuse_nul(cls, value: object) -> object:
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("it contains a NUL character")
         return value
-
-    @field_validator("cache_dir")
-    @classmethod
-    def _make_absolute(cls, value: Path) -> Path:
-        """Make the path absolute, unless the user has no home. Commands that need it then raise the error."""
-        try:
-            return value.expanduser().absolute()
-        except RuntimeError:
-            return value
 
     @property
     def model_folders(self) -> tuple[Path, ...]:
@@ -164,13 +188,15 @@ class Settings(BaseSettings):
 
 @cache
 def load_settings() -> Settings:
-    """Read the settings from the environment and `.env`, once per process.
-
-    Raises UsageError that names the variable and what is wrong with its value.
-    """
+    """Read the settings once per process. Raises UsageError that names the variable, or why `.env` cannot be read."""
     try:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
-        variable = "PRECALC_" + "_".join(str(part) for part in first["loc"]).upper()
-        raise UsageError(f"{variable}={first['input']!r}: {first['msg']}; correct it and try again") from None
+        name = str(first["loc"][0])
+        is_secret = Settings.model_fields[name].annotation is SecretStr
+        shown = "" if is_secret else f"={repr(first['input'])[:200]}"
+        raise UsageError(f"PRECALC_{name.upper()}{shown}: {first['msg']}; correct it and try again") from None
+    except (OSError, UnicodeDecodeError) as error:
+        why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise UsageError(f"{Path('.env').absolute()} cannot be read: {why}; correct it or remove it") from None

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
+from precalc.identifiers import shard_number
 from precalc_assets.platform_errors import UsageError
 
 HASH_SPACE = 1 << 64
@@ -44,7 +45,7 @@ def shard_keys(n_shards: int) -> list[str]:
 
 def shard_of(inchikey: str, n_shards: int) -> str:
     """Return the partition key of the shard that a molecule belongs to."""
-    return shard_key(shard_index(key_hash(inchikey), n_shards), n_shards)
+    return shard_key(shard_number(inchikey, n_shards), n_shards)
 
 
 def parse_shards(text: str | None, n_shards: int) -> list[str]:

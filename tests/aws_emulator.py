@@ -92,7 +92,8 @@ def run_ministack(folder: Path, *, auth: bool = False, tls: bool = False) -> Ite
         Emulator(f"https://127.0.0.1:{port}", folder / "trusted.pem") if tls else Emulator(f"http://127.0.0.1:{port}")
     )
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PRECALC_"))},
+        # Without this machine's certificates, a Lambda in it trusts the emulator's own.
+        **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PRECALC_", "SSL_CERT_"))},
         "BIND_HOST": "127.0.0.1",
         "GATEWAY_PORT": str(port),
         "AUTH": str(auth).lower(),

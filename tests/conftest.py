@@ -11,18 +11,23 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import hypothesis
 import obstore
 import pytest
 from aws_emulator import aws, ministack, strict_ministack  # noqa: F401
 from obstore.store import ObjectStore
 from warm_commands import run_command
 
-from precalc_assets.inference import FrameworkBackend, predict_shards
-from precalc_assets.library import LibraryManifest, build_library, read_manifest
-from precalc_assets.models import find_model
+from precalc_assets import storage
+from precalc_assets.inference.framework_backend import FrameworkBackend
+from precalc_assets.inference.predict import predict_shards
+from precalc_assets.library.build import build_library
+from precalc_assets.library.library_manifest import LibraryManifest, read_manifest
+from precalc_assets.models.folder import find_model
 from precalc_assets.outcomes import ShardOutcome
-from precalc_assets.predictions import load_shards, validate_shards
-from precalc_assets.settings import load_settings
+from precalc_assets.predictions.loading import load_shards
+from precalc_assets.predictions.validate import validate_shards
+from precalc_assets.settings import Settings, load_settings
 from precalc_assets.sharding import shard_keys
 from precalc_assets.storage import open_store
 from precalc_assets.tables import KeyValueStore, open_tables
@@ -33,6 +38,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 NO_HUB = "file:///nonexistent"
 os.environ.setdefault("PRECALC_HUB_URL", NO_HUB)  # No test may reach the real hub.
+
+# A busy machine is no fault of the code.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 MODEL = "eos9abc"
 N_SHARDS = 4
@@ -157,7 +166,8 @@ class World:
 
     def backend(self, model: str = MODEL, *, batch_timeout: float = 60.0) -> FrameworkBackend:
         folder = find_model(model, [self.models_dir])
-        return FrameworkBackend(folder, cache_dir=self.cache_dir, batch_size=BATCH_SIZE, batch_timeout=batch_timeout)
+        settings = Settings(cache_dir=self.cache_dir, batch_size=BATCH_SIZE, batch_timeout=batch_timeout)
+        return FrameworkBackend(folder, settings)
 
     def predict(self, shards: Sequence[str] | None = None, *, max_failure_rate: float = 0.5) -> list[ShardOutcome]:
         return list(
@@ -167,8 +177,7 @@ class World:
                 MODEL,
                 self.backend(),
                 shards or shard_keys(N_SHARDS),
-                batch_size=BATCH_SIZE,
-                max_failure_rate=max_failure_rate,
+                settings=Settings(batch_size=BATCH_SIZE, max_failure_rate=max_failure_rate),
             )
         )
 
@@ -194,6 +203,10 @@ class World:
         if not self.calls_log.exists():
             return []
         return [json.loads(line) for line in self.calls_log.read_text().splitlines()]
+
+    def library_shard(self, shard: str) -> Path:
+        """Return the path of a shard's molecules."""
+        return self.path(storage.library_shard(shard, read_manifest(self.store).shards[shard].digest))
 
     def path(self, name: str) -> Path:
         """Return the path of an object of the store."""
@@ -223,6 +236,12 @@ def models_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def world(tmp_path: Path, models_cache: Path) -> World:
     """An empty world."""
     return World(tmp_path / "world", models_cache)
+
+
+@pytest.fixture(scope="session")
+def make_world(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Callable[[str], World]:
+    """A function that makes worlds which outlive a test."""
+    return lambda name: World(tmp_path_factory.mktemp(name) / "world", models_cache)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from precalc_assets.library import build_library, put_source
+from precalc_assets.library.build import build_library
 from precalc_assets.sharding import shard_keys
 
 PROJECT = Path(__file__).parents[1]
@@ -48,6 +48,12 @@ query($asset: AssetKeyInput!) {
         partition runId timestamp metadataEntries { label ... on IntMetadataEntry { intValue } }
       }
     }
+  }
+}"""
+_FAILURES = """
+query($run: ID!) {
+  logsForRun(runId: $run) {
+    ... on EventConnection { events { ... on ExecutionStepFailureEvent { error { message } } } }
   }
 }"""
 _PARTITIONS = """
@@ -112,6 +118,11 @@ class DagsterDev:
         runs = self.ask(_TAGGED, filter={"tags": [{"key": tag, "value": value}]})["runsOrError"]["results"]
         return [run["runId"] for run in runs]
 
+    def failures_of(self, run: str) -> list[str]:
+        """Return the messages of a run's failed steps."""
+        events = self.ask(_FAILURES, run=run)["logsForRun"]["events"]
+        return [event["error"]["message"] for event in events if event]
+
     def materialized(self, asset: str) -> int:
         """Return how many partitions of an asset are materialised."""
         node = self.ask(_PARTITIONS, asset={"path": [asset]})["assetNodeOrError"]
@@ -142,7 +153,8 @@ class DagsterDev:
         deadline = time.monotonic() + _DEADLINE
         while self.materialized(asset) < partitions:
             assert time.monotonic() < deadline, f"{asset}: {self.materialized(asset)} of {partitions} partitions"
-            assert may_fail or "FAILURE" not in self.runs_of(asset).values()
+            failed = [run for run, status in self.runs_of(asset).items() if status == "FAILURE"]
+            assert may_fail or not failed, self.failures_of(failed[0])
             time.sleep(1)
 
 
@@ -159,7 +171,6 @@ def build_fifty_shards(world) -> None:
     source = world.root / "library.smi"
     source.write_text("\n".join("C" * n + end for n in range(1, 41) for end in ("", "O", "N", "Cl")) + "\n")
     build_library(world.store, source, n_shards=50, processes=1)
-    put_source(world.store, source)
     world.write_model()
 
 

@@ -9,11 +9,14 @@ import obstore
 from fake_github import FakeGitHub
 from obstore.store import ObjectStore
 
-from precalc_assets.executions import Execution
-from precalc_assets.inference import ModelBackend, find_report, predict_shards, run_canary
-from precalc_assets.library import LibraryManifest, read_manifest
+from precalc_assets.executions.records import Execution
+from precalc_assets.inference.canary import run_canary
+from precalc_assets.inference.model_backend import ModelBackend
+from precalc_assets.inference.predict import predict_shards
+from precalc_assets.library.library_manifest import LibraryManifest, read_manifest
 from precalc_assets.outcomes import ShardOutcome
-from precalc_assets.predictions import RawManifest, manifest_name
+from precalc_assets.predictions.canary_report import find_report
+from precalc_assets.predictions.shard_manifest import RawManifest, manifest_name
 from precalc_assets.settings import Settings
 
 
@@ -83,14 +86,14 @@ class FakeRunners:
         library = read_manifest(self._store)
         backend = self._open_backend(model)
         for outcome in predict_shards(
-            self._store, library, model, backend, shards, batch_size=50, max_failure_rate=0.1
+            self._store, library, model, backend, shards, settings=Settings(batch_size=50, max_failure_rate=0.1)
         ):
             self.computed[model, outcome.shard].append(run_id)
             execution.report(outcome)
 
 
-def put_manifest(store: ObjectStore, library: LibraryManifest, model: str, shard: str) -> None:
-    """Write the manifest of a shard without molecules."""
+def put_manifest(store: ObjectStore, library: LibraryManifest, model: str, shard: str, *, quarantined: int = 0) -> None:
+    """Write the manifest of a shard without molecules, or with these that are all quarantined."""
     manifest = RawManifest(
         model=model,
         release="v1",
@@ -98,8 +101,8 @@ def put_manifest(store: ObjectStore, library: LibraryManifest, model: str, shard
         shard_digest=library.shards[shard].digest,
         columns=(),
         parts=(),
-        rows=0,
-        quarantined=0,
+        rows=quarantined,
+        quarantined=quarantined,
         environment="framework-test",
         seconds=1.0,
         finished_at=datetime.now(UTC),

@@ -12,8 +12,8 @@ from dagster._core.loader import LoadingContext
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
 
 from precalc_assets.definitions import build_defs
-from precalc_assets.defs.resources import Platform
-from precalc_assets.library import build_library, put_source
+from precalc_assets.library.build import build_library
+from precalc_assets.platform import Platform
 from precalc_assets.settings import Settings
 from precalc_assets.sharding import shard_keys
 
@@ -44,7 +44,6 @@ class Graph:
     def change_library(self, molecules: Sequence[str], n_shards: int = len(ALL_SHARDS)) -> None:
         self.source.write_text("\n".join(molecules) + "\n")
         build_library(self.world.store, self.source, n_shards=n_shards, processes=1)
-        put_source(self.world.store, self.source)
 
     def materialize(
         self, *assets: str, first: str = "", last: str = "", partition: str = "", config: dict | None = None

@@ -10,7 +10,9 @@ import pyarrow as pa
 from precalc_assets.columns import Column
 from precalc_assets.sharding import key_hash, shard_keys, shard_of
 from precalc_assets.tables import KeyValueStore
+from precalc_assets.tables.directory import Origin, TableColumns
 from precalc_assets.tables.loader import load_shard
+from precalc_assets.tables.paging import ShardRows
 
 MODEL = "eos3b5e"
 N_SHARDS = 4
@@ -63,16 +65,12 @@ def serve(
         arrays = [pa.array([rows[key][at] for key in keys], _ARROW[c.type]) for at, c in enumerate(columns)]
         batch = pa.record_batch([pa.array(keys, pa.string()), *arrays], names=["inchikey", *(c.name for c in columns)])
         content = files[shard] if files else f"file of shard {shard}".encode()
-        load_shard(
-            tables,
-            model,
-            shard,
-            lambda batch=batch: iter([batch]),
-            columns=columns,
-            n_shards=n_shards,
+        table = TableColumns(model, n_shards, tuple(columns))
+        origin = Origin(
             release=release,
             shard_digest=sha256("".join(keys).encode()).hexdigest(),
             built_from=sha256(f"{release} {sorted(rows.items())!r}".encode()).hexdigest(),
             file_bytes=len(content),
             file_sha256=sha256(content).hexdigest(),
         )
+        load_shard(tables, ShardRows(table, shard, lambda batch=batch: iter([batch])), origin)

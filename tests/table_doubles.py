@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from precalc_assets.columns import Column
 from precalc_assets.sharding import key_hash, shard_of
-from precalc_assets.tables.directory import ShardRecord
+from precalc_assets.tables.directory import Origin, ShardRecord, TableColumns
 from precalc_assets.tables.loader import LoadResult, load_shard
+from precalc_assets.tables.paging import ShardRows
 from precalc_assets.tables.store import (
     ConditionalPut,
     Consumed,
@@ -62,6 +63,9 @@ class MemoryStore:
         stored = self._table(table)
         found = [stored[key] for key in dict.fromkeys(keys) if key in stored]
         return Found(found, Consumed(read_units=units_to_read(len(set(keys)), found, consistent=consistent)))
+
+    def missing_keys(self, table, keys):
+        return [key for key in keys if key not in self._table(table)], Consumed(read_units=len(keys) / 2)
 
     def put_if(self, table, item, expected):
         with self._lock:
@@ -181,25 +185,27 @@ def predictions(keys: Sequence[str], release: str = "v1") -> list[tuple]:
 
 
 def load(
-    store, keys: Sequence[str], release: str = "v1", *, columns=COLUMNS, rows=None, size: int = 100, **options
+    store,
+    keys: Sequence[str],
+    release: str = "v1",
+    *,
+    columns=COLUMNS,
+    rows=None,
+    size: int = 100,
+    shard: str = SHARD,
+    n_shards: int = N_SHARDS,
+    rewrite: bool = False,
+    **origin,
 ) -> LoadResult:
     """Load made-up predictions into the test's shard, in batches of `size` molecules."""
     batch = record_batch(keys, columns, predictions(keys, release) if rows is None else rows)
-    defaults = {
-        "columns": columns,
-        "n_shards": N_SHARDS,
-        "release": release,
-        "shard_digest": "library",
-        "built_from": f"{release} {len(keys)}",
-    }
-    shard = options.pop("shard", SHARD)
-    return load_shard(
-        store,
-        MODEL,
-        shard,
-        lambda: (batch.slice(at, size) for at in range(0, batch.num_rows, size)),
-        **(defaults | options),
-    )
+    defaults = {"release": release, "shard_digest": "library", "built_from": f"{release} {len(keys)}"}
+
+    def batches():
+        return (batch.slice(at, size) for at in range(0, batch.num_rows, size))
+
+    molecules = ShardRows(TableColumns(MODEL, n_shards, tuple(columns)), shard, batches)
+    return load_shard(store, molecules, Origin(**(defaults | origin)), rewrite=rewrite)
 
 
 def record(store, shard: str = SHARD) -> ShardRecord:

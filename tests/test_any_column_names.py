@@ -14,17 +14,18 @@ import pytest
 from gateway_events import event
 
 from precalc import Client
-from precalc.formats import SUFFIXES, find_format
+from precalc.formats import LEADING, SUFFIXES, find_format
 from precalc.getting import Request, get_to_file
-from precalc.molecule_input import read_list
-from precalc.smiles_workers import inchikey
+from precalc.molecules.molecule_input import read_list
+from precalc.molecules.smiles_workers import inchikey
 from precalc_assets.api.application import make_app
 from precalc_assets.api.gateway import answer_event
 from precalc_assets.client.local_tables import LocalSource
-from precalc_assets.client.missing_predictions import get_and_compute
-from precalc_assets.inference import run_canary
-from precalc_assets.library import read_manifest
-from precalc_assets.predictions import load_library_shards, require_manifest
+from precalc_assets.client.missing_predictions import compute_missing
+from precalc_assets.inference.canary import run_canary
+from precalc_assets.library.library_manifest import read_manifest
+from precalc_assets.predictions.loading import load_library_shards
+from precalc_assets.predictions.shard_manifest import require_manifest
 from precalc_assets.settings import Settings
 from precalc_assets.sharding import shard_keys
 
@@ -40,7 +41,8 @@ NAMES = {
     "key": "key_predicted",
     "input": "input_predicted",
     "quarantine": "quarantine_predicted",
-    "source": "source_predicted",
+    "status": "status_predicted",
+    "Match": "Match_predicted",
     "inchikey_predicted": "inchikey_predicted_predicted",
     "Mol Weight (g/mol)": "Mol Weight (g/mol)",
     "a,b": "a,b",
@@ -96,7 +98,8 @@ def test_parts_and_quarantine_have_both(predicted) -> None:
             content = gzip.decompress(bytes(obstore.get(predicted.store, part.name).bytes())).decode()
             found |= {row["input"]: row for row in rows(content)}
         quarantined += rows(predicted.path(f"quarantine/model={MODEL}/shard={shard}.csv").read_text())
-    assert quarantined == [{"input": BAD, "reason": "the model printed a row with fewer cells than columns"}]
+    reason = "the model printed a row with fewer cells than columns"
+    assert quarantined == [{"inchikey": inchikey(BAD), "input": BAD, "reason": reason}]
     assert found.keys() == {*MOLECULES, BAD}
     for smiles in MOLECULES:
         assert (found[smiles]["key"], found[smiles]["quarantine"]) == (inchikey(smiles), "")
@@ -151,8 +154,8 @@ def test_the_api_answers_with_both(predicted) -> None:
     many = json.loads(ask("POST", f"/models/{MODEL}/predictions", {"inchikeys": [key]}))
     assert many["predictions"] == [values("CC")]
     (line,) = rows(ask("POST", f"/models/{MODEL}/predictions?include=smiles", {"inchikeys": [key]}, accept="text/csv"))
-    assert list(line) == ["inchikey", "smiles", *SHOWN]
-    assert list(line.values()) == [key, "CC", *cells(values("CC"))]
+    assert list(line) == ["inchikey", "status", "smiles", *SHOWN]
+    assert list(line.values()) == [key, "found", "CC", *cells(values("CC"))]
     all_models = json.loads(ask("GET", f"/molecules/{key}?include=smiles"))
     assert all_models["models"][0]["predictions"] == one["predictions"]
     legacy = json.loads(ask("POST", "/predictions", {"modelId": MODEL, "inputKeyArray": [key]}))
@@ -180,17 +183,18 @@ def test_files_of_readers_have_both(predicted, tmp_path: Path, suffix: str) -> N
     path, computed = tmp_path / f"out{suffix}", tmp_path / f"computed{suffix}"
     request = Request(source.open(MODEL), read_list(["OCC", "CC", NEW]), find_format(None, path), smiles=True)
     get_to_file(request, path)
-    get_and_compute(request, computed, predicted.backend, 5)
+    compute_missing(request, computed, settings=Settings(batch_size=5), open_it=predicted.backend)
     found, both = read_file(path), read_file(computed)
-    assert list(found[1]) == ["key", "input", "smiles", *SHOWN]
-    assert cells(found[1].values()) == [inchikey("CC"), "CC", "CC", *cells(values("CC"))]
-    assert list(both[2]) == ["key", "input", "smiles", "source", *SHOWN]
-    assert [row["source"] for row in both] == ["computed", "precalculated", "computed"]
+    assert list(found[1]) == [*LEADING, *SHOWN]
+    assert [found[1][name] for name in LEADING if name != "reason"] == [inchikey("CC"), "CC", "found", "same", "CC"]
+    assert [str(found[1][name]) for name in SHOWN] == cells(values("CC"))
+    assert list(both[2]) == [*LEADING, *SHOWN]
+    assert [row["status"] for row in both] == ["computed", "found", "computed"]
     assert [str(both[2][name]) for name in SHOWN] == cells(values(NEW))
 
 
 def test_frames_have_both(predicted) -> None:
     with Client(source=LocalSource(predicted.tables, "here")) as client:
         frame = client.get(MODEL, ["CC"], smiles=True)
-    assert list(frame.columns) == ["key", "input", "smiles", "source", *SHOWN]
-    assert list(frame.iloc[0]) == [inchikey("CC"), "CC", "CC", "precalculated", *values("CC")]
+    assert list(frame.columns) == [*LEADING, *SHOWN]
+    assert list(frame.iloc[0].fillna("")) == [inchikey("CC"), "CC", "found", "", "same", "CC", *values("CC")]

@@ -1,6 +1,7 @@
 """Settings: their defaults, and the errors for bad values."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -42,9 +43,12 @@ def test_the_defaults_need_no_cloud_account() -> None:
         ("PRECALC_BATCH_SIZE", "100001"),
         ("PRECALC_BATCH_TIMEOUT", "0"),
         ("PRECALC_BATCH_TIMEOUT", "nan"),
+        ("PRECALC_BATCH_TIMEOUT", "inf"),
         ("PRECALC_BATCH_TIMEOUT", "soon"),
         ("PRECALC_TABLE_WRITE_UNITS", "0"),
         ("PRECALC_TABLE_WRITE_UNITS", "nan"),
+        ("PRECALC_TABLE_WRITE_UNITS", "inf"),
+        ("PRECALC_RUNNER_PRICE", "inf"),
         ("PRECALC_TABLE_TAGS", "project"),
         ("PRECALC_TABLE_TAGS", "=chemistry"),
         ("PRECALC_TABLE_RECOVERY", "perhaps"),
@@ -106,7 +110,14 @@ def test_an_error_names_a_folder_in_an_unknown_home(variable: str, value: str, m
         open_store(load_settings().store_url)
 
 
-@pytest.mark.parametrize("url", ["nonsense", "gopher://x/y", ""])
+NO_STORES = [
+    *("nonsense", "gopher://x/y", "/folder", "FILE:///x", "http://host/x"),
+    *("memory://", "memory:///x", "gs://bucket", "az://container", "s3://", "s3:bucket", "s3://user:key@host"),
+    *("file://", "file:///", "file://.", "file://./", "file:x", "file:./x", "file:/x", "file://host/x", "file:///a\nb"),
+]
+
+
+@pytest.mark.parametrize("url", [*NO_STORES, ""])
 def test_an_error_names_a_wrong_store_url(url: str) -> None:
     with pytest.raises(UsageError) as error:
         open_store(url)
@@ -114,7 +125,69 @@ def test_an_error_names_a_wrong_store_url(url: str) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("url", ["nonsense", "sqlite:///", "postgres://x", ""])
+NO_TABLES = [
+    *("nonsense", "sqlite:///", "sqlite://x", "sqlite:x.db", "sqlite:///:memory:", "sqlite:///folder/", "postgres://x"),
+    *("dynamodb://", "dynamodb://here/precalc", "dynamodb://eu-central-1", "dynamodb://eu-central-1/a/b"),
+]
+
+
+@pytest.mark.parametrize(
+    ("variable", "url"),
+    [
+        *(("PRECALC_STORE_URL", url) for url in NO_STORES),
+        *(("PRECALC_TABLES_URL", url) for url in NO_TABLES),
+        ("PRECALC_HUB_URL", "ext::sh -c id"),
+        ("PRECALC_HUB_URL", ""),
+        ("PRECALC_GITHUB_API_URL", "api.github.com"),
+        ("PRECALC_GITHUB_API_URL", "file:///x"),
+        ("PRECALC_GITHUB_API_URL", "http://[::1"),
+        ("PRECALC_GITHUB_API_URL", "http://host:99999"),
+        ("PRECALC_HUB_URL", "https://[::1"),
+        ("PRECALC_CACHE_DIR", ""),
+    ],
+)
+def test_wrong_urls_are_found_when_settings_are_read(
+    variable: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So no command changes the store before it finds out that the tables cannot be opened."""
+    monkeypatch.setenv(variable, url)
+    with pytest.raises(UsageError, match=f"^{re.escape(f'{variable}={url!r}')}.* write |name a folder") as error:
+        load_settings()
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+@pytest.mark.parametrize("url", ["nonsense", "http://", "http://[::1", "http://host:99999", "http://a b"])
+def test_an_endpoint_of_aws_that_is_no_url_is_named(variable: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", variable: url}.items():
+        monkeypatch.setenv(name, value)
+    for open_it, of in ((open_store, "s3://bucket"), (open_tables, "dynamodb://eu-central-1/precalc")):
+        with pytest.raises(UsageError, match=f"^{re.escape(f'{variable}={url!r}')} is not the URL of an endpoint"):
+            open_it(of)
+
+
+@pytest.mark.parametrize("url", ["file:///a b/c", "file://./data", "file://../x", "file://~/x", "s3://b.c-d/e f/ä"])
+def test_folders_and_buckets_are_stores(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRECALC_STORE_URL", url)
+    assert load_settings().store_url == url
+
+
+def test_an_error_never_shows_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRECALC_GITHUB_TOKEN", "ghp_söcret")
+    with pytest.raises(UsageError, match=r"^PRECALC_GITHUB_TOKEN: .*ASCII") as error:
+        load_settings()
+    assert "cret" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"PRECALC_CACHE_DIR=\0"])
+def test_an_env_file_that_cannot_be_read_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(content)
+    with pytest.raises(UsageError, match=r"^(.*/\.env cannot be read: |PRECALC_CACHE_DIR=.*NUL).*correct it"):
+        load_settings()
+
+
+@pytest.mark.parametrize("url", [*NO_TABLES, ""])
 def test_an_error_names_a_wrong_tables_url(url: str) -> None:
     with pytest.raises(UsageError) as error:
         open_tables(url)

@@ -1,7 +1,7 @@
 """Runs `precalc` in processes forked from one that has imported it.
 
 Starting Python and importing takes most of a command's second. Each fork runs the command's `main` with its own
-variables, folder and streams. Tests that kill a command start the real program.
+variables, folder, streams and process group. Tests that kill a command start the real program, but for `tests/chaos`.
 """
 
 import atexit
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from multiprocessing.reduction import DupFd
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import precalc_assets.cli
@@ -27,8 +27,6 @@ _forks.set_forkserver_preload(
         "precalc.cli.get",
         "precalc_assets.client.local_tables",
         "precalc_assets.definitions",
-        "precalc_assets.inference",
-        "pandera.polars",
         "rdkit.Chem",
     ]
 )
@@ -41,27 +39,34 @@ def run_command(
 
     Raises subprocess.TimeoutExpired after two minutes.
     """
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        streams = [DupFd(stream.fileno()) for stream in (output, errors)]
-        process = _forks.Process(target=_run, args=(list(arguments), dict(variables), str(folder), *streams))
-        process.start()
+    with tempfile.NamedTemporaryFile() as output, tempfile.NamedTemporaryFile() as errors:
+        process = start_command(
+            arguments, variables=variables, folder=folder, output=Path(output.name), errors=Path(errors.name)
+        )
         process.join(_SECONDS)
         if process.exitcode is None:
             process.kill()
             process.join()
             raise subprocess.TimeoutExpired(list(arguments), _SECONDS)
-        texts = []
-        for stream in (output, errors):
-            stream.seek(0)
-            texts.append(stream.read().decode())
+        texts = [stream.read().decode() for stream in (output, errors)]
         return subprocess.CompletedProcess(["precalc", *arguments], process.exitcode, *texts)
 
 
-def _run(arguments: list[str], variables: dict[str, str], folder: str, *streams: DupFd) -> None:
+def start_command(
+    arguments: Sequence[str], *, variables: Mapping[str, str], folder: Path, output: Path, errors: Path
+) -> BaseProcess:
+    """Start `precalc` with these arguments in a process group of its own, which writes to these two files."""
+    process = _forks.Process(target=_run, args=(list(arguments), dict(variables), folder, output, errors))
+    process.start()
+    return process
+
+
+def _run(arguments: list[str], variables: dict[str, str], folder: Path, *streams: Path) -> None:
     from precalc.cli import main
 
+    os.setpgid(0, 0)
     for number, stream in zip((1, 2), streams, strict=True):
-        os.dup2(stream.detach(), number)
+        os.dup2(os.open(stream, os.O_WRONLY | os.O_APPEND), number)
     os.environ.clear()
     os.environ.update(variables)
     os.chdir(folder)

@@ -1,8 +1,9 @@
 """Read precalculated predictions of the Ersilia Model Hub: from an API, or with the platform from its tables.
 
-`Client` is for Python, `cli` for the terminal. `source` says what predictions are read from; `remote` is an API, and
-`plugins` finds what the platform adds. `molecule_input` reads molecules and finds their InChIKeys, `getting` writes
-their predictions into files of `formats`, `partial_files` lets an interrupted file continue, and `downloading` fetches
+`Client` is for Python, `cli` for the terminal. `source` says what predictions are read from; `remote` is an API, whose
+answers `bounded_answers` bounds, `reasons` says why a model failed, and `plugins` finds what the platform adds.
+`molecules` reads molecules and finds their InChIKeys, `getting` writes their predictions into files of `formats`,
+`joining` reads several models as one, `partial_files` lets an interrupted file continue, and `downloading` fetches
 whole files.
 """
 

@@ -8,6 +8,8 @@ import os
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
+import httpx
+
 from precalc.errors import UsageError
 from precalc.extras import require
 
@@ -15,6 +17,9 @@ _log = logging.getLogger(__name__)
 
 KEY_VARIABLE = "PRECALC_API_KEY"
 _SERVICE = "precalc"
+_SHOWN = 100
+"""Characters of a malformed URL that a message shows."""
+
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -22,12 +27,17 @@ def normal_url(url: str) -> str:
     """Return an API's URL without a slash at its end. Raises UsageError if it cannot be the URL of an API."""
     text = url.strip().rstrip("/")
     try:
+        if any(character.isspace() or not character.isprintable() for character in text):
+            raise ValueError("it has a blank or a control character")
         parts = urlsplit(text)
         _ = parts.port
-    except ValueError as error:
-        raise UsageError(f"{url!r} is not the URL of an API: {error}; write https://host/path") from None
+        _ = httpx.URL(text).host  # is decoded when it is read
+        _ = (parts.hostname or "").encode("idna")
+    except (ValueError, httpx.InvalidURL) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"{url[:_SHOWN]!r} is not the URL of an API: {reason}; write https://host/path") from None
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise UsageError(f"{url!r} is not the URL of an API; write https://host/path")
+        raise UsageError(f"{url[:_SHOWN]!r} is not the URL of an API; write https://host/path")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise UsageError(f"the URL of {parts.hostname} has more than a host and a path; write https://host/path")
     return text

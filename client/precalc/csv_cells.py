@@ -1,35 +1,48 @@
-"""Cells of the CSV that readers open in spreadsheets: one rule, by which every value comes back exactly.
+"""Cells of CSV: exact, or for spreadsheets. How a file is laid out does not belong here.
 
-A null is an empty cell, an empty text is `""`, and a float is written as `repr` does. A text that a spreadsheet may
-run as a formula gets an apostrophe in front, and so does a text that already looks like that: removing one apostrophe
-(`plain_text`) therefore always restores the text. How a file is laid out does not belong here. Standard library only:
-the platform's Lambda imports it.
+Exact: a null is an empty cell, an empty text is `""`, and a float is written as `repr` does. For spreadsheets: a text
+that one may run as a formula gets an apostrophe in front, as Excel itself marks a text. Standard library only: the
+platform's Lambda imports it.
 """
 
 import re
+from collections.abc import Callable, Iterable, Sequence
 
-_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
-"""How a text begins that a spreadsheet may run (OWASP, "CSV Injection"), with or without apostrophes in front."""
+_FORMULA = re.compile(r"(?![+-]?\d+([.,]\d+)*([eE][+-]?\d+)?\Z)[=+\-@\t\r\n]")
+"""How a text begins that a spreadsheet may run (OWASP, "CSV Injection"), unless it is a number."""
 _NEEDS_QUOTES = re.compile(r'[,"\r\n]|^$')
-_SPECIAL = re.compile(f"^{_FORMULA.pattern}|{_NEEDS_QUOTES.pattern}")
 
 
 def csv_cell(value: str | float | None) -> str:
-    """Return a value as a cell of CSV, without the comma."""
+    """Return a value as a cell of CSV, without the comma.
+
+    >>> csv_cell("=C"), csv_cell(""), csv_cell(None), csv_cell(2.0), csv_cell("a,b")
+    ('=C', '""', '', '2.0', '"a,b"')
+    """
     if value is None:
         return ""
     if not isinstance(value, str):
         return repr(value)
-    if not _SPECIAL.search(value):
-        return value
-    text = f"'{value}" if _FORMULA.match(value) else value
-    return '"' + text.replace('"', '""') + '"' if _NEEDS_QUOTES.search(text) else text
+    return '"' + value.replace('"', '""') + '"' if _NEEDS_QUOTES.search(value) else value
 
 
-def plain_text(cell: str) -> str:
-    """Return the text that a cell stands for: without the apostrophe that keeps spreadsheets from running it.
+def spreadsheet_cell(value: str | float | None) -> str:
+    """Return a value as a cell that a spreadsheet shows and does not run.
 
-    >>> plain_text("'=SUM(A1)"), plain_text("''=1"), plain_text("'quoted'"), plain_text("CCO")
-    ('=SUM(A1)', "'=1", "'quoted'", 'CCO')
+    >>> spreadsheet_cell("=C"), spreadsheet_cell("-1+1"), spreadsheet_cell(-2.0), spreadsheet_cell("-0.97")
+    ("'=C", "'-1+1", '-2.0', '-0.97')
     """
-    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+    return csv_cell(f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value)
+
+
+def csv_text(
+    names: Sequence[str],
+    rows: Iterable[Sequence[str | float | None]],
+    cell: Callable[[str | float | None], str] = csv_cell,
+) -> str:
+    r"""Return a header and a line for each row.
+
+    >>> csv_text(["name", "score"], [("a,b", 0.5), (None, None)])
+    'name,score\n"a,b",0.5\n,\n'
+    """
+    return "".join(f"{','.join(map(cell, line))}\n" for line in (names, *rows))

@@ -5,19 +5,19 @@ Another content has another partial file, so no file is ever put together from t
 """
 
 import hashlib
-import json
 import logging
 import re
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from precalc.errors import DownloadError
-from precalc.partial_files import write_all
+from precalc.errors import DownloadError, UsageError
+from precalc.partial_files import replace_json, write_all
 from precalc.side_by_side import run_in_order
-from precalc.source import CutOffError, LinkExpiredError, Listing, ServedFile, Source
+from precalc.source import CutOffError, LinkExpiredError, Listing, ServedFile, Source, name_some, reload
 
 _log = logging.getLogger(__name__)
 
@@ -42,63 +42,60 @@ OnBytes = Callable[[int], None]
 """Called with how many more bytes have arrived."""
 
 
-Begin = Callable[[int], OnBytes]
-"""Called with the size of all files in bytes before the first one; returns what is called with the progress."""
-
-
 def checked_file(file: ServedFile) -> ServedFile:
-    """Return the file. Raises DownloadError if its name or checksum has another form than ours, which become a path."""
-    if not _NAME.fullmatch(str(file.name)) or not _SHA256.fullmatch(str(file.sha256)):
+    """Return the file. Raises DownloadError if its name or checksum, which become a path, or its size cannot be."""
+    if not _NAME.fullmatch(file.name) or not _SHA256.fullmatch(file.sha256) or file.bytes <= 0:
         raise DownloadError(
-            f"a file is listed as {file.name[:60]!r} with the checksum {str(file.sha256)[:70]!r}; stopped"
+            f"a file is listed as {file.name[:60]!r} of {file.bytes:,} bytes with the checksum {file.sha256[:70]!r}; "
+            f"stopped; {reload(file.model)}"
         )
     return file
 
 
-def download(source: Source, model: str, folder: Path, *, begin: Begin = lambda _: lambda _: None) -> Listing:
-    """Download a model's files into a folder, which is made, and describe them in `_manifest.json`; return the listing.
+def download(source: Source, listing: Listing, folder: Path, *, on_bytes: OnBytes = lambda _: None) -> None:
+    """Download the listed files into a folder, which is made, and describe them in `_manifest.json`.
 
     Files that are in the folder with the right content stay as they are. Raises DownloadError if a file cannot be
     downloaded; the others are kept.
     """
-    listing = source.files(model)
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / _LOCK)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         raise DownloadError(f"{folder} is the target of another download; wait for it") from None
-    stop = threading.Event()
+    except OSError as error:
+        raise UsageError(
+            f"{folder} cannot be written into: {error.strerror}; name a folder that you may write into with -o"
+        ) from None
+    downloader = _Downloader(source, listing, folder, on_bytes)
     try:
-        downloader = _Downloader(source, listing, folder, begin(sum(file.bytes for file in listing.files)), stop)
         for _ in run_in_order(listing.files, downloader.download, _AT_ONCE):
             pass
         _put_manifest(folder, listing)
     finally:
-        stop.set()
+        downloader.stop.set()
         (folder / _LOCK).unlink(missing_ok=True)
         lock.release()
-    return listing
 
 
+@dataclass(slots=True)
 class _Downloader:
-    """Downloads files of a model one by one, in several threads."""
+    """Downloads files of a model one by one, in several threads, until it is told to stop."""
 
-    def __init__(
-        self, source: Source, listing: Listing, folder: Path, on_bytes: OnBytes, stop: threading.Event
-    ) -> None:
-        self._source = source
-        self._listing = listing
-        self._folder = folder
-        self._on_bytes = on_bytes
-        self._stop = stop
-        self._lock = threading.Lock()
-        self._counted: dict[str, int] = {}
-        self._damaged: set[str] = set()
+    _source: Source
+    _listing: Listing
+    _folder: Path
+    _on_bytes: OnBytes
+    stop: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _counted: dict[str, int] = field(default_factory=dict)
+    _damaged: set[str] = field(default_factory=set)
 
     def download(self, file: ServedFile) -> None:
         """Download a file, unless it is in the folder. Raises DownloadError if that fails."""
-        if self._is_complete(file):
+        path = self._folder / file.name
+        if path.is_file() and path.stat().st_size == file.bytes and _sha256(path) == file.sha256:
             self._count(file, file.bytes)
             return
         for partial in set(self._folder.glob(f".{file.name}.*.partial")) - {self._partial(file)}:
@@ -125,13 +122,10 @@ class _Downloader:
                 file = self._list_again(file)
             failures = 1 if self._size(file) > before else failures + 1
             if failures == _ATTEMPTS:
-                raise DownloadError(f"{file.name} of {file.model}: {why}; run the same command to continue")
-            if self._stop.wait(_SECONDS * 2**failures):
+                again = f"run the same command to continue; if it stops there again, {reload(file.model)}"
+                raise DownloadError(f"{file.name} of {file.model}: {why}; {again}")
+            if self.stop.wait(_SECONDS * 2**failures):
                 raise DownloadError(f"{file.name} of {file.model}: stopped; run the same command to continue")
-
-    def _is_complete(self, file: ServedFile) -> bool:
-        path = self._folder / file.name
-        return path.is_file() and path.stat().st_size == file.bytes and _sha256(path) == file.sha256
 
     def _size(self, file: ServedFile) -> int:
         """Return how many bytes of a file have arrived."""
@@ -142,14 +136,11 @@ class _Downloader:
         start = self._size(file)
         if start >= file.bytes:
             return  # whole, or too long: the checksum tells
-        with (
-            self._source.open_file(file, start) as stream,
-            self._partial(file).open("ab", buffering=0) as target,
-        ):
+        with self._source.open_file(file, start) as stream, self._partial(file).open("ab", buffering=0) as target:
             target.truncate(stream.start)
             self._count(file, stream.start)
             for chunk in stream.chunks:
-                if self._stop.is_set():  # before a write: the next command may have the file by now
+                if self.stop.is_set():  # before a write: the next command may have the file by now
                     raise DownloadError(f"{file.name}: stopped")
                 write_all(target, chunk)
                 self._count(file, target.tell())
@@ -165,7 +156,7 @@ class _Downloader:
         if digest != file.sha256:
             raise _DamagedError(
                 f"its content is not what the table was loaded from (SHA-256 {digest[:16]}…, not {file.sha256[:16]}…); "
-                "ask those who serve it to load it again"
+                f"{reload(file.model)}"
             )
         partial.replace(self._folder / file.name)
 
@@ -205,7 +196,7 @@ def _put_manifest(folder: Path, listing: Listing) -> None:
     if strays:
         _log.warning(
             "warning: %s in %s is no longer among the files of %s, and would be read with them; delete it",
-            ", ".join(strays[:3]) + (f" and {len(strays) - 3} more" if len(strays) > 3 else ""),
+            name_some(strays),
             folder,
             listing.model,
         )
@@ -216,6 +207,4 @@ def _put_manifest(folder: Path, listing: Listing) -> None:
         "source": listing.source,
         "files": [{"path": file.name, **{name: getattr(file, name) for name in _DESCRIBED}} for file in listing.files],
     }
-    partial = folder / f".{MANIFEST}.partial"
-    partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    partial.replace(folder / MANIFEST)
+    replace_json(folder / MANIFEST, manifest)

@@ -9,22 +9,23 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precalc.csv_cells import csv_cell
+from precalc.csv_cells import csv_cell, spreadsheet_cell
 from precalc.errors import UsageError
 from precalc.extras import require
-from precalc.source import Column, Row
+from precalc.source import Column, Row, Value
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 SUFFIXES = {".csv": "csv", ".csv.gz": "csv.gz", ".parquet": "parquet", ".jsonl": "jsonl"}
+"""The format of a file by the end of its name."""
 
-SOURCE = "source"
-PRECALCULATED, COMPUTED, FAILED = "precalculated", "computed", "failed"
+LEADING = ("inchikey", "input", "status", "reason", "match", "library_smiles")
+"""The columns before the model's."""
 
 _GZIP_LEVEL = 5
 _ROW_GROUP_VALUES = 1_000_000
@@ -36,37 +37,56 @@ _ROWS_READ = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The columns of a file: `key`, `input`, `smiles` and `source` if requested, then the model's."""
+    """The columns of a file: the reader's `own`, then `LEADING`, then the model's.
+
+    Own columns have the text of the molecule already, so that `input` is left out beside them, unless `keep_input`.
+    """
 
     columns: tuple[Column, ...]
-    smiles: bool = False
-    source: bool = False
+    own: tuple[str, ...] = ()
+    keep_input: bool = False
 
     @property
     def leading(self) -> tuple[str, ...]:
-        """The names before the model's."""
-        return ("key", "input", *["smiles"] * self.smiles, *[SOURCE] * self.source)
+        """The names between the reader's own and the model's."""
+        return tuple(name for name in LEADING if name != "input" or self.keep_input or not self.own)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names."""
-        return (*self.leading, *(column.name for column in self.columns))
+        """All names. A second own one has a number, and one of ours that the reader has too begins with `precalc_`."""
+        own: dict[str, str] = {}  # by the name in small letters, since programs mix these up
+        for name in self.own:
+            numbered = (f"{name}_{number}" for number in count(2))
+            free = next(each for each in chain([name], numbered) if each.lower() not in own)
+            own[free.lower()] = free
+        ours = [*self.leading, *(column.name for column in self.columns)]
+        return (*own.values(), *(f"precalc_{name}" if name.lower() in own else name for name in ours))
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Rows of a file. `smiles` and `sources` are None unless the layout has them; a row is None if it has no values."""
+    """Rows of a file: the cells of each column of `LEADING`, and the rows of the model, None for one without values.
+
+    `own` are the cells of the reader's own columns in each row.
+    `statuses` are those of `statuses`, `reasons` say why a text is unreadable or the model failed. `matches` are those
+    of `statuses`, None without a prediction. `smiles` are the library's, None where they are not requested.
+    """
 
     inchikeys: Sequence[str | None]
     texts: Sequence[str]
+    statuses: Sequence[str]
+    reasons: Sequence[str | None]
+    matches: Sequence[str | None]
+    smiles: Sequence[str | None]
     rows: Sequence[Row | None]
-    smiles: Sequence[str | None] | None = None
-    sources: Sequence[str | None] | None = None
+    own: Sequence[Sequence[str]] = ()
 
-    def leading(self) -> Iterator[tuple[str | None, ...]]:
+    def leading(self, layout: Layout) -> Iterator[tuple[str | None, ...]]:
         """Yield the cells before the model's."""
-        optional = [cells for cells in (self.smiles, self.sources) if cells is not None]
-        return zip(self.inchikeys, self.texts, *optional, strict=True)
+        texts = [self.texts] if "input" in layout.leading else []
+        columns = (self.inchikeys, *texts, self.statuses, self.reasons, self.matches, self.smiles)
+        cells = zip(*columns, strict=True)
+        return ((*own, *ours) for own, ours in zip(self.own, cells, strict=True)) if layout.own else cells
 
 
 class Format(ABC):
@@ -90,10 +110,7 @@ class Format(ABC):
 
 
 def find_format(name: str | None, path: Path | None) -> type[Format]:
-    """Return the format of that name, else the one of the file's suffix, else CSV.
-
-    Raises UsageError for an unknown format or suffix.
-    """
+    """Return the format of that name, else of the file's suffix, else CSV. Raises UsageError for an unknown one."""
     if name is None and path is not None:
         name = next((kind for suffix, kind in SUFFIXES.items() if path.name.lower().endswith(suffix)), None)
         if name is None:
@@ -107,19 +124,40 @@ def find_format(name: str | None, path: Path | None) -> type[Format]:
 class CsvFormat(Format):
     """A header and a line for each row; `csv_cells` says how a value is written."""
 
+    cell = staticmethod(csv_cell)
+
     def start(self) -> bytes:
         """See `Format.start`."""
-        return (",".join(map(csv_cell, self._layout.names)) + "\n").encode()
+        own = self._layout.own
+        return (self._line((*own, *self._layout.names[len(own) :])) + "\n").encode()
 
     def encode(self, block: Block) -> bytes:
         """See `Format.encode`."""
         nothing = "," * (len(self._layout.columns) - 1)
-        cells = _cells if any(column.type == "string" for column in self._layout.columns) else _numbers
+        cell, cells = self.cell, self._line if any(c.type == "string" for c in self._layout.columns) else _numbers
+        # Keys and our own words need no quotes, and an empty cell of the reader's stays as it is.
+        if self._layout.own:
+            keys = [key or "" for key in block.inchikeys]
+            starts = [
+                f"{self._line([each or None for each in own])},{key}" for own, key in zip(block.own, keys, strict=True)
+            ]
+        else:
+            starts = [f"{key or ''},{cell(text)}" for key, text in zip(block.inchikeys, block.texts, strict=True)]
+        ours = zip(starts, block.statuses, block.reasons, block.matches, block.smiles, block.rows, strict=True)
         lines = [
-            f"{key or ''},{','.join(map(csv_cell, leading))},{nothing if row is None else cells(row)}\n"
-            for (key, *leading), row in zip(block.leading(), block.rows, strict=True)
+            f"{start},{status},{cell(reason)},{match or ''},{cell(smiles)},{nothing if row is None else cells(row)}\n"
+            for start, status, reason, match, smiles, row in ours
         ]
         return "".join(lines).encode()
+
+    def _line(self, values: Iterable[Value]) -> str:
+        return ",".join(map(self.cell, values))
+
+
+class SpreadsheetFormat(CsvFormat):
+    """CSV of which a spreadsheet runs no text as a formula."""
+
+    cell = staticmethod(spreadsheet_cell)
 
 
 class GzippedCsvFormat(CsvFormat):
@@ -144,7 +182,7 @@ class JsonLinesFormat(Format):
         encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
         lines = [
             encode(dict(zip(names, (*leading, *(row or nothing)), strict=True)))
-            for leading, row in zip(block.leading(), block.rows, strict=True)
+            for leading, row in zip(block.leading(self._layout), block.rows, strict=True)
         ]
         return "".join(f"{line}\n" for line in lines).encode()
 
@@ -167,7 +205,8 @@ class ParquetFormat(Format):
 
         schema = _schema(self._layout)
         nothing = (None,) * len(self._layout.columns)
-        leading = list(zip(*block.leading(), strict=True)) or [()] * len(self._layout.leading)
+        n_leading = len(schema) - len(self._layout.columns)
+        leading = list(zip(*block.leading(self._layout), strict=True)) or [()] * n_leading
         values = list(zip(*(row or nothing for row in block.rows), strict=True)) or [()] * len(self._layout.columns)
         arrays = [pa.array(cells, kind) for cells, kind in zip([*leading, *values], schema.types, strict=True)]
         return bytes(pa.record_batch(arrays, schema=schema).serialize())
@@ -190,37 +229,34 @@ class ParquetFormat(Format):
 _FORMATS: dict[str, type[Format]] = {
     "csv": CsvFormat,
     "csv.gz": GzippedCsvFormat,
+    "spreadsheet": SpreadsheetFormat,
     "parquet": ParquetFormat,
     "jsonl": JsonLinesFormat,
 }
 
 
 def read_json_blocks(path: Path, layout: Layout) -> Iterator[Block]:
-    """Yield the blocks of a file that `JsonLinesFormat` writes, finished or not."""
-    n = len(layout.leading)
+    """Yield the blocks of a file that `JsonLinesFormat` writes in a layout that keeps `input`, finished or not."""
+    own, n = len(layout.own), len(layout.own) + len(LEADING)
     with path.open(encoding="utf-8", newline="\n") as file:
         while lines := list(islice(file, _ROWS_READ)):
             cells = [tuple(json.loads(line).values()) for line in lines]
-            leading = dict(zip(layout.leading, zip(*(row[:n] for row in cells), strict=True), strict=True))
-            rows = [row[n:] for row in cells]
-            yield Block(leading["key"], leading["input"], rows, leading.get("smiles"), leading.get(SOURCE))
+            leading = zip(*(row[own:n] for row in cells), strict=True)
+            yield Block(*[*leading, [row[n:] for row in cells], [row[:own] for row in cells]])
 
 
 def _numbers(row: Row) -> str:
-    # Faster than `csv_cell` for a row without texts.
+    # Faster than a function for each cell of a row without texts.
     return ",".join(["" if value is None else repr(value) for value in row])
-
-
-def _cells(row: Row) -> str:
-    return ",".join(map(csv_cell, row))
 
 
 def _schema(layout: Layout) -> "pa.Schema":
     import pyarrow as pa
 
     kinds = {"float": pa.float64(), "integer": pa.int64(), "string": pa.string()}
-    leading = [(name, pa.string()) for name in layout.leading]
-    return pa.schema([*leading, *((column.name, kinds[column.type]) for column in layout.columns)])
+    names, n = layout.names, len(layout.columns)
+    types = [*[pa.string()] * (len(names) - n), *(kinds[column.type] for column in layout.columns)]
+    return pa.schema(list(zip(names, types, strict=True)))
 
 
 def _gathered(batches: Iterable[Any], rows: int) -> Iterator["pa.Table"]:

@@ -1,24 +1,39 @@
 """Getting predictions of many molecules into a file or a stream, batch by batch, in the order of the request."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from precalc.errors import MoleculeFileError
-from precalc.formats import PRECALCULATED, Block, CsvFormat, Format, Layout
-from precalc.identifiers import INCHIKEY
-from precalc.molecule_input import MoleculeBatch, MoleculeInput
+from precalc.formats import Block, CsvFormat, Format, Layout
+from precalc.molecules.molecule_input import MoleculeBatch, MoleculeInput
+from precalc.molecules.smiles_keys import identify
 from precalc.partial_files import PartialFiles
 from precalc.side_by_side import run_in_order
-from precalc.source import OpenModel
+from precalc.source import Answer, OpenModel, Row
+from precalc.statuses import (
+    NOT_IN_LIBRARY,
+    NOT_PREDICTED_YET,
+    OTHER_FORM,
+    SAME,
+    UNREADABLE,
+    Match,
+    asked_forms,
+    compare_forms,
+)
 
 _log = logging.getLogger(__name__)
 
 REASONS = 3
 """Molecules that a summary names with the reason why they have no predictions."""
+
+MISSING = (NOT_IN_LIBRARY, NOT_PREDICTED_YET)
+"""Statuses of molecules that are not precalculated."""
 
 Missing = tuple[str, str | None]
 """A molecule that is not precalculated: its InChIKey, and its SMILES if that is known."""
@@ -31,23 +46,29 @@ class MissingFormat(NamedTuple):
     """How missing molecules are written."""
 
     header: bytes
-    encode: Callable[[Sequence[Missing]], bytes]
+    encode: Callable[[Sequence[Missing]], str]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Predictions to get: of which model, for which molecules, in which format, and whether with their SMILES."""
+    """Predictions to get: of which model, for which molecules, in which format.
+
+    With `smiles`, each row has the library's SMILES; without, those of another form than was asked for have it. With
+    `reasons`, rows of molecules on which the model failed have its reason.
+    """
 
     model: OpenModel
     molecules: MoleculeInput
     format: type[Format] = CsvFormat
     smiles: bool = False
+    reasons: bool = False
 
     @property
     def plan(self) -> dict[str, object]:
         """What has to be the same for a partial file to be continued, by names for a person."""
         info = self.model.info
         return {
+            "client": version("precalc-client"),
             "source": info.source,
             "model": info.model,
             "release": list(info.releases),
@@ -55,7 +76,13 @@ class Request:
             "last load": info.updated,
             "columns": info.columns_digest,
             "input": self.molecules.digest,
+            "columns of the input": list(self.molecules.names),
         }
+
+    @property
+    def layout(self) -> Layout:
+        """The columns of the file of answers."""
+        return Layout(self.model.info.columns, self.molecules.names)
 
 
 class Answered(NamedTuple):
@@ -68,32 +95,31 @@ class Answered(NamedTuple):
 
 @dataclass(slots=True)
 class Counts:
-    """How many molecules are `found`, `missing` (not precalculated) and `unreadable`.
+    """How many rows there are, and how many of each status.
 
-    Of those found, `silent` have no value at all: the model could not answer them. Of those missing, `unnamed` were
-    given by InChIKey and their SMILES is not known, so that no model can run on them. `reasons` are those of the first
-    unreadable ones.
+    `other_forms` are predictions for another form than was asked for. Of those that are not precalculated, `unnamed`
+    were given by InChIKey and their SMILES is not known, so that no model can run on them. `reasons` are those of the
+    first unreadable ones.
     """
 
     rows: int = 0
-    found: int = 0
-    silent: int = 0
-    missing: int = 0
+    statuses: dict[str, int] = field(default_factory=dict)
+    other_forms: int = 0
     unnamed: int = 0
-    unreadable: int = 0
     reasons: list[str] = field(default_factory=list)
 
     def add(self, answered: Answered) -> None:
         """Count a batch."""
-        rows = answered.block.rows
-        empty, unreadable = rows.count(None), answered.block.inchikeys.count(None)
-        self.rows += len(rows)
-        self.found += len(rows) - empty
-        self.unreadable += unreadable
-        self.missing += empty - unreadable
+        block = answered.block
+        self.rows += len(block.rows)
+        self.statuses = dict(Counter(self.statuses) + Counter(block.statuses))
+        self.other_forms += block.matches.count(OTHER_FORM)
         self.unnamed += sum(smiles is None for _, smiles in answered.missing)
-        self.silent += sum(row is not None and row[0] is None and not any(v is not None for v in row) for row in rows)
         self.reasons += answered.reasons[: REASONS - len(self.reasons)]
+
+    def of(self, *statuses: str) -> int:
+        """Return how many rows have one of these statuses."""
+        return sum(self.statuses.get(status, 0) for status in statuses)
 
 
 @dataclass(slots=True)
@@ -113,23 +139,23 @@ def ignore_rows(rows: int) -> None:
     """Do nothing."""
 
 
-def read_predictions(request: Request, layout: Layout, skip: int = 0, *, find_smiles: bool) -> Iterator[Answered]:
+def read_predictions(request: Request, skip: int = 0, *, find_smiles: bool) -> Iterator[Answered]:
     """Yield the molecules without the first `skip`, batch by batch, in order; several batches are read at a time.
 
     With `find_smiles`, the SMILES of missing molecules that were given by InChIKey are looked up.
     """
     model = request.model
-    read = partial(_read, model, layout, find_smiles=find_smiles)
+    read = partial(_read, request, find_smiles=find_smiles)
     return run_in_order(request.molecules.batches(model.batch_size, skip), read, model.parallel)
 
 
 def get_to_stream(request: Request, stream: BinaryIO) -> Counts:
     """Write predictions to a stream as they come."""
-    layout = Layout(request.model.info.columns, smiles=request.smiles)
-    writer = request.format(layout, request.model.info.provenance)
+    info = request.model.info
+    writer = request.format(request.layout, info.provenance)
     counts = Counts()
     stream.write(writer.start())
-    for answered in read_predictions(request, layout, find_smiles=False):
+    for answered in read_predictions(request, find_smiles=False):
         stream.write(writer.encode(answered.block))
         stream.flush()
         counts.add(answered)
@@ -142,12 +168,12 @@ def get_to_file(request: Request, path: Path, missing: Path | None = None, *, on
     `missing` gets the known SMILES of the molecules that are not precalculated, as `ersilia run -i` reads them.
     Raises ChangedError if the model is loaded again meanwhile: a file holds predictions of one state of it.
     """
-    layout = Layout(request.model.info.columns, smiles=request.smiles)
-    writer = request.format(layout, request.model.info.provenance)
-    listed = MissingFormat(b"smiles\n", _list_smiles) if missing else None
-    options = [request.format.__name__, request.smiles, missing and str(missing)]
+    info = request.model.info
+    writer = request.format(request.layout, info.provenance)
+    listed = MissingFormat(b"smiles\n", lambda missing: "".join(f"{smiles}\n" for _, smiles in missing if smiles))
+    options = [request.format.__name__, request.smiles, request.reasons, missing and str(missing)]
     with PartialFiles(path, [missing] if missing else [], request.plan | {"options": options}) as files:
-        counts = fill(files, request, layout, writer, listed, on_rows)
+        counts = fill(files, request, writer, listed if missing else None, on_rows)
         files.close()
         writer.finish(files.partials[0], path)
         if missing:
@@ -159,7 +185,6 @@ def get_to_file(request: Request, path: Path, missing: Path | None = None, *, on
 def fill(
     files: PartialFiles,
     request: Request,
-    layout: Layout,
     writer: Format,
     missing_format: MissingFormat | None,
     on_rows: OnRows,
@@ -170,23 +195,19 @@ def fill(
     removed.
     """
     counts = Counts(**files.state)
-    if files.different:
-        _log.warning(
-            "%s: an earlier command left a part that differs in %s; starting from the beginning",
-            files.path,
-            ", ".join(files.different),
-        )
+    if files.discarded:
+        _log.warning("%s: what an earlier command left %s; starting from the beginning", files.path, files.discarded)
     elif counts.rows:
         _log.info("%s: continuing after row %s", files.path, f"{counts.rows:,}")
     on_rows(counts.rows)
     if not files.state:
         files.append([writer.start(), *([missing_format.header] if missing_format else [])], asdict(counts))
     try:
-        for answered in read_predictions(request, layout, counts.rows, find_smiles=missing_format is not None):
+        for answered in read_predictions(request, counts.rows, find_smiles=missing_format is not None):
             counts.add(answered)
             contents = [writer.encode(answered.block)]
             if missing_format:
-                contents.append(missing_format.encode(answered.missing))
+                contents.append(missing_format.encode(answered.missing).encode())
             files.append(contents, asdict(counts))
             on_rows(len(answered.block.rows))
     except MoleculeFileError:
@@ -195,22 +216,58 @@ def fill(
     return counts
 
 
-def _read(model: OpenModel, layout: Layout, batch: MoleculeBatch, *, find_smiles: bool) -> Answered:
-    answer = model.read([key for key in batch.inchikeys if key], smiles=layout.smiles)
-    found, stored = iter(answer.rows), iter(answer.smiles or ())
-    rows = [next(found) if key else None for key in batch.inchikeys]
-    smiles = [next(stored) if key else None for key in batch.inchikeys] if layout.smiles else None
-    sources = [None if row is None else PRECALCULATED for row in rows] if layout.source else None
-    empty = [
-        (key, text) for key, text, row in zip(batch.inchikeys, batch.texts, rows, strict=True) if key and row is None
+def _read(request: Request, batch: MoleculeBatch, *, find_smiles: bool) -> Answered:
+    model = request.model
+    keys = [key for key in batch.inchikeys if key]
+    given_as_smiles = {key for key, form in zip(batch.inchikeys, batch.forms, strict=True) if key and form}
+    answer = model.read(keys, smiles=set(keys) if request.smiles else given_as_smiles, reasons=request.reasons)
+    rows, statuses = iter(answer.rows), iter(answer.statuses)
+    block = _block(
+        batch,
+        [next(rows) if key else None for key in batch.inchikeys],
+        [next(statuses) if key else UNREADABLE for key in batch.inchikeys],
+        answer,
+        request,
+    )
+    missing: list[Missing] = [
+        (key, form)
+        for key, form, status in zip(batch.inchikeys, batch.forms, block.statuses, strict=True)
+        if key and status in MISSING
     ]
-    missing: list[Missing] = [(key, None if INCHIKEY.match(text) else text) for key, text in empty]
-    unnamed = [key for key, text in missing if text is None]
-    if find_smiles and unnamed:
-        looked_up = iter(model.smiles(unnamed))
-        missing = [(key, next(looked_up) if text is None else text) for key, text in missing]
-    return Answered(Block(batch.inchikeys, batch.texts, rows, smiles, sources), batch.reasons, missing)
+    if find_smiles and any(smiles is None for _, smiles in missing):
+        pairs = zip(batch.inchikeys, block.statuses, strict=True)
+        in_library = [key for key, status in pairs if key and status == NOT_PREDICTED_YET]
+        known = dict(zip(in_library, model.smiles(in_library), strict=True))
+        missing = [(key, smiles or known.get(key)) for key, smiles in missing]
+    return Answered(block, batch.unreadable(), missing)
 
 
-def _list_smiles(missing: Sequence[Missing]) -> bytes:
-    return "".join(f"{smiles}\n" for _, smiles in missing if smiles).encode()
+def _block(
+    batch: MoleculeBatch,
+    rows: list[Row | None],
+    statuses: list[str],
+    answer: Answer,
+    request: Request,
+) -> Block:
+    stored = [answer.smiles.get(key) if key else None for key in batch.inchikeys]
+    matches = _compare(asked_forms(batch.texts, batch.forms), stored, rows)
+    if not request.smiles:
+        stored = [text if match == OTHER_FORM else None for text, match in zip(stored, matches, strict=True)]
+    unreadable = zip(batch.inchikeys, batch.reasons, strict=True)
+    reasons = [answer.reasons.get(key) if key else reason for key, reason in unreadable]
+    without = request.model.info.row_without_prediction
+    whole = [without(status) if row is None else row for status, row in zip(statuses, rows, strict=True)]
+    return Block(batch.inchikeys, batch.texts, statuses, reasons, matches, stored, whole, batch.own)
+
+
+def _compare(
+    forms: Sequence[str | None], stored: Sequence[str | None], rows: Sequence[Row | None]
+) -> list[Match | None]:
+    """Compare forms with the library's SMILES, which another version of RDKit may have written."""
+    matches = compare_forms(forms, stored, rows)
+    differing = [at for at, match in enumerate(matches) if match == OTHER_FORM]
+    if differing:
+        for at, (_, form, _) in zip(differing, identify([stored[at] or "" for at in differing]), strict=True):
+            if form == forms[at]:
+                matches[at] = SAME
+    return matches

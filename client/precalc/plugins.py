@@ -23,10 +23,7 @@ def find_plugin(group: str) -> Any | None:  # noqa: ANN401 - each group has a ty
 
 
 def open_source(url: str | None = None, key: str | None = None) -> Source:
-    """Return the API at a URL, by default that of PRECALC_API_URL, or without one what the platform reads from.
-
-    Raises UsageError for a malformed URL or key, and if there is nothing to read from.
-    """
+    """Return the API at a URL or at PRECALC_API_URL, else what the platform reads from. Raises UsageError."""
     return find_source(url, key)()
 
 

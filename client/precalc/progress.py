@@ -21,12 +21,12 @@ class ProgressLines:
         self._say = say
         self._total = total
         self._unit = unit
-        self._done = 0
+        self._done = 0.0
         self._quarantined = 0
         self._said = time.monotonic()
-        self._done_when_said = 0
+        self._done_when_said = 0.0
 
-    def __call__(self, molecules: int, quarantined: int) -> None:
+    def __call__(self, molecules: float, quarantined: int) -> None:
         """Count molecules; see `OnProgress`."""
         self._done += molecules
         self._quarantined += quarantined
@@ -37,4 +37,5 @@ class ProgressLines:
             self._said, self._done_when_said = now, self._done
             left = (self._total - self._done) / rate
             bad = f", {self._quarantined:,} quarantined" if self._quarantined else ""
-            self._say(f"{self._done:,} of {self._total:,} {self._unit}, {rate:,.0f}/s, about {left:,.0f} s left{bad}")
+            done = f"{self._done:,.0f} of {self._total:,} {self._unit}"
+            self._say(f"{done}, {rate:,.0f}/s, about {left:,.0f} s left{bad}")

@@ -2,35 +2,47 @@
 
 import json
 import logging
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import cache, partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
-from urllib.parse import urljoin
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from urllib.parse import urlencode, urljoin
 
 import httpx
 from httpx_retries import Retry, RetryTransport
 
 from precalc.api_keys import KEY_VARIABLE, check_key, find_key, normal_url
+from precalc.bounded_answers import BoundedTransport
 from precalc.downloading import checked_file
-from precalc.errors import ApiError, ChangedError, DownloadError
-from precalc.identifiers import check_model_id
+from precalc.errors import ApiError, ChangedError, DownloadError, UsageError
+from precalc.formats import Layout
+from precalc.identifiers import check_model_id, join_names
+from precalc.reasons import Reasons
 from precalc.source import (
     Answer,
     Column,
     ColumnType,
     CutOffError,
+    Distribution,
     LinkExpiredError,
     Listing,
     ModelInfo,
     ModelSummary,
+    Question,
+    ScreenAnswer,
+    ScreenedColumn,
+    ScreenedModel,
     ServedFile,
     Stream,
     changed,
     cite,
+    reload,
 )
+from precalc.statuses import Status
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -46,20 +58,31 @@ MAX_VALUES = 200_000
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 """Seconds without a byte. API Gateway gives up after 29 itself."""
 
+_DISTRIBUTIONS = 100
+"""Columns whose distributions are requested at a time; the API answers 200."""
+
 _FIRST_TRIES = 3
 """Retries of the first requests: a mistyped URL should not take minutes to fail."""
 
 _TOLD_AFTER = 4
 """Retries before a message says that the client waits."""
 
-_SHOWN = 100
-"""Characters of a redirection's target in a message."""
+_SHOWN = 300
+"""Characters of an API's message, or of a redirection's target, in ours."""
 
-_PASSING = (429, 502, 503, 504)
-"""Statuses of a throttled, restarting or slow API, or of API Gateway in front of it: retried."""
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""How halves of a pair are written in JSON; one without the other is no text."""
+
+_PASSING = (502, 503, 504)
+"""Statuses of a restarting or slow API, or of API Gateway in front of it: retried."""
 
 _QUOTA_WORDS = ("quota_exceeded", "LimitExceeded", "Limit Exceeded")
 """What tells an exhausted quota: our API's code, API Gateway's `x-amzn-ErrorType`, and API Gateway's message."""
+
+_STATUSES = set(get_args(Status))
+
+_MOST_OF_A_LIST = 100_000_000
+"""Bytes of a quarantine list; one of ours has some 100 for a molecule."""
 
 _TOO_LARGE = 413
 _FORBIDDEN = (401, 403)
@@ -92,46 +115,12 @@ def retries() -> Retry:
             httpx.TimeoutException,
             httpx.NetworkError,
             httpx.RemoteProtocolError,
-            httpx.DecodingError,
+            httpx.DecodingError,  # also of a body that breaks off in the middle
         ),
         backoff_factor=0.5,
         max_backoff_wait=60.0,
         total_timeout=300.0,
-        # So that a body that breaks off in the middle is retried too.
-        validate_response=_read_body,
     )
-
-
-def _read_body(response: httpx.Response) -> None:
-    response.read()
-
-
-class _QuotaTransport(httpx.BaseTransport):
-    """Refuses to retry when the key's quota is exhausted: throttling has the same status, but passes in seconds."""
-
-    def __init__(self, inner: httpx.BaseTransport, api: str) -> None:
-        self._inner = inner
-        self._api = api
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Return the response. Raises ApiError if the quota is exhausted."""
-        response = self._inner.handle_request(request)
-        if response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
-            response.read()
-            code, message = _problem(response)
-            said = f"{code} {message} {response.headers.get('x-amzn-errortype', '')}"
-            if any(word in said for word in _QUOTA_WORDS):
-                raise ApiError(
-                    f"{self._api}: {message or 'the quota of the key is exhausted'}; when the quota is renewed, run "
-                    "the same command to continue",
-                    status=HTTPStatus.TOO_MANY_REQUESTS,
-                    code=_QUOTA_WORDS[0],
-                )
-        return response
-
-    def close(self) -> None:
-        """See `BaseTransport.close`."""
-        self._inner.close()
 
 
 class RemoteSource:
@@ -147,17 +136,18 @@ class RemoteSource:
     ) -> None:
         self.name = normal_url(url)
         key = check_key(self.name, key) if key else find_key(self.name)
-        self._has_key = key is not None
-        retry = retry or retries()
+        retry = (retry or retries()).copy_with(validate_response=self._validate)
         # A file is too large to be read into memory for validation; its length and checksum are checked instead.
         self._quick = retry.copy_with(total=min(_FIRST_TRIES, retry.total))
         self._streaming = retry.copy_with(validate_response=None, total=4)
-        repeating = RetryTransport(_QuotaTransport(transport or httpx.HTTPTransport(), self.name), retry)
-        key_header = {"x-api-key": key} if key else {}
+        transport = transport or httpx.HTTPTransport()
+        self._key_header = {"x-api-key": key} if key else {}
         self._client = httpx.Client(
-            headers={"accept": "application/json", **key_header}, timeout=_TIMEOUT, transport=repeating
+            headers={"accept": "application/json", **self._key_header},
+            timeout=_TIMEOUT,
+            transport=RetryTransport(BoundedTransport(transport), retry),
         )
-        self._files = httpx.Client(timeout=_TIMEOUT, transport=repeating)
+        self._files = httpx.Client(timeout=_TIMEOUT, transport=RetryTransport(transport, self._streaming))
 
     def models(self) -> list[ModelSummary]:
         """See `Source.models`."""
@@ -165,7 +155,7 @@ class RemoteSource:
         with self.expecting("a list of models"):
             return [_record(ModelSummary, entry, model=str(entry["model"])) for entry in found["models"]]
 
-    def open(self, model: str) -> "RemoteModel":
+    def open(self, model: str, columns: Sequence[str] | None = None) -> "RemoteModel":
         """See `Source.open`."""
         found = self.get(f"/models/{check_model_id(model)}")
         with self.expecting(f"a description of {model}"):
@@ -173,11 +163,15 @@ class RemoteSource:
                 ModelInfo,
                 found,
                 source=self.name,
-                columns=tuple(map(_column, found["columns"])),
+                columns=tuple(_record(Column, column) for column in found["columns"]),
                 varying=tuple(found["varying"] or ()),
                 shards=len(found["shards"]),
             )
-        return RemoteModel(info, self)
+        names = Layout(info.columns).names
+        if len(set(names)) < len(names):
+            raise self.unexpected(f"two columns of one name for {model}, or one of a name of ours")
+        chosen = info if columns is None else info.with_columns(columns)
+        return RemoteModel(chosen, self, all_columns=columns is None)
 
     def files(self, model: str) -> Listing:
         """See `Source.files`."""
@@ -192,21 +186,73 @@ class RemoteSource:
                 files=tuple(self._file(model, path, entry) for entry in found["files"]),
             )
 
+    def distributions(self, model: str, columns: Sequence[str]) -> dict[str, Distribution]:
+        """See `Source.distributions`."""
+        found: dict[str, Distribution] = {}
+        for start in range(0, len(columns), _DISTRIBUTIONS):
+            query = urlencode({"columns": join_names(columns[start : start + _DISTRIBUTIONS])})
+            answer = self.get(f"/models/{check_model_id(model)}/distributions?{query}")
+            with self.expecting(f"distributions of {model}"):
+                found |= {each["column"]: _record(Distribution, each) for each in answer["distributions"]}
+        return found
+
+    def screen(self, question: Question) -> ScreenAnswer:
+        """See `Source.screen`."""
+        try:
+            found = self.send("POST", "/screens", question)
+        except ApiError as error:
+            if error.status == HTTPStatus.BAD_REQUEST:
+                raise UsageError(str(error)) from None
+            raise
+        with self.expecting("the answer to a screen"):
+            columns = tuple(_record(ScreenedColumn, column) for column in found["columns"])
+            for column, values in zip(columns, zip(*found["rows"], strict=True), strict=False):
+                _check_values(column.name, column.type, values)
+            return _record(
+                ScreenAnswer,
+                found,
+                models=tuple(_record(ScreenedModel, model) for model in found["models"]),
+                columns=columns,
+                rows=tuple(map(tuple, found["rows"])),
+                distributions=tuple(_record(Distribution, each) for each in found["distributions"]),
+            )
+
     def _file(self, model: str, path: str, entry: Mapping[str, Any]) -> ServedFile:
-        url, numbers = urljoin(self.name + path, entry["url"]), {name: int(entry[name]) for name in ("bytes", "rows")}
-        return checked_file(_record(ServedFile, entry, model=model, url=url, **numbers))
+        return checked_file(_record(ServedFile, entry, model=model, url=urljoin(self.name + path, entry["url"])))
+
+    def quarantine(self, model: str, shards: Collection[int]) -> dict[int, bytes]:
+        """Return a model's quarantine lists of these shards, by their numbers."""
+        path = f"/models/{check_model_id(model)}/quarantine"
+        found = self.get(path)
+        with self.expecting(f"the quarantine lists of {model}"):
+            urls = {int(entry["shard"]): urljoin(self.name + path, entry["url"]) for entry in found["lists"]}
+        return {shard: self._read_list(model, urls[shard]) for shard in shards if shard in urls}
+
+    def _read_list(self, model: str, url: str) -> bytes:
+        content = bytearray()
+        file = ServedFile(model, "", "a quarantine list", url, 0, "", 0, "")
+        try:
+            with self.open_file(file, 0) as stream:
+                for chunk in stream.chunks:
+                    content += chunk
+                    if len(content) > _MOST_OF_A_LIST:
+                        raise self.unexpected(f"a quarantine list of {model} above {_MOST_OF_A_LIST:,} bytes")
+        except (CutOffError, LinkExpiredError) as error:
+            why = str(error) or "its link has expired"
+            raise ApiError(f"a quarantine list of {model} cannot be read: {why}; try again") from None
+        return bytes(content)
 
     @contextmanager
     def open_file(self, file: ServedFile, start: int) -> Iterator[Stream]:
         """See `Source.open_file`."""
+        headers = {"accept-encoding": "identity"} | ({"range": f"bytes={start}-"} if start else {})
         # A link carries its own permission; the key goes to the API alone.
-        is_ours = httpx.URL(file.url).netloc == httpx.URL(self.name).netloc
-        client = self._client if is_ours else self._files
-        headers = {"accept": "*/*", "accept-encoding": "identity"} | ({"range": f"bytes={start}-"} if start else {})
+        if httpx.URL(file.url).netloc == httpx.URL(self.name).netloc:
+            headers |= self._key_header
         try:
-            with client.stream("GET", file.url, headers=headers, extensions={"retry": self._streaming}) as response:
+            with self._files.stream("GET", file.url, headers=headers) as response:
                 yield Stream(_start(response, file, start), response.iter_raw())
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             raise CutOffError(str(error) or type(error).__name__) from error
 
     def close(self) -> None:
@@ -224,17 +270,32 @@ class RemoteSource:
             extensions = {"retry": retry} if retry else None
             response = self._client.request(method, self.name + path, json=body, extensions=extensions)
         except httpx.HTTPError as error:
-            reason = str(error) or type(error).__name__
+            reason = " ".join(str(error).split())[:_SHOWN] or type(error).__name__
             raise ApiError(f"{self.name} does not answer: {reason}; check the URL, or try later") from error
         if not response.is_success:
             raise self._refusal(response)
-        try:
-            found = response.json()
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            found = None
-        if not isinstance(found, dict):
+        found = _json_object(response)
+        if found is None:
             raise self.unexpected("something other than JSON")
         return found
+
+    def _validate(self, response: httpx.Response) -> None:
+        """Read an answer, so that one that breaks off in the middle is retried, and so is throttling.
+
+        Raises ApiError if the key's quota is exhausted, which has the same status, but does not pass.
+        """
+        response.read()
+        if response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+            code, message = _problem(response)
+            said = f"{code} {message} {response.headers.get('x-amzn-errortype', '')}"
+            if not any(word in said for word in _QUOTA_WORDS):
+                raise httpx.NetworkError("the API wants fewer requests")
+            raise ApiError(
+                f"{self.name}: {message or 'the quota of the key is exhausted'}; when the quota is renewed, run "
+                "the same command to continue",
+                status=HTTPStatus.TOO_MANY_REQUESTS,
+                code=_QUOTA_WORDS[0],
+            )
 
     def _refusal(self, response: httpx.Response) -> ApiError:
         status = response.status_code
@@ -242,7 +303,7 @@ class RemoteSource:
         if status in _FORBIDDEN and code != "unknown_route":
             way = (
                 "it does not take the key that it was given"
-                if self._has_key
+                if self._key_header
                 else f"it wants a key: set {KEY_VARIABLE}, or run `precalc login {self.name}`"
             )
             return ApiError(f"{self.name} refuses: {message or status}; {way}", status=status, code=code)
@@ -253,7 +314,7 @@ class RemoteSource:
             return ApiError(
                 f"{self.name} answers with {said} to {to!r}; is it the URL of a precalc API?", status=status
             )
-        way = "; wait, then run the same command to continue" if status in _PASSING and not code else ""
+        way = "; wait, then run the same command to continue" if status in (429, *_PASSING) and not code else ""
         return ApiError(f"{self.name}: {said}{way}", status=status, code=code)
 
     def unexpected(self, what: str) -> ApiError:
@@ -265,7 +326,7 @@ class RemoteSource:
         """Raise ApiError if an answer has another form: it comes from something else, or from another version."""
         try:
             yield
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             form = f"without {error}" if isinstance(error, KeyError) else "in a form that this client does not know"
             raise self.unexpected(f"{what} {form}") from None
 
@@ -276,14 +337,14 @@ def _start(response: httpx.Response, file: ServedFile, wanted: int) -> int:
     if status == HTTPStatus.OK:
         return 0
     if status == HTTPStatus.PARTIAL_CONTENT:
-        begins = re.match(r"bytes (\d+)-", response.headers.get("content-range", ""))
+        begins = re.match(r"bytes (\d{1,18})-", response.headers.get("content-range", ""))
         if begins and int(begins[1]) == wanted:
             return wanted
         raise CutOffError("the answer is another part of the file than requested")
     if status in _EXPIRED:
         raise LinkExpiredError
     if status == HTTPStatus.NOT_FOUND:
-        raise DownloadError(f"{file.name} is no longer in the store; ask those who serve it to load it again")
+        raise DownloadError(f"{file.name} is no longer in the store; {reload(file.model)}")
     raise CutOffError(f"the answer is {status} {response.reason_phrase}")
 
 
@@ -293,40 +354,52 @@ class RemoteModel:
     parallel = 4
     """Enough to hide the network's latency; API Gateway's usage plan allows little more at a time."""
 
-    def __init__(self, info: ModelInfo, api: RemoteSource) -> None:
+    def __init__(self, info: ModelInfo, api: RemoteSource, *, all_columns: bool) -> None:
         self.info = info
+        self._choice = {} if all_columns else {"columns": [column.name for column in info.columns]}
         self.batch_size = max(1, min(MAX_MOLECULES, MAX_VALUES // max(1, len(info.columns))))
         self._api = api
+        self._reasons = Reasons(info.model, info.n_shards, partial(api.quarantine, info.model))
 
-    def read(self, inchikeys: Sequence[str], *, smiles: bool = False) -> Answer:
+    def read(self, inchikeys: Sequence[str], *, smiles: Collection[str] = (), reasons: bool = False) -> Answer:
         """See `OpenModel.read`."""
+        answer = self._read(inchikeys, smiles)
+        return self._reasons.add_to(answer, inchikeys) if reasons else answer
+
+    def _read(self, inchikeys: Sequence[str], smiles: Collection[str]) -> Answer:
         if not inchikeys:
-            return Answer([], [] if smiles else None)
+            return Answer([], [], {})
         path = f"/models/{self.info.model}/predictions" + ("?include=smiles" if smiles else "")
         try:
-            found = self._api.send("POST", path, {"inchikeys": list(inchikeys)})
+            found = self._api.send("POST", path, {"inchikeys": list(inchikeys), **self._choice})
         except ApiError as error:
             if error.status != _TOO_LARGE or len(inchikeys) == 1:
                 raise
-            return self._read_halves(inchikeys, smiles=smiles)
+            # An API that allows less than ours gets two smaller requests.
+            middle = len(inchikeys) // 2
+            first, second = (self._read(half, smiles) for half in (inchikeys[:middle], inchikeys[middle:]))
+            return Answer(
+                [*first.rows, *second.rows], [*first.statuses, *second.statuses], {**first.smiles, **second.smiles}
+            )
         n = len(inchikeys)
         with self._api.expecting("predictions"):
             self._check(found)
-            rows = [None if row is None else tuple(row) for row in self._list(found, "predictions", n)]
-            if any(row is not None and len(row) != len(self.info.columns) for row in rows):
+            lists, columns = self._list(found, "predictions", n), self.info.columns
+            if any(row is not None and (type(row) is not list or len(row) != len(columns)) for row in lists):
                 raise self._api.unexpected("a row with more or fewer values than columns")
-            return Answer(rows, self._list(found, "smiles", n) if smiles else None)
+            for column, values in zip(columns, zip(*filter(None, lists), strict=True), strict=False):
+                _check_values(column.name, column.type, values)
+            statuses = self._list(found, "statuses", n)
+            if not set(statuses) <= _STATUSES:
+                raise self._api.unexpected("a status that this client does not know")
+            texts = self._list(found, "smiles", n) if smiles else []
+            _check_values("smiles", "string", texts)
+            return Answer(lists, statuses, dict(zip(inchikeys, texts, strict=False)))
 
     def smiles(self, inchikeys: Sequence[str]) -> list[str | None]:
         """See `OpenModel.smiles`."""
-        return self.read(inchikeys, smiles=True).smiles or []
-
-    def _read_halves(self, inchikeys: Sequence[str], *, smiles: bool) -> Answer:
-        """Make two smaller requests, for an API that allows less than ours."""
-        middle = len(inchikeys) // 2
-        first, second = (self.read(half, smiles=smiles) for half in (inchikeys[:middle], inchikeys[middle:]))
-        both = [*(first.smiles or []), *(second.smiles or [])] if smiles else None
-        return Answer([*first.rows, *second.rows], both)
+        known = self.read(inchikeys, smiles=inchikeys).smiles
+        return [known.get(inchikey) for inchikey in inchikeys]
 
     def _check(self, found: dict[str, Any]) -> None:
         """Raise ChangedError unless an answer is of the model's state when it was opened."""
@@ -345,25 +418,65 @@ class RemoteModel:
 
 
 def _record(kind: type[_Record], found: Mapping[str, Any], **given: object) -> _Record:
-    """Return a record of fields of a JSON object, but for those that are given. Raises KeyError if one is missing."""
+    """Return a record of fields of a JSON object, but for those that are given.
+
+    Raises KeyError if one is missing, ValueError if one is of another type.
+    """
     names = [field.name for field in fields(kind) if field.name not in given]
     values = {name: tuple(found[name]) if isinstance(found[name], list) else found[name] for name in names}
+    types = _types(kind)
+    for name, value in (values | given).items():
+        if not _is_of(value, types[name]):
+            raise ValueError(name)
     return kind(**values, **given)
 
 
-def _column(found: Mapping[str, Any]) -> Column:
-    if found["type"] not in get_args(ColumnType):
-        raise ValueError(found["type"])
-    return _record(Column, found)
+_types = cache(get_type_hints)
+
+
+def _is_of(value: object, kind: Any) -> bool:  # noqa: ANN401 - a type
+    """Return whether a value is of a type that a record's field has."""
+    inner = get_args(kind)
+    if get_origin(kind) is Literal:
+        return value in inner
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_is_of(each, inner[0]) for each in value)
+    if inner:
+        return any(_is_of(value, each) for each in inner)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+_JSON_TYPES: dict[ColumnType, set[type]] = {"float": {float}, "integer": {int}, "string": {str}}
+
+
+def _check_values(name: str, kind: ColumnType, values: Sequence[Any]) -> None:
+    """Raise ValueError unless values of JSON are null or of a column's type."""
+    is_wrong = not set(map(type, values)) <= _JSON_TYPES[kind] | {type(None)}
+    if is_wrong or (kind == "float" and (math.inf in values or -math.inf in values)):
+        raise ValueError(name)
+    if kind == "integer" and any(value is not None and not -(2**63) <= value < 2**63 for value in values):
+        raise ValueError(name)
 
 
 def _problem(response: httpx.Response) -> tuple[str, str]:
     """Return the code and the message of a refusal by our API, or by API Gateway in front of it."""
+    found = _json_object(response) or {}
+    error = found.get("error")
+    said = error if isinstance(error, dict) else {"message": found.get("message", "")}
+    code, message = (" ".join(str(said.get(name, "")).split()) for name in ("code", "message"))
+    return code, message if len(message) <= _SHOWN else f"{message[:_SHOWN]}…"
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(constant)
+
+
+def _json_object(response: httpx.Response) -> dict[str, Any] | None:
+    """Return the JSON object that an answer is, or None: also for numbers and texts that no file can hold."""
     try:
-        found = response.json()
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        return "", ""
-    error = found.get("error") if isinstance(found, dict) else None
-    if isinstance(error, dict):
-        return str(error.get("code", "")), " ".join(str(error.get("message", "")).split())
-    return "", " ".join(str(found.get("message", "")).split()) if isinstance(found, dict) else ""
+        found = json.loads(response.content, parse_constant=_refuse_constant)
+        if _SURROGATE.search(response.content):
+            json.dumps(found, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -19,23 +19,18 @@ def run_in_order(items: Iterable[_Item], work: Callable[[_Item], _Result], at_on
     if at_once == 1:
         yield from map(work, items)
         return
-    running: deque[Future[_Result]] = deque()
-    for item in items:
-        running.append(_start(work, item))
-        if len(running) == at_once:
-            yield running.popleft().result()
-    for future in running:
-        yield future.result()
 
-
-def _start(work: Callable[[_Item], _Result], item: _Item) -> Future[_Result]:
-    future: Future[_Result] = Future()
-
-    def run() -> None:
+    def run(item: _Item, future: Future[_Result]) -> None:
         try:
             future.set_result(work(item))
         except BaseException as error:  # noqa: BLE001 - the caller of `result` gets it
             future.set_exception(error)
 
-    Thread(target=run, daemon=True).start()
-    return future
+    running: deque[Future[_Result]] = deque()
+    for item in items:
+        running.append(Future())
+        Thread(target=run, args=(item, running[-1]), daemon=True).start()
+        if len(running) == at_once:
+            yield running.popleft().result()
+    for future in running:
+        yield future.result()

@@ -1,20 +1,22 @@
 """What predictions are read from, as the client sees it: the protocol that an API and the platform's tables both meet.
 
-`remote` has the one for an API. The platform adds the one for its tables, see `plugins`.
+`remote` has the one for an API. The platform adds the one for its tables, see `plugins`. Standard library only: the
+platform's Lambda imports this module.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, Protocol, Self
+
+from precalc.identifiers import find_columns
+from precalc.statuses import Status
 
 ColumnType = Literal["float", "integer", "string"]
 Value = float | int | str | None
-Row = tuple[Value, ...]
-
-_NAMED = 3
-"""Columns that a message names; it counts the others."""
+Row = Sequence[Value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class ModelSummary:
 class ModelInfo:
     """A model in the state in which it was opened; rows of another state are refused.
 
+    `columns` are those that are read.
     `source` is the URL of the API or of the tables. `library_digest` names the version of the reference library, None
     while shards are missing. If the model is not `deterministic`, `varying` are the columns that differ between runs.
     `updated` is when a shard was last loaded. `molecules` are predicted, in `shards` of `n_shards`. The last fields are
@@ -68,6 +71,15 @@ class ModelInfo:
     license: str | None = None
     publication: str | None = None
     quarantined: int | None = None
+
+    def with_columns(self, names: Sequence[str]) -> Self:
+        """Return this with the columns of these names alone, in this order. Raises UsageError for an unknown name."""
+        places = find_columns(self.model, [column.name for column in self.columns], names)
+        return replace(self, columns=tuple(self.columns[at] for at in places))
+
+    def row_without_prediction(self, status: str) -> Row | None:  # noqa: ARG002 - a wide table says it for each model
+        """Return the row of a molecule that has this status and no prediction."""
+        return None
 
     @property
     def citation(self) -> str:
@@ -94,17 +106,20 @@ class ModelInfo:
     @property
     def variation(self) -> str:
         """Where runs of a model that is not deterministic differ, to be read after "in"."""
-        if not self.varying:
-            return "which molecules are answered"
-        more = f" and {len(self.varying) - _NAMED:,} more" if len(self.varying) > _NAMED else ""
-        return ", ".join(self.varying[:_NAMED]) + more
+        return name_variation(self.varying)
 
 
 class Answer(NamedTuple):
-    """The rows of the molecules in the order of the request, None for a missing one; and their SMILES, if requested."""
+    """The rows of the molecules in the order of the request, None for one without predictions, and their statuses.
+
+    `smiles` has those of the library, by InChIKey; None for a molecule that it does not have. `reasons` has those of
+    failed molecules, if they were requested and are listed.
+    """
 
     rows: list[Row | None]
-    smiles: list[str | None] | None
+    statuses: list[Status]
+    smiles: Mapping[str, str | None]
+    reasons: Mapping[str, str] = MappingProxyType({})
 
 
 class OpenModel(Protocol):
@@ -118,8 +133,13 @@ class OpenModel(Protocol):
     parallel: int
     """Requests that are best made at the same time."""
 
-    def read(self, inchikeys: Sequence[str], *, smiles: bool = False) -> Answer:
-        """Return the molecules' predictions. Raises ChangedError if the model no longer is what `info` says."""
+    def read(self, inchikeys: Sequence[str], *, smiles: Collection[str] = (), reasons: bool = False) -> Answer:
+        """Return the molecules' predictions, and at least the SMILES of those that are named.
+
+        With `reasons`, the model's quarantine lists are read if it failed on some of the molecules.
+
+        Raises ChangedError if the model no longer is what `info` says.
+        """
         ...
 
     def smiles(self, inchikeys: Sequence[str]) -> list[str | None]:
@@ -167,6 +187,90 @@ class CutOffError(Exception):
     """A download ended early or did not start; a retry may help. The message is the reason."""
 
 
+Question = Mapping[str, Any]
+"""The data of a screen, as `POST /screens` takes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """The distribution of a column's values over `molecules`, of which `nulls` have no value.
+
+    A `histogram` has one more edge than counts. Its outermost bins also count values beyond their edges, down to
+    `minimum` and up to `maximum`. The kind `values` has one count per entry of `values`, in order: every whole number
+    in the range of a column with few of them, or the most frequent texts, shortened. `others` counts the molecules with
+    other texts. `percentiles` of numbers are 101 values of the column, from the 0th to the 100th.
+    """
+
+    column: str
+    kind: Literal["histogram", "values"]
+    molecules: int
+    nulls: int
+    counts: tuple[int, ...]
+    edges: tuple[float, ...] = ()
+    values: tuple[int | str, ...] = ()
+    others: int = 0
+    minimum: float | int | None = None
+    median: float | int | None = None
+    maximum: float | int | None = None
+    percentiles: tuple[float | int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScreenedModel:
+    """What was screened of a model: `molecules` in so many of its shards."""
+
+    model: str
+    releases: tuple[str, ...]
+    library_digest: str | None
+    shards: int
+    n_shards: int
+    molecules: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScreenedColumn:
+    """A column of an answer: its values are null or of this type."""
+
+    name: str
+    type: ColumnType
+
+
+@dataclass(frozen=True, slots=True)
+class ScreenAnswer:
+    """The answer to a screen.
+
+    `id` is the digest of the question and of the files that were read. `matched` counts the molecules that meet the
+    conditions, `screened` those that all models have. Each of `rows` has the values of `columns`, of which the first
+    are `inchikey` and `smiles`.
+    """
+
+    id: str
+    matched: int
+    screened: int
+    models: tuple[ScreenedModel, ...]
+    columns: tuple[ScreenedColumn, ...]
+    rows: tuple[tuple[Value, ...], ...]
+    distributions: tuple[Distribution, ...]
+
+    @property
+    def citation(self) -> str:
+        """The releases and the library, as a person is to cite them."""
+        return "; ".join(cite(one.model, one.releases, one.library_digest) for one in self.models)
+
+    @property
+    def provenance(self) -> dict[str, object]:
+        """What is stored with the rows, as JSON."""
+        return {
+            "screen": self.id,
+            "matched": self.matched,
+            "screened": self.screened,
+            "models": [
+                {"model": one.model, "releases": list(one.releases), "library_digest": one.library_digest}
+                for one in self.models
+            ],
+        }
+
+
 class Source(Protocol):
     """What predictions are read from."""
 
@@ -177,12 +281,23 @@ class Source(Protocol):
         """Return the models that have predictions, by id."""
         ...
 
-    def open(self, model: str) -> OpenModel:
-        """Return a model in its current state. Raises PrecalcError if it has no predictions."""
+    def open(self, model: str, columns: Sequence[str] | None = None) -> OpenModel:
+        """Return a model in its current state, of which these columns are read, in this order; by default all.
+
+        Raises PrecalcError if it has no predictions, or not such a column.
+        """
         ...
 
     def files(self, model: str) -> Listing:
         """Return a model's files, with links that expire."""
+        ...
+
+    def distributions(self, model: str, columns: Sequence[str]) -> dict[str, Distribution]:
+        """Return the distributions of columns over the library, by name; those that are not known are left out."""
+        ...
+
+    def screen(self, question: Question) -> ScreenAnswer:
+        """Answer a screen. Raises UsageError for a question that cannot be answered."""
         ...
 
     def open_file(self, file: ServedFile, start: int) -> AbstractContextManager[Stream]:
@@ -194,9 +309,25 @@ class Source(Protocol):
         ...
 
 
+def name_some(names: Sequence[str], most: int = 3) -> str:
+    """Return the first of these names for a message, and the number of the others."""
+    named = ", ".join(names[:most])
+    return f"{named} and {len(names) - most:,} more" if len(names) > most else named
+
+
+def name_variation(varying: Sequence[str]) -> str:
+    """Return what differs between runs of a model that is not deterministic, as words after "in"."""
+    return name_some(varying) or "which molecules are answered"
+
+
 def cite(model: str, releases: Sequence[str], library_digest: str | None) -> str:
     """Return a model with its releases and the library, as a person is to cite them."""
     return f"{model} {' and '.join(releases) or 'no release'}, library {library_digest or 'incomplete'}"
+
+
+def reload(model: str) -> str:
+    """Return what helps where a model's files are damaged: it writes them anew, or leaves them if they are right."""
+    return f"run `precalc load {model}` where it is served"
 
 
 def changed(info: ModelInfo, now: str) -> str:

@@ -34,12 +34,14 @@ SUMMARY = {name: DESCRIPTION[name] for name in ("model", "title", "molecules", "
 }
 PREDICTIONS = {name: DESCRIPTION[name] for name in ("releases", "library_digest", "columns")} | {
     "predictions": [[46.07]],
+    "statuses": ["found"],
     "smiles": ["CCO"],
 }
 ANSWERS = {
     "/v1/models": {"models": [SUMMARY]},
     f"/v1/models/{MODEL}": DESCRIPTION,
     f"/v1/models/{MODEL}/predictions": PREDICTIONS,
+    f"/v1/models/{MODEL}/distributions": {"distributions": []},
 }
 
 

@@ -4,7 +4,7 @@ import time
 
 import pandas as pd
 import pytest
-from fake_api import KEY, MODEL, fake_api, refusing_api
+from fake_api import ANSWERS, DESCRIPTION, KEY, MODEL, PREDICTIONS, fake_api, refusing_api
 
 from precalc import ApiError, Client, PrecalcError
 
@@ -16,8 +16,9 @@ def client() -> Client:
 
 def test_predictions_are_read_from_the_fake_api(client: Client) -> None:
     frame = client.get(MODEL, [KEY], smiles=True)
-    assert frame.to_dict("records") == [
-        {"key": KEY, "input": KEY, "smiles": "CCO", "source": "precalculated", "weight": 46.07}
+    assert frame.fillna("").to_dict("records") == [
+        {"inchikey": KEY, "input": KEY, "status": "found", "reason": "", "match": "key", "library_smiles": "CCO"}
+        | {"weight": 46.07}
     ]
 
 
@@ -28,7 +29,8 @@ def test_predictions_are_read_from_the_fake_api(client: Client) -> None:
         (MODEL, {"smiles": "CCO"}, "not dict"),
         (MODEL, 7, "not int"),
         (MODEL, ["eos4e40", "eos5axz"], "'eos4e40' is a model, not a molecule"),
-        ([MODEL, "eos4e40"], [KEY], "one model id is expected, not list"),
+        (7, [KEY], "a model id is a text such as 'eos3b5e', not int"),
+        ([MODEL, None], [KEY], "not NoneType"),
     ],
 )
 def test_wrong_kinds_of_arguments_are_type_errors(client: Client, model, molecules, words: str) -> None:
@@ -53,6 +55,22 @@ def test_closed_client_says_that_it_is_closed() -> None:
     ):
         with pytest.raises(PrecalcError, match="this Client is closed; make another one"):
             use()
+
+
+@pytest.mark.parametrize("names", [["status"], ["weight", "weight"], ["score", "inchikey"]], ids=str)
+def test_columns_that_would_replace_others_are_refused(names: list[str]) -> None:
+    columns = [DESCRIPTION["columns"][0] | {"name": name} for name in names]
+    source = fake_api(ANSWERS | {f"/v1/models/{MODEL}": DESCRIPTION | {"columns": columns}})
+    with pytest.raises(ApiError, match="two columns of one name"):
+        source.open(MODEL)
+
+
+@pytest.mark.parametrize("name", ["statuses", "Status", "key", "model"])
+def test_other_names_of_columns_are_kept(name: str) -> None:
+    columns = [DESCRIPTION["columns"][0] | {"name": name}]
+    answers = {f"/v1/models/{MODEL}": DESCRIPTION, f"/v1/models/{MODEL}/predictions": PREDICTIONS}
+    source = fake_api({path: answer | {"columns": columns} for path, answer in answers.items()})
+    assert Client(source=source).get(MODEL, [KEY])[name].tolist() == [46.07]
 
 
 @pytest.mark.parametrize(

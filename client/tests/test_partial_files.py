@@ -40,8 +40,34 @@ def test_file_cut_at_any_byte_ends_the_same(tmp_path_factory, n: int, cuts, junk
 def test_partial_file_of_another_plan_starts_again(tmp_path: Path) -> None:
     write(tmp_path, blocks=BLOCKS[:3])
     files = write(tmp_path, {**PLAN, "release": ["v2"], "input": "abd"}, [b"new\n"])
-    assert files.different == ["input", "release"]
+    assert files.discarded == "differs in input, release"
     assert files.partials[0].read_bytes() == b"new\n"
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(["journal", "partial"]), st.data())
+def test_damage_of_any_byte_is_noticed_and_starts_anew(tmp_path_factory, kind: str, data) -> None:
+    folder = tmp_path_factory.mktemp("files")
+    write(folder, blocks=BLOCKS[:3])
+    path = folder / f".out.csv.{kind}"
+    content = bytearray(path.read_bytes())
+    at = data.draw(st.integers(0, len(content) - 1 - (kind == "journal")))  # but for the journal's last line end
+    if data.draw(st.booleans()):
+        content[at] ^= 1 << data.draw(st.integers(0, 7))
+    else:
+        del content[at]
+    path.write_bytes(content)
+    files = write(folder)
+    assert files.discarded == "is damaged"
+    assert files.partials[0].read_bytes() == b"".join(BLOCKS)
+
+
+def test_a_size_that_lost_digits_does_not_shorten_the_file(tmp_path: Path) -> None:
+    write(tmp_path, blocks=BLOCKS[:5])
+    journal = tmp_path / ".out.csv.journal"
+    size = sum(map(len, BLOCKS[:5]))
+    journal.write_text(journal.read_text().replace(f'"sizes": [{size}', f'"sizes": [{size // 100}'))
+    assert write(tmp_path).partials[0].read_bytes() == b"".join(BLOCKS)
 
 
 def test_no_file_is_left_if_no_row_was_finished(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from precalc import Client, PrecalcError, UsageError, api_keys, extras, plugins
 from precalc.cli import served_models
 from precalc.cli.app import app
 from precalc.cli.get import Options, get
-from precalc.formats import CsvFormat, find_format
+from precalc.formats import LEADING, CsvFormat, find_format
 from precalc.getting import Request, get_to_file
-from precalc.molecule_input import read_list
+from precalc.molecules.molecule_input import read_list
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +65,7 @@ def test_commands_are_the_clients_alone() -> None:
     named = [line.split()[1] for line in shown.splitlines() if line.startswith("│ ") and "--" not in line[:4]]
     assert [name for name in named if name.isalpha() and name.islower()] == [
         "get",
+        "screen",
         "download",
         "models",
         "describe",
@@ -87,7 +88,7 @@ def test_missing_extras_are_named_with_their_command(tmp_path: Path) -> None:
             use()
     assert api_keys.find_key("https://api.example") is None
     get_to_file(request(CsvFormat), tmp_path / "out.csv")
-    assert (tmp_path / "out.csv").read_text() == f"key,input,weight\n{KEY},{KEY},46.07\n"
+    assert (tmp_path / "out.csv").read_text() == f"{','.join(LEADING)},weight\n{KEY},{KEY},found,,key,,46.07\n"
 
 
 HEAVY = {"pandas", "numpy", "pyarrow", "rdkit", "keyring", "polars", "dagster", "precalc_assets"}

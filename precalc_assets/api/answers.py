@@ -1,21 +1,29 @@
-"""The bodies of requests and answers: a class for each JSON body, and how predictions become JSON or CSV."""
+"""The forms of requests and answers: parameters, a class for each JSON body, and predictions as JSON or CSV."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Literal
 
+from fastapi import Path, Query
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import to_json as to_json_bytes
+from starlette.requests import Request
 
-from precalc.csv_cells import csv_cell
+from precalc.csv_cells import csv_cell, spreadsheet_cell
+from precalc.identifiers import INCHIKEY
+from precalc.source import ColumnType, Distribution
+from precalc.statuses import Match, Status, compare_forms
 from precalc_assets.adoption_record import Adoption
-from precalc_assets.api.parameters import INCHIKEY_SCHEMA
+from precalc_assets.api.problems import bad_query, malformed_inchikey, not_acceptable, shortened
 from precalc_assets.api.served import Predictions
-from precalc_assets.cards import ModelCard
+from precalc_assets.cards.model_card import ModelCard
 from precalc_assets.catalogue import CatalogueEntry
-from precalc_assets.columns import ColumnType
+from precalc_assets.emptied_cells import EmptiedColumn
 from precalc_assets.tables import Value
+from precalc_assets.tables.reader import Row
 
 JSON = "application/json"
 CSV = "text/csv"
@@ -23,8 +31,60 @@ CSV = "text/csv"
 MAX_MOLECULES = 1_000
 """Molecules in one request, of a model with few columns."""
 
+_NO_DIGIT = b"x"
+_DIGITS = b"0123456789" + _NO_DIGIT * 246
+"""The digit of each byte, for `bytes.translate`."""
+
+MAX_MODELS = 500
+"""Models that one request may name; the hub has 240."""
+
+_MODEL = "eos[0-9][a-z0-9]{3}(-v[0-9]+)?"
+
+# The patterns are for the document. The routes answer an id or a key that does not match with a problem of its own.
+ModelId = Annotated[
+    str,
+    Path(
+        description="A model id, with a version if it is not the only one.",
+        json_schema_extra={"pattern": f"^{_MODEL}$"},
+        examples=["eos3b5e"],
+    ),
+]
+# In JSON Schema, `$` is the end of the text.
+INCHIKEY_SCHEMA: dict[str, str | int] = {
+    "pattern": INCHIKEY.pattern.replace(r"\Z", "$"),
+    "minLength": 27,
+    "maxLength": 27,
+}
 InChIKey = Annotated[str, Field(json_schema_extra={**INCHIKEY_SCHEMA})]
-"""The pattern is for the document. The routes check keys, and their message names the malformed one."""
+MoleculeKey = Annotated[
+    str,
+    Path(
+        description="A molecule, by its InChIKey.",
+        json_schema_extra={**INCHIKEY_SCHEMA},
+        examples=["BSYNRYMUTXBXSQ-UHFFFAOYSA-N"],
+    ),
+]
+Include = Annotated[Literal["smiles"] | SkipJsonSchema[None], Query(description="`smiles`: the molecules' SMILES too.")]
+AnswerFormat = Annotated[
+    Literal["spreadsheet"] | SkipJsonSchema[None],
+    Query(alias="format", description="`spreadsheet`: CSV of which a spreadsheet runs no text as a formula."),
+]
+ColumnNames = Annotated[
+    str | SkipJsonSchema[None],
+    Query(
+        description="The columns to answer with, with commas between them, in this order; all by default. A name with a"
+        " comma is in double quotes.",
+        examples=["mol_weight"],
+    ),
+]
+ModelIds = Annotated[
+    str | SkipJsonSchema[None],
+    Query(
+        description=f"The requested models, up to {MAX_MODELS}, with commas between them; all by default.",
+        json_schema_extra={"pattern": f"^{_MODEL}(,{_MODEL})*$"},
+        examples=["eos3b5e,eos4e40"],
+    ),
+]
 
 
 class Health(BaseModel):
@@ -83,10 +143,11 @@ class ModelAnswer(BaseModel):
     """One model: columns, coverage and counts from its table, the rest from its card, null without one.
 
     `shards` are those that are loaded, of `n_shards`. `library_digest` names the version of the reference library, null
-    while shards are missing. `deterministic` is false when the model predicts something else every time, in the
-    columns of `varying`, or answers other molecules, with none there. `example` says whether it reproduces its own.
-    `adopted` tells which earlier release computed the predictions, if this one was shown to print the same. `updated`
-    is when a shard was last loaded.
+    while shards are missing. `quarantined` molecules have no value; `emptied` counts by column the other nulls that
+    stand for a cell that is not of the column's type. `deterministic` is false when the model predicts something else
+    every time, in the columns of `varying`, or answers other molecules, with none there. `example` says whether it
+    reproduces its own. `adopted` tells which earlier release computed the predictions, if this one was shown to print
+    the same. `updated` is when a shard was last loaded.
     """
 
     model: str
@@ -102,6 +163,7 @@ class ModelAnswer(BaseModel):
     shards: list[str]
     molecules: int
     quarantined: int | None
+    emptied: tuple[EmptiedColumn, ...] | None
     releases: list[str]
     library_digest: str | None
     deterministic: bool | None
@@ -130,15 +192,25 @@ class ModelAnswer(BaseModel):
         return cls.model_validate(answer | from_table)
 
 
+class DistributionsAnswer(BaseModel):
+    """How the values of a model's columns are distributed; those that are not known are left out."""
+
+    model: str
+    releases: list[str]
+    distributions: list[Distribution]
+
+
 class MoleculeAnswer(BaseModel):
     """One molecule's predictions by column, and the release that made them.
 
-    `smiles` is there if the request includes it, null if the library's table does not have the molecule.
+    `status` is "found", or "model_failed" if all values are null. `smiles` is there if the request includes it, null
+    if the library's table does not have the molecule.
     """
 
     model: str
     inchikey: InChIKey
     smiles: str | None = None
+    status: Status
     release: str
     library_digest: str | None
     deterministic: bool | None
@@ -150,6 +222,7 @@ class OneModelAnswer(BaseModel):
     """One model's predictions of a molecule, null if it has none; `release` is null if the shard is not loaded."""
 
     model: str
+    status: Status
     release: str | None
     library_digest: str | None
     deterministic: bool | None
@@ -169,45 +242,59 @@ class AllModelsAnswer(BaseModel):
 
 
 class MoleculesRequest(BaseModel):
-    """The requested molecules; one that is named twice is answered twice."""
+    """The requested molecules, by InChIKey; one that is named twice is answered twice.
+
+    `columns` are the names of those to answer with, in this order, each once; by default all. `forms` are what `POST
+    /inchikeys` returns, null for a molecule of which only the InChIKey is known, as for all beyond the end of the list;
+    with these, the answer has `matches`.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    inchikeys: Annotated[list[InChIKey], Field(json_schema_extra={"maxItems": MAX_MOLECULES})]
+    inchikeys: Annotated[list[str], Field(json_schema_extra={"maxItems": MAX_MOLECULES})]
+    columns: list[str] = Field(default_factory=list, min_length=1)
+    forms: Annotated[list[str | None], Field(json_schema_extra={"maxItems": MAX_MOLECULES})] = []
 
 
 class MoleculesAnswer(BaseModel):
     """Predictions in the order of the request: a list of values in the order of `columns`, null for a missing one.
 
-    `releases` are those of the molecules that were found. `smiles` is there if the request includes it.
+    `statuses` say what came of each molecule: "found"; "model_failed", all values are null; "not_predicted_yet", it is
+    in the library; "not_in_library"; or "unreadable", the text is no InChIKey. `counts` has their numbers. `releases`
+    are those of the molecules that were found.
+
+    `matches` is there if the request has `forms`. It says what a prediction is for: "same", this form; "other_form",
+    another form of the same InChIKey, which is in `smiles`; "key", only the keys were compared; null without one.
+    `smiles` is there if the request includes it or has forms, null where it is not known.
     """
 
     model: str
     releases: list[str]
     library_digest: str | None
     deterministic: bool | None
-    found: int
-    missing: int
+    counts: dict[Status, int]
     columns: list[ColumnAnswer]
-    inchikeys: list[InChIKey]
+    inchikeys: list[str]
+    statuses: list[Status]
+    matches: list[Match | None] = Field(default_factory=list)
     smiles: list[str | None] = Field(default_factory=list)
     predictions: list[list[Value] | None]
 
 
-def molecule_json(predictions: Predictions) -> bytes:
+def molecule_json(predictions: Predictions, *, smiles: bool) -> bytes:
     """Return a `MoleculeAnswer` for the one molecule that was requested, and that is there."""
     one = _one_model(predictions)
-    smiles = {} if predictions.smiles is None else {"smiles": predictions.smiles[0]}
-    return dump({"model": one["model"], "inchikey": predictions.inchikeys[0], **smiles, **one})
+    head = {"model": one["model"], "inchikey": predictions.inchikeys[0]}
+    return dump(head | ({"smiles": predictions.smiles[0]} if smiles else {}) | one)
 
 
-def all_models_json(inchikey: str, smiles: list[str | None] | None, models: Sequence[Predictions]) -> bytes:
-    """Return an `AllModelsAnswer` for a molecule, with its SMILES if it was requested."""
+def all_models_json(inchikey: str, smiles: dict[str, str | None], models: Sequence[Predictions]) -> bytes:
+    """Return an `AllModelsAnswer` for a molecule; `smiles` has its SMILES, if that was requested."""
     digests = {predictions.library_digest for predictions in models}
     return dump(
         {
             "inchikey": inchikey,
-            **({} if smiles is None else {"smiles": smiles[0]}),
+            **smiles,
             "library_digest": digests.pop() if len(digests) == 1 else None,
             "models": [_one_model(predictions) for predictions in models],
         }
@@ -215,44 +302,75 @@ def all_models_json(inchikey: str, smiles: list[str | None] | None, models: Sequ
 
 
 def provenance(predictions: Predictions) -> dict[str, object]:
-    """Return the provenance of an answer for many molecules, with the counts of found and missing ones."""
-    missing = sum(row is None for row in predictions.rows)
+    """Return the provenance of an answer for many molecules, with the number of each status."""
     return {
         "model": predictions.entry.model,
         "releases": predictions.releases,
         "library_digest": predictions.library_digest,
         "deterministic": predictions.entry.deterministic,
-        "found": len(predictions.rows) - missing,
-        "missing": missing,
+        "counts": Counter(predictions.statuses),
     }
 
 
-def to_json(predictions: Predictions) -> bytes:
-    """Return a `MoleculesAnswer`."""
-    return dump(
+def to_json(predictions: Predictions, about: dict[str, Sequence[str | None]]) -> bytes:
+    """Return a `MoleculesAnswer`; `about` are lists that it has beside the predictions."""
+    head = dump(
         {
             **provenance(predictions),
             "columns": _columns(predictions),
             "inchikeys": predictions.inchikeys,
-            **({} if predictions.smiles is None else {"smiles": predictions.smiles}),
-            "predictions": predictions.rows,
+            "statuses": predictions.statuses,
+            **about,
         }
     )
+    return b'%b,"predictions":%b}' % (head.removesuffix(b"}"), rows_json(predictions.rows))
 
 
-def to_csv(predictions: Predictions) -> str:
+def rows_json(rows: Sequence[Row | None]) -> bytes:
+    """Return rows as JSON."""
+    if any(isinstance(row, bytes) for row in rows):
+        return b"[%b]" % b",".join(map(_row_json, rows))
+    return to_json_bytes(rows, inf_nan_mode="null")
+
+
+def _row_json(row: Row | None) -> bytes:
+    """Return a row as JSON; one of bytes in a small part of the time if all have one digit, as most counts have."""
+    if not isinstance(row, bytes):
+        return to_json_bytes(row, inf_nan_mode="null")
+    digits = row.translate(_DIGITS)
+    if _NO_DIGIT in digits:
+        return to_json_bytes(list(row))
+    text = bytearray(b"[" + b"," * (2 * len(digits) - 1) + b"]")
+    text[1::2] = digits
+    return bytes(text)
+
+
+def to_csv(predictions: Predictions, about: dict[str, Sequence[str | None]], *, spreadsheet: bool = False) -> str:
     """Return CSV: a header, and a line for each requested InChIKey, with empty cells for a missing one."""
-    names = [csv_cell(column.name) for column in predictions.entry.reader.columns]
+    cell = spreadsheet_cell if spreadsheet else csv_cell
+    names = [cell(column.name) for column in predictions.columns]
     absent = "," * len(names)
-    smiles = predictions.smiles
-    heads = predictions.inchikeys
-    if smiles is not None:
-        names.insert(0, "smiles")
-        heads = [f"{inchikey},{csv_cell(text)}" for inchikey, text in zip(heads, smiles, strict=True)]
-    lines = [",".join(("inchikey", *names))]
+    leading: dict[str, Sequence[str | None]] = {"inchikey": predictions.inchikeys, "status": predictions.statuses}
+    leading |= {_CSV_NAMES.get(name, name): values for name, values in about.items()}
+    heads = [",".join(map(cell, values)) for values in zip(*leading.values(), strict=True)]
+    lines = [",".join((*leading, *names))]
     for head, row in zip(heads, predictions.rows, strict=True):
-        lines.append(head + absent if row is None else ",".join((head, *map(csv_cell, row))))
+        lines.append(head + absent if row is None else ",".join((head, *map(cell, row))))
     return "\n".join([*lines, ""])
+
+
+def lists_about(
+    predictions: Predictions, forms: Sequence[str | None], *, smiles: bool
+) -> dict[str, Sequence[str | None]]:
+    """Return the lists of an answer that a request chooses: `matches` if it has forms, `smiles` then and by itself."""
+    known = predictions.smiles
+    n = len(known)
+    matches = {"matches": compare_forms([*forms, *[None] * n][:n], known, predictions.rows)} if forms else {}
+    return matches | ({"smiles": known} if forms or smiles else {})
+
+
+_CSV_NAMES = {"matches": "match"}
+"""The column of a list, where its name is another one."""
 
 
 def dump(answer: dict[str, object]) -> bytes:
@@ -264,9 +382,10 @@ def dump(answer: dict[str, object]) -> bytes:
 def _one_model(predictions: Predictions) -> dict[str, object]:
     """Return a `OneModelAnswer` for the one molecule that was requested."""
     entry, (inchikey,), (row,) = predictions.entry, predictions.inchikeys, predictions.rows
-    names = [column.name for column in entry.reader.columns]
+    names = [column.name for column in predictions.columns]
     return {
         "model": entry.model,
+        "status": predictions.statuses[0],
         "release": predictions.release_of(inchikey),
         "library_digest": predictions.library_digest,
         "deterministic": entry.deterministic,
@@ -276,7 +395,7 @@ def _one_model(predictions: Predictions) -> dict[str, object]:
 
 
 def _columns(predictions: Predictions) -> list[dict[str, str]]:
-    return [{"name": column.name, "type": column.type} for column in predictions.entry.reader.columns]
+    return [{"name": column.name, "type": column.type} for column in predictions.columns]
 
 
 def best_type(accept: str) -> str | None:
@@ -298,4 +417,28 @@ def best_type(accept: str) -> str | None:
     return best if qualities[best] else None
 
 
+def media_type(request: Request, answer_format: str | None) -> str:
+    """Return what a request wants predictions as. Raises Problem for what there is not."""
+    kind = CSV if answer_format else best_type(request.headers.get("accept", ""))
+    if kind is None:
+        raise not_acceptable()
+    return kind
+
+
 _QUALITY = re.compile(r"[01](\.\d{0,3})?")
+
+
+def named_models(models: str) -> list[str]:
+    """Return the models that a query names, each once, in its order. Raises Problem."""
+    names = list(dict.fromkeys(models.split(",")))
+    if "" in names:
+        raise bad_query("models= names models with commas between them: models=eos3b5e,eos4e40")
+    if len(names) > MAX_MODELS:
+        raise bad_query(f"models= names {len(names):,} models; name up to {MAX_MODELS:,} at a time")
+    return names
+
+
+def check_inchikey(inchikey: str) -> None:
+    """Raise Problem for a text that is no InChIKey."""
+    if not INCHIKEY.match(inchikey):
+        raise malformed_inchikey(shortened(inchikey))

@@ -6,31 +6,29 @@ would need a key.
 """
 
 import json
-from base64 import b64encode
-from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.requests import Request
 from starlette.responses import Response
 
-from precalc_assets.api.html_pages import templates
+from precalc_assets.api.html_pages import content_policy, templates
 from precalc_assets.api.inchikeys import add_inchikey_routes
 from precalc_assets.api.problems import EVERYWHERE
+from precalc_assets.api.screens import add_screen_routes
+from precalc_assets.screening.query import Query
 
 _VERSION = "1.0.0"
 """The version of the API. Its first number changes when programs have to change."""
 
 _KEPT = "private, max-age=3600"
 
-_EXAMPLES = Path(__file__).parent / "examples.json"
-"""An example of each body, by the name of its class."""
-
 _TAGS = {
     "predictions": "Predictions by InChIKey",
+    "screens": "Predictions by value",
     "models": "What is precalculated",
     "molecules": "From SMILES to InChIKeys",
     "files": "Everything of a model, as Parquet",
@@ -59,6 +57,16 @@ _START = """SwaggerUIBundle({{spec: {document}, dom_id: "#docs", deepLinking: tr
 defaultModelsExpandDepth: 0, tryItOutEnabled: true, validatorUrl: null}});"""
 
 
+def _not_here(_query: Query) -> NoReturn:
+    raise NotImplementedError
+
+
+_elsewhere = APIRouter(responses=EVERYWHERE)
+"""The routes of other Lambdas. They are made once: FastAPI hides pydantic's warnings in a way that threads disturb."""
+add_inchikey_routes(_elsewhere)
+add_screen_routes(_elsewhere, _not_here)
+
+
 def add_documents(app: FastAPI) -> None:
     """Add the routes that describe the application."""
 
@@ -73,20 +81,18 @@ def add_documents(app: FastAPI) -> None:
         # No text in the document may end the script.
         start = _START.format(document=_json(app, request).replace("</", "<\\/"))
         page = templates().get_template("docs.html").render(style=style, bundle=bundle, start=start)
-        headers = {"Cache-Control": _KEPT, "Content-Security-Policy": _policy(bundle, start)}
+        headers = {"Cache-Control": _KEPT, "Content-Security-Policy": content_policy(bundle, start)}
         return Response(page, media_type="text/html", headers=headers)
 
 
 def make_document(app: FastAPI, server: str = "/") -> dict[str, Any]:
     """Return the OpenAPI document of an application at a server's URL.
 
-    It includes `POST /inchikeys` even if another Lambda answers that. It leaves out the pages.
+    It includes the routes that other Lambdas answer. It leaves out the pages.
     """
     routes = list(app.routes)
-    if not any(getattr(route, "path", "") == "/inchikeys" for route in routes):
-        elsewhere = APIRouter(responses=EVERYWHERE)
-        add_inchikey_routes(elsewhere)
-        routes += elsewhere.routes
+    known = {getattr(route, "path", "") for route in routes}
+    routes += [route for route in _elsewhere.routes if getattr(route, "path", "") not in known]
     document = get_openapi(
         title="precalc",
         version=_VERSION,
@@ -105,7 +111,8 @@ def make_document(app: FastAPI, server: str = "/") -> dict[str, Any]:
     schemas = document["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    for name, example in json.loads(_EXAMPLES.read_text(encoding="utf-8")).items():
+    # An example of each body, by the name of its class.
+    for name, example in json.loads(Path(__file__).with_name("examples.json").read_text(encoding="utf-8")).items():
         schemas[name]["example"] = example
     document["components"]["securitySchemes"] = {"key": _KEY}
     return document | {"security": [{"key": []}, {}]}
@@ -113,12 +120,3 @@ def make_document(app: FastAPI, server: str = "/") -> dict[str, Any]:
 
 def _json(app: FastAPI, request: Request) -> str:
     return json.dumps(make_document(app, request.scope["root_path"] or "/"), ensure_ascii=False)
-
-
-def _policy(*scripts: str) -> str:
-    """Return the page's content policy: the browser may run these scripts and call this API."""
-    digests = " ".join(f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" for script in scripts)
-    return (
-        f"default-src 'none'; script-src {digests}; style-src 'unsafe-inline'; img-src data:; connect-src 'self';"
-        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )

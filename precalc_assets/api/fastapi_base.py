@@ -1,6 +1,6 @@
 """FastAPI as our routes use it: with our middleware, and our form of the requests that FastAPI itself refuses.
 
-Both Lambdas build on it, so it imports neither tables nor RDKit.
+All Lambdas build on it, so it imports neither tables, RDKit nor Arrow.
 """
 
 from collections.abc import Callable, Coroutine, Sequence
@@ -113,7 +113,7 @@ def _invalid(error: RequestValidationError) -> Problem:
     first = error.errors()[0]
     source, *place = map(str, first["loc"])
     if source == "query":
-        expected = first.get("ctx", {}).get("expected", "").strip("'")
+        expected = first.get("ctx", {}).get("expected", "").replace("'", "")
         return bad_query(f"{place[0]}={shortened(str(first['input']))} is not known; write {place[0]}={expected}")
     if isinstance(error.body, bytes):
         return unsupported_media_type()

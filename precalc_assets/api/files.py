@@ -1,4 +1,4 @@
-"""Links to a model's Parquet files: presigned URLs for a bucket, paths of our own server for a folder.
+"""Links to a model's Parquet files and quarantine lists: presigned URLs for a bucket, our own paths for a folder.
 
 Making a link needs no request to the object store: names, sizes and checksums are in the table's directories, and
 signing is arithmetic. So a link may name a file that is gone by now. A reader chooses the model alone; the shards are
@@ -20,11 +20,12 @@ from fastapi import FastAPI, Response
 from pydantic import BaseModel
 
 from precalc.identifiers import check_model_id, is_model_id
-from precalc_assets.api.parameters import ModelId
+from precalc_assets.api.answers import ModelId
 from precalc_assets.api.problems import Problem, refusals, unavailable, unknown_model
 from precalc_assets.api.served import ServedModels
 from precalc_assets.catalogue import CatalogueEntry
 from precalc_assets.platform_errors import MissingTableError, TableError, UsageError
+from precalc_assets.store_urls import check_store_url
 from precalc_assets.tables import Directory
 
 if TYPE_CHECKING:
@@ -34,9 +35,34 @@ if TYPE_CHECKING:
 LINK_LIFE = timedelta(hours=1)
 """How long a link works, unless the credentials that it is signed with end earlier."""
 
+Directories = dict[str, Directory]
+
 _log = logging.getLogger(__name__)
 
-_LOCAL = re.compile(r"/models/([a-z0-9-]+)/files/(shard=[0-9]+\.parquet)")
+_LOCAL = re.compile(r"/models/([a-z0-9-]+)/([a-z]+)/shard=([0-9]+)\.([a-z]+)")
+
+
+class Kind(NamedTuple):
+    """A kind of files: the last word of its route, its folder in the store, and how the files' names end."""
+
+    route: str
+    folder: str
+    suffix: str
+
+    def name(self, shard: str) -> str:
+        """Return the name of a shard's file in the folder of its model."""
+        return f"shard={shard}.{self.suffix}"
+
+    def object_name(self, model: str, shard: str) -> str:
+        """Return the store's name of a model's file, the same as in `precalc_assets.storage`, which imports Arrow.
+
+        Raises UsageError for a malformed model id.
+        """
+        return f"{self.folder}/model={check_model_id(model)}/{self.name(shard)}"
+
+
+FILES = Kind("files", "predictions", "parquet")
+QUARANTINE = Kind("quarantine", "quarantine", "csv")
 
 
 class Links(NamedTuple):
@@ -49,8 +75,8 @@ class Links(NamedTuple):
 class FileLinks(Protocol):
     """Makes links to files of an object store."""
 
-    def link(self, model: str, shards: Sequence[str]) -> Links:
-        """Return a link to the predictions of each shard. Raises UsageError for a malformed model id."""
+    def link(self, model: str, shards: Sequence[str], kind: Kind = FILES) -> Links:
+        """Return a link to the file of each shard. Raises UsageError for a malformed model id."""
 
 
 class FileAnswer(BaseModel):
@@ -80,21 +106,27 @@ class FilesAnswer(BaseModel):
     files: list[FileAnswer]
 
 
+class QuarantineList(BaseModel):
+    """A list of the molecules of a shard that the model could not answer."""
+
+    shard: str
+    url: str
+
+
+class QuarantineAnswer(BaseModel):
+    """A model's quarantine lists, by shard, empty ones too; `url` and `expires_at` are as in a `FilesAnswer`."""
+
+    model: str
+    expires_at: str | None
+    lists: list[QuarantineList]
+
+
 def add_file_routes(app: FastAPI, models: ServedModels, links: FileLinks | None) -> None:
-    """Add the route that lists the files of these models; without `links` it answers that there are none."""
+    """Add the routes that list the files of these models; without `links` they answer that there are none."""
     no_files = partial(Problem, HTTPStatus.NOT_FOUND, "no_files", "this API serves no files, only predictions")
+    responses = refusals(unknown_model("eos9zzz"), no_files(), unavailable())
 
-    @app.get(
-        "/models/{model}/files",
-        summary="The files of a model",
-        tags=["files"],
-        responses=refusals(unknown_model("eos9zzz"), no_files(), unavailable()),
-    )
-    def list_files(response: Response, model: ModelId) -> FilesAnswer:
-        """Return links to the Parquet files of a model, one for each shard, with sizes and checksums.
-
-        The files hold `inchikey`, `smiles` and a column for each output. Request new links after `expires_at`.
-        """
+    def find(model: str, kind: Kind, response: Response) -> tuple[CatalogueEntry, Directories, Links]:
         entry = models.find(model)
         if entry is None:
             raise unknown_model(model)
@@ -102,27 +134,55 @@ def add_file_routes(app: FastAPI, models: ServedModels, links: FileLinks | None)
             raise no_files()
         # Whoever has a link can use it until it expires.
         response.headers["Cache-Control"] = "no-store"
-        return _answer(entry, links)
+        directories = _read_directories(entry)
+        try:
+            return entry, directories, links.link(model, list(directories), kind)
+        except UsageError as error:
+            _log.error("%s", error)
+            message = "links to files cannot be made at the moment; try again later"
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", message) from None
+
+    @app.get("/models/{model}/files", summary="The files of a model", tags=["files"], responses=responses)
+    def list_files(response: Response, model: ModelId) -> FilesAnswer:
+        """Return links to the Parquet files of a model, one for each shard, with sizes and checksums.
+
+        The files hold `inchikey`, `smiles` and a column for each output. Request new links after `expires_at`.
+        """
+        return _list_files(*find(model, FILES, response))
+
+    @app.get("/models/{model}/quarantine", summary="Why a model failed", tags=["files"], responses=responses)
+    def list_quarantine(response: Response, model: ModelId) -> QuarantineAnswer:
+        """Return links to lists of the molecules that the model could not answer, whose status is `model_failed`.
+
+        There is a list for each shard: CSV with `inchikey`, `input` and the model's `reason`.
+        """
+        _, directories, made = find(model, QUARANTINE, response)
+        lists = [QuarantineList(shard=shard, url=url) for shard, url in zip(directories, made.urls, strict=True)]
+        return QuarantineAnswer(model=model, expires_at=_expiry(made), lists=lists)
 
 
-def _answer(entry: CatalogueEntry, links: FileLinks) -> FilesAnswer:
-    directories = _directories(entry)
+def _read_directories(entry: CatalogueEntry) -> Directories:
+    """Return the directories of the loaded shards, which may be newer than the entry."""
     try:
-        made = links.link(entry.model, list(directories))
-    except UsageError as error:
-        _log.error("%s", error)
-        message = "links to files cannot be made at the moment; try again later"
-        raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", message) from None
+        directories = entry.reader.directories()
+    except MissingTableError:
+        raise unknown_model(entry.model) from None
+    if any(directory.n_shards != entry.reader.n_shards for directory in directories.values()):
+        raise TableError(f"{entry.model}: the table was replaced by one with another number of shards; ask again")
+    return directories
+
+
+def _list_files(entry: CatalogueEntry, directories: Directories, made: Links) -> FilesAnswer:
     return FilesAnswer(
         model=entry.model,
         releases=sorted({directory.release for directory in directories.values()}),
         library_digest=entry.library_digest_with(directories),
         deterministic=entry.deterministic,
-        expires_at=made.expires_at and made.expires_at.isoformat(),
+        expires_at=_expiry(made),
         files=[
             FileAnswer(
                 shard=shard,
-                name=file_name(shard),
+                name=FILES.name(shard),
                 url=url,
                 bytes=directory.file_bytes,
                 sha256=directory.file_sha256,
@@ -134,41 +194,16 @@ def _answer(entry: CatalogueEntry, links: FileLinks) -> FilesAnswer:
     )
 
 
-def _directories(entry: CatalogueEntry) -> dict[str, Directory]:
-    """Return the directories of the loaded shards, which may be newer than the entry."""
-    try:
-        directories = entry.reader.directories()
-    except MissingTableError:
-        raise unknown_model(entry.model) from None
-    if any(directory.n_shards != entry.reader.n_shards for directory in directories.values()):
-        raise TableError(f"{entry.model}: the table was replaced by one with another number of shards; ask again")
-    return directories
+def _expiry(made: Links) -> str | None:
+    return None if made.expires_at is None else made.expires_at.isoformat()
 
 
 def open_links(store_url: str) -> FileLinks:
-    """Return the links for the object store at a URL, `s3://bucket/prefix` or `file://…`.
-
-    Raises UsageError for any other URL.
-    """
-    parts = urlsplit(store_url)
-    if parts.scheme == "s3" and parts.netloc:
+    """Return the links for the store at `s3://bucket/prefix` or `file://…`. Raises UsageError for any other URL."""
+    parts = urlsplit(check_store_url(store_url))
+    if parts.scheme == "s3":
         return BucketLinks(parts.netloc, parts.path.strip("/"))
-    if parts.scheme == "file":
-        return FolderLinks(Path(store_url.removeprefix("file://")).expanduser().resolve())
-    raise UsageError(f"PRECALC_STORE_URL={store_url!r} is not a store; write file:///folder or s3://bucket")
-
-
-def file_name(shard: str) -> str:
-    """Return the name of a shard's file in the folder of its model."""
-    return f"shard={shard}.parquet"
-
-
-def object_name(model: str, name: str) -> str:
-    """Return the store's name of a model's file, the same as in `precalc_assets.storage`, which imports Arrow.
-
-    Raises UsageError for a malformed model id.
-    """
-    return f"predictions/model={check_model_id(model)}/{name}"
+    return FolderLinks(Path(store_url.removeprefix("file://")).expanduser().resolve())
 
 
 class BucketLinks:
@@ -178,7 +213,7 @@ class BucketLinks:
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
 
-    def link(self, model: str, shards: Sequence[str]) -> Links:
+    def link(self, model: str, shards: Sequence[str], kind: Kind = FILES) -> Links:
         """Return presigned links. Raises UsageError for a malformed model id, and without valid credentials."""
         from botocore.exceptions import BotoCoreError
 
@@ -191,7 +226,7 @@ class BucketLinks:
         urls = [
             client.generate_presigned_url(
                 "get_object",
-                Params={"Bucket": self._bucket, "Key": self._prefix + object_name(model, file_name(shard))},
+                Params={"Bucket": self._bucket, "Key": self._prefix + kind.object_name(model, shard)},
                 ExpiresIn=int(life.total_seconds()),
             )
             for shard in shards
@@ -207,16 +242,13 @@ class BucketLinks:
 
         session = open_session()
         # By default, botocore signs for the bucket's region but names a host of us-east-1, which redirects.
-        hosts = not (_emulated() or "." in self._bucket)
+        emulated = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        hosts = not emulated and "." not in self._bucket
         config = Config(signature_version="s3v4", s3={"addressing_style": "virtual" if hosts else "path"})
         credentials = session.get_credentials()
         if credentials is None:
             raise UsageError("there are no AWS credentials to sign links with")
         return session.client("s3", config=config), credentials
-
-
-def _emulated() -> bool:
-    return bool(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
 
 
 def _life(credentials: "Credentials", now: datetime) -> timedelta:
@@ -235,14 +267,16 @@ class FolderLinks:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def link(self, model: str, shards: Sequence[str]) -> Links:
+    def link(self, model: str, shards: Sequence[str], kind: Kind = FILES) -> Links:
         """Return paths that the running server answers. Raises UsageError for a malformed model id."""
-        return Links([f"/models/{check_model_id(model)}/files/{file_name(shard)}" for shard in shards], None)
+        folder = f"/models/{check_model_id(model)}/{kind.route}"
+        return Links([f"{folder}/{kind.name(shard)}" for shard in shards], None)
 
     def find(self, path: str) -> Path | None:
         """Return the file at one of these paths, None for any other path or a missing file."""
         match = _LOCAL.fullmatch(path)
-        if match is None or not is_model_id(match[1]):
+        kind = next((each for each in (FILES, QUARANTINE) if match and match.group(2, 4) == each[::2]), None)
+        if match is None or kind is None or not is_model_id(match[1]):
             return None
-        file = self.root / object_name(match[1], match[2])
+        file = self.root / kind.object_name(match[1], match[3])
         return file if file.is_file() else None

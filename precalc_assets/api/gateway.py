@@ -1,4 +1,4 @@
-"""Events of API Gateway, answered by an ASGI application through Mangum: the entrance of both Lambdas."""
+"""Events of API Gateway, answered by an ASGI application through Mangum: the entrance of all Lambdas."""
 
 import binascii
 import logging
@@ -12,6 +12,7 @@ from mangum import Mangum
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from precalc_assets.api.problems import Problem, internal_error, invalid_json
+from precalc_assets.platform_errors import UsageError
 
 _PREFIX = re.compile(r"(/[\w.~-]+)*", re.ASCII)
 
@@ -34,6 +35,14 @@ def answer_event(find_app: Callable[[], ASGIApp], event: dict[str, Any], context
     except Exception:  # noqa: BLE001 - only Lambda is above us, and it would answer without an explanation
         _log.exception("unexpected error")
         return _refused(internal_error())
+
+
+def required_setting(name: str) -> str:
+    """Return an environment variable. Raises UsageError if it is not set."""
+    value = os.environ.get(name)
+    if not value:
+        raise UsageError(f"{name} is not set; set it to what this Lambda serves")
+    return value
 
 
 def cors_origins() -> list[str]:

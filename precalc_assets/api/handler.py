@@ -14,8 +14,8 @@ from fastapi import FastAPI
 
 from precalc_assets.api.application import make_app
 from precalc_assets.api.files import open_links
-from precalc_assets.api.gateway import answer_event, cors_origins
-from precalc_assets.platform_errors import PrecalcError, UsageError
+from precalc_assets.api.gateway import answer_event, cors_origins, required_setting
+from precalc_assets.platform_errors import PrecalcError
 from precalc_assets.tables import open_tables
 
 
@@ -26,11 +26,9 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
 
 @cache
 def _app() -> FastAPI:
-    url = os.environ.get("PRECALC_TABLES_URL")
-    if not url:
-        raise UsageError("PRECALC_TABLES_URL is not set; set it to the tables that are served")
+    tables = open_tables(required_setting("PRECALC_TABLES_URL"))
     store = os.environ.get("PRECALC_STORE_URL")
-    return make_app(open_tables(url), open_links(store) if store else None, cors_origins())
+    return make_app(tables, open_links(store) if store else None, cors_origins())
 
 
 # A starting Lambda has a whole core, so open the tables now. If that fails, the first answer reports it.

@@ -1,32 +1,34 @@
 """The pages for people: all models with a search, one model with its plots, and the box for pasted molecules.
 
 They are jinja2 templates and work without a script; a script of a few KB looks molecules up through the other routes
-and searches while one types. Pages load nothing from elsewhere, and their content policy allows only their own style
-and script.
+and searches while one types. `screen_page` has the page of screens. Pages load nothing from elsewhere, and their
+content policy allows only their own style and script.
 """
 
 import re
 from base64 import b64encode
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from functools import cache
 from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
+from precalc.expressions import write_name
+from precalc.source import cite, name_variation
 from precalc_assets.api.answers import MAX_MOLECULES
 from precalc_assets.api.inchikeys import MAX_SMILES
 from precalc_assets.api.problems import shortened, unavailable
 from precalc_assets.api.routes import MAX_VALUES
+from precalc_assets.api.row_reading import MAX_FILE_BYTES
 from precalc_assets.api.served import ServedModels
-from precalc_assets.cards import ModelCard, name_variation
+from precalc_assets.cards.model_card import Example
 from precalc_assets.cards.plots import draw
 from precalc_assets.catalogue import CatalogueEntry
 from precalc_assets.columns import Column
@@ -39,8 +41,12 @@ if TYPE_CHECKING:
 
 HTML = "text/html; charset=utf-8"
 
-COLUMNS_PER_PAGE = 50
+COLUMNS_PER_PAGE = 24
 """Columns of a model that a page shows; there may be thousands."""
+
+_ANY_KEY = "BSYNRYMUTXBXSQ-UHFFFAOYSA-N"
+_SHOWN_ROWS = 100
+"""Rows of a file that the page shows at a time."""
 
 _LONGEST_SEARCH = 100
 _LONGEST_DESCRIPTION = 300
@@ -48,27 +54,7 @@ _LONGEST_DESCRIPTION = 300
 _MOST_SHARDS = 1_000
 """Shards that are drawn one by one."""
 
-_WIDE = MAX_VALUES // MAX_MOLECULES
-"""The largest number of columns for which `MAX_MOLECULES` is the limit of a request."""
-
 _TEMPLATES = Path(__file__).parent / "templates"
-
-
-class _Row(NamedTuple):
-    """A model in the list."""
-
-    model: str
-    card: ModelCard | None
-
-
-class _Option(NamedTuple):
-    """A model to choose.
-
-    `n` is its number of columns if that limits the molecules in a request, 0 if it is unknown, else None.
-    """
-
-    model: str
-    n: int | None
 
 
 def add_pages(app: FastAPI, models: ServedModels) -> None:
@@ -78,57 +64,51 @@ def add_pages(app: FastAPI, models: ServedModels) -> None:
     def show_models(request: Request) -> Response:
         root = request.scope["root_path"]  # A stage of API Gateway, or nothing.
         try:
-            return _page("index.html", root, _index(models, _searched(request, "q")))
+            cards = models.cards()
         except TableError as error:
-            return _unavailable(root, error)
+            return unavailable_page(root, error)
+        searched = _searched(request, "q")
+        shown = {
+            model: card
+            for model, card in cards.items()
+            if _has_words(
+                searched,
+                model,
+                *((card.metadata.title, *card.metadata.tags, card.metadata.description) if card else ()),
+            )
+        }
+        molecules = max((card.molecules for card in cards.values() if card), default=0)
+        examples = next((_table_of(card.examples) for card in cards.values() if card and card.examples), "")
+        content = {"q": searched, "cards": cards, "shown": shown, "molecules": molecules, "examples": examples}
+        return render_page("index.html", root, content)
 
     @app.get("/browse/{model}", include_in_schema=False)
     def show_model(request: Request, model: str) -> Response:
         root = request.scope["root_path"]
         try:
             entry = models.find(model)
+            shown = _describe(models, entry, root, request) if entry else None
         except TableError as error:
-            return _unavailable(root, error)
-        if entry is None:
-            message = f"No predictions of {shortened(model)} are served."
-            return _message(root, HTTPStatus.NOT_FOUND, "No such model", message)
-        return _page("model.html", root, _one(entry, root, _searched(request, "find"), _searched(request, "from")))
+            return unavailable_page(root, error)
+        if shown is None:
+            shown = {"heading": "No such model", "message": f"No predictions of {shortened(model)} are served."}
+            return render_page("message.html", root, shown, HTTPStatus.NOT_FOUND)
+        return render_page("model.html", root, shown)
 
 
-def _index(models: ServedModels, searched: str) -> dict[str, Any]:
-    rows = [_Row(*entry) for entry in models.cards().items()]
-    words = searched.casefold().split()
-    return {
-        "q": searched,
-        "n_models": len(rows),
-        "molecules": max((row.card.molecules for row in rows if row.card), default=0),
-        "shown": [row for row in rows if _matches(words, row)],
-        "options": [_option(row) for row in rows],
-    }
-
-
-def _matches(words: Sequence[str], row: _Row) -> bool:
-    card = row.card
-    text = " ".join(
-        (row.model, card.metadata.title, *card.metadata.tags, card.metadata.description) if card else (row.model,)
-    ).casefold()
-    return all(word in text for word in words)
-
-
-def _option(row: _Row) -> _Option:
-    width = len(row.card.columns) if row.card else 0
-    return _Option(row.model, width if row.card is None or width > _WIDE else None)
-
-
-def _one(entry: CatalogueEntry, root: str, find: str, first: str) -> dict[str, Any]:
+def _describe(models: ServedModels, entry: CatalogueEntry, root: str, request: Request) -> dict[str, Any]:
+    """Return what the page of a model shows."""
     card, columns = entry.card, entry.reader.columns
-    matching = list(_found(columns, find))
+    find, first = _searched(request, "find"), _searched(request, "from")
+    matching = [at for at, column in enumerate(columns) if _has_words(find, column.name, column.description)]
     start = min(int(first), len(matching)) if re.fullmatch(r"[1-9][0-9]{0,5}", first) else 1
+    places = matching[start - 1 : start - 1 + COLUMNS_PER_PAGE]
+    distributions = models.distributions(entry, [columns[at].name for at in places])
+    plots = {name: draw(distribution) for name, distribution in distributions.items()}
     by_release: dict[str, list[str]] = defaultdict(list)
     for shard, directory in entry.directories.items():
         by_release[directory.release].append(shard)
     n_shards = entry.reader.n_shards
-    drawn = shard_keys(n_shards) if n_shards <= _MOST_SHARDS else []
 
     def page_link(at: int) -> str:
         asked = {name: str(value) for name, value in (("find", find), ("from", max(1, at))) if value}
@@ -136,91 +116,107 @@ def _one(entry: CatalogueEntry, root: str, find: str, first: str) -> dict[str, A
 
     return {
         "model": entry.model,
+        "entry": entry,
         "card": card,
-        "molecules": entry.molecules,
         "n_columns": len(columns),
-        "releases": entry.releases,
-        "by_release": "; ".join(f"{release}: {_some(by_release[release])}" for release in entry.releases),
-        "updated": entry.updated,
+        "by_release": by_release,
+        "url": str(request.base_url).rstrip("/"),
+        "key": card.examples[0].inchikey if card and card.examples else _ANY_KEY,
+        "citation": _citation(entry),
+        "examples": _table_of(card.examples) if card and card.examples else "",
         "variation": name_variation(card.varying) if card else "",
-        "sources": _sources(card),
-        "plots": [draw(distribution) for distribution in card.distributions] if card else [],
-        "columns": matching[start - 1 : start - 1 + COLUMNS_PER_PAGE],
+        "columns": [(columns[at], plots.get(columns[at].name)) for at in places],
         "matching": len(matching),
         "first": start,
         "find": find,
         "per_page": COLUMNS_PER_PAGE,
-        "longest_description": _LONGEST_DESCRIPTION,
         "page_link": page_link,
+        "screen_link": lambda column: screen_link(root, entry.model, column),
         "n_shards": n_shards,
-        "served_shards": len(entry.directories),
-        "missing_shards": n_shards - len(entry.directories),
-        "shards": [(shard, shard in entry.directories) for shard in drawn],
-        "quarantined": _quarantined(card) if card else "",
+        "shards": shard_keys(n_shards) if n_shards <= _MOST_SHARDS else [],
     }
 
 
-def _found(columns: Sequence[Column], find: str) -> Iterator[Column]:
-    words = find.casefold().split()
-    for column in columns:
-        text = f"{column.name} {column.description}".casefold()
-        if all(word in text for word in words):
-            yield column
+def screen_link(root: str, model: str, column: Column) -> str:
+    """Return the address of the screen by a column, the highest numbers first."""
+    name = write_name(f"{model}.{column.name}")
+    order = {} if column.type == "string" else {"order": f"{name} desc"}
+    return f"{root}/screen?{urlencode({'select': name} | order)}"
 
 
-def _sources(card: ModelCard | None) -> list[tuple[str, str]]:
-    if card is None:
-        return []
-    said = (
-        ("Licence", card.metadata.license),
-        ("Publication", card.metadata.publication),
-        ("Source code", card.metadata.source_code),
-    )
-    return [(name, text) for name, text in said if text]
+def _citation(entry: CatalogueEntry) -> str:
+    said = entry.card.metadata if entry.card else None
+    title = f"{said.title}. " if said and said.title else ""
+    paper = f" Model: {said.publication}" if said and said.publication else ""
+    return f"{title}Ersilia Model Hub, {cite(entry.model, entry.releases, entry.library_digest)}.{paper}"
 
 
-def _some(shards: Sequence[str]) -> str:
-    """Return which shards these are, as long as they can be named."""
-    return f"{len(shards)} shards" if len(shards) > 5 else ", ".join(shards)
+def _table_of(examples: Sequence[Example]) -> str:
+    """Return molecules as they are copied from a spreadsheet: with names."""
+    rows = [("name", "smiles"), *((f"example {at}", each.smiles) for at, each in enumerate(examples, start=1))]
+    return "\n".join(map("\t".join, rows))
 
 
-def _quarantined(card: ModelCard) -> str:
-    if not card.quarantined:
-        return "The model answered every molecule."
-    share = card.quarantined / max(1, card.molecules)
-    return f"The model could not answer {card.quarantined:,} of {card.molecules:,} molecules ({share:.2%})."
+def _has_words(searched: str, *texts: str) -> bool:
+    """Return whether the texts have all words that are searched for, in any case."""
+    text = " ".join(texts).casefold()
+    return all(word in text for word in searched.casefold().split())
 
 
-def _page(template: str, root: str, shown: dict[str, Any], status: HTTPStatus = HTTPStatus.OK) -> Response:
+def render_page(
+    template: str,
+    root: str,
+    shown: dict[str, Any],
+    status: HTTPStatus = HTTPStatus.OK,
+    *,
+    scripts: Sequence[str] = ("page.js", "lookup.js"),
+    styles: Sequence[str] = ("site.css",),
+) -> Response:
+    """Return a page with these of our scripts and styles."""
+    js, css = "\n".join(map(_squeezed, scripts)), "\n".join(map(_squeezed, styles))
+    from markupsafe import Markup
+
     text = (
         templates()
         .get_template(template)
         .render(
             root=root,
+            # These are ours, and the policy has the digest of each as it stands between its tags.
+            js=Markup(js),  # noqa: S704
+            css=Markup(css),  # noqa: S704
             max_keys=MAX_MOLECULES,
             max_values=MAX_VALUES,
             max_smiles=MAX_SMILES,
+            max_bytes=MAX_FILE_BYTES,
+            shown_rows=_SHOWN_ROWS,
+            wide=MAX_VALUES // MAX_MOLECULES,
             longest_search=_LONGEST_SEARCH,
+            longest_description=_LONGEST_DESCRIPTION,
             **shown,
         )
     )
     # A page is asked for again each time, and comes again only if it is another one: the tag is made where answers are.
     headers = {
         "Cache-Control": "no-cache" if status == HTTPStatus.OK else "no-store",
-        "Content-Security-Policy": _policy(),
+        "Content-Security-Policy": content_policy(js, style=_digest(css), forms="'self'"),
         "Referrer-Policy": "no-referrer",
     }
     return Response(text, status, headers, HTML)
 
 
-def _message(root: str, status: HTTPStatus, heading: str, message: str) -> Response:
-    return _page("message.html", root, {"heading": heading, "message": message}, status)
+def short_value(value: str | float | None) -> str:
+    """Return a value with at most six significant digits."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    short = f"{value:.6g}"
+    return repr(value) if len(repr(value)) <= len(short) or float(short) == value else short
 
 
-def _unavailable(root: str, error: TableError) -> Response:
+def unavailable_page(root: str, error: TableError) -> Response:
+    """Return the page that says that the tables cannot be read."""
     problem = unavailable(error)
-    message = "The predictions cannot be read at the moment; try again later."
-    page = _message(root, problem.status, "Not available", message)
+    shown = {"heading": "Not available", "message": "The predictions cannot be read at the moment; try again later."}
+    page = render_page("message.html", root, shown, problem.status)
     page.headers["Retry-After"] = problem.headers["Retry-After"]
     return page
 
@@ -235,7 +231,6 @@ def _searched(request: Request, name: str) -> str:
 def templates() -> "jinja2.Environment":
     """Return the environment of our templates."""
     import jinja2
-    from markupsafe import Markup
 
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
@@ -247,21 +242,12 @@ def templates() -> "jinja2.Environment":
     )
     made.filters |= {
         "thousands": lambda number: f"{number:,}",
-        "day": _day,
-        "paragraphs": _paragraphs,
+        "day": lambda time: str(time)[:10],
+        "paragraphs": lambda text: [part for part in re.split(r"\n\s*\n", text) if part.strip()],
+        "short": short_value,
         "is_link": lambda text: text.startswith(("https://", "http://")),
     }
-    # These two are ours, and the policy has the digest of each as it stands between its tags.
-    made.globals |= {"css": Markup(_squeezed("site.css")), "js": Markup(_squeezed("page.js"))}  # noqa: S704
     return made
-
-
-def _day(time: datetime | str) -> str:
-    return time[:10] if isinstance(time, str) else f"{time:%Y-%m-%d}"
-
-
-def _paragraphs(text: str) -> list[str]:
-    return [" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip()]
 
 
 @cache
@@ -271,18 +257,14 @@ def _squeezed(name: str) -> str:
     return "\n".join(line for line in lines if line and not line.startswith("//"))
 
 
-@cache
-def _policy() -> str:
-    style, script = (b64encode(sha256(_squeezed(name).encode()).digest()).decode() for name in ("site.css", "page.js"))
-    return "; ".join(
-        (
-            "default-src 'none'",
-            f"style-src 'sha256-{style}'",
-            f"script-src 'sha256-{script}'",
-            "connect-src 'self'",
-            "img-src data:",
-            "form-action 'self'",
-            "base-uri 'none'",
-            "frame-ancestors 'none'",
-        )
+def content_policy(*scripts: str, style: str = "'unsafe-inline'", forms: str = "'none'") -> str:
+    """Return a page's content policy: the browser may run these scripts and call this API, and loads nothing else."""
+    return (
+        f"default-src 'none'; script-src {' '.join(map(_digest, scripts))}; style-src {style}; img-src data:;"
+        f" connect-src 'self'; form-action {forms}; base-uri 'none'; frame-ancestors 'none'"
     )
+
+
+def _digest(text: str) -> str:
+    """Return a script or a style as a policy names it."""
+    return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"

@@ -14,7 +14,6 @@ from fastapi import Body, FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from precalc.identifiers import INCHIKEY
 from precalc_assets.api.answers import JSON, dump
 from precalc_assets.api.problems import answer_too_large, body_refusals, unavailable
 from precalc_assets.api.routes import WITH_PROVENANCE, check_number, provenance_header, too_many_inchikeys
@@ -94,10 +93,9 @@ def _answer(models: ServedModels, body: LegacyRequest) -> Response:
     entry = models.find(body.model_id)
     if entry:
         check_number(entry, body.inchikeys)
-        keys = [inchikey for inchikey in body.inchikeys if INCHIKEY.match(inchikey)]
-        predictions = models.read(body.model_id, keys, smiles=True)
+        predictions = models.read(body.model_id, body.inchikeys, library=models.smiles(body.inchikeys))
         if predictions:
-            found = zip(predictions.smiles or (), predictions.rows, strict=True)
-            output = [{"smiles": smiles, "value": row} for smiles, row in found if row is not None]
+            found = zip(predictions.smiles, predictions.rows, strict=True)
+            output = [{"smiles": smiles, "value": list(row)} for smiles, row in found if row is not None]
             headers = provenance_header(predictions)
     return Response(dump({"model_id": body.model_id, "output": output}), media_type=JSON, headers=headers)

@@ -52,8 +52,16 @@ class Limits:
             return
         body = bytearray()
         try:
-            _check_host(scope)
-            if await self._read_in_time(scope, receive, body):
+            hosts = [value for name, value in scope["headers"] if name == b"host"]
+            if not hosts or not all(map(_HOST.fullmatch, hosts)):
+                message = "this server is for this machine alone; ask it by the name localhost or 127.0.0.1"
+                raise Problem(HTTPStatus.MISDIRECTED_REQUEST, "unknown_host", message)
+            try:
+                async with asyncio.timeout(BODY_SECONDS):
+                    is_whole = await self._read(scope, receive, body)
+            except TimeoutError:
+                raise request_timeout() from None
+            if is_whole:
                 await self._answer(scope, body, receive, send)
         except Problem as problem:
             await problem.response()(scope, receive, send)
@@ -70,14 +78,6 @@ class Limits:
         async with self._threads:
             if not (waits and await _has_left(receive)):
                 await self._app(scope, receive_whole, send)
-
-    async def _read_in_time(self, scope: Scope, receive: Receive, body: bytearray) -> bool:
-        """Read the body, and return False if the client disconnects. Raises Problem."""
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                return await self._read(scope, receive, body)
-        except TimeoutError:
-            raise request_timeout() from None
 
     async def _read(self, scope: Scope, receive: Receive, body: bytearray) -> bool:
         """Read the body, and return False if the client disconnects. Raises Problem if there is no room for the body.
@@ -163,14 +163,6 @@ class ImpatientProtocol(HttpToolsProtocol):
         if self._deadline:
             self._deadline.cancel()
             self._deadline = None
-
-
-def _check_host(scope: Scope) -> None:
-    """Raise Problem unless a request names this machine as its host, and no other one."""
-    hosts = [value for name, value in scope["headers"] if name == b"host"]
-    if not hosts or not all(map(_HOST.fullmatch, hosts)):
-        message = "this server is for this machine alone; ask it by the name localhost or 127.0.0.1"
-        raise Problem(HTTPStatus.MISDIRECTED_REQUEST, "unknown_host", message)
 
 
 async def _has_left(receive: Receive) -> bool:

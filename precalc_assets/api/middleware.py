@@ -1,6 +1,6 @@
 """What all answers share: HEAD, validators, compression, the largest size, and the form of errors.
 
-Pure ASGI, around the routes of both Lambdas and of the local server. What a single route answers does not belong here.
+Pure ASGI, around the routes of all Lambdas and of the local server. What a single route answers does not belong here.
 """
 
 import gzip

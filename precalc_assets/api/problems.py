@@ -21,6 +21,9 @@ _LONGEST = 40
 
 _LONGEST_MESSAGE = 320
 
+_NAMED = 5
+"""Unknown models that a message names; the others are counted."""
+
 _RETRY_AFTER = {HTTPStatus.TOO_MANY_REQUESTS: "5", HTTPStatus.SERVICE_UNAVAILABLE: "10"}
 """Seconds after which a client may try again."""
 
@@ -73,6 +76,10 @@ body_too_large = partial(too_many, "body_too_large", "the body is larger than 10
 answer_too_large = partial(
     too_many, "answer_too_large", "the answer is too large; ask for fewer at a time, or accept gzip"
 )
+unknown_column = partial(Problem, HTTPStatus.NOT_FOUND, "unknown_column")
+not_acceptable = partial(
+    Problem, HTTPStatus.NOT_ACCEPTABLE, "not_acceptable", "answers come as application/json or text/csv"
+)
 bad_query = partial(Problem, HTTPStatus.BAD_REQUEST, "bad_query")
 internal_error = partial(
     Problem, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "something went wrong here; it is in our log"
@@ -111,15 +118,17 @@ def body_refusals(*problems: Problem) -> dict[int | str, dict[str, Any]]:
     return refusals(*problems, invalid_json(), missing, unsupported_media_type(), body_too_large())
 
 
-def unknown_model(model: str) -> Problem:
-    """Return the problem of a model that is not served, or whose id is malformed."""
-    message = f"no predictions of {shortened(model)} are served; GET /models lists the models that are"
+def unknown_model(*models: str) -> Problem:
+    """Return the problem of models that are not served, or whose ids are malformed."""
+    more = f" and {len(models) - _NAMED:,} more" if len(models) > _NAMED else ""
+    names = ", ".join(map(shortened, models[:_NAMED])) + more
+    message = f"no predictions of {names} are served; GET /models lists the models that are"
     return Problem(HTTPStatus.NOT_FOUND, "unknown_model", message)
 
 
-def malformed_inchikey(which: str) -> Problem:
-    """Return the problem of a text that is no InChIKey; `which` names it, and its place if there are several."""
-    message = f"{which} is not an InChIKey; it has 27 characters, like BSYNRYMUTXBXSQ-UHFFFAOYSA-N"
+def malformed_inchikey(text: str) -> Problem:
+    """Return the problem of a text that is no InChIKey."""
+    message = f"{text} is not an InChIKey; it has 27 characters, like BSYNRYMUTXBXSQ-UHFFFAOYSA-N"
     return Problem(HTTPStatus.BAD_REQUEST, "malformed_inchikey", message)
 
 

@@ -1,6 +1,6 @@
-"""The API on this machine: the routes of both Lambdas, served by uvicorn.
+"""The API on this machine: the routes of all Lambdas, served by uvicorn.
 
-For a store in a folder it also sends the Parquet files, by Starlette, which supports ranges.
+For a store in a folder it also sends its files, by Starlette, which supports ranges.
 """
 
 import socket
@@ -13,11 +13,15 @@ import uvicorn
 from starlette.responses import FileResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from precalc_assets.api.answers import CSV
 from precalc_assets.api.application import make_app
+from precalc_assets.api.drawings import add_drawing_route
 from precalc_assets.api.files import FolderLinks, open_links
 from precalc_assets.api.inchikeys import add_inchikey_routes
 from precalc_assets.api.limits import ImpatientProtocol, Limits
 from precalc_assets.api.problems import Problem
+from precalc_assets.api.row_reading import add_row_reading
+from precalc_assets.api.screens import Screen
 from precalc_assets.platform_errors import UsageError
 from precalc_assets.tables import KeyValueStore
 
@@ -28,28 +32,31 @@ _GRACE_SECONDS = 5
 """How long running requests may take after the server is told to stop."""
 
 
-def make_local_app(tables: KeyValueStore, store_url: str | None = None, origins: Sequence[str] = ()) -> ASGIApp:
+def make_local_app(
+    tables: KeyValueStore,
+    store_url: str | None = None,
+    origins: Sequence[str] = (),
+    screen: Screen | None = None,
+) -> ASGIApp:
     """Return the API for these tables and the store at a URL, within `Limits`.
 
-    Web pages of these origins may call it.
+    Web pages of these origins may call it. `screen` answers screens.
     """
     links = open_links(store_url) if store_url else None
-    app = make_app(tables, links, origins)
+    app = make_app(tables, links, origins, screen)
     add_inchikey_routes(app)
-    return Limits(_with_files(app, links) if isinstance(links, FolderLinks) else app)
-
-
-def _with_files(app: ASGIApp, links: FolderLinks) -> ASGIApp:
-    """Return an application that also sends the files of these links."""
+    add_row_reading(app)
+    add_drawing_route(app)
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        file = links.find(scope["path"]) if scope["type"] == "http" and scope["method"] in {"GET", "HEAD"} else None
+        is_get = scope["type"] == "http" and scope["method"] in {"GET", "HEAD"}
+        file = links.find(scope["path"]) if is_get and isinstance(links, FolderLinks) else None
         if file:
             await _send_file(file, scope, receive, send)
         else:
             await app(scope, receive, send)
 
-    return answer
+    return Limits(answer)
 
 
 async def _send_file(file: Path, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,7 +69,8 @@ async def _send_file(file: Path, scope: Scope, receive: Receive, send: Send) -> 
             await send(message)
 
     headers = {"Cache-Control": "private, no-cache", "X-Content-Type-Options": "nosniff"}
-    await FileResponse(file, media_type="application/vnd.apache.parquet", headers=headers)(scope, receive, send_if_good)
+    kind = CSV if file.suffix == ".csv" else "application/vnd.apache.parquet"
+    await FileResponse(file, media_type=kind, headers=headers)(scope, receive, send_if_good)
     if refused:
         # Starlette sends the error as plain text.
         status = HTTPStatus(refused[0]["status"])
@@ -88,23 +96,17 @@ def serve(app: ASGIApp, port: int, announce: Callable[[str], None]) -> None:
         timeout_graceful_shutdown=_GRACE_SECONDS,
         backlog=_BACKLOG,
     )
-    with _listen(port) as listening:
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((LOOPBACK, port))
+            listening.listen(_BACKLOG)
+        except (OSError, OverflowError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "there is no such port"
+            raise UsageError(
+                f"port {port} cannot be used: {reason}; choose another one, or 0 for any that is free"
+            ) from None
         announce(f"http://{LOOPBACK}:{listening.getsockname()[1]}")
         # After the last answer, uvicorn raises the signal that stopped it.
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listening])
-
-
-def _listen(port: int) -> socket.socket:
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((LOOPBACK, port))
-        listening.listen(_BACKLOG)
-    except (OSError, OverflowError) as error:
-        listening.close()
-        reason = error.strerror if isinstance(error, OSError) else "there is no such port"
-        raise UsageError(
-            f"port {port} cannot be used: {reason}; choose another one, or 0 for any that is free"
-        ) from None
-    return listening

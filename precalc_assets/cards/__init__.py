@@ -3,15 +3,3 @@
 The Lambda imports this package to read cards (`model_card`) and to draw plots (`plots`), so it imports nothing heavy.
 `publishing` gathers cards and puts them into the registry, and `distributions` counts values.
 """
-
-from precalc_assets.cards.model_card import (
-    PLOTTED_COLUMNS,
-    Distribution,
-    ModelCard,
-    find_card,
-    name_variation,
-    publish_card,
-    read_card,
-)
-
-__all__ = ["PLOTTED_COLUMNS", "Distribution", "ModelCard", "find_card", "name_variation", "publish_card", "read_card"]

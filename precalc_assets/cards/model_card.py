@@ -3,15 +3,17 @@
 `publishing` gathers cards; only code that the reading side needs belongs here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Literal
 
 import zstandard
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from precalc.source import Distribution
 from precalc_assets.adoption_record import Adoption
-from precalc_assets.columns import Column, name_columns
+from precalc_assets.columns import Column
+from precalc_assets.emptied_cells import EmptiedColumn
+from precalc_assets.frozen_record import FrozenRecord
 from precalc_assets.model_metadata import ModelMetadata
 from precalc_assets.platform_errors import TableError
 from precalc_assets.tables import REGISTRY, Item, KeyValueStore
@@ -20,46 +22,33 @@ from precalc_assets.tables.pages import decompress
 PLOTTED_COLUMNS = 8
 """The number of a model's first columns whose distributions are on its card."""
 
-
-class Distribution(BaseModel):
-    """The distribution of a column's values over `molecules`, of which `nulls` have no value.
-
-    A `histogram` has one more edge than counts. Its outermost bins also count values beyond their edges, down to
-    `minimum` and up to `maximum`. The kind `values` has one count per entry of `values`, in order: every whole number
-    in the range of a column with few of them, or the most frequent texts, shortened. `others` counts the molecules with
-    other texts.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    column: str
-    kind: Literal["histogram", "values"]
-    molecules: int
-    nulls: int
-    counts: tuple[int, ...]
-    edges: tuple[float, ...] = ()
-    values: tuple[int | str, ...] = ()
-    others: int = 0
-    minimum: float | None = None
-    median: float | None = None
-    maximum: float | None = None
+_COLUMNS_PER_ITEM = 50
+"""Further columns whose distributions are in one item: some 100 KB, of the 400 that an item of DynamoDB takes."""
 
 
-class ModelCard(BaseModel):
+class Example(FrozenRecord):
+    """A molecule of the library for which the model has a value."""
+
+    inchikey: str
+    smiles: str
+
+
+class ModelCard(FrozenRecord):
     """One model in the registry table, stored as JSON in a zstd frame under the model's id.
 
-    `environments` lists the environments that computed the predictions. `adopted` says which earlier release computed
-    some of them, and how the served release was shown to print the same.
+    `quarantined` molecules have no value. `emptied` counts, by column, the other nulls that stand for a cell that the
+    model printed, and that is not of the column's type. `environments` lists the environments that computed the
+    predictions. `adopted` says which earlier release computed some of them, and how the served release was shown to
+    print the same.
 
     `deterministic` says whether the canary of a served release predicted the same twice. Without such a canary it is
     None, or False if the model's metadata call its output variable. `varying` names the columns that differed, or all
     columns in the latter case. It can be empty for a model that is not deterministic, if some molecules were answered
     in only one of the runs. `example` says whether the canary reproduced the model's example output. The canary
     measured `seconds_per_molecule`, `peak_memory` (bytes, of the model's largest process) and `bytes_per_molecule` (of
-    the printed output). `distributions` are of the first columns; `distributions_of` is a digest of their data.
+    the printed output). `examples` are what the page offers to look up. `distributions` are of the first columns;
+    `distributions_of` is a digest of their data.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     model: str
     metadata: ModelMetadata
@@ -68,6 +57,7 @@ class ModelCard(BaseModel):
     shards: tuple[str, ...]
     molecules: int
     quarantined: int
+    emptied: tuple[EmptiedColumn, ...] = ()
     releases: tuple[str, ...]
     environments: tuple[str, ...] = ()
     adopted: Adoption | None = None
@@ -78,6 +68,7 @@ class ModelCard(BaseModel):
     seconds_per_molecule: float | None = None
     peak_memory: int | None = None
     bytes_per_molecule: float | None = None
+    examples: tuple[Example, ...] = ()
     distributions: tuple[Distribution, ...] = ()
     distributions_of: str = ""
 
@@ -87,17 +78,38 @@ class ModelCard(BaseModel):
         return len(self.shards) == self.n_shards
 
 
-def name_variation(varying: Sequence[str]) -> str:
-    """Return what differs between runs of a model that is not deterministic, as words after "in"."""
-    return name_columns(varying) if varying else "which molecules are answered"
+def publish_distributions(tables: KeyValueStore, model: str, further: Sequence[Distribution]) -> None:
+    """Put the distributions of the columns that follow those on the card into the registry."""
+    tables.create_table(REGISTRY)
+    for start in range(0, len(further), _COLUMNS_PER_ITEM):
+        text = _Distributions.dump_json([*further[start : start + _COLUMNS_PER_ITEM]])
+        tables.put_many(REGISTRY, [Item(_item_key(model, start), _compress(text))])
+
+
+def read_distributions(tables: KeyValueStore, card: ModelCard, places: Iterable[int]) -> dict[str, Distribution]:
+    """Return the distributions of the columns at these places, by name; those that are not published are left out."""
+    keys = {_item_key(card.model, at - PLOTTED_COLUMNS) for at in places if at >= PLOTTED_COLUMNS}
+    items = tables.get_many(REGISTRY, sorted(keys)).values() if keys else ()
+    further = (each for item in items for each in _Distributions.validate_json(decompress(item.value)))
+    return {each.column: each for each in (*card.distributions, *further)}
+
+
+_Distributions = TypeAdapter(list[Distribution])
+
+
+def _item_key(model: str, at: int) -> str:
+    return f"{model}/distributions/{at // _COLUMNS_PER_ITEM}"
+
+
+def _compress(text: bytes) -> bytes:
+    return zstandard.ZstdCompressor(write_checksum=True).compress(text)
 
 
 def publish_card(tables: KeyValueStore, card: ModelCard) -> None:
     """Put the card into the registry, replacing the previous one."""
     # The descriptions of 3,000 columns are half a megabyte, and an item of DynamoDB takes 400 KB.
-    frame = zstandard.ZstdCompressor(write_checksum=True).compress(card.model_dump_json().encode())
     tables.create_table(REGISTRY)
-    tables.put_many(REGISTRY, [Item(card.model, frame)])
+    tables.put_many(REGISTRY, [Item(card.model, _compress(card.model_dump_json().encode()))])
 
 
 def find_card(tables: KeyValueStore, model: str) -> ModelCard | None:

@@ -7,11 +7,12 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-from precalc_assets.cards.model_card import Distribution
+from precalc.source import Distribution
 
 WIDTH, HEIGHT = 240, 100
 _GAP = 1.0
 _DIGITS = (*"0123456789", "-")
+_LARGEST_WHOLE = 1e15
 _LEAST = 1.5
 """The least height of a bar, so that one molecule among a million is visible."""
 
@@ -58,11 +59,16 @@ def draw(distribution: Distribution) -> Plot:
     if texts and distribution.others:
         labels, counts = [*labels, "any other"], [*counts, distribution.others]
     summary = _summary(distribution)
+    alternative = f"{distribution.column}: {summary}"
+    if counts:
+        most = max(range(len(counts)), key=counts.__getitem__)
+        share = counts[most] / max(1, sum(counts))
+        alternative = f"Histogram of {alternative}; most molecules, {share:.0%}, at {labels[most]}"
     ends = _ends(distribution) if distribution.edges else (labels[0], labels[-1]) if labels else ("", "")
     return Plot(
         column=distribution.column,
         summary=summary,
-        alternative=_alternative(distribution, labels, counts, summary),
+        alternative=alternative,
         bars=tuple(_bars(labels, counts)),
         texts=texts,
         low=ends[0],
@@ -89,9 +95,20 @@ def _labels(distribution: Distribution) -> list[str]:
     low, high = _ends(distribution)
     if not inner:
         return [low if low == high else f"{low} to {high}"]
+    if is_whole(distribution):
+        # A bin has the whole numbers from its edge to the one before the next.
+        spans = [(int(start), int(end) - 1) for start, end in pairwise(distribution.edges[1:-1])]
+        between = [short_number(first) if first == last else f"{first:,} to {last:,}" for first, last in spans]
+        return [f"up to {distribution.edges[1] - 1:,.0f}", *between, f"{distribution.edges[-2]:,.0f} and more"]
     first = f"{low} to {inner[0]}" if low.startswith(_DIGITS) else f"up to {inner[0]}"
     last = f"{inner[-1]} to {high}" if high.startswith(_DIGITS) else f"{inner[-1]} and more"
     return [first, *(f"{low} to {high}" for low, high in pairwise(inner)), last]
+
+
+def is_whole(distribution: Distribution) -> bool:
+    """Return whether the bins are of whole numbers: their edges are some, and so is the median, or half of one."""
+    median = distribution.median or 0.0
+    return (2.0 * median).is_integer() and all(e.is_integer() and abs(e) < _LARGEST_WHOLE for e in distribution.edges)
 
 
 def _ends(distribution: Distribution) -> tuple[str, str]:
@@ -115,14 +132,6 @@ def _summary(distribution: Distribution) -> str:
     if distribution.nulls:
         words.append(f"{distribution.nulls:,} without a value")
     return ", ".join(words) or ("no values" if not sum(distribution.counts) else "")
-
-
-def _alternative(distribution: Distribution, labels: list[str], counts: list[int], summary: str) -> str:
-    if not counts:
-        return f"{distribution.column}: {summary}"
-    most = max(range(len(counts)), key=counts.__getitem__)
-    share = counts[most] / max(1, sum(counts))
-    return f"Histogram of {distribution.column}: {summary}; most molecules, {share:.0%}, at {labels[most]}"
 
 
 def _bars(labels: list[str], counts: list[int]) -> list[Bar]:

@@ -7,16 +7,30 @@ from datetime import UTC, datetime
 
 from obstore.store import ObjectStore
 
+from precalc.source import Distribution
 from precalc_assets.cards.distributions import describe_predictions
-from precalc_assets.cards.model_card import PLOTTED_COLUMNS, Distribution, ModelCard, find_card, publish_card
+from precalc_assets.cards.examples import find_examples
+from precalc_assets.cards.model_card import (
+    PLOTTED_COLUMNS,
+    ModelCard,
+    find_card,
+    publish_card,
+    publish_distributions,
+)
 from precalc_assets.columns import Column
-from precalc_assets.inference import find_report, open_model
+from precalc_assets.emptied_cells import merge_emptied
+from precalc_assets.inference.opening import open_model
 from precalc_assets.model_metadata import ModelMetadata
-from precalc_assets.models import licence_warning, list_models
+from precalc_assets.models.folder import list_models
+from precalc_assets.models.policy import licence_warning
 from precalc_assets.platform_errors import PrecalcError, TableError
-from precalc_assets.predictions import find_manifest
+from precalc_assets.predictions.canary_report import find_report
+from precalc_assets.predictions.shard_manifest import find_manifest
 from precalc_assets.settings import Settings
 from precalc_assets.tables import KeyValueStore, TableReader
+
+_MOST_VALUES = 50_000_000
+"""Values that are read for the columns that are not on the card, and those of one shard more."""
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +41,10 @@ def publish(store: ObjectStore, tables: KeyValueStore, model: str, settings: Set
     So of several processes that load shards at the same time, the last publishes all shards. Raises as `make_card`.
     """
     while True:
+        before = _find_before(tables, model)
         card = make_card(store, tables, model, settings)
+        if before is None or before.distributions_of != card.distributions_of:
+            publish_distributions(tables, model, _describe_further(store, model, TableReader(tables, model)))
         publish_card(tables, card)
         if _digest(*_plotted(TableReader(tables, model, consistent=True))) == card.distributions_of:
             return card
@@ -45,10 +62,7 @@ def warn_of_licence(store: ObjectStore, model: str, settings: Settings) -> None:
 
 
 def make_card(store: ObjectStore, tables: KeyValueStore, model: str, settings: Settings) -> ModelCard:
-    """Gather a model's card. The model's metadata come from its folder, or else from the canary's report.
-
-    Raises TableError if the model has no table, UsageError or ModelError if it has neither folder nor report.
-    """
+    """Gather a model's card. Raises TableError without a table, UsageError or ModelError without folder and report."""
     reader = TableReader(tables, model)
     directories = reader.directories()
     manifests = [find_manifest(store, model, shard) for shard in directories]
@@ -58,6 +72,9 @@ def make_card(store: ObjectStore, tables: KeyValueStore, model: str, settings: S
     canary = report if report and report.release in releases else None
     plotted, served = _plotted(reader)
     plotted_of = _digest(plotted, served)
+    before = _find_before(tables, model)
+    # Reading all files takes a while.
+    known = before if before and before.distributions_of == plotted_of else None
     speed = canary.speed if canary else None
     declared_variable = canary is None and metadata.output_consistency.casefold() == "variable"
     return ModelCard(
@@ -68,6 +85,7 @@ def make_card(store: ObjectStore, tables: KeyValueStore, model: str, settings: S
         shards=tuple(directories),
         molecules=sum(directory.rows for directory in directories.values()),
         quarantined=sum(m.quarantined for m in manifests if m),
+        emptied=merge_emptied(each for m in manifests if m for each in m.emptied),
         releases=releases,
         environments=tuple(sorted({m.environment for m in manifests if m and m.environment})),
         adopted=next((m.adopted for m in manifests if m and m.adopted), None),
@@ -78,10 +96,31 @@ def make_card(store: ObjectStore, tables: KeyValueStore, model: str, settings: S
         seconds_per_molecule=speed.seconds_per_molecule if speed else None,
         peak_memory=canary.peak_memory if canary else None,
         bytes_per_molecule=canary.bytes_per_molecule if canary else None,
-        distributions=_find_distributions(tables, model, plotted_of)
-        or describe_predictions(store, model, plotted, served),
+        examples=known.examples if known else find_examples(store, model, plotted[0], served),
+        distributions=known.distributions if known else describe_predictions(store, model, plotted, served),
         distributions_of=plotted_of,
     )
+
+
+def _find_before(tables: KeyValueStore, model: str) -> ModelCard | None:
+    try:
+        return find_card(tables, model)
+    except TableError:
+        return None  # the damaged card is about to be replaced
+
+
+def _describe_further(store: ObjectStore, model: str, reader: TableReader) -> Sequence[Distribution]:
+    """Return the distributions of the columns that are not on the card, of wide models over the first shards alone.
+
+    A shard is a random sample of the library, since a hash of the InChIKey chooses it.
+    """
+    further = reader.columns[PLOTTED_COLUMNS:]
+    served, values = {}, 0
+    for shard, directory in reader.directories().items():
+        if values < _MOST_VALUES:
+            served[shard] = directory.built_from
+            values += directory.rows * len(further)
+    return describe_predictions(store, model, further, served) if further else ()
 
 
 def _plotted(reader: TableReader) -> tuple[Sequence[Column], Mapping[str, str]]:
@@ -95,15 +134,6 @@ def _digest(columns: Sequence[Column], served: Mapping[str, str]) -> str:
     lines = [f"{column.name} {column.type}" for column in columns]
     lines += [f"{shard} {digest}" for shard, digest in sorted(served.items())]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
-
-
-def _find_distributions(tables: KeyValueStore, model: str, made_of: str) -> tuple[Distribution, ...]:
-    """Return the previous card's distributions if their data have this digest: reading all files takes a while."""
-    try:
-        card = find_card(tables, model)
-    except TableError:
-        return ()  # The damaged card is about to be replaced.
-    return card.distributions if card and card.distributions_of == made_of else ()
 
 
 def _find_metadata(model: str, settings: Settings, reported: ModelMetadata | None) -> ModelMetadata:

@@ -1,40 +1,31 @@
 """`precalc predict --sample N`: the canary without Dagster, and its report on a terminal."""
 
-from rich.console import Console
 from rich.table import Table
 
 from precalc.cli.progress_bar import progress
-from precalc_assets.cards import name_variation
-from precalc_assets.columns import name_columns
-from precalc_assets.inference import CANARY_WARNINGS, CanaryReport, run_canary
-from precalc_assets.library import read_manifest, require_shards
+from precalc.cli.terminal import PlainConsole
+from precalc.source import name_some, name_variation
+from precalc_assets.platform import open_platform
 from precalc_assets.platform_errors import PrecalcError
-from precalc_assets.settings import load_settings
-from precalc_assets.storage import open_store
+from precalc_assets.predictions.canary_report import CANARY_WARNINGS, CanaryReport
 
 _SHOWN_COLUMNS = 12
 """Maximum number of a model's columns in the printed report, varying ones first."""
 
 
-class CanaryFailedError(PrecalcError):
-    """A model failed a check that a full run requires; the message has the checks' findings."""
-
-
 def predict_sample(model: str, size: int) -> None:
-    """Run the canary and print its report. Raises CanaryFailedError if the model should not be run."""
-    settings = load_settings()
-    store = open_store(settings.store_url)
-    library = require_shards(read_manifest(store), settings.n_shards)
-    with progress(f"sample {model}", 2 * min(size, library.molecules)) as on_progress:
-        report = run_canary(store, library, model, size, settings=settings, on_progress=on_progress)
+    """Run the canary and print its report. Raises PrecalcError if the model should not be run."""
+    platform = open_platform()
+    with progress(f"sample {model}", 2 * min(size, platform.library().molecules)) as on_progress:
+        report = platform.run_canary(model, size, on_progress)
     print_report(report)
     if report.broken:
-        raise CanaryFailedError("; ".join(f"{model} {check.name}: {check.description}" for check in report.broken))
+        raise PrecalcError("; ".join(f"{model} {check.name}: {check.description}" for check in report.broken))
 
 
 def print_report(report: CanaryReport) -> None:
     """Print a report to stdout: speed and estimate, columns, checks."""
-    console = Console(markup=False, emoji=False, highlight=False)
+    console = PlainConsole()
     console.print(f"canary of {report.model} {report.release}: {report.metadata.title}")
     console.print(_summary(report))
     if report.columns:
@@ -56,8 +47,8 @@ def _summary(report: CanaryReport) -> Table:
     nulls = [column.name for column in report.columns if column.nulls > report.quarantined]
     constant = [column.name for column in report.columns if column.distinct == 1]
     if report.columns:
-        table.add_row("nulls in", name_columns(nulls) or "no column")
-        table.add_row("constant", name_columns(constant) or "no column")
+        table.add_row("nulls in", name_some(nulls) or "no column")
+        table.add_row("constant", name_some(constant) or "no column")
         table.add_row("deterministic", "yes" if report.deterministic else f"no: {name_variation(report.varying)}")
     if report.speed:
         speed = report.speed

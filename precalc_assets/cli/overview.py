@@ -1,36 +1,39 @@
 """`precalc models` and `precalc status`: the models and their progress."""
 
-import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
-from rich.console import Console
 from rich.table import Table
 
 from precalc.cli.served_models import models_table, yes_or_no
+from precalc.cli.terminal import PlainConsole
 from precalc.identifiers import check_model_id
-from precalc_assets.cards import ModelCard, find_card, name_variation
-from precalc_assets.inference import CANARY_SIZE, CanaryReport, find_known, find_report, list_known
-from precalc_assets.library import read_manifest, require_shards
+from precalc.source import name_variation
+from precalc_assets.catalogue import CatalogueEntry, read_entry
+from precalc_assets.emptied_cells import describe_emptied, merge_emptied
+from precalc_assets.inference.canary import CANARY_SIZE
+from precalc_assets.inference.opening import find_known, list_known
 from precalc_assets.outcomes import reason
+from precalc_assets.platform import open_platform
 from precalc_assets.platform_errors import ModelError, PrecalcError, TableError
-from precalc_assets.predictions import RawManifest, find_manifest
-from precalc_assets.settings import Settings, load_settings
-from precalc_assets.sharding import format_shards, shard_keys
-from precalc_assets.storage import list_sizes, open_store, predictions
-from precalc_assets.tables import LIBRARY, REGISTRY, Directory, KeyValueStore, TableReader, open_tables
+from precalc_assets.predictions.canary_report import CanaryReport, find_report
+from precalc_assets.predictions.shard_manifest import RawManifest, find_manifest
+from precalc_assets.settings import Settings
+from precalc_assets.sharding import format_shards
+from precalc_assets.storage import list_sizes, predictions
+from precalc_assets.tables import LIBRARY, REGISTRY, KeyValueStore
 
 
 def models() -> None:
     """Print a table of the models that can be run here or are served."""
-    settings = load_settings()
-    tables = open_tables(settings.tables_url)
+    platform = open_platform()
+    settings, tables = platform.settings, platform.tables
     table = models_table()
     runnable = list_known(settings)
     for name in sorted({*runnable, *tables.list_tables()} - {LIBRARY, REGISTRY}):
-        served = _directories(tables, name).values()
-        releases = ", ".join(sorted({shard.release for shard in served}))
-        card = _find_card(tables, name)
+        entry = _find_entry(tables, name)
+        card = entry.card if entry else None
+        releases = ", ".join(entry.releases) if entry else ""
         try:
             if name in runnable:
                 folder = find_known(name, settings)
@@ -47,20 +50,19 @@ def models() -> None:
         table.add_row(
             name,
             *said,
-            f"{len(served)}/{settings.n_shards}" if served else "–",
-            f"{sum(shard.rows for shard in served):,}" if served else "–",
-            yes_or_no(card.deterministic if card else None),
+            f"{len(entry.directories)}/{settings.n_shards}" if entry else "–",
+            f"{entry.molecules:,}" if entry else "–",
+            yes_or_no(entry.deterministic if entry else None),
         )
-    Console(markup=False, emoji=False).print(table)
+    PlainConsole().print(table)
 
 
 def status(model: str) -> None:
     """Print how many shards of a model each stage has, and which are missing or stale."""
-    settings = load_settings()
+    platform = open_platform()
     check_model_id(model)
-    store = open_store(settings.store_url)
-    library = require_shards(read_manifest(store), settings.n_shards)
-    shards = shard_keys(settings.n_shards)
+    store, settings = platform.store, platform.settings
+    shards = platform.library().shards
     raw: dict[str, RawManifest] = {}
     damaged = {}
     for shard in shards:
@@ -71,21 +73,23 @@ def status(model: str) -> None:
             continue
         if manifest:
             raw[shard] = manifest
-    stale = [shard for shard in raw if raw[shard].shard_digest != library.shards[shard].digest]
+    stale = [shard for shard in raw if raw[shard].shard_digest != shards[shard].digest]
     listed = list_sizes(store, f"predictions/model={model}")
     parquet = [shard for shard in shards if predictions(model, shard) in listed]
-    tables = open_tables(settings.tables_url)
-    directories = _directories(tables, model)
+    entry = _find_entry(platform.tables, model)
+    directories = entry.directories if entry else {}
     served = [shard for shard in shards if shard in directories]
     outdated = [shard for shard in served if shard in raw and raw[shard].digest != directories[shard].built_from]
     if not raw and not served and model not in list_known(settings):
         find_known(model, settings)
     table = Table("stage", "shards", "missing", box=None, pad_edge=False)
     for stage, there in (("raw predictions", raw), ("predictions", parquet), ("prediction table", served)):
-        table.add_row(stage, f"{len(there)}/{len(shards)}", format_shards(_without(shards, there)) or "–")
-    console = Console(markup=False, emoji=False)
+        missing = format_shards(set(shards).difference(there))
+        table.add_row(stage, f"{len(there)}/{len(shards)}", missing or "–")
+    console = PlainConsole()
     console.print(table)
     console.print(f"{sum(manifest.quarantined for manifest in raw.values()):,} molecules quarantined")
+    console.print(describe_emptied(merge_emptied(each for manifest in raw.values() for each in manifest.emptied)))
     report = find_report(store, model)
     console.print(_canary_line(model, report))
     for line in _mixture_lines(model, raw, _release(model, settings, raw, report)):
@@ -125,7 +129,6 @@ def _mixture_lines(model: str, raw: Mapping[str, RawManifest], release: str | No
 
 
 def _canary_line(model: str, report: CanaryReport | None) -> str:
-    """Return a line on the canary's result, or on how to run it."""
     if report is None:
         return f"canary: not run; run `precalc predict {model} --sample {CANARY_SIZE}`"
     if report.broken:
@@ -137,23 +140,10 @@ def _canary_line(model: str, report: CanaryReport | None) -> str:
     return f"canary of {report.release}: {said}"
 
 
-def _find_card(tables: KeyValueStore, model: str) -> ModelCard | None:
-    """Return a model's card, None if it has none; a damaged one is None with a warning."""
+def _find_entry(tables: KeyValueStore, model: str) -> CatalogueEntry | None:
+    """Return what is known of a model's table, or None if there is no table, or a damaged one, or no shard in it."""
     try:
-        return find_card(tables, model)
-    except TableError as error:
-        print(f"warning: {error}", file=sys.stderr)
-        return None
-
-
-def _directories(tables: KeyValueStore, model: str) -> dict[str, Directory]:
-    """Return the directories of a model's table; none if there is no table or it was never loaded."""
-    try:
-        return TableReader(tables, model).directories() if tables.has_table(model) else {}
+        entry = read_entry(tables, model)
     except TableError:
-        return {}
-
-
-def _without(shards: Iterable[str], there: Iterable[str]) -> list[str]:
-    present = set(there)
-    return [shard for shard in shards if shard not in present]
+        return None
+    return entry if entry.directories else None

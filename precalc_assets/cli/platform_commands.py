@@ -1,9 +1,11 @@
 """The platform's commands and their options, and how they are added to the client's.
 
-Each command calls a function of another module and imports it only then, so that reading a prediction does not wait
-for RDKit or Dagster to load.
+A command imports what it needs when it runs, so that reading a prediction does not wait for RDKit or Dagster to load;
+so does a group: `precalc jobs` is in `jobs_commands`.
 """
 
+from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -15,35 +17,46 @@ from typer.core import TyperGroup
 from precalc.cli import show_log
 from precalc.cli.app import Api, Model
 from precalc.cli.app import models as list_models_of_client
+from precalc.cli.terminal import say, show
+from precalc.identifiers import is_model_id
+from precalc_assets.own_process import hide_process, limit_malloc
 from precalc_assets.platform_errors import PrecalcError
+
+
+class _LazyGroup(TyperGroup):
+    """A group that imports its module, named like it, when its commands are needed."""
+
+    @cached_property
+    def _loaded(self) -> TyperGroup:
+        return typer.main.get_group(import_module(f"precalc_assets.cli.{self.name}_commands").app)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands."""
+        return self._loaded.list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command by its name."""
+        return self._loaded.get_command(ctx, cmd_name)
+
 
 app = typer.Typer()
 library_app = typer.Typer(no_args_is_help=True, help="The reference library: the molecules that models run over.")
 app.add_typer(library_app, name="library")
-models_app = typer.Typer(help="List, fetch, install, check and remove models.")
+models_app = typer.Typer(cls=_LazyGroup, help="List, fetch, install, check and remove models.")
 app.add_typer(models_app, name="models")
-github_app = typer.Typer(no_args_is_help=True, help="GitHub's runners: check the setup, cancel an execution.")
-app.add_typer(github_app, name="github")
-jobs_app = typer.Typer(
-    no_args_is_help=True, help="Commands of the GitHub workflow's jobs; by hand, use `predict` and `load`."
-)
-app.add_typer(jobs_app, name="jobs")
+for name, about in {
+    "github": "GitHub's runners: check the setup, cancel an execution.",
+    "jobs": "Commands of the GitHub workflow's jobs; by hand, use `predict` and `load`.",
+}.items():
+    app.add_typer(typer.Typer(cls=_LazyGroup, no_args_is_help=True, help=about), name=name)
 
 Shards = Annotated[str | None, typer.Option(help="Shards to run: 07, 00-49 or 07,08,20-29 (default: all).")]
 Sample = Annotated[
     int | None,
-    typer.Option(
-        min=1,
-        help="Run only the canary: the first N molecules by hash, twice. It estimates a full run.",
-    ),
+    typer.Option(min=1, help="Run only the canary: the first N molecules by hash, twice. It estimates a full run."),
 ]
 
-Until = Annotated[
-    str | None,
-    typer.Option(help="Time budget, e.g. 5h30m. Stops before a batch that would overrun it."),
-]
-Key = Annotated[str, typer.Argument(help="The execution's key, e.g. eos3b5e-0007.")]
-JobShards = Annotated[str, typer.Option(help="The job's shards: 07, 00-49 or 07,08,20-29.")]
+Until = Annotated[str | None, typer.Option(help="Time budget, e.g. 5h30m. Stops before a batch that would overrun it.")]
 
 
 @library_app.command("build")
@@ -51,14 +64,20 @@ def library_build(
     path: Annotated[
         Path | None,
         typer.Argument(
-            help="CSV, CSV.gz or SMI file (default: the file in the store, else the NCI set of the rdkit package).",
+            help="File of SMILES, as CSV or Excel (default: the file in the store, else the NCI set of rdkit)."
         ),
     ] = None,
+    input_column: Annotated[
+        str | None, typer.Option(help="Column of the file that has the SMILES, by name or number.")
+    ] = None,
+    accept_rejected: Annotated[
+        bool, typer.Option("--accept-rejected", help="Build it even if most rows of the file are no molecules.")
+    ] = False,
 ) -> None:
     """Build the library from a file: parse, key, de-duplicate and shard its molecules."""
     from precalc_assets.cli.work import build
 
-    build(path)
+    build(path, input_column, accept_rejected=accept_rejected)
 
 
 @app.command()
@@ -97,19 +116,46 @@ def run(model: Model, shards: Shards = None, sample: Sample = None) -> None:
 @app.command()
 def request(model: Model, sample: Sample = None) -> None:
     """Request a model: the running Dagster adds it, runs its canary, then all its shards."""
-    from precalc_assets.cli.request import request as work
+    from precalc_assets.executions.request_queue import put_request
+    from precalc_assets.platform import open_platform
 
-    work(model, sample)
+    show(put_request(open_platform().store, model, sample).id)
+    say("Dagster's sensor precalculation_requests reads it within a minute; it must be running")
 
 
 @app.command()
-def api(
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 takes a free one.")] = 8000,
-) -> None:
+def api(port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 takes a free one.")] = 8000) -> None:
     """Serve the read API, its documentation and the landing page on this machine."""
-    from precalc_assets.cli.api_command import serve as work
+    from precalc_assets.settings import load_settings
+    from precalc_assets.tables import open_tables
 
-    work(port)
+    settings = load_settings()
+    tables = open_tables(settings.tables_url)
+    models = sum(map(is_model_id, tables.list_tables()))
+    # Imported after the settings are checked: uvicorn and the routes take half a second.
+    from precalc_assets.api import server
+    from precalc_assets.screening.engine import open_engine
+    from precalc_assets.storage import open_store
+
+    def announce(url: str) -> None:
+        served = "1 model" if models == 1 else f"{models:,} models"
+        show(f"{url} serves {served} of {settings.tables_url}; Ctrl-C stops it")
+        show(f"{url}/docs describes the API")
+
+    screen = open_engine(open_store(settings.store_url), tables).answer
+    server.serve(server.make_local_app(tables, settings.store_url, settings.cors_origins, screen), port, announce)
+
+
+@app.command()
+def verify(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's id, or `library` for the library's table.")],
+    shards: Shards = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Write shards that differ anew, and compare again.")] = False,
+) -> None:
+    """Compare every molecule and value of a table with the Parquet files; exit 1 if anything differs."""
+    from precalc_assets.cli.work import verify as work
+
+    work(model, shards, repair=repair)
 
 
 @app.command()
@@ -139,50 +185,6 @@ def models(context: typer.Context, api: Api = None) -> None:
         work()
 
 
-@models_app.command("fetch")
-def models_fetch(
-    model: Annotated[str, typer.Argument(help="A model id, optionally with a release: eos3b5e@v1.0.1.")],
-) -> None:
-    """Fetch a model from the hub, as other commands do for a model that is not on this machine."""
-    from precalc_assets.cli.models import fetch as work
-
-    work(model)
-
-
-@models_app.command("install")
-def models_install(
-    model: Model,
-    skip_failed: Annotated[
-        bool,
-        typer.Option("--skip-failed", help="Skip lines of the recipe that fail, as the hub's packer does."),
-    ] = False,
-) -> None:
-    """Make a model's environment, as its first run would, and print its name."""
-    from precalc_assets.cli.models import install as work
-
-    work(model, skip_failed=skip_failed)
-
-
-@models_app.command("remove")
-def models_remove(model: Model) -> None:
-    """Remove a model's environments and fetched copies; predictions and your own folders stay."""
-    from precalc_assets.cli.models import remove as work
-
-    work(model)
-
-
-@models_app.command("check")
-def models_check(
-    model: Annotated[str, typer.Argument(help="A model id, or the path of a model's folder.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
-) -> None:
-    """Show how a model would run, or why it cannot (exit code 1); installs and runs nothing."""
-    from precalc_assets.cli.model_check import check as work
-
-    if not work(model, as_json=as_json):
-        raise typer.Exit(1)
-
-
 @app.command()
 def status(model: Model) -> None:
     """Show which shards of a model are predicted, validated and served."""
@@ -191,74 +193,10 @@ def status(model: Model) -> None:
     work(model)
 
 
-@github_app.command("check")
-def github_check() -> None:
-    """Check token, repository, workflow, ref and permissions, without launching anything."""
-    from precalc_assets.cli.github_commands import check as work
-
-    work()
-
-
-@github_app.command("cancel")
-def github_cancel(key: Key) -> None:
-    """Cancel an execution's run; its shards are not retried."""
-    from precalc_assets.cli.github_commands import cancel as work
-
-    work(key)
-
-
-@jobs_app.command("plan")
-def jobs_plan(
-    model: Model,
-    key: Annotated[str, typer.Option(help="The execution's key, if Dagster launched this run.")] = "",
-    shards: Annotated[str, typer.Option(help="Shards to run when no key is given (default: all).")] = "",
-    sample: Annotated[int | None, typer.Option(min=1, help="Run only the canary, on N molecules.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Maximum number of jobs that predict.")] = 50,
-) -> None:
-    """Claim the execution for this run and print its jobs as lines of $GITHUB_OUTPUT."""
-    from precalc_assets.cli.job_commands import plan as work
-
-    work(model, key, shards, sample, workers)
-
-
-@jobs_app.command("canary")
-def jobs_canary(key: Key) -> None:
-    """Run the canary, unless this release has passed one."""
-    from precalc_assets.cli.job_commands import canary as work
-
-    work(key)
-
-
-@jobs_app.command("predict")
-def jobs_predict(
-    key: Key,
-    shards: JobShards,
-    until: Annotated[str, typer.Option(help="Time budget, e.g. 5h30m.")],
-) -> None:
-    """Compute shards; record the reason for each that fails."""
-    from precalc_assets.cli.job_commands import predict as work
-
-    work(key, shards, until)
-
-
-@jobs_app.command("load")
-def jobs_load(key: Key, shards: JobShards) -> None:
-    """Validate and load the shards that landed."""
-    from precalc_assets.cli.job_commands import load as work
-
-    work(key, shards)
-
-
-@jobs_app.command("report")
-def jobs_report(key: Key) -> None:
-    """Report in Markdown which shards landed, and why the others did not; publish the card."""
-    from precalc_assets.cli.job_commands import report as work
-
-    work(key)
-
-
 def add_commands(client: typer.Typer) -> None:
     """Add the platform's commands to the client's: computing commands first, then reading ones."""
+    hide_process()
+    limit_malloc()
     show_log("precalc_assets")
     # The platform's `models` replaces the client's, since it also lists models that can be run.
     reading = [command for command in client.registered_commands if command.callback is not list_models_of_client]

@@ -1,22 +1,35 @@
 """The platform's tables as a source of the client: those on this disk, or DynamoDB's with one's own credentials."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
+from precalc import source
 from precalc.errors import ChangedError, DownloadError
-from precalc.identifiers import check_model_id
-from precalc.source import Answer, Column, CutOffError, Listing, ModelInfo, ModelSummary, ServedFile, Stream, changed
-from precalc_assets.cards import ModelCard
-from precalc_assets.catalogue import CatalogueEntry, read_cards, read_entry
+from precalc.identifiers import check_model_id, find_columns
+from precalc.reasons import Reasons
+from precalc.source import Question, ScreenAnswer
+from precalc_assets.cards.model_card import ModelCard
+from precalc_assets.catalogue import (
+    CatalogueEntry,
+    KnownSmiles,
+    absent_from,
+    find_statuses,
+    read_cards,
+    read_entry,
+    read_smiles,
+)
 from precalc_assets.outcomes import reason
-from precalc_assets.platform_errors import MissingTableError
+from precalc_assets.platform_errors import MissingTableError, TableError
 from precalc_assets.settings import load_settings
+from precalc_assets.sharding import shard_key
 from precalc_assets.tables import LIBRARY, KeyValueStore, TableReader, open_tables
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
+
+    from precalc_assets.screening.engine import ScreeningEngine
 
 _MOST_MOLECULES = 100_000
 _MOST_VALUES = 1_000_000
@@ -39,18 +52,19 @@ class LocalSource:
         self._tables = tables
         self._store_url = store_url
 
-    def models(self) -> list[ModelSummary]:
+    def models(self) -> list[source.ModelSummary]:
         """See `Source.models`."""
         return [_summary(model, card) for model, card in read_cards(self._tables).items()]
 
-    def open(self, model: str) -> "LocalModel":
+    def open(self, model: str, columns: Sequence[str] | None = None) -> "LocalModel":
         """See `Source.open`."""
         entry = self._read(model)
-        card, metadata = entry.card, entry.card.metadata if entry.card else None
-        info = ModelInfo(
+        card = entry.card
+        described = {"title", "description", "license", "publication"}
+        info = source.ModelInfo(
             source=self.name,
             model=model,
-            columns=tuple(Column(c.name, c.type, c.direction, c.description) for c in entry.reader.columns),
+            columns=tuple(source.Column(c.name, c.type, c.direction, c.description) for c in entry.reader.columns),
             releases=tuple(entry.releases),
             library_digest=entry.library_digest,
             deterministic=entry.deterministic,
@@ -59,14 +73,31 @@ class LocalSource:
             molecules=entry.molecules,
             shards=len(entry.directories),
             n_shards=entry.reader.n_shards,
-            title=metadata.title if metadata else None,
-            description=metadata.description if metadata else None,
-            license=metadata.license if metadata else None,
-            publication=metadata.publication if metadata else None,
             quarantined=card.quarantined if card else None,
+            **(card.metadata.model_dump(include=described) if card else {}),
         )
         generations = {shard: directory.generation for shard, directory in entry.directories.items()}
-        return LocalModel(info, entry.reader, generations, self._tables)
+        reasons = Reasons(model, info.n_shards, partial(self._quarantine, model, info.n_shards))
+        if columns is None:
+            return LocalModel(info, entry.reader, generations, self._tables, reasons)
+        places = find_columns(model, [column.name for column in info.columns], columns)
+        return LocalModel(info.with_columns(columns), entry.reader, generations, self._tables, reasons, places)
+
+    def _quarantine(self, model: str, n_shards: int, shards: Collection[int]) -> dict[int, bytes]:
+        """Return a model's quarantine lists of these shards, by their numbers."""
+        import obstore
+        from obstore.exceptions import BaseError
+
+        from precalc_assets import storage
+
+        lists = {}
+        for shard in shards:
+            name = storage.quarantine(model, shard_key(shard, n_shards))
+            try:
+                lists[shard] = bytes(obstore.get(self._store, name).bytes())
+            except (BaseError, OSError) as error:
+                raise TableError(f"{name} cannot be read: {reason(error)}; {source.reload(model)}") from None
+        return lists
 
     def _read(self, model: str) -> CatalogueEntry:
         try:
@@ -77,16 +108,16 @@ class LocalSource:
                 f"or run `precalc load {model}` first"
             ) from None
 
-    def files(self, model: str) -> Listing:
+    def files(self, model: str) -> source.Listing:
         """See `Source.files`."""
         entry = self._read(model)
-        return Listing(
+        return source.Listing(
             source=self._store_url,
             model=model,
             releases=tuple(entry.releases),
             library_digest=entry.library_digest,
             files=tuple(
-                ServedFile(
+                source.ServedFile(
                     model=model,
                     shard=shard,
                     name=f"shard={shard}.parquet",
@@ -100,8 +131,18 @@ class LocalSource:
             ),
         )
 
+    def distributions(self, model: str, columns: Sequence[str]) -> dict[str, source.Distribution]:
+        """See `Source.distributions`."""
+        return self._read(model).distributions(self._tables, columns)
+
+    def screen(self, question: Question) -> ScreenAnswer:
+        """See `Source.screen`."""
+        from precalc_assets.screening.query import read_question
+
+        return self._engine.answer(read_question(question))
+
     @contextmanager
-    def open_file(self, file: ServedFile, start: int) -> Iterator[Stream]:
+    def open_file(self, file: source.ServedFile, start: int) -> Iterator[source.Stream]:
         """See `Source.open_file`."""
         import obstore
         from obstore.exceptions import BaseError
@@ -110,12 +151,24 @@ class LocalSource:
 
         name = storage.predictions(file.model, file.shard)
         try:
+            size = obstore.head(self._store, name)["size"]
+            if size != file.bytes:
+                raise DownloadError(
+                    f"{name} has {size:,} bytes, not the {file.bytes:,} that the table was loaded from; "
+                    f"{source.reload(file.model)}"
+                )
             found = obstore.get(self._store, name, options={"range": {"offset": start}} if start else None)
-            yield Stream(start, (bytes(chunk) for chunk in found.stream()))
+            yield source.Stream(start, (bytes(chunk) for chunk in found.stream()))
         except FileNotFoundError:
-            raise DownloadError(f"{name} is gone from the store; run `precalc load {file.model}` again") from None
+            raise DownloadError(f"{name} is gone from the store; {source.reload(file.model)}") from None
         except (BaseError, OSError) as error:
-            raise CutOffError(f"{name} cannot be read: {reason(error)}") from None
+            raise source.CutOffError(f"{name} cannot be read: {reason(error)}") from None
+
+    @cached_property
+    def _engine(self) -> "ScreeningEngine":
+        from precalc_assets.screening.engine import open_engine
+
+        return open_engine(self._store, self._tables)
 
     @cached_property
     def _store(self) -> "ObjectStore":
@@ -134,27 +187,40 @@ class LocalModel:
     parallel = 1
 
     def __init__(
-        self, info: ModelInfo, reader: TableReader, generations: Mapping[str, str], tables: KeyValueStore
+        self,
+        info: source.ModelInfo,
+        reader: TableReader,
+        generations: Mapping[str, str],
+        tables: KeyValueStore,
+        reasons: Reasons,
+        columns: tuple[int, ...] | None = None,
     ) -> None:
         self.info = info
+        self._columns = columns
         self.batch_size = max(1, min(_MOST_MOLECULES, _MOST_VALUES // max(1, len(info.columns))))
         self._reader = reader
         self._generations = generations
         self._tables = tables
+        self._reasons = reasons
 
-    def read(self, inchikeys: Sequence[str], *, smiles: bool = False) -> Answer:
+    def read(self, inchikeys: Sequence[str], *, smiles: Collection[str] = (), reasons: bool = False) -> source.Answer:
         """See `OpenModel.read`."""
-        rows, directories = self._reader.read(inchikeys)
-        for shard, directory in directories.items():
+        reading = self._reader.read(inchikeys, self._columns)
+        for shard, directory in reading.directories.items():
             if directory.generation != self._generations.get(shard):
-                raise ChangedError(changed(self.info, f"{directory.release} in shard {shard}"))
-        return Answer(rows, self.smiles(inchikeys) if smiles else None)
+                raise ChangedError(source.changed(self.info, f"{directory.release} in shard {shard}"))
+        known = self._read_smiles(sorted({*smiles, *absent_from(inchikeys, reading)}))
+        statuses = find_statuses(self._reader, inchikeys, reading, self._columns, known)
+        answer = source.Answer(reading.rows, statuses, known)
+        return self._reasons.add_to(answer, inchikeys) if reasons else answer
 
     def smiles(self, inchikeys: Sequence[str]) -> list[str | None]:
         """See `OpenModel.smiles`."""
-        if self._library is None:
-            return [None] * len(inchikeys)
-        return [None if row is None else str(row[0]) for row in self._library.get(inchikeys)]
+        known = self._read_smiles(inchikeys)
+        return [known.get(inchikey) for inchikey in inchikeys]
+
+    def _read_smiles(self, inchikeys: Sequence[str]) -> KnownSmiles:
+        return read_smiles(self._library, inchikeys) if self._library and inchikeys else {}
 
     @cached_property
     def _library(self) -> TableReader | None:
@@ -164,10 +230,10 @@ class LocalModel:
             return None
 
 
-def _summary(model: str, card: ModelCard | None) -> ModelSummary:
+def _summary(model: str, card: ModelCard | None) -> source.ModelSummary:
     if card is None:
-        return ModelSummary(model)
-    return ModelSummary(
+        return source.ModelSummary(model)
+    return source.ModelSummary(
         model=model,
         title=card.metadata.title,
         n_columns=len(card.columns),

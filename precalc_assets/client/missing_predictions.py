@@ -13,16 +13,20 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from precalc.formats import COMPUTED, FAILED, Block, JsonLinesFormat, Layout, read_json_blocks
-from precalc.getting import REASONS, Computation, Counts, Missing, MissingFormat, OnRows, Request, fill, ignore_rows
+from precalc.formats import Block, JsonLinesFormat, read_json_blocks
+from precalc.getting import MISSING, REASONS, Computation, Counts, MissingFormat, OnRows, Request, fill, ignore_rows
+from precalc.identifiers import read_inchikey
 from precalc.partial_files import PartialFiles, write_all
 from precalc.source import ModelInfo
+from precalc.statuses import COMPUTED, KEY, MODEL_FAILED, SAME
 from precalc_assets.columns import columns_digest
-from precalc_assets.inference import ModelBackend, open_backend, open_model
-from precalc_assets.inference.molecules import ComputedMolecule, predict_molecules
+from precalc_assets.emptied_cells import EmptiedColumn, describe_emptied, merge_emptied
+from precalc_assets.inference.batching import ComputedMolecule, predict_molecules
+from precalc_assets.inference.model_backend import ModelBackend
+from precalc_assets.inference.opening import open_backend, open_model
 from precalc_assets.platform_errors import ModelError, PrecalcError
-from precalc_assets.predictions import read_records
-from precalc_assets.settings import load_settings
+from precalc_assets.predictions.cells import count_emptied, read_records
+from precalc_assets.settings import Settings, load_settings
 from precalc_assets.tables.reader import Row
 
 _log = logging.getLogger(__name__)
@@ -34,68 +38,58 @@ OnComputed = Callable[[int], OnRows]
 
 
 def compute_missing(
-    request: Request, path: Path, *, on_rows: OnRows, on_computed: OnComputed
-) -> tuple[Counts, Computation]:
-    """Do what `get_and_compute` does, by the model and the backend of the settings."""
-    settings = load_settings()
-    model = request.model.info.model
-
-    def open_it() -> ModelBackend:
-        return open_backend(open_model(model, settings), settings)
-
-    return get_and_compute(request, path, open_it, settings.batch_size, on_rows=on_rows, on_computed=on_computed)
-
-
-def get_and_compute(
     request: Request,
     path: Path,
-    open_it: Callable[[], ModelBackend],
-    batch_size: int,
     *,
     on_rows: OnRows = ignore_rows,
     on_computed: OnComputed = lambda _: ignore_rows,
+    settings: Settings | None = None,
+    open_it: Callable[[], ModelBackend] | None = None,
 ) -> tuple[Counts, Computation]:
-    """Write predictions to a file, with those that are not precalculated, and the column `source`.
+    """Write predictions to a file, with those that are not precalculated.
 
-    That is `precalculated`, `computed`, `failed` if the model cannot answer the molecule, or empty for an input that is
-    no molecule. The backend that `open_it` opens gets up to `batch_size` molecules at a time. Raises ModelError if the
-    model cannot be run; finished work is kept for the next call.
+    The status of these is `computed`, or `model_failed`, with the reason. They are computed by the settings' model and
+    backend, or by the one that `open_it` opens. Raises ModelError if the model cannot be run; finished work is kept for
+    the next call.
     """
+    settings = settings or load_settings()
     info = request.model.info
-    layout = Layout(info.columns, smiles=request.smiles, source=True)
+    layout = replace(request.layout, keep_input=True)
+    as_lines = MissingFormat(b"", lambda missing: "".join(f"{json.dumps(pair)}\n" for pair in missing))
     found, missing = (path.with_name(f"{path.name}.{kind}") for kind in ("found", "missing"))
-    with PartialFiles(found, [missing], request.plan | {"options": ["computed", request.smiles]}) as files:
-        counts = fill(files, request, layout, JsonLinesFormat(layout, {}), MissingFormat(b"", _to_lines), on_rows)
+    plan = request.plan | {"options": ["computed", request.smiles, request.reasons]}
+    with PartialFiles(found, [missing], plan) as files:
+        counts = fill(files, request, JsonLinesFormat(layout, {}), as_lines, on_rows)
         files.close()
         found, missing = files.partials
-        if counts.missing:
-            backend = open_it()
+        if counts.of(*MISSING):
+            backend = open_it() if open_it else open_backend(open_model(info.model, settings), settings)
             _warn_of_release(info, backend)
             made_by = [info.model, backend.release, columns_digest("", backend.columns), request.molecules.digest]
             file = path.with_name(f".{path.name}.computed")
             try:
                 with closing(_Computed(file, made_by, info, backend)) as computed:
-                    computed.add_missing(missing, batch_size, on_computed)
+                    computed.add_missing(missing, settings, on_computed)
                     provenance = info.provenance | {"computed_by_release": backend.release}
-                    _write(request, layout, provenance, map(computed.complete, read_json_blocks(found, layout)), path)
+                    _write(request, provenance, map(computed.complete, read_json_blocks(found, layout)), path)
             except sqlite3.Error as error:
+                way = "make room" if isinstance(error, sqlite3.OperationalError) else "delete it, since it is damaged"
                 raise PrecalcError(
-                    f"{file} cannot be used: {error}; make room, or delete it if it is damaged, then run the same "
-                    "command to continue"
+                    f"{file} cannot be used: {error}; {way}, then run the same command to continue"
                 ) from None
             file.unlink()
             outcome = computed.outcome
+            if computed.emptied:
+                _log.warning("WARNING: %s", describe_emptied(computed.emptied))
         else:
             outcome = Computation()
-            _write(request, layout, info.provenance, read_json_blocks(found, layout), path)
+            _write(request, info.provenance, read_json_blocks(found, layout), path)
         files.remove()
     return counts, outcome
 
 
-def _write(
-    request: Request, layout: Layout, provenance: dict[str, object], blocks: Iterable[Block], path: Path
-) -> None:
-    writer = request.format(layout, provenance)
+def _write(request: Request, provenance: dict[str, object], blocks: Iterable[Block], path: Path) -> None:
+    writer = request.format(request.layout, provenance)
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb", buffering=0) as file:
         write_all(file, writer.start())
@@ -110,6 +104,7 @@ class _Computed:
     def __init__(self, path: Path, made_by: Sequence[str], info: ModelInfo, backend: ModelBackend) -> None:
         """Open the file, and empty it if it was made by something else than `made_by`."""
         self.outcome = Computation(release=backend.release)
+        self.emptied: tuple[EmptiedColumn, ...] = ()
         self._info = info
         self._backend = backend
         places = {(column.name, column.type): at for at, column in enumerate(backend.columns)}
@@ -128,8 +123,8 @@ class _Computed:
         """Close the file."""
         self._file.close()
 
-    def add_missing(self, missing: Path, batch_size: int, on_computed: OnComputed) -> None:
-        """Compute the molecules of a file of `_to_lines` that are not computed yet, each of them once."""
+    def add_missing(self, missing: Path, settings: Settings, on_computed: OnComputed) -> None:
+        """Compute the molecules of a file of JSON lines that are not computed yet, each of them once."""
         finished = {inchikey for (inchikey,) in self._file.execute("SELECT inchikey FROM molecules")}
         with missing.open(encoding="utf-8") as file:
             wanted = {key: smiles for key, smiles in map(json.loads, file) if smiles and key not in finished}
@@ -138,7 +133,7 @@ class _Computed:
         on_rows = on_computed(len(wanted))
         keys = iter(wanted)
         with self._backend:
-            for batch in predict_molecules(self._info.model, self._backend, wanted.values(), batch_size=batch_size):
+            for batch in predict_molecules(self._info.model, self._backend, wanted.values(), settings):
                 rows = [(next(keys), molecule.smiles, molecule.record, molecule.reason) for molecule in batch]
                 with self._file as database:
                     database.executemany("INSERT INTO molecules VALUES (?, ?, ?, ?)", rows)
@@ -146,29 +141,34 @@ class _Computed:
 
     def complete(self, block: Block) -> Block:
         """Return a block with the computed rows in it, and count them."""
-        rows, sources = list(block.rows), list(block.sources or [])
-        computed: dict[int, bytes] = {}
-        for at, (key, source) in enumerate(zip(block.inchikeys, sources, strict=True)):
-            if key is None or source is not None:
+        rows, statuses = list(block.rows), list(block.statuses)
+        reasons, matches = list(block.reasons), list(block.matches)
+        computed: dict[int, ComputedMolecule] = {}
+        for at, (key, status) in enumerate(zip(block.inchikeys, statuses, strict=True)):
+            if key is None or status not in MISSING:
                 continue
             molecule = self._find(key)
-            sources[at] = FAILED if molecule.reason else COMPUTED
+            statuses[at] = MODEL_FAILED if molecule.reason else COMPUTED
             if not molecule.reason:
-                computed[at] = molecule.record
+                computed[at] = molecule
+                matches[at] = KEY if read_inchikey(block.texts[at]) else SAME
                 continue
+            reasons[at] = molecule.reason
             self.outcome.failed += 1
             if len(self.outcome.reasons) < REASONS:
                 self.outcome.reasons.append(f"{block.texts[at][:60]!r}: {molecule.reason}")
         self.outcome.computed += len(computed)
         for at, row in zip(computed, self._typed(list(computed.values())), strict=True):
             rows[at] = row
-        return replace(block, rows=rows, sources=sources)
+        return replace(block, rows=rows, statuses=statuses, reasons=reasons, matches=matches)
 
-    def _typed(self, records: Sequence[bytes]) -> Iterator[Row]:
+    def _typed(self, molecules: Sequence[ComputedMolecule]) -> Iterator[Row]:
         """Yield what the model printed as the values that would be served, in the columns of the table."""
-        if records:
-            typed, _problems = read_records(records, self._backend.columns)
-            for row in typed.iter_rows():
+        if molecules:
+            columns, records = self._backend.columns, [molecule.record for molecule in molecules]
+            emptied = count_emptied([molecule.smiles for molecule in molecules], records, columns)
+            self.emptied = merge_emptied([*self.emptied, *emptied])
+            for row in read_records(records, columns).typed.iter_rows():
                 yield tuple(None if at is None else row[at] for at in self._places)
 
     def _find(self, inchikey: str) -> ComputedMolecule:
@@ -192,13 +192,9 @@ def _warn_of_release(info: ModelInfo, backend: ModelBackend) -> None:
         without = f"; {lost:,} columns of the table stay empty in its rows" if lost else ""
         _log.warning(
             "WARNING: the table of %s is of release %s, but release %s computes the rest: both will be in one file, "
-            "told apart by the column `source`%s",
+            "told apart by the column `status`%s",
             info.model,
             table,
             backend.release,
             without,
         )
-
-
-def _to_lines(missing: Sequence[Missing]) -> bytes:
-    return "".join(f"{json.dumps(pair)}\n" for pair in missing).encode()

@@ -57,7 +57,12 @@ class AssetChecks:
         A partition that failed a check has no materialization from this attempt. Its evaluation names the previous one,
         if any.
         """
-        targets = self._last_materializations(instance, set(findings))
+        kind = dg.DagsterEventType.ASSET_MATERIALIZATION
+        # Two queries for all of them. To Dagster, an empty set of partitions means all, and no ids mean any.
+        ids = instance.get_latest_storage_id_by_partition(self.asset, kind, set(findings)) if findings else {}
+        last = dg.AssetRecordsFilter(self.asset, storage_ids=list(ids.values()))
+        records = instance.fetch_materializations(last, limit=len(ids)).records if ids else ()
+        targets = {record.partition_key: _target(record) for record in records}
         for partition, finding in findings.items():
             for check in finding.checks:
                 yield self._evaluation(check, targets.get(partition), finding.metadata, partition)
@@ -87,13 +92,15 @@ class AssetChecks:
                 evaluated.setdefault(info.check_key.name, []).append(info.partition_key)
                 if info.latest_execution_status is Status.FAILED:
                     broken.setdefault(info.check_key.name, []).append(info.partition_key)
-        yield from self.evaluations_of_whole(
-            instance,
-            [
-                _summary(name, evaluated=keys, broken=broken.get(name, []), existing=len(existing))
-                for name, keys in evaluated.items()
-            ],
-        )
+        summaries = []
+        for name, keys in evaluated.items():
+            failed = sorted(broken.get(name, ()))
+            said = f"passed in all {len(keys)} evaluated partitions of {len(existing)}"
+            if failed:
+                shown = ", ".join(failed[:_SHOWN]) + (", …" if len(failed) > _SHOWN else "")
+                said = f"failed in {len(failed)} of {len(keys)} evaluated partitions: {shown}"
+            summaries.append(Check(name, not failed, said))
+        yield from self.evaluations_of_whole(instance, summaries)
 
     def unevaluated(self, instance: dg.DagsterInstance, partitions: Sequence[str]) -> set[str]:
         """Return the partitions with a check that is neither evaluated since the last materialization nor planned."""
@@ -134,26 +141,6 @@ class AssetChecks:
             description=check.description,
             partition=partition,
         )
-
-    def _last_materializations(self, instance: dg.DagsterInstance, partitions: set[str]) -> dict[str | None, Target]:
-        """Return the last materialization of each partition that has one, in two queries for all of them."""
-        kind = dg.DagsterEventType.ASSET_MATERIALIZATION
-        # To Dagster, an empty set of partitions means all, and an empty list of ids means any.
-        ids = instance.get_latest_storage_id_by_partition(self.asset, kind, partitions) if partitions else {}
-        if not ids:
-            return {}
-        last = dg.AssetRecordsFilter(self.asset, storage_ids=list(ids.values()))
-        return {
-            record.partition_key: _target(record)
-            for record in instance.fetch_materializations(last, limit=len(ids)).records
-        }
-
-
-def _summary(name: str, *, evaluated: Sequence[str], broken: Sequence[str], existing: int) -> Check:
-    if not broken:
-        return Check(name, True, f"passed in all {len(evaluated)} evaluated partitions of {existing}")
-    shown = ", ".join(sorted(broken)[:_SHOWN]) + (", …" if len(broken) > _SHOWN else "")
-    return Check(name, False, f"failed in {len(broken)} of {len(evaluated)} evaluated partitions: {shown}")
 
 
 def _target(record: dg.EventLogRecord) -> Target:

@@ -3,10 +3,13 @@
 Dagster's version is pinned exactly, so they cannot change unnoticed. A comment says when each group can be removed.
 """
 
+import os
+import subprocess
+from functools import partial
+from types import SimpleNamespace
+
 # When a step can report the check evaluations of one partition of its range, with their materialization.
-from dagster._core.definitions.asset_checks.asset_check_evaluation import (
-    AssetCheckEvaluationTargetMaterializationData,
-)
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 
 # When a step can report the materialization of one partition of its range, with its data version and inputs.
 from dagster._core.definitions.data_version import (
@@ -25,6 +28,7 @@ from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_AS
 
 # When `dagster` exports what `get_asset_check_execution_history` and `get_asset_check_partition_info` take and return.
 from dagster._core.event_api import PartitionKeyFilter
+from dagster._core.execution import compute_logs
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 # When a RunRequest takes a range of partitions, and a run says whether Dagster will retry it.
@@ -34,6 +38,16 @@ from dagster._core.storage.tags import (
     ROOT_RUN_ID_TAG,
     WILL_RETRY_TAG,
 )
+
+
+def hide_log_readers() -> None:
+    """Start Dagster's programs that read a step's log without our variables, which a model could read from theirs.
+
+    When Dagster captures a step's output without `tail`.
+    """
+    without_variables = partial(subprocess.Popen, env={"PATH": os.environ.get("PATH", os.defpath)})
+    vars(compute_logs)["subprocess"] = SimpleNamespace(Popen=without_variables)
+
 
 RECORDED_ALREADY = {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
 """The metadata that tell Dagster that a step has recorded the output's events itself."""

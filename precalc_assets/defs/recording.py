@@ -10,33 +10,21 @@ import io
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import dagster as dg
-import obstore
 
-from precalc_assets.columns import Column
+from precalc_assets.defs import dagster_internals as internals
 from precalc_assets.defs.asset_checks import AssetChecks, Finding, Metadatum, check_outputs
-from precalc_assets.defs.dagster_internals import (
-    CODE_VERSION_TAG,
-    DATA_VERSION_IS_USER_PROVIDED_TAG,
-    DATA_VERSION_TAG,
-    INPUT_DATA_VERSION_TAG_PREFIX,
-    INPUT_EVENT_POINTER_TAG_PREFIX,
-    NULL_DATA_VERSION,
-    NULL_EVENT_POINTER,
-    RECORDED_ALREADY,
-)
-from precalc_assets.defs.partitions import partition_key
-from precalc_assets.defs.resources import Platform
+from precalc_assets.defs.dead_runs import process_tags
+from precalc_assets.defs.partitions import partition_key, shards_by_model
+from precalc_assets.defs.ui_metadata import table_schema
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
+from precalc_assets.platform import Platform
 from precalc_assets.platform_errors import PrecalcError
-from precalc_assets.storage import quarantine
-
-_SHOWN_COLUMNS = 100
-"""Columns in an event's table schema. 2,048 of them are 300 KB, and every shard has an event."""
+from precalc_assets.storage import quarantine, read_object
 
 _EVALUATION_SECONDS = 5.0
 """Seconds after which the shards that landed since the last evaluation are evaluated together, by a few queries."""
@@ -45,8 +33,9 @@ Event = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.MaterializeResult
 
 
 @contextmanager
-def clear_failures() -> Iterator[None]:
-    """Turn a PrecalcError into a failure whose description is its message, without a traceback in the UI."""
+def own_step(context: dg.AssetExecutionContext) -> Iterator[None]:
+    """Tag a step's run with its process, and show a PrecalcError as a failure without a traceback."""
+    context.instance.add_run_tags(context.run.run_id, process_tags(context.run.run_id))
     try:
         yield
     except PrecalcError as error:
@@ -62,15 +51,15 @@ class Input:
     """
 
     asset: str
-    data_version: str = NULL_DATA_VERSION.value
-    event: str = NULL_EVENT_POINTER
+    data_version: str = internals.NULL_DATA_VERSION.value
+    event: str = internals.NULL_EVENT_POINTER
 
     @property
     def tags(self) -> dict[str, str]:
         """The tags of a materialization that was made from this input."""
         return {
-            f"{INPUT_DATA_VERSION_TAG_PREFIX}/{self.asset}": self.data_version,
-            f"{INPUT_EVENT_POINTER_TAG_PREFIX}/{self.asset}": self.event,
+            f"{internals.INPUT_DATA_VERSION_TAG_PREFIX}/{self.asset}": self.data_version,
+            f"{internals.INPUT_EVENT_POINTER_TAG_PREFIX}/{self.asset}": self.event,
         }
 
 
@@ -85,7 +74,7 @@ def recorded_input(
     records = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[partition] if partition else None)
     for record in instance.fetch_materializations(records, limit=1).records:
         recorded = record.asset_materialization
-        version = (recorded.tags or {}).get(DATA_VERSION_TAG) if recorded else None
+        version = (recorded.tags or {}).get(internals.DATA_VERSION_TAG) if recorded else None
         if version and data_version in (None, version):
             return Input(asset, version, str(record.storage_id))
     return Input(asset)
@@ -93,7 +82,11 @@ def recorded_input(
 
 def version_tags(data_version: str) -> dict[str, str]:
     """Return the tags that give a materialization its data version."""
-    return {DATA_VERSION_TAG: data_version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true", CODE_VERSION_TAG: "1"}
+    return {
+        internals.DATA_VERSION_TAG: data_version,
+        internals.DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
+        internals.CODE_VERSION_TAG: "1",
+    }
 
 
 class Recorder:
@@ -143,7 +136,7 @@ class Recorder:
                 metadata={"failed": len(self._failures), "landed": self._landed},
                 allow_retries=False,
             )
-        yield dg.MaterializeResult(metadata=RECORDED_ALREADY)
+        yield dg.MaterializeResult(metadata=internals.RECORDED_ALREADY)
         yield from check_outputs(self._context)
 
     def _evaluate(self) -> Iterator[Event]:
@@ -163,8 +156,7 @@ class Recorder:
         if "quarantined" in facts:
             metadata["quarantined"] = facts["quarantined"]
             metadata["failure_rate"] = round(float(facts["quarantined"]) / max(1.0, float(facts["rows"])), 4)
-        if "mostly" in facts:
-            metadata["mostly"] = facts["mostly"]
+        metadata |= {name: facts[name] for name in ("emptied_cells", "mostly") if name in facts}
         return metadata
 
     def _explain(self, outcome: ShardOutcome, key: str) -> ShardOutcome:
@@ -172,7 +164,7 @@ class Recorder:
         if outcome.landed or not outcome.facts.get("quarantined"):
             return outcome
         try:
-            listed = obstore.get(self._platform.store, quarantine(key.partition("|")[0], outcome.shard)).bytes()
+            listed = read_object(self._platform.store, quarantine(key.partition("|")[0], outcome.shard))
             rows = list(csv.DictReader(io.StringIO(bytes(listed).decode(), newline="")))
         except FAILURES as error:
             return replace(outcome, failure=f"{outcome.failure}; its quarantine list: {reason(error)}")
@@ -192,7 +184,7 @@ class Recorder:
         if outcome.columns:
             metadata["dagster/column_schema"] = table_schema(outcome.columns)
         event = self._source_events.get(key) or self._source_events.get(outcome.shard)
-        source = Input(self._source, outcome.source_digest, str(event) if event else NULL_EVENT_POINTER)
+        source = Input(self._source, outcome.source_digest, str(event) if event else internals.NULL_EVENT_POINTER)
         input_tags = {name: value for each in (source, *inputs) for name, value in each.tags.items()}
         return dg.AssetMaterialization(
             asset_key=self._checks.asset,
@@ -200,6 +192,22 @@ class Recorder:
             metadata={**metadata, **facts},
             tags={**version_tags(outcome.digest), **input_tags},
         )
+
+
+def record_shards(
+    context: dg.AssetExecutionContext,
+    platform: Platform,
+    source: str,
+    checks: AssetChecks,
+    work: Callable[[str, list[str]], Iterable[ShardOutcome]],
+) -> Iterator[Event]:
+    """Do a step's work, given a model and its shards, and yield the events of its outcomes; see `Recorder`."""
+    with own_step(context):
+        recorder = Recorder(context, platform, source, checks)
+        for model, shards in shards_by_model(context.partition_keys).items():
+            for outcome in work(model, shards):
+                yield from recorder.record(outcome, model)
+        yield from recorder.conclude()
 
 
 def _grouped(failures: Mapping[str, str]) -> str:
@@ -212,12 +220,3 @@ def _grouped(failures: Mapping[str, str]) -> str:
         for first, *others in kinds.values()
     ]
     return "\n".join(lines)
-
-
-def table_schema(columns: Sequence[Column]) -> dg.MetadataValue:
-    """Return a model's first hundred columns for the UI."""
-    shown = [
-        dg.TableColumn(column.name, type=column.type, description=column.description)
-        for column in columns[:_SHOWN_COLUMNS]
-    ]
-    return dg.MetadataValue.table_schema(dg.TableSchema(shown))

@@ -1,6 +1,6 @@
-"""Compute backends: what executions ask of one, the errors by which it says that it did not do it, and the engine.
+"""The interface of compute backends, their errors, and the engine that executions work with.
 
-Each backend is a module of its own, such as `github`. When a backend is asked for what is in `protocol`.
+Each backend is a module of its own, such as `github`. `protocol` says when a backend is asked for what.
 """
 
 import time
@@ -11,21 +11,21 @@ from typing import Protocol
 
 from obstore.store import ObjectStore
 
-from precalc_assets.executions.records import Intent, Job, Record, Run
-from precalc_assets.library import LibraryManifest
+from precalc_assets.executions.records import Intent, Job, Moment, Run
+from precalc_assets.frozen_record import FrozenRecord
+from precalc_assets.inference.parts import find_landed
+from precalc_assets.library.library_manifest import LibraryManifest
+from precalc_assets.outcomes import ShardOutcome
 from precalc_assets.platform_errors import ExecutionError
 from precalc_assets.settings import Settings
 
 
 class BackendError(ExecutionError):
-    """The backend did not do what it was asked for."""
+    """The backend did not do what it was asked to do."""
 
 
 class RefusedError(BackendError):
-    """The backend refused for good: nothing was done, and asking again changes nothing.
-
-    `status` is the backend's own number for the reason, such as an HTTP status.
-    """
+    """The backend refused for good; `status` is its own number for the reason, such as an HTTP status."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -33,7 +33,7 @@ class RefusedError(BackendError):
 
 
 class NotNowError(BackendError):
-    """Nothing was done, and it may be asked for again after `wait`: a rate limit, or the backend was not reached."""
+    """Nothing was done, and the request may be repeated after `wait`: a rate limit, or the backend was not reached."""
 
     def __init__(self, message: str, wait: timedelta) -> None:
         super().__init__(message)
@@ -45,25 +45,26 @@ class LimitError(NotNowError):
 
 
 class UnansweredError(BackendError):
-    """Nobody knows whether it was done: the server failed, or its answer did not come or says nothing."""
+    """It is unknown whether it was done: the server failed, or its answer is missing or cannot be read."""
 
 
-class RunStatus(Record):
-    """A run as the backend shows it.
+class RunStatus(FrozenRecord):
+    """A run as the backend shows it, with its jobs, each in its last attempt.
 
     `conclusion` is None until the run has ended: then `success`, or the backend's word for how else it ended.
     """
 
     run: Run
     conclusion: str | None
-    created_at: datetime
+    created_at: Moment
+    jobs: tuple[Job, ...] = ()
 
 
 class ComputeBackend(Protocol):
     """A service that computes executions on machines of its own.
 
-    Every method raises NotNowError and UnansweredError, and RefusedError in the backend's words where it refuses.
-    A backend retries reads by itself, and sends a request that changes something once.
+    Every method raises NotNowError, UnansweredError, and RefusedError with the backend's own message. A backend
+    retries reads by itself, and sends a request that changes something only once.
     """
 
     def launch(self, intent: Intent) -> Run:
@@ -73,10 +74,7 @@ class ComputeBackend(Protocol):
         """Return the first run of an execution by its key, None if none is listed. A list may lag behind."""
 
     def status(self, intent: Intent, run_id: int) -> RunStatus | None:
-        """Return how a run of an execution is, or None if it is gone. Refusing to show runs is a RefusedError."""
-
-    def jobs(self, run_id: int) -> list[Job]:
-        """Return the jobs of a run, each in its last attempt."""
+        """Return the status of a run, None if it is gone. Raises RefusedError if the backend refuses to show runs."""
 
     def cancel(self, run_id: int, *, force: bool = False) -> None:
         """Request the end of a run; with `force`, also of one that ignored a request. An ended run stays as it is."""
@@ -84,10 +82,7 @@ class ComputeBackend(Protocol):
 
 @dataclass(frozen=True)
 class Engine:
-    """A compute backend, and the store and the library that it works with.
-
-    `say` gets the lines that a waiting person reads.
-    """
+    """A compute backend, with its store and library. `say` gets the lines that a waiting person reads."""
 
     store: ObjectStore
     backend: ComputeBackend
@@ -96,6 +91,10 @@ class Engine:
     say: Callable[[str], None] = lambda _: None
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     sleep: Callable[[float], None] = time.sleep
+
+    def find_landed(self, model: str, shard: str) -> ShardOutcome | None:
+        """Return the outcome of a shard whose raw predictions are there; see `parts.find_landed`."""
+        return find_landed(self.store, self.library, model, shard, self.settings.max_failure_rate)
 
     def wait_until(self, moment: datetime) -> None:
         """Sleep until a moment; not at all if it is past."""

@@ -11,37 +11,27 @@ from datetime import datetime, timedelta
 
 from obstore.store import ObjectStore
 
-from precalc_assets.executions.compute_backend import BackendError, Engine
-from precalc_assets.executions.protocol import LOOK, Underway, Waiting
-from precalc_assets.executions.records import (
-    CANCELLED,
-    NOT_LAUNCHED,
-    SAMPLE,
-    Cancellation,
-    Execution,
-    Follower,
-    Intent,
-    Settled,
-    list_executions,
-    open_execution,
-    unsettled,
-)
-from precalc_assets.executions.settling import find_landed
+from precalc_assets.executions import records
+from precalc_assets.executions.compute_backend import BackendError, Engine, RunStatus
+from precalc_assets.executions.protocol import LOOK, Waiting
 from precalc_assets.executions.stepping import step
 from precalc_assets.outcomes import Fact, ShardOutcome
-from precalc_assets.platform_errors import ExecutionError, ShardError
+from precalc_assets.platform_errors import ExecutionError
 
 ATTEMPTS = 3
 """Attempts at a shard before it counts as failed."""
 
 _SLOW_LOOK = timedelta(seconds=60)
 _SLOW_AFTER = timedelta(minutes=10)
-"""Long runs are looked at less often: 50 of them at a time would use up a GitHub App's requests of an hour."""
+"""Long runs are looked at less often: 50 of them at a time would use up a GitHub App's hourly requests."""
 
 _CANCEL_WAIT = timedelta(seconds=120)
 """How long a cancelling process waits for the end: half of it for the run to end by itself, half of it by force."""
 
 _CANCEL_LOOK = timedelta(seconds=5)
+
+_State = records.Settled | RunStatus | Waiting
+"""What a step of an execution returns."""
 
 _Facts = dict[str, dict[str, Fact]]
 """By shard, the facts that an execution adds to those of the shard's manifest."""
@@ -52,41 +42,42 @@ def follow(engine: Engine, model: str, shards: Sequence[str], *, dagster_run: st
 
     A shard whose manifest is of this library, and of the release that the model's canary last saw, has landed already.
     Executions that compute some of the other shards are followed, whoever launched them, and the rest is launched.
-    A failed shard gets ATTEMPTS attempts in all, those under earlier followers included. A shard for which a job had
-    no time goes on in the next execution, which does not count as an attempt. A follower that stops or dies leaves its
-    executions to the next one; `cancel` ends them.
+    A failed shard gets ATTEMPTS attempts in all, including those under earlier followers. A shard in which too many
+    molecules failed gets one attempt. A shard for which a job had no time continues in the next execution, and that
+    does not count as an attempt. A follower that stops or dies leaves its executions to the next one; `cancel` ends
+    them.
 
     Raises RefusedError if the backend refuses to show a run: the run goes on and can be followed again.
     """
-    return _Following(engine, model, Follower(dagster_run=dagster_run)).outcomes(shards)
+    return _Following(engine, model, records.Follower(dagster_run=dagster_run)).outcomes(shards)
 
 
-def follow_sample(engine: Engine, model: str, size: int, *, dagster_run: str = "") -> Settled:
-    """Have a model's canary run by the backend; its findings are in its report then.
+def follow_sample(engine: Engine, model: str, size: int, *, dagster_run: str = "") -> records.Settled:
+    """Run a model's canary on the backend; the canary's report has the results.
 
-    A canary that is under way is followed, of whatever size. Raises ExecutionError with the reason if the canary
-    failed; otherwise like `follow`.
+    A canary that already runs is followed, whatever its size. Raises ExecutionError with the reason if the canary
+    failed, and otherwise like `follow`.
     """
     execution = _open_sample(engine, model, size)
-    execution.follower.put(Follower(dagster_run=dagster_run))
+    execution.follower.put(records.Follower(dagster_run=dagster_run))
     tell = _tell_changes(engine.say)
-    while not isinstance(state := step(engine, execution), Settled):
+    while not isinstance(state := step(engine, execution), records.Settled):
         tell(execution, state)
         engine.wait_until(_next_look(state, engine.now()))
     if state.failures:
-        raise ExecutionError(f"the canary of {model}: {state.failures[SAMPLE]}")
+        raise ExecutionError(f"the canary of {model}: {state.failures[records.SAMPLE]}")
     return state
 
 
-def cancel(engine: Engine, executions: Sequence[Execution]) -> None:
+def cancel(engine: Engine, executions: Sequence[records.Execution]) -> None:
     """Cancel executions, and settle those that end within two minutes.
 
-    An execution without a run gets none any more. Shards that have landed stay. The wish is recorded first, so that
-    the next process that looks at an execution goes on cancelling it, and nobody retries its shards.
+    An execution without a run will get none. Shards that have landed stay. The wish is recorded first, so that the
+    next process that looks at an execution continues to cancel it, and nobody retries its shards.
     """
     left = list(executions)
     for execution in left:
-        execution.cancellation.create(Cancellation(requested_at=engine.now()))
+        execution.cancellation.create(records.Cancellation(requested_at=engine.now()))
         engine.say(f"{execution.key}: cancelling")
     deadline = engine.now() + _CANCEL_WAIT
     while left and engine.now() < deadline:
@@ -97,7 +88,7 @@ def cancel(engine: Engine, executions: Sequence[Execution]) -> None:
             except BackendError as error:
                 engine.say(str(error))
                 continue
-            if isinstance(state, Settled):
+            if isinstance(state, records.Settled):
                 left.remove(execution)
             elif isinstance(state, Waiting):
                 look = max(look, state.until)
@@ -107,13 +98,13 @@ def cancel(engine: Engine, executions: Sequence[Execution]) -> None:
         engine.say(f"{execution.key}: its run has not ended yet; the sensor github_executions goes on with it")
 
 
-def retry_reasons(intent: Intent, settled: Settled) -> dict[str, tuple[str, ...]]:
+def retry_reasons(intent: records.Intent, settled: records.Settled) -> dict[str, tuple[str, ...]]:
     """Return the shards of a settled execution to retry, each with the reasons why all attempts so far failed."""
-    if settled.conclusion in (NOT_LAUNCHED, CANCELLED):
+    if settled.conclusion in (records.NOT_LAUNCHED, records.CANCELLED):
         return {}
     again = {shard: intent.reasons.get(shard, ()) for shard in settled.unfinished}
     for shard, why in settled.failures.items():
-        if shard != SAMPLE and intent.attempt(shard) < ATTEMPTS:
+        if shard not in (records.SAMPLE, *settled.exceeded) and intent.attempt(shard) < ATTEMPTS:
             again[shard] = (*intent.reasons.get(shard, ()), why)
     return again
 
@@ -121,7 +112,7 @@ def retry_reasons(intent: Intent, settled: Settled) -> dict[str, tuple[str, ...]
 def shards_to_retry(store: ObjectStore, model: str) -> dict[str, tuple[str, ...]]:
     """Return the shards whose last execution is settled, did not land them, and was not their last attempt."""
     again: dict[str, tuple[str, ...]] = {}
-    for execution in list_executions(store, model):
+    for execution in records.list_executions(store, model):
         intent, settled = execution.intent, execution.settled.read()
         again = {shard: why for shard, why in again.items() if shard not in intent.shards}
         again |= retry_reasons(intent, settled) if settled else {}
@@ -132,18 +123,18 @@ def shards_to_retry(store: ObjectStore, model: str) -> dict[str, tuple[str, ...]
 class _Followed:
     """An execution that is followed: when to look at it next, and what is known about its shards."""
 
-    execution: Execution
+    execution: records.Execution
     look_at: datetime
     facts: _Facts
 
 
 @dataclass
 class _Following:
-    """The shards of a model that are still to come, with the reasons of failed attempts, and their executions."""
+    """The shards of a model that have not landed, with the reasons of failed attempts, and their executions."""
 
     engine: Engine
     model: str
-    follower: Follower
+    follower: records.Follower
     left: dict[str, tuple[str, ...]] = field(default_factory=dict)
     active: dict[str, _Followed] = field(default_factory=dict)
 
@@ -172,7 +163,7 @@ class _Following:
                 self.engine.say(f"{followed.execution.key}: {error}")
 
     def _look(self, followed: _Followed) -> Iterator[ShardOutcome]:
-        """Take a step of an execution, if it is time to, and look at its shards."""
+        """Take a step of an execution if it is due, and look at its shards."""
         execution, now = followed.execution, self.engine.now()
         state = step(self.engine, execution) if now >= followed.look_at else None
         if state:
@@ -181,32 +172,29 @@ class _Following:
                 followed.facts = _shard_facts(execution.intent, state)
             self.tell(execution, state)
         yield from self._land(execution.intent.shards, followed.facts)
-        if isinstance(state, Settled):
+        if isinstance(state, records.Settled):
             del self.active[execution.key]
             yield from self._end(execution.intent, state)
 
     def _land(self, shards: Sequence[str], facts: _Facts) -> Iterator[ShardOutcome]:
-        """Yield those of the shards that have landed, or cannot."""
+        """Yield the shards that have landed, or that cannot land."""
         for shard in shards:
             if shard not in self.left:
                 continue
-            try:
-                found = find_landed(self.engine, self.model, shard)
-            except ShardError as error:
-                found = ShardOutcome(shard, failure=str(error))
+            found = self.engine.find_landed(self.model, shard)
             if found and (found.landed or not found.digest):
                 del self.left[shard]
                 yield replace(found, facts={**found.facts, **facts.get(shard, {})})
 
     def _cover(self) -> None:
-        """Make sure that an execution which is followed computes each shard that is left."""
+        """Make sure that a followed execution computes each shard that is left."""
         if self._uncovered():
             self._reattach()
         free = self._uncovered()
         if free:
             reasons = {shard: self.left[shard] for shard in free if self.left[shard]}
             digest = self.engine.library.digest
-            opened = open_execution(self.engine.store, self.model, digest, free, reasons=reasons)
+            opened = records.open_execution(self.engine.store, self.model, digest, free, reasons=reasons)
             if opened:
                 self._attach(opened)
 
@@ -216,17 +204,17 @@ class _Following:
 
     def _reattach(self) -> None:
         """Follow the unsettled executions of shards that are left, whoever launched them."""
-        for execution in unsettled(self.engine.store, self.model):
+        for execution in records.unsettled(self.engine.store, self.model):
             if execution.key not in self.active and not self.left.keys().isdisjoint(execution.intent.shards):
                 self._attach(execution)
 
-    def _attach(self, execution: Execution) -> None:
+    def _attach(self, execution: records.Execution) -> None:
         execution.follower.put(self.follower)
         run = execution.run.read()
         facts = _run_facts(execution.intent, run.url) if run else {}
         self.active[execution.key] = _Followed(execution, self.engine.now(), facts)
 
-    def _end(self, intent: Intent, settled: Settled) -> Iterator[ShardOutcome]:
+    def _end(self, intent: records.Intent, settled: records.Settled) -> Iterator[ShardOutcome]:
         """Yield the shards that have failed for good in a settled execution, and keep the others for the next one."""
         again = retry_reasons(intent, settled)
         for shard in intent.shards:
@@ -244,21 +232,21 @@ class _Following:
                 yield ShardOutcome(shard, failure=f"shard {shard} of {self.model}: {why}{earlier}")
 
 
-def _open_sample(engine: Engine, model: str, size: int) -> Execution:
+def _open_sample(engine: Engine, model: str, size: int) -> records.Execution:
     """Return the execution of a model's canary: the one that is under way, or a new one."""
     while True:
-        opened = open_execution(engine.store, model, engine.library.digest, (), sample=size)
-        for execution in [opened] if opened else unsettled(engine.store, model):
+        opened = records.open_execution(engine.store, model, engine.library.digest, (), sample=size)
+        for execution in [opened] if opened else records.unsettled(engine.store, model):
             if execution.intent.sample is not None:
                 return execution
 
 
-def _shard_facts(intent: Intent, state: Settled | Underway) -> _Facts:
+def _shard_facts(intent: records.Intent, state: records.Settled | RunStatus) -> _Facts:
     """Return what an execution knows about its shards: the run, the attempt, and the shard's job with its seconds.
 
     A job that computed several shards gives each of them all of its seconds. `runner_seconds` is there once it ended.
     """
-    facts = _run_facts(intent, state.url if isinstance(state, Settled) else state.status.run.url)
+    facts = _run_facts(intent, state.url if isinstance(state, records.Settled) else state.run.url)
     for job in state.jobs:
         for shard in facts.keys() & set(job.shards):
             facts[shard] |= {"job": job.url, "queue_seconds": job.queue_seconds}
@@ -266,29 +254,30 @@ def _shard_facts(intent: Intent, state: Settled | Underway) -> _Facts:
     return facts
 
 
-def _describe(key: str, state: Settled | Underway | Waiting) -> str:
-    """Return one line about an execution, for a log."""
+def _describe(key: str, state: _State) -> str:
     if isinstance(state, Waiting):
         return f"{key}: {state.why}"
-    if isinstance(state, Underway):
+    if isinstance(state, RunStatus):
         counts = sorted(Counter(job.status for job in state.jobs).items())
         listed = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts)
-        return f"{key}: {len(state.jobs)} jobs ({listed or 'none yet'}); {state.status.run.url}"
+        return f"{key}: {len(state.jobs)} jobs ({listed or 'none yet'}); {state.run.url}"
     shards = {"landed": state.landed, "failed": state.failures, "unfinished": state.unfinished}
     listed = ", ".join(f"{len(items)} {name}" for name, items in shards.items() if items)
     took = f"queued {state.queue_seconds:,.0f} s, {state.runner_seconds:,.0f} runner-seconds"
     return f"{key}: {state.conclusion}: {listed}; {took}; {state.url}"
 
 
-def _run_facts(intent: Intent, url: str) -> _Facts:
+def _run_facts(intent: records.Intent, url: str) -> _Facts:
     return {shard: {"run": url, "attempt": intent.attempt(shard)} for shard in intent.shards}
 
 
-def _tell_changes(say: Callable[[str], None]) -> Callable[[Execution, Settled | Underway | Waiting], None]:
+def _tell_changes(
+    say: Callable[[str], None],
+) -> Callable[[records.Execution, _State], None]:
     """Return a function that describes an execution when the line differs from the last one about it."""
     said: dict[str, str] = {}
 
-    def tell(execution: Execution, state: Settled | Underway | Waiting) -> None:
+    def tell(execution: records.Execution, state: _State) -> None:
         line = _describe(execution.key, state)
         if said.get(execution.key) != line:
             said[execution.key] = line
@@ -297,9 +286,9 @@ def _tell_changes(say: Callable[[str], None]) -> Callable[[Execution, Settled | 
     return tell
 
 
-def _next_look(state: Settled | Underway | Waiting, now: datetime) -> datetime:
+def _next_look(state: _State, now: datetime) -> datetime:
     if isinstance(state, Waiting):
         return state.until
-    if isinstance(state, Settled):
+    if isinstance(state, records.Settled):
         return now
-    return now + (LOOK if now < state.status.created_at + _SLOW_AFTER else _SLOW_LOOK)
+    return now + (LOOK if now < state.created_at + _SLOW_AFTER else _SLOW_LOOK)

@@ -42,13 +42,13 @@ _READ_PAUSES = (1.0, 4.0)
 """Seconds before a failed read is retried. After that, the caller's next look retries it."""
 
 _PER_PAGE = 100
-"""The most that GitHub gives of a list."""
+"""The longest page of a list that GitHub gives."""
 
 _MOST_PAGES = 20
 """2,000 runs since an execution was opened, or jobs of a run, which has 256 at most in a matrix."""
 
 _REACH_WAIT = timedelta(seconds=30)
-"""Before GitHub is asked again that was not reached."""
+"""Pause before the next request after one that did not reach GitHub."""
 
 _LIMIT_WAIT = timedelta(seconds=60)
 """GitHub's documentation: wait for at least a minute after a secondary limit that does not say how long."""
@@ -59,7 +59,7 @@ _LIMIT_WORDS = ("rate limit", "abuse detection")
 _TOKEN_PATH = "/access_tokens"  # noqa: S105 - where an App gets its tokens
 
 _CLOCKS = timedelta(minutes=10)
-"""By how much GitHub's clock and ours may differ. An older run belongs to another store's execution of the same key."""
+"""Largest difference between GitHub's clock and ours. An older run is of another store's execution of the same key."""
 
 _JOB_SHARDS = re.compile(r"predict\b.*?(?P<shards>[0-9][0-9,-]*)\)?", re.IGNORECASE)
 """How the workflow names the jobs that predict: `Predict 00-06,08`."""
@@ -127,14 +127,13 @@ class GitHubBackend:
     def status(self, intent: Intent, run_id: int) -> RunStatus | None:
         """See `ComputeBackend`."""
         found = self.find(f"/actions/runs/{run_id}")
-        if found:
-            return _run_status(found)
         # GitHub also answers 404 for all that a token may not see. A token that may list runs may see this one.
-        return next((status for _, status in self._list_runs(intent) if status.run.run_id == run_id), None)
-
-    def jobs(self, run_id: int) -> list[Job]:
-        """See `ComputeBackend`."""
-        return [_job(job, self._settings.n_shards) for job in self._list(f"/actions/runs/{run_id}/jobs", "jobs")]
+        listed = (status for _, status in self._list_runs(intent) if status.run.run_id == run_id)
+        status = _run_status(found) if found else next(listed, None)
+        if status is None:
+            return None
+        jobs = [_job(job, self._settings.n_shards) for job in self._list(f"/actions/runs/{run_id}/jobs", "jobs")]
+        return status.model_copy(update={"jobs": tuple(jobs)})
 
     def cancel(self, run_id: int, *, force: bool = False) -> None:
         """See `ComputeBackend`."""
@@ -152,10 +151,7 @@ class GitHubBackend:
             return Run(run_id=answer["workflow_run_id"], url=answer["html_url"])
 
     def read(self, path: str, **parameters: str) -> Any:  # noqa: ANN401 - JSON
-        """Return what GitHub has below the repository's own address, as JSON.
-
-        Retried after pauses if the server or the network failed.
-        """
+        """Return the JSON at a path below the repository's URL. Retries after pauses if server or network failed."""
         for pause in self._read_pauses:
             try:
                 return self._ask("GET", path, params=parameters)
@@ -166,7 +162,7 @@ class GitHubBackend:
         return self._ask("GET", path, params=parameters)
 
     def find(self, path: str) -> Any:  # noqa: ANN401 - JSON
-        """Return the same, or None if GitHub answers 404."""
+        """Return the JSON at a path like `read`, or None if GitHub answers 404."""
         try:
             return self.read(path)
         except RefusedError as error:
@@ -275,7 +271,7 @@ def _request_of(error: GitHubException) -> httpx.Request | None:
 
 
 def _explain(error: GitHubException, what: str) -> BackendError:
-    """Return what an error means for the request."""
+    """Translate an error into what it means for the request."""
     cause = error.exc if isinstance(error, RequestError) else error
     if isinstance(cause, GitHubException) and cause is not error:
         return _explain(cause, what)  # the request for the App's token, which came first
@@ -298,7 +294,6 @@ def _explain(error: GitHubException, what: str) -> BackendError:
 
 
 def _words(error: RequestFailed, what: str) -> str:
-    """Return GitHub's own message."""
     status = error.response.status_code
     try:
         answer = error.response.json()

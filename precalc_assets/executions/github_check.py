@@ -1,4 +1,4 @@
-"""Checking whether executions can be launched on GitHub, without launching one."""
+"""Check whether executions can be launched on GitHub, without launching one."""
 
 import base64
 import secrets
@@ -9,7 +9,6 @@ import yaml
 
 from precalc_assets.executions.compute_backend import BackendError, RefusedError
 from precalc_assets.executions.github import GitHubBackend
-from precalc_assets.outcomes import Check
 from precalc_assets.platform_errors import ExecutionError
 
 WORKFLOW_INPUTS = ("model-id", "sample-only", "n-workers", "shards", "key")
@@ -25,8 +24,8 @@ _REMEDIES = {
 """By HTTP status, what to do about GitHub's refusal."""
 
 
-def check(github: GitHubBackend) -> Iterator[Check]:
-    """Yield the checks in order, and end at the first that fails, since the next ones need it.
+def check(github: GitHubBackend) -> Iterator[str]:
+    """Yield a line for each check that passed; raise ExecutionError, with its remedy, for the first that fails.
 
     Nothing is changed. The permission to start runs is checked by asking for one at a ref that does not exist: GitHub
     refuses that with 422 if it would start a run at an existing ref, and with 403 or 404 if it would not.
@@ -40,12 +39,10 @@ def check(github: GitHubBackend) -> Iterator[Check]:
     }
     for name, find_out in checks.items():
         try:
-            found = Check(name, passed=True, description=find_out(github))
+            found = find_out(github)
         except ExecutionError as error:
-            found = Check(name, passed=False, description=f"{error}{_remedy(error)}")
-        yield found
-        if not found.passed:
-            return
+            raise ExecutionError(f"{name}: {error}{_remedy(error)}") from error
+        yield f"{name}: {found}"
 
 
 def _check_repository(github: GitHubBackend) -> str:

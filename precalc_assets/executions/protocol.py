@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from precalc_assets.executions.compute_backend import RunStatus
-from precalc_assets.executions.records import NOBODY, Answer, Cancellation, Claim, Intent, Job, Limit, Run
+from precalc_assets.executions.records import NOBODY, Answer, Cancellation, Claim, Intent, Limit, Run
 
 GRACE = timedelta(seconds=180)
 """How long a run is looked up after a dispatch without an answer. GitHub's lists were seen to lag by less."""
@@ -52,11 +52,10 @@ class Dispatched:
 
 @dataclass(frozen=True)
 class Look:
-    """A look at a run: how it is, None if it is gone, and its jobs."""
+    """A look at a run: how it is, None if it is gone."""
 
     run_id: int
     status: RunStatus | None
-    jobs: tuple[Job, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,17 +127,9 @@ class LookUp:
 
 @dataclass(frozen=True)
 class CheckRun:
-    """Look at a run: ask the backend for its status and its jobs."""
+    """Look at a run: ask the backend for its status."""
 
     run_id: int
-
-
-@dataclass(frozen=True)
-class Underway:
-    """End the step: the run has not ended."""
-
-    status: RunStatus
-    jobs: tuple[Job, ...]
 
 
 @dataclass(frozen=True)
@@ -155,7 +146,8 @@ class Settle:
     look: Look
 
 
-Action = Close | CancelRun | Post | LookUp | CheckRun | Waiting | Underway | GiveUp | Settle
+Action = Close | CancelRun | Post | LookUp | CheckRun | Waiting | RunStatus | GiveUp | Settle
+"""A RunStatus ends the step: the run has not ended."""
 
 
 def next_action(state: State, now: datetime) -> Action:
@@ -183,7 +175,7 @@ def _follow(state: State, run_id: int, now: datetime) -> Action:
     if look.status is None and now < state.launched_at + GRACE:
         return Waiting(now + LOOK, f"the backend does not show run {run_id} yet")
     if look.status and look.status.conclusion is None:
-        return Underway(look.status, look.jobs)
+        return look.status
     return Settle(look) if state.claim else Close("its run ended before it began to compute")
 
 
@@ -196,7 +188,6 @@ def _launch(state: State, now: datetime) -> Action:
 
 
 def _search(state: State, unanswered: list[Dispatched], now: datetime) -> Action:
-    """Return what to do about dispatches that may have started a run."""
     latest = unanswered[-1]
     said = latest.answer.message if latest.answer else "no answer"
     searching = f"{said}; looking for the run [{state.intent.key}]"

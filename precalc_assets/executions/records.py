@@ -19,14 +19,15 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
+from typing import Annotated
 
-import obstore
 from obstore.store import ObjectStore
-from pydantic import BaseModel, ConfigDict
+from pydantic import AwareDatetime, Field, NonNegativeInt, PositiveInt
 
 from precalc.identifiers import check_model_id, is_model_id
 from precalc_assets import storage
-from precalc_assets.json_records import RecordType, ReplaceableSlot, Slot
+from precalc_assets.frozen_record import FrozenRecord
+from precalc_assets.json_records import RecordType, ReplaceableSlot, ShardKey, Slot
 from precalc_assets.outcomes import ShardOutcome
 from precalc_assets.platform_errors import ExecutionError
 
@@ -40,17 +41,15 @@ NOT_LAUNCHED = "not launched"
 CANCELLED = "cancelled by precalc"
 VANISHED = "vanished"
 
+Moment = Annotated[AwareDatetime, Field(ge=datetime(2000, 1, 1, tzinfo=UTC), lt=datetime(3000, 1, 1, tzinfo=UTC))]
+"""A time with its zone, far enough from the first and the last one of Python for waits to be added to it."""
+
+
 _REMEDY = "delete the execution's records to give it up"
 _KEY = re.compile(r"(?P<model>.+)-(?P<number>[0-9]{4,})")
 
 
-class Record(BaseModel):
-    """A record of an execution."""
-
-    model_config = ConfigDict(frozen=True)
-
-
-class Intent(Record):
+class Intent(FrozenRecord):
     """What an execution computes: shards of a model or, with `sample`, the canary on that many molecules.
 
     `reasons` tells by shard why the earlier attempts failed; it is empty at the first attempt.
@@ -59,10 +58,10 @@ class Intent(Record):
     key: str
     model: str
     library_digest: str
-    shards: tuple[str, ...]
-    sample: int | None = None
+    shards: tuple[ShardKey, ...]
+    sample: PositiveInt | None = None
     reasons: Mapping[str, tuple[str, ...]] = {}
-    created_at: datetime
+    created_at: Moment
 
     @property
     def items(self) -> tuple[str, ...]:
@@ -74,64 +73,65 @@ class Intent(Record):
         return 1 + len(self.reasons.get(shard, ()))
 
 
-class Dispatch(Record):
-    """The backend is about to be asked for a run: there may be one from `posted_at` on."""
+class Dispatch(FrozenRecord):
+    """The backend is about to be asked for a run: one may exist from `posted_at` on."""
 
-    posted_at: datetime
+    posted_at: Moment
 
 
-class Answer(Record):
+class Answer(FrozenRecord):
     """The backend's answer to a dispatch, if it was not a run.
 
     With `not_before`, no run was started, and the next dispatch has to wait until then. Otherwise there may be a run.
     """
 
     message: str
-    not_before: datetime | None = None
+    not_before: Moment | None = None
 
 
-class Limit(Record):
+class Limit(FrozenRecord):
     """A rate limit of the backend, in its own words."""
 
-    not_before: datetime
+    not_before: Moment
     message: str
 
 
-class Run(Record):
+class Run(FrozenRecord):
     """The backend's run of an execution."""
 
-    run_id: int
+    run_id: PositiveInt
     url: str
 
 
-class Claim(Record):
+class Claim(FrozenRecord):
     """The only run that may compute. NOBODY closes the execution to all runs, for a `reason`."""
 
-    run_id: int
+    run_id: NonNegativeInt
     reason: str = ""
-    claimed_at: datetime
+    claimed_at: Moment
 
 
-class ShardReport(Record):
-    """The runner's report on a shard without a manifest: why it failed, or that there was no time for it."""
+class ShardReport(FrozenRecord):
+    """Why a shard did not land. It `exceeded` the limit if too many of its molecules were quarantined."""
 
     failure: str = ""
     unfinished: bool = False
+    exceeded: bool = False
 
 
-class Follower(Record):
+class Follower(FrozenRecord):
     """The id of the Dagster run that follows an execution and will settle it."""
 
     dagster_run: str
 
 
-class Cancellation(Record):
+class Cancellation(FrozenRecord):
     """The wish to end an execution. It is recorded before the backend is asked, so that a crash does not lose it."""
 
-    requested_at: datetime
+    requested_at: Moment
 
 
-class Job(Record):
+class Job(FrozenRecord):
     """A job of a run: how it is or ended, in the backend's words, and the shards that it computes.
 
     `started_at` is when the job got a machine, None before that, and for a job that never got one.
@@ -140,10 +140,10 @@ class Job(Record):
     name: str
     url: str
     status: str
-    shards: tuple[str, ...]
-    queued_at: datetime
-    started_at: datetime | None
-    ended_at: datetime | None
+    shards: tuple[ShardKey, ...]
+    queued_at: Moment
+    started_at: Moment | None
+    ended_at: Moment | None
 
     @property
     def queue_seconds(self) -> float:
@@ -158,13 +158,14 @@ class Job(Record):
         return max(0.0, (self.ended_at - self.started_at).total_seconds())
 
 
-class Settled(Record):
+class Settled(FrozenRecord):
     """How an execution ended.
 
     `conclusion` is the backend's word for how the run ended (success, failure, cancelled, …), NOT_LAUNCHED, VANISHED,
     or CANCELLED if there was a Cancellation: the backend's own `cancelled` can also be a time limit.
-    `failures` holds the reason by shard, or under SAMPLE. `queue_seconds` is the time from the dispatch to the start of
-    the first job, `runner_seconds` the sum over the jobs.
+    `failures` holds the reason by shard, or under SAMPLE. `exceeded` names the failed shards that the run has computed,
+    with too many molecules quarantined: another attempt would quarantine them again. `queue_seconds` is the time from
+    the dispatch to the start of the first job, `runner_seconds` the sum over the jobs.
     """
 
     conclusion: str
@@ -173,9 +174,10 @@ class Settled(Record):
     landed: tuple[str, ...] = ()
     unfinished: tuple[str, ...] = ()
     failures: Mapping[str, str] = {}
+    exceeded: tuple[str, ...] = ()
     queue_seconds: float = 0.0
     runner_seconds: float = 0.0
-    settled_at: datetime
+    settled_at: Moment
 
 
 class Execution:
@@ -185,7 +187,7 @@ class Execution:
         found = _parse_key(key)
         if not found:
             raise ExecutionError(f"{key!r} is not the key of an execution: keys read eos3b5e-0007")
-        self.store, self.key, self.folder = store, key, storage.execution(key)
+        self.store, self.key, self.folder = store, key, f"{storage.EXECUTIONS}/{key}"
         self.model, self.number = found
         self.intent_slot = self._once("intent", Intent)
         self.run = self._replaceable("run", Run)
@@ -214,6 +216,8 @@ class Execution:
             raise ExecutionError(
                 f"there is no execution {self.key} in this store; set PRECALC_STORE_URL to the launcher's store"
             )
+        if (intent.key, intent.model) != (self.key, self.model):
+            raise ExecutionError(f"{self.intent_slot.name} is damaged (it is of {intent.key[:100]!r}); {_REMEDY}")
         return intent
 
     def take(self, run_id: int) -> bool:
@@ -238,7 +242,8 @@ class Execution:
     def report(self, outcome: ShardOutcome) -> None:
         """Record, on the runner, why a shard did not land. If it landed, its manifest says everything."""
         if not outcome.landed:
-            report = ShardReport(failure=outcome.failure, unfinished=outcome.unfinished)
+            exceeded = bool(outcome.digest)
+            report = ShardReport(failure=outcome.failure, unfinished=outcome.unfinished, exceeded=exceeded)
             self.shard_report(outcome.shard).put(report)
 
     def _once(self, name: str, kind: type[RecordType]) -> Slot[RecordType]:
@@ -292,10 +297,7 @@ def open_execution(
 def claim_own(
     store: ObjectStore, run: Run, model: str, library_digest: str, shards: Sequence[str], *, sample: int | None = None
 ) -> Execution | None:
-    """Open and claim an execution for a run without one, such as a run that was started by hand in GitHub's UI.
-
-    The same run gets the same execution again. Returns None if other executions compute everything that is asked for.
-    """
+    """Open and claim an execution for a run that was started by hand, once a run; None if others compute it all."""
     for execution in unsettled(store, model):
         claim = execution.claim.read()
         if claim and claim.run_id == run.run_id:
@@ -309,7 +311,7 @@ def claim_own(
 
 def list_executions(store: ObjectStore, model: str | None = None) -> list[Execution]:
     """Return a model's executions, or those of all models, oldest first."""
-    folders = obstore.list_with_delimiter(store, storage.EXECUTIONS)["common_prefixes"]
+    folders = storage.list_folder(store, storage.EXECUTIONS)["common_prefixes"]
     keys = [folder.rstrip("/").rpartition("/")[2] for folder in folders]
     found = [Execution(store, key) for key in keys if _parse_key(key)]
     chosen = [execution for execution in found if model in (None, execution.model)]

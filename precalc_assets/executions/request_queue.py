@@ -12,21 +12,20 @@ from datetime import UTC, datetime
 
 import obstore
 from obstore.store import ObjectStore
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from precalc.identifiers import check_model_id, is_model_id
+from precalc.identifiers import check_model_id
 from precalc_assets import storage
-from precalc_assets.json_records import Slot
+from precalc_assets.frozen_record import FrozenRecord
+from precalc_assets.json_records import ModelId, Slot
 from precalc_assets.platform_errors import ExecutionError
 
 
-class Request(BaseModel):
+class Request(FrozenRecord):
     """A model that somebody asks for; with `sample`, only its canary on that many molecules."""
 
-    model_config = ConfigDict(frozen=True)
-
     id: str
-    model: str
+    model: ModelId
     sample: int | None = Field(default=None, ge=1)
     requested_at: datetime
 
@@ -42,26 +41,22 @@ def put_request(store: ObjectStore, model: str, sample: int | None = None) -> Re
 
 def pending_requests(store: ObjectStore) -> Iterator[str]:
     """Yield the ids of the requests that wait, oldest first."""
-    for entry in sorted(obstore.list_with_delimiter(store, storage.REQUESTS)["objects"], key=lambda e: e["path"]):
+    for entry in sorted(storage.list_folder(store, storage.REQUESTS)["objects"], key=lambda e: e["path"]):
         yield entry["path"].rpartition("/")[2].removesuffix(".json")
 
 
 def read_request(store: ObjectStore, request_id: str) -> Request | None:
     """Return a request, or None if it was met meanwhile. Raises ExecutionError if it is malformed."""
-    slot = _slot(store, request_id)
-    request = slot.read()
-    if request and not is_model_id(request.model):
-        raise ExecutionError(f"{slot.name} asks for {request.model!r}, which is not a model id; {slot.remedy}")
-    return request
+    return _slot(store, request_id).read()
 
 
 def meet_request(store: ObjectStore, request_id: str) -> None:
     """Mark a request as met. A request that was met before stays as it is."""
     try:
-        obstore.rename(store, storage.request(request_id), storage.met_request(request_id))
+        obstore.rename(store, _slot(store, request_id).name, f"{storage.REQUESTS}/met/{request_id}.json")
     except FileNotFoundError:
         return
 
 
 def _slot(store: ObjectStore, request_id: str) -> Slot[Request]:
-    return Slot(store, storage.request(request_id), Request, ExecutionError, "delete it")
+    return Slot(store, f"{storage.REQUESTS}/{request_id}.json", Request, ExecutionError, "delete it")

@@ -1,41 +1,28 @@
-"""Taking a step of an execution: reading its records, and carrying out the actions of `protocol` until one ends it."""
+"""Take a step of an execution: read its records, and carry out the actions of `protocol` until one ends the step.
+
+An execution is settled by manifests: a shard has landed if its manifest is there, whatever became of its job, and a
+successful job without a manifest has failed.
+"""
 
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from precalc_assets import storage
-from precalc_assets.executions.compute_backend import BackendError, Engine, LimitError, NotNowError, RefusedError
-from precalc_assets.executions.protocol import (
-    LOOK,
-    Action,
-    CancelRun,
-    CheckRun,
-    Close,
-    Dispatched,
-    GiveUp,
-    Look,
-    LookUp,
-    Post,
-    Settle,
-    State,
-    Underway,
-    Waiting,
-    next_action,
+from precalc_assets.executions import protocol, records
+from precalc_assets.executions.compute_backend import (
+    BackendError,
+    Engine,
+    LimitError,
+    NotNowError,
+    RefusedError,
+    RunStatus,
 )
-from precalc_assets.executions.records import (
-    NOT_LAUNCHED,
-    Answer,
-    Dispatch,
-    Execution,
-    Limit,
-    Settled,
-    rate_limit,
-)
-from precalc_assets.executions.settling import conclude
 from precalc_assets.json_records import RecordType, Slot
+from precalc_assets.outcomes import ShardOutcome
+from precalc_assets.predictions.canary_report import find_report
 
 
-def step(engine: Engine, execution: Execution) -> Settled | Underway | Waiting:
+def step(engine: Engine, execution: records.Execution) -> records.Settled | RunStatus | protocol.Waiting:
     """Take one step of an execution: launch it, look at its run, or settle it if the run has ended.
 
     Several processes may do this at the same time. A step posts one dispatch at most. Raises RefusedError if the
@@ -44,64 +31,74 @@ def step(engine: Engine, execution: Execution) -> Settled | Underway | Waiting:
     return execution.settled.read() or _Step(engine, execution, engine.now()).take()
 
 
-def read_state(execution: Execution) -> State:
+def read_state(execution: records.Execution) -> protocol.State:
     """Return what the records say of an execution that is not settled."""
     names = storage.list_sizes(execution.store, execution.folder)
 
     def find(slot: Slot[RecordType]) -> RecordType | None:
         return slot.read() if slot.name in names else None
 
-    dispatches: list[Dispatched] = []
+    dispatches: list[protocol.Dispatched] = []
     while dispatch := find(execution.dispatch(len(dispatches))):
-        dispatches.append(Dispatched(dispatch.posted_at, find(execution.answer(len(dispatches)))))
-    return State(
+        dispatches.append(protocol.Dispatched(dispatch.posted_at, find(execution.answer(len(dispatches)))))
+    return protocol.State(
         intent=execution.intent,
         cancellation=find(execution.cancellation),
         claim=find(execution.claim),
         run=find(execution.run),
         dispatches=tuple(dispatches),
-        limit=rate_limit(execution.store).read(),
+        limit=records.rate_limit(execution.store).read(),
     )
 
 
 @dataclass(frozen=True)
 class _Step:
     engine: Engine
-    execution: Execution
+    execution: records.Execution
     now: datetime
 
-    def take(self) -> Settled | Underway | Waiting:
+    def take(self) -> records.Settled | RunStatus | protocol.Waiting:
         state = read_state(self.execution)
         while True:
-            match next_action(state, self.now):
-                case Waiting() | Underway() as outcome:
+            match protocol.next_action(state, self.now):
+                case protocol.Waiting() | RunStatus() as outcome:
                     return outcome
-                case GiveUp(reason):
+                case protocol.GiveUp(reason):
                     failures = dict.fromkeys(state.intent.items, reason)
-                    settled = Settled(conclusion=NOT_LAUNCHED, failures=failures, settled_at=self.now)
-                    return self._settle(settled)
-                case Settle(look):
-                    return self._settle(conclude(self.engine, self.execution, look))
+                    settled = records.Settled(conclusion=records.NOT_LAUNCHED, failures=failures, settled_at=self.now)
+                    break
+                case protocol.Settle(look):
+                    settled = _conclude(self.engine, self.execution, look)
+                    break
                 case action:
                     state = self._carry_out(action, state)
+        self.execution.settled.create(settled)
+        # Another process may have settled it first.
+        return self.execution.settled.read() or settled
 
-    def _carry_out(self, action: Action, state: State) -> State:
+    def _carry_out(self, action: protocol.Action, state: protocol.State) -> protocol.State:
         """Return the state after an action. What this step has asked the backend for still counts."""
         match action:
-            case CheckRun(run_id):
+            case protocol.CheckRun(run_id):
                 return self._check(run_id, state)
-            case LookUp():
+            case protocol.LookUp():
                 state = self._look_up(state)
-            case Close(reason):
+            case protocol.Close(reason):
                 self.execution.close(reason)
-            case CancelRun(run_id, force):
-                self._cancel(run_id, force=force)
+            case protocol.CancelRun(run_id, force):
+                try:
+                    self.engine.backend.cancel(run_id, force=force)
+                except BackendError as error:  # the next step asks again
+                    self._when_to_ask_again(error)
+                    self.engine.say(str(error))
                 state = replace(state, cancel_sent=True)
-            case Post(number):
-                if self.execution.dispatch(number).create(Dispatch(posted_at=self.now)):
+            case protocol.Post(number):
+                if self.execution.dispatch(number).create(records.Dispatch(posted_at=self.now)):
                     self._post(number)
                 else:
-                    state = replace(state, waiting=Waiting(self.now + LOOK, "another process is launching it"))
+                    state = replace(
+                        state, waiting=protocol.Waiting(self.now + protocol.LOOK, "another process is launching it")
+                    )
         return replace(
             read_state(self.execution),
             cancel_sent=state.cancel_sent,
@@ -110,33 +107,25 @@ class _Step:
             waiting=state.waiting,
         )
 
-    def _check(self, run_id: int, state: State) -> State:
-        backend = self.engine.backend
+    def _check(self, run_id: int, state: protocol.State) -> protocol.State:
         try:
-            status = backend.status(state.intent, run_id)
-            return replace(state, look=Look(run_id, status, tuple(backend.jobs(run_id)) if status else ()))
+            look = protocol.Look(run_id, self.engine.backend.status(state.intent, run_id))
+            return replace(state, look=look)
         except RefusedError:
             raise
         except BackendError as error:
-            return replace(state, waiting=Waiting(self._when_to_ask_again(error), str(error)))
+            return replace(state, waiting=protocol.Waiting(self._when_to_ask_again(error), str(error)))
 
-    def _look_up(self, state: State) -> State:
+    def _look_up(self, state: protocol.State) -> protocol.State:
         try:
             run = self.engine.backend.look_up(state.intent)
         except BackendError as error:
             # The run may be there all the same, so nothing is posted, however long this lasts.
             why = f"the runs cannot be looked through: {error}"
-            return replace(state, waiting=Waiting(self._when_to_ask_again(error), why))
+            return replace(state, waiting=protocol.Waiting(self._when_to_ask_again(error), why))
         if run:
             self.execution.run.put(run)
         return replace(state, looked_up=True)
-
-    def _cancel(self, run_id: int, *, force: bool) -> None:
-        try:
-            self.engine.backend.cancel(run_id, force=force)
-        except BackendError as error:  # the next step asks again
-            self._when_to_ask_again(error)
-            self.engine.say(str(error))
 
     def _post(self, number: int) -> None:
         answer = self.execution.answer(number)
@@ -146,23 +135,80 @@ class _Step:
             self.execution.close(str(error))
         except NotNowError as error:
             # Record this first: after a crash, the next launcher would search for a run that never existed.
-            answer.create(Answer(message=str(error), not_before=self.now + error.wait))
+            answer.create(records.Answer(message=str(error), not_before=self.now + error.wait))
             self._when_to_ask_again(error)
         except BackendError as error:
-            answer.create(Answer(message=str(error)))
+            answer.create(records.Answer(message=str(error)))
         else:
             self.execution.run.put(run)
 
     def _when_to_ask_again(self, error: BackendError) -> datetime:
         """Return when to ask the backend again after an error. A rate limit is recorded for all who ask."""
         if not isinstance(error, NotNowError):
-            return self.now + LOOK
+            return self.now + protocol.LOOK
         if isinstance(error, LimitError):
-            limit = Limit(not_before=self.now + error.wait, message=str(error))
-            rate_limit(self.engine.store).put(limit)
+            limit = records.Limit(not_before=self.now + error.wait, message=str(error))
+            records.rate_limit(self.engine.store).put(limit)
         return self.now + error.wait
 
-    def _settle(self, settled: Settled) -> Settled:
-        """Settle the execution. Return what the first process to settle it has recorded."""
-        self.execution.settled.create(settled)
-        return self.execution.settled.read() or settled
+
+def _conclude(engine: Engine, execution: records.Execution, look: protocol.Look) -> records.Settled:
+    intent, status = execution.intent, look.status
+    ended = (status.conclusion if status else None) or records.VANISHED
+    cancelled = execution.cancellation.read() is not None
+    landed: list[str] = []
+    unfinished: list[str] = []
+    failures: dict[str, str] = {}
+    exceeded: list[str] = []
+    for item in intent.items:
+        report = execution.shard_report(item).read()
+        if item == records.SAMPLE:
+            succeeded = ended == "success" and report is None and find_report(engine.store, intent.model)
+            found = ShardOutcome(records.SAMPLE) if succeeded else None
+        else:
+            found = engine.find_landed(intent.model, item)
+        if found and found.landed:
+            landed.append(item)
+        elif found:
+            failures[item] = found.failure
+            if report and report.exceeded:
+                exceeded.append(item)
+        elif report and report.unfinished:
+            unfinished.append(item)
+        else:
+            failures[item] = report.failure if report else _why_not(item, look)
+    computed = (
+        entry
+        for shard in intent.shards
+        for entry in storage.list_objects(execution.store, storage.raw_prefix(intent.model, shard))
+        if entry["last_modified"] >= intent.created_at
+    )
+    if unfinished and (cancelled or not (landed or any(computed))):
+        why = "there was no time to finish a batch, nor was there the time before"
+        failures |= dict.fromkeys(unfinished, "it was cancelled" if cancelled else why)
+        unfinished = []
+    jobs = status.jobs if status else ()
+    began = [job.started_at for job in jobs if job.started_at]
+    queued = (min(began) - status.created_at).total_seconds() if status and began else 0.0
+    return records.Settled(
+        conclusion=records.CANCELLED if cancelled else ended,
+        url=status.run.url if status else "",
+        jobs=jobs,
+        landed=tuple(landed),
+        unfinished=tuple(unfinished),
+        failures=failures,
+        exceeded=tuple(exceeded),
+        queue_seconds=max(0.0, queued),
+        runner_seconds=sum(job.runner_seconds for job in jobs),
+        settled_at=engine.now(),
+    )
+
+
+def _why_not(item: str, look: protocol.Look) -> str:
+    if look.status is None:
+        return "its run is gone, and there are no raw predictions"
+    run = look.status.run
+    job = next((job for job in look.status.jobs if item in job.shards), None)
+    if job is None:
+        return f"its run ended ({look.status.conclusion}) without a job for it: {run.url}"
+    return f"its job ended ({job.status}) without raw predictions: {job.url or run.url}"

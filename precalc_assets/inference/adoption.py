@@ -8,14 +8,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
-import obstore
 from obstore.store import ObjectStore
 
+from precalc_assets import storage
 from precalc_assets.adoption_record import Adoption
 from precalc_assets.columns import Column
-from precalc_assets.inference.reusable_rows import Row, parse_part
+from precalc_assets.inference.stored_parts import Row, parse_part
 from precalc_assets.platform_errors import ShardError
-from precalc_assets.predictions import RawManifest, find_manifest
+from precalc_assets.predictions.shard_manifest import RawManifest, find_manifest
 
 COMPARED = 500
 """Molecules to compare besides the canary's, spread over all shards. If one molecule in a hundred differed, a sample
@@ -85,7 +85,7 @@ def _some_rows(store: ObjectStore, manifest: RawManifest, number: int, least: in
     start = number % len(manifest.parts)
     for part in (*manifest.parts[start:], *manifest.parts[:start]):
         if len(rows) < least:
-            rows += parse_part(bytes(obstore.get(store, part.name).bytes()))
+            rows += parse_part(storage.read_object(store, part.name))
     return rows
 
 

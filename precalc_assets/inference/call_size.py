@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Iterable
+from statistics import fmean, linear_regression
 from typing import NamedTuple
 
-from precalc_assets.inference.canary_report import CanaryReport
+from precalc_assets.predictions.canary_report import CanaryReport
 
 _FIRST_CALL = 50
 """Molecules in the first call to a model of unknown speed: at 6 s each, that is five minutes."""
@@ -36,18 +37,13 @@ def fit_line(points: Iterable[Call]) -> tuple[float, float]:
 
     Neither is negative. If all calls are of one size, all of the time counts as time per molecule.
     """
-    points = list(points)
-    sizes = sum(point.molecules for point in points) / len(points)
-    seconds = sum(point.seconds for point in points) / len(points)
-    spread = sum((point.molecules - sizes) ** 2 for point in points)
-    if not spread:
-        return 0.0, seconds / sizes
-    slope = sum((point.molecules - sizes) * (point.seconds - seconds) for point in points) / spread
+    molecules, seconds = zip(*points, strict=True)
+    if len(set(molecules)) == 1:
+        return 0.0, fmean(seconds) / molecules[0]
+    slope, intercept = linear_regression(molecules, seconds)
     if slope < 0:
-        return seconds, 0.0
-    if seconds < slope * sizes:
-        return 0.0, seconds / sizes
-    return seconds - slope * sizes, slope
+        return fmean(seconds), 0.0
+    return (intercept, slope) if intercept >= 0 else (0.0, fmean(seconds) / fmean(molecules))
 
 
 def planned_size(seconds_per_call: float, seconds_per_molecule: float, batch_size: int) -> int:

@@ -5,16 +5,13 @@ result is a `CanaryReport`.
 """
 
 import logging
-import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from types import TracebackType
-from typing import Self
+from typing import Any
 
 import obstore
 import polars as pl
@@ -22,41 +19,26 @@ import pyarrow.parquet as pq
 from obstore.store import ObjectStore
 
 from precalc.progress import OnProgress, ignore_progress
+from precalc.scratch import scratch_folder
 from precalc_assets import storage
 from precalc_assets.adoption_record import Adoption
+from precalc_assets.inference import canary_checks
 from precalc_assets.inference.adoption import compare_releases
-from precalc_assets.inference.batching import Answer, GaveUpError, PatientCaller
+from precalc_assets.inference.batching import Answer, OnCall, PatientCaller, ignore_call, machine_error, no_answers
 from precalc_assets.inference.call_size import Call, CallSize
-from precalc_assets.inference.canary_checks import (
-    check_answers,
-    check_cells,
-    check_determinism,
-    check_estimate,
-    check_example,
-    check_failures,
-    describe_columns,
-)
-from precalc_assets.inference.canary_report import (
-    CANARY_CHECKS,
-    CanaryReport,
-    ColumnReport,
-    RunEstimate,
-    Speed,
-    find_report,
-    put_report,
-)
-from precalc_assets.inference.example import read_example
-from precalc_assets.inference.model_backend import BatchError, ModelBackend, ServedModelBackend
+from precalc_assets.inference.model_backend import ModelBackend
 from precalc_assets.inference.opening import open_backend, open_model
 from precalc_assets.inference.run_estimate import estimate_run, measure_speed
-from precalc_assets.library import LibraryManifest, read_sample
-from precalc_assets.models import ModelFolder
+from precalc_assets.library.library_manifest import LibraryManifest, read_sample
+from precalc_assets.models.folder import ModelFolder
 from precalc_assets.outcomes import Check, reason
-from precalc_assets.platform_errors import ColumnsError, ModelError, TableError
-from precalc_assets.predictions import PredictionsWriter, Provenance, read_records
+from precalc_assets.platform_errors import ColumnsError, MachineError, ModelError, TableError
+from precalc_assets.predictions.canary_report import CanaryReport, Speed, find_report, put_report
+from precalc_assets.predictions.cells import count_emptied, read_records
+from precalc_assets.predictions.parquet import PredictionsWriter, Provenance
 from precalc_assets.processes import peak_memory
 from precalc_assets.settings import Settings
-from precalc_assets.tables.table_cost import TableEstimate, estimate_table
+from precalc_assets.tables.table_cost import estimate_table
 
 logger = logging.getLogger(__name__)
 
@@ -75,50 +57,6 @@ LONGEST_CALL = 150.0
 _SHOWN_REASONS = 5
 
 
-@dataclass(slots=True)
-class _Run:
-    """One run over all molecules: a record each, empty for a failed one, and the reasons for failures by row."""
-
-    records: list[bytes] = field(default_factory=list)
-    failures: dict[int, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    """The part of a report that is about the predictions."""
-
-    quarantined: int
-    reasons: tuple[tuple[str, str], ...]
-    checks: tuple[Check, ...]
-    unsteady: int = 0
-    columns: tuple[ColumnReport, ...] = ()
-    speed: Speed | None = None
-    run: RunEstimate | None = None
-    table: TableEstimate | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """The arguments of `run_canary`, and the molecules (`inchikey`, `smiles`) to run."""
-
-    store: ObjectStore
-    library: LibraryManifest
-    folder: ModelFolder
-    backend: ModelBackend
-    settings: Settings
-    molecules: pl.DataFrame
-    on_progress: OnProgress
-    longest_call: float
-
-    @property
-    def model(self) -> str:
-        return self.folder.model
-
-    @property
-    def smiles(self) -> list[str]:
-        return self.molecules["smiles"].to_list()
-
-
 def run_canary(
     store: ObjectStore,
     library: LibraryManifest,
@@ -132,275 +70,246 @@ def run_canary(
 
     The predictions of the first run are stored as a Parquet file like a shard's; if the model gave none, only the
     report is stored. `on_progress` counts each molecule twice. Raises UsageError if there is no such model, ModelError
-    if it cannot be started, or stops for good after it had begun to answer.
+    if it cannot be started, or stops for good after it had begun to answer, MachineError if the machine is to blame;
+    then nothing is stored or replaced.
     """
     started = time.perf_counter()
     folder = open_model(model, settings)
     backend = open_backend(folder, settings)
-    return examine(store, library, folder, backend, size, settings=settings, on_progress=on_progress, started=started)
-
-
-def examine(
-    store: ObjectStore,
-    library: LibraryManifest,
-    folder: ModelFolder,
-    backend: ModelBackend,
-    size: int,
-    *,
-    settings: Settings,
-    started: float,
-    on_progress: OnProgress = ignore_progress,
-    longest_call: float = LONGEST_CALL,
-) -> CanaryReport:
-    """Run the canary with a given backend; its preparation began at `started` (of `time.perf_counter`).
-
-    The second run's calls are sized to take at most `longest_call` seconds, by the speed of the first run.
-    """
-    molecules = pl.DataFrame(pl.from_arrow(read_sample(store, library, size)))
-    task = _Task(store, library, folder, backend, settings, molecules, on_progress, longest_call)
-    listener = _ServedListener(backend) if isinstance(backend, ServedModelBackend) else _Listener(backend)
-    with peak_memory() as peaks, backend:
-        seconds_to_start = time.perf_counter() - started
-        runs = _ask_twice(task, listener)
-        example = None if isinstance(runs, ModelError) else _compare_example(task)
-        adoption = None if isinstance(runs, ModelError) else _compare_releases(task, runs[0])
-    if isinstance(runs, ModelError):
-        verdict = _refuse(task, runs, listener)
-    else:
-        speed = measure_speed(
-            listener.calls,
-            max(seconds_to_start, _known_start(task)),
-            failed=listener.failed,
-            failing_share=min(1.0, sum(call.molecules == 1 for call in listener.failed) / (2 * molecules.height)),
-        )
-        verdict = _judge(task, *runs, listener, speed)
-    printed = listener.printed.values()
-    report = CanaryReport(
-        model=folder.model,
-        metadata=folder.metadata,
-        release=backend.release,
-        declared=backend.columns,
-        library_digest=library.digest,
-        finished_at=datetime.now(UTC),
-        molecules=molecules.height,
-        quarantined=verdict.quarantined,
-        reasons=verdict.reasons,
-        unsteady=verdict.unsteady,
-        columns=verdict.columns,
-        speed=verdict.speed,
-        run=verdict.run,
-        table=verdict.table,
-        peak_memory=max(peaks, default=None),
-        bytes_per_molecule=sum(len(record) + 1 for record in printed) / len(printed) if printed else None,
-        adoption=adoption,
-        checks=(*verdict.checks, example) if example else verdict.checks,
-    )
-    put_report(store, report)
-    return report
-
-
-def _ask_twice(task: _Task, listener: "_Listener") -> tuple[_Run, _Run] | ModelError:
-    """Return both runs, or the error if the model has other columns than declared or answers no molecule."""
-    caller = PatientCaller(task.model, listener, CallSize(task.settings.batch_size))
-    batch = min(task.molecules.height, task.settings.batch_size)
     try:
-        started = time.perf_counter()
-        quarter = -(-batch // _FIRST_CALLS)
-        first = _ask(task, caller, quarter)
-        seconds_each = (time.perf_counter() - started) / task.molecules.height
-        # The whole batch comes last: one-time delays are over by then.
-        fits = seconds_each * batch <= task.longest_call
-        second = _ask(task, caller, batch if fits else max(1, quarter // 2))
+        molecules = pl.DataFrame(pl.from_arrow(read_sample(store, library, size)))
+        return Canary(store, library, folder, backend, settings, molecules, on_progress).examine(started)
     except OSError as error:
-        raise ModelError(f"{task.model} cannot be run: {reason(error)}") from error
-    except ModelError as error:
-        if caller.answered and not isinstance(error, ColumnsError):
-            raise
-        return error
-    if not caller.answered:
-        return ModelError(f"{task.model} answers no molecule: {next(iter(first.failures.values()))}")
-    return first, second
+        raise machine_error(model, reason(error)) from error
 
 
-def _ask(task: _Task, caller: PatientCaller, batch_size: int) -> _Run:
-    run = _Run()
-    smiles = task.smiles
-    nothing = b"," * (len(task.backend.columns) - 1)
-    for start in range(0, len(smiles), batch_size):
-        batch = smiles[start : start + batch_size]
-        (answer,) = caller.answer([batch])
-        if isinstance(answer, GaveUpError):
-            answer = Answer([nothing] * len(batch), dict.fromkeys(range(len(batch)), str(answer)))
-        run.records += answer.records
-        run.failures |= {start + row: why for row, why in answer.failures.items()}
-        task.on_progress(len(batch), len(answer.failures))
-    return run
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A model, the molecules (`inchikey`, `smiles`) to run it on, and what came of its calls so far.
 
-
-def _compare_example(task: _Task) -> Check:
-    """Run the model over its own example, and check that it reproduces the author's values."""
-    columns = task.backend.columns
-    try:
-        example = read_example(task.folder, columns)
-    except FileNotFoundError as error:
-        name = Path(error.filename).relative_to(task.folder.path)
-        return Check("example", passed=True, description=f"the model has no example: {name} is missing")
-    except ModelError as error:
-        return Check("example", passed=False, description=f"the example cannot be compared: {error}")
-    caller = PatientCaller(task.model, task.backend, CallSize(task.settings.batch_size))
-    try:
-        (answer,) = caller.answer([example.smiles])
-    except ModelError as error:
-        return Check("example", passed=False, description=f"the example cannot be compared: {error}")
-    if isinstance(answer, GaveUpError):
-        return Check("example", passed=False, description=f"the example cannot be compared: {answer}")
-    return check_example(example.expected, read_records(answer.records, columns)[0])
-
-
-def _compare_releases(task: _Task, run: _Run) -> Adoption | None:
-    """Compare the release with earlier ones. None also if it stops answering: then all molecules are computed again."""
-    caller = PatientCaller(task.model, task.backend, CallSize(task.settings.batch_size))
-    records = [None if row in run.failures else record for row, record in enumerate(run.records)]
-
-    def ask(smiles: Sequence[str]) -> list[bytes | None]:
-        printed: list[bytes | None] = []
-        for start in range(0, len(smiles), task.settings.batch_size):
-            (answer,) = caller.answer([smiles[start : start + task.settings.batch_size]])
-            if isinstance(answer, GaveUpError):
-                raise answer
-            printed += [None if row in answer.failures else record for row, record in enumerate(answer.records)]
-        return printed
-
-    try:
-        return compare_releases(
-            task.store,
-            task.model,
-            task.backend.release,
-            task.backend.columns,
-            list(task.library.shards),
-            dict(zip(task.smiles, records, strict=True)),
-            ask,
-        )
-    except (GaveUpError, ModelError) as error:
-        logger.warning("%s could not be compared with its earlier release: %s", task.model, error)
-        return None
-
-
-def _refuse(task: _Task, error: ModelError, listener: "_Listener") -> _Verdict:
-    """Return the verdict on a model that gave no predictions, and delete the predictions of an earlier canary."""
-    with suppress(FileNotFoundError):
-        obstore.delete(task.store, storage.sample(task.model))
-    broken = "schema" if isinstance(error, ColumnsError) else "not_all_null"
-    checks = {broken: Check(broken, passed=False, description=str(error))}
-    if listener.printed:
-        cells = check_cells(listener.printed, task.backend.columns, task.settings.max_failure_rate)
-        checks.setdefault(cells.name, cells)
-    return _Verdict(task.molecules.height, (), tuple(checks[name] for name in CANARY_CHECKS if name in checks))
-
-
-def _judge(task: _Task, first: _Run, second: _Run, listener: "_Listener", speed: Speed) -> _Verdict:
-    """Return the verdict on a model that answered, and store the predictions of its first run."""
-    columns = task.backend.columns
-    typed, again = (read_records(run.records, columns)[0] for run in (first, second))
-    both = pl.Series([not {row} & {*first.failures, *second.failures} for row in range(typed.height)])
-    found = describe_columns(first.records, columns, typed, again, both)
-    unsteady = len(first.failures.keys() ^ second.failures.keys())
-    run = estimate_run(speed, task.library, task.settings)
-    checks = [
-        check_cells(listener.printed, columns, task.settings.max_failure_rate),
-        check_answers(typed, first.failures),
-        check_failures(first.failures, typed.height, task.settings.max_failure_rate),
-        check_estimate(run, task.settings),
-        check_determinism(found, unsteady),
-    ]
-    table: TableEstimate | None = None
-    with TemporaryDirectory(prefix="precalc-") as scratch:
-        path = Path(scratch) / "sample.parquet"
-        _write_sample(task, path, typed, len(first.failures))
-        try:
-            sizes = (shard.rows for shard in task.library.shards.values())
-            table = estimate_table(task.model, columns, pq.read_table(path), sizes)
-        except TableError as error:
-            checks[3] = Check("estimate", passed=False, description=str(error))
-        obstore.put(task.store, storage.sample(task.model), path)
-    reasons = [(task.smiles[row], why) for row, why in first.failures.items()]
-    return _Verdict(
-        len(first.failures), tuple(reasons[:_SHOWN_REASONS]), tuple(checks), unsteady, found, speed, run, table
-    )
-
-
-def _write_sample(task: _Task, path: Path, typed: pl.DataFrame, quarantined: int) -> None:
-    provenance = Provenance(
-        model=task.model,
-        release=task.backend.release,
-        shard=SAMPLE,
-        n_shards=task.library.n_shards,
-        shard_digest=task.library.digest,
-        raw_digest="",
-        quarantined=quarantined,
-        columns=task.backend.columns,
-    )
-    writer = PredictionsWriter(path, provenance)
-    writer.write(task.molecules.hstack(typed.get_columns()))
-    writer.close()
-
-
-def _known_start(task: _Task) -> float:
-    """Return how many seconds this release took to start in its last canary; 0 if there was none.
-
-    An environment that exists here takes no time, but each machine of a run has to make it.
+    The second run's calls are sized to take at most `longest_call` seconds, by the speed of the first run. `answered`
+    and `failed` are the calls of the two runs, `printed` is the model's output for each molecule.
     """
-    report = find_report(task.store, task.model)
-    if report and report.speed and report.is_of(task.backend.release, task.backend.columns):
-        return report.speed.seconds_to_start
-    return 0.0
 
+    store: ObjectStore
+    library: LibraryManifest
+    folder: ModelFolder
+    backend: ModelBackend
+    settings: Settings
+    molecules: pl.DataFrame
+    on_progress: OnProgress = ignore_progress
+    longest_call: float = LONGEST_CALL
+    answered: list[Call] = field(default_factory=list)
+    failed: list[Call] = field(default_factory=list)
+    printed: dict[str, bytes] = field(default_factory=dict)
 
-class _Listener:
-    """A backend that records its calls, answered and failed, and the output for each molecule."""
+    @property
+    def model(self) -> str:
+        """The model's id."""
+        return self.folder.model
 
-    def __init__(self, backend: ModelBackend) -> None:
-        self.columns = backend.columns
-        self.release = backend.release
-        self.environment = backend.environment
-        self.calls: list[Call] = []
-        self.failed: list[Call] = []
-        self.printed: dict[str, bytes] = {}
-        self._backend = backend
+    @property
+    def smiles(self) -> list[str]:
+        """The molecules' SMILES."""
+        return self.molecules["smiles"].to_list()
 
-    def __enter__(self) -> Self:
-        """Return itself: the caller has entered the backend."""
-        return self
+    def examine(self, started: float) -> CanaryReport:
+        """Run the canary, begun at `started` (of `time.perf_counter`); store and return the report."""
+        adoption = None
+        with peak_memory() as peaks, self.backend:
+            seconds_to_start = time.perf_counter() - started
+            runs = self.run_twice()
+            if not isinstance(runs, ModelError):
+                example = self.compare_example()
+                adoption = self.compare_releases(runs[0])
+        printed = self.printed.values()
+        facts: dict[str, Any] = {
+            "model": self.model,
+            "metadata": self.folder.metadata,
+            "release": self.backend.release,
+            "declared": self.backend.columns,
+            "library_digest": self.library.digest,
+            "finished_at": datetime.now(UTC),
+            "molecules": self.molecules.height,
+            "peak_memory": max(peaks, default=None),
+            "bytes_per_molecule": sum(len(record) + 1 for record in printed) / len(printed) if printed else None,
+            "adoption": adoption,
+        }
+        if isinstance(runs, ModelError):
+            report = CanaryReport(quarantined=self.molecules.height, checks=self.refuse(runs), **facts)
+        else:
+            report = self.judge(*runs, self.measure(seconds_to_start), example, facts)
+        put_report(self.store, report)
+        return report
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Leave the backend open: the caller closes it."""
-
-    def predict(self, smiles: Sequence[str], deadline: float = math.inf) -> list[bytes]:
-        """See `ModelBackend.predict`."""
-        started = time.perf_counter()
+    def run_twice(self) -> tuple[Answer, Answer] | ModelError:
+        """Return both runs, or the error if the model has other columns than declared or answers no molecule."""
+        caller = self.caller(self._note)
+        batch = min(self.molecules.height, self.settings.batch_size)
         try:
-            records = self._backend.predict(smiles, deadline)
-        except BatchError:
-            self.failed.append(Call(len(smiles), time.perf_counter() - started))
+            started = time.perf_counter()
+            quarter = -(-batch // _FIRST_CALLS)
+            first = self._run(caller, quarter)
+            seconds_each = (time.perf_counter() - started) / self.molecules.height
+            # The whole batch comes last: one-time delays are over by then.
+            fits = seconds_each * batch <= self.longest_call
+            second = self._run(caller, batch if fits else max(1, quarter // 2))
+        except ModelError as error:
+            if isinstance(error, MachineError) or (caller.answered and not isinstance(error, ColumnsError)):
+                raise
+            return error
+        if caller.answered:
+            return first, second
+        silence = no_answers(self.model, next(iter(first.failures.values())))
+        if isinstance(silence, MachineError):
+            raise silence
+        return silence
+
+    def caller(self, on_call: OnCall = ignore_call) -> PatientCaller:
+        """Return a new caller of the model, with the settings of a full run."""
+        size, required_values = CallSize(self.settings.batch_size), self.settings.required_values
+        return PatientCaller(self.model, self.backend, size, on_call=on_call, required_values=required_values)
+
+    def _note(self, smiles: Sequence[str], seconds: float, records: list[bytes] | None) -> None:
+        call = Call(len(smiles), seconds)
+        if records is None:
+            self.failed.append(call)
+        else:
+            self.answered.append(call)
+            self.printed.update(zip(smiles, records, strict=True))
+
+    def _run(self, caller: PatientCaller, batch_size: int) -> Answer:
+        run = Answer([])
+        smiles = self.smiles
+        for start in range(0, len(smiles), batch_size):
+            (answer,) = caller.answer([smiles[start : start + batch_size]])
+            run.records.extend(answer.records)
+            run.failures.update({start + row: why for row, why in answer.failures.items()})
+            self.on_progress(len(answer.records), len(answer.failures))
+        return run
+
+    def compare_example(self) -> Check:
+        """Run the model over its own example, and check that it reproduces the author's values."""
+        columns = self.backend.columns
+        try:
+            smiles, expected = canary_checks.read_example(self.folder, columns)
+            (answer,) = self.caller().answer([smiles])
+        except FileNotFoundError as error:
+            name = Path(error.filename).relative_to(self.folder.path)
+            return Check("example", passed=True, description=f"the model has no example: {name} is missing")
+        except MachineError:
             raise
-        self.calls.append(Call(len(smiles), time.perf_counter() - started))
-        self.printed |= zip(smiles, records, strict=True)
-        return records
+        except ModelError as error:
+            return Check("example", passed=False, description=f"the example cannot be compared: {error}")
+        if answer.gave_up:
+            return Check("example", passed=False, description=f"the example cannot be compared: {answer.gave_up}")
+        return canary_checks.check_example(expected, read_records(answer.records, columns).typed)
 
+    def compare_releases(self, run: Answer) -> Adoption | None:
+        """Compare the release with earlier ones. None also if it stops answering: then all is computed again."""
+        size = self.settings.batch_size
+        caller = self.caller()
 
-class _ServedListener(_Listener):
-    """A listener for a served model."""
+        def ask(smiles: Sequence[str]) -> list[bytes | None]:
+            printed: list[bytes | None] = []
+            for start in range(0, len(smiles), size):
+                (answer,) = caller.answer([smiles[start : start + size]])
+                if answer.gave_up:
+                    raise ModelError(answer.gave_up)
+                printed += answer.predictions
+            return printed
 
-    def __init__(self, backend: ServedModelBackend) -> None:
-        super().__init__(backend)
-        self._served = backend
+        try:
+            return compare_releases(
+                self.store,
+                self.model,
+                self.backend.release,
+                self.backend.columns,
+                list(self.library.shards),
+                dict(zip(self.smiles, run.predictions, strict=True)),
+                ask,
+            )
+        except MachineError:
+            raise
+        except ModelError as error:
+            logger.warning("%s could not be compared with its earlier release: %s", self.model, error)
+            return None
 
-    def is_healthy(self) -> bool:
-        """See `ServedModelBackend.is_healthy`."""
-        return self._served.is_healthy()
+    def measure(self, seconds_to_start: float) -> Speed:
+        """Measure the model's speed by the calls of both runs.
 
-    def restart(self) -> None:
-        """See `ServedModelBackend.restart`."""
-        self._served.restart()
+        The time to start is at least that of this release's last canary: an environment that exists here takes no time,
+        but each machine of a run has to make it.
+        """
+        report = find_report(self.store, self.model)
+        if report and report.speed and report.is_of(self.backend.release, self.backend.columns):
+            seconds_to_start = max(seconds_to_start, report.speed.seconds_to_start)
+        failing = sum(call.molecules == 1 for call in self.failed) / (2 * self.molecules.height)
+        return measure_speed(self.answered, seconds_to_start, failed=self.failed, failing_share=min(1.0, failing))
+
+    def refuse(self, error: ModelError) -> tuple[Check, ...]:
+        """Return the checks of a model that gave no predictions, and delete the predictions of an earlier canary."""
+        with suppress(FileNotFoundError):
+            obstore.delete(self.store, storage.sample(self.model))
+        printed, columns = [*self.printed.values()], self.backend.columns
+        schema, _ = canary_checks.check_cells(
+            read_records(printed, columns).typed, count_emptied([*self.printed], printed, columns)
+        )
+        if not schema.passed:
+            return (schema,)
+        broken = "schema" if isinstance(error, ColumnsError) else "not_all_null"
+        return (Check(broken, passed=False, description=str(error)),)
+
+    def judge(self, first: Answer, second: Answer, speed: Speed, example: Check, facts: dict[str, Any]) -> CanaryReport:
+        """Return the report on a model that answered, and store the predictions of its first run."""
+        columns, most = self.backend.columns, self.settings.max_failure_rate
+        typed, again = (read_records(run.records, columns).typed for run in (first, second))
+        emptied = count_emptied(self.smiles, first.records, columns)
+        both = pl.Series([not {row} & {*first.failures, *second.failures} for row in range(typed.height)])
+        found = canary_checks.describe_columns(first.records, columns, typed, again, both)
+        unsteady = len(first.failures.keys() ^ second.failures.keys())
+        run = estimate_run(speed, self.library, self.settings)
+        table, estimate = None, canary_checks.check_estimate(run, self.settings)
+        with scratch_folder() as scratch:
+            path = scratch / "sample.parquet"
+            self._write_sample(path, typed, len(first.failures))
+            try:
+                sizes = (shard.rows for shard in self.library.shards.values())
+                table = estimate_table(self.model, columns, pq.read_table(path), sizes)
+            except TableError as error:
+                estimate = Check("estimate", passed=False, description=str(error))
+            obstore.put(self.store, storage.sample(self.model), path)
+        return CanaryReport(
+            quarantined=len(first.failures),
+            reasons=tuple((self.smiles[row], why) for row, why in [*first.failures.items()][:_SHOWN_REASONS]),
+            emptied=emptied,
+            unsteady=unsteady,
+            columns=found,
+            speed=speed,
+            run=run,
+            table=table,
+            checks=(
+                *canary_checks.check_cells(typed, emptied),
+                canary_checks.check_answers(typed, first.failures),
+                canary_checks.check_failures(first.failures, typed.height, most),
+                estimate,
+                canary_checks.check_determinism(found, unsteady),
+                example,
+            ),
+            **facts,
+        )
+
+    def _write_sample(self, path: Path, typed: pl.DataFrame, quarantined: int) -> None:
+        provenance = Provenance(
+            model=self.model,
+            release=self.backend.release,
+            shard=SAMPLE,
+            n_shards=self.library.n_shards,
+            shard_digest=self.library.digest,
+            raw_digest="",
+            quarantined=quarantined,
+            columns=self.backend.columns,
+        )
+        writer = PredictionsWriter(path, provenance, typed.height)
+        writer.write(self.molecules.hstack(typed.get_columns()))
+        writer.close()

@@ -1,14 +1,21 @@
-"""Judge a model by its output for the sample: describe its columns, and make the canary's checks."""
+"""Judge a model by its output for the sample and for its own example: describe its columns, and make the checks."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import polars as pl
 
-from precalc_assets.columns import Column, ColumnType, name_columns
-from precalc_assets.inference.canary_report import ColumnReport, RunEstimate
+from precalc.source import ColumnType, name_some
+from precalc_assets.columns import Column
+from precalc_assets.emptied_cells import EmptiedColumn, describe_emptied
+from precalc_assets.foreign_files import ForeignFileError, read_foreign
+from precalc_assets.inference.output import INPUT_COLUMNS
+from precalc_assets.models.folder import ModelFolder
 from precalc_assets.outcomes import Check
-from precalc_assets.predictions import read_records
+from precalc_assets.platform_errors import ModelError
+from precalc_assets.predictions.canary_report import ColumnReport, RunEstimate
+from precalc_assets.predictions.cells import format_record, read_records, read_text_csv
 from precalc_assets.settings import Settings
 
 _ROUNDING = 1e-6
@@ -21,22 +28,21 @@ authors round their examples."""
 
 _SHOWN_REASONS = 3
 
+_MOST_EXAMPLE_BYTES = 64 << 20
+"""Limit on a file of a model's example; most have three molecules."""
+
 _TYPES: tuple[tuple[ColumnType, type[pl.DataType]], ...] = (("integer", pl.Int64), ("float", pl.Float64))
 
 
-def check_cells(printed: Mapping[str, bytes], columns: Sequence[Column], max_failure_rate: float) -> Check:
-    """Check that the output, `printed` by SMILES, has cells of the columns' types.
-
-    Up to `max_failure_rate` of the molecules may have a cell of the wrong type: they will be quarantined.
-    """
-    problems = _problems(printed, columns)
-    found = f"{len(columns):,} columns as run_columns.csv declares them"
-    if problems:
-        smiles, problem = next(iter(problems.items()))
-        found = f"{problem} ({smiles}; {len(problems)} of {len(printed)} molecules have such a cell)"
-    passed = len(problems) <= max_failure_rate * len(printed)
-    way_out = "" if passed else "; correct the model, or declare the column as string in its run_columns.csv"
-    return Check("schema", passed, found + way_out)
+def check_cells(first: pl.DataFrame, emptied: Sequence[EmptiedColumn]) -> tuple[Check, Check]:
+    """Check that each column has cells of its type, and that it has no others."""
+    wrong = [each for each in emptied if first[each.column].null_count() == first.height]
+    found = f"{first.width:,} columns as run_columns.csv declares them"
+    if wrong:
+        names, example = name_some([each.column for each in wrong]), wrong[0]
+        found = f"no cell of {names} is of its column's type: {example.column} is {example.example!r} "
+        found += f"({example.smiles}); correct the model, or declare the column as string in its run_columns.csv"
+    return Check("schema", not wrong, found), Check("cells", not emptied, describe_emptied(emptied))
 
 
 def check_answers(first: pl.DataFrame, failures: Mapping[int, str]) -> Check:
@@ -46,7 +52,7 @@ def check_answers(first: pl.DataFrame, failures: Mapping[int, str]) -> Check:
     if failures:
         found += f" ({next(iter(failures.values()))})"
     if silent:
-        found += f"; nothing but nulls in {name_columns(silent)}"
+        found += f"; nothing but nulls in {name_some(silent)}"
     return Check("not_all_null", len(silent) < first.width, found)
 
 
@@ -76,7 +82,7 @@ def check_determinism(columns: Sequence[ColumnReport], unsteady: int) -> Check:
     varying = [column for column in columns if column.varies]
     found = []
     if varying:
-        names = name_columns([column.name for column in varying])
+        names = name_some([column.name for column in varying])
         found.append(f"{len(varying)} of {len(columns)} columns vary between runs: {names}")
         worst = max(varying, key=lambda column: column.largest_difference or 0.0)
         if worst.largest_difference:
@@ -97,7 +103,7 @@ def check_example(expected: pl.DataFrame, predicted: pl.DataFrame) -> Check:
     worst = max(different or gaps, key=lambda name: gaps[name])
     by = f"by {gaps[worst]:.4g} at most, in {worst}"
     if different:
-        names = f"{len(different)} of {len(gaps)} columns are different: {name_columns(different)}"
+        names = f"{len(different)} of {len(gaps)} columns are different: {name_some(different)}"
         found = f"{names}; {by}" if gaps[worst] else names
     else:
         found = f"close: values differ {by}" if gaps[worst] else f"equal, in {expected.height} molecules"
@@ -111,11 +117,8 @@ def describe_columns(
     second: pl.DataFrame,
     answered_twice: pl.Series,
 ) -> tuple[ColumnReport, ...]:
-    """Describe each column by the typed predictions of both runs, and by the first run's records as `printed`.
-
-    Runs are compared in the rows that were `answered_twice`.
-    """
-    text, _ = read_records(printed, [Column(column.name, "string", "", "") for column in columns])
+    """Describe each column by both runs, compared where `answered_twice`, and by the cells as `printed`."""
+    text = read_records(printed, [Column(column.name, "string", "", "") for column in columns]).typed
     return tuple(
         _describe(column, text[column.name], first[column.name], second[column.name], answered_twice)
         for column in columns
@@ -170,20 +173,27 @@ def _narrowest_type(text: pl.Series) -> ColumnType | None:
     return next((kind for kind, dtype in _TYPES if not text.cast(dtype, strict=False).null_count()), "string")
 
 
-def _problems(printed: Mapping[str, bytes], columns: Sequence[Column]) -> dict[str, str]:
-    """Return the problems of records whose cells are not of the columns' types, by SMILES."""
-    names = list(printed)
-    try:
-        _, problems = read_records(list(printed.values()), columns)
-    except ValueError:
-        # One malformed record makes the joined file unreadable, so they are read one by one.
-        return {smiles: problem for smiles, record in printed.items() if (problem := _problem(record, columns))}
-    return {names[row]: problem for row, problem in problems.items()}
+def read_example(folder: ModelFolder, columns: Sequence[Column]) -> tuple[list[str], pl.DataFrame]:
+    """Return the SMILES of a model's example, and the author's values for them, typed like predictions.
+
+    Raises FileNotFoundError if one of its files is missing, ModelError if the two files do not fit each other or these
+    columns.
+    """
+    examples = folder.framework / "examples"
+    given, printed = (_read_example_file(examples / name) for name in ("run_input.csv", "run_output.csv"))
+    lacking = [column.declared for column in columns if column.declared not in printed.columns]
+    if lacking:
+        raise ModelError(f"run_output.csv lacks the column {lacking[0]!r} of run_columns.csv")
+    known = [name for name in given.columns if name in INPUT_COLUMNS]
+    molecules = given[(known or given.columns)[0]].drop_nulls().to_list()
+    if printed.height != len(molecules):
+        raise ModelError(f"run_output.csv has {printed.height} rows for {len(molecules)} molecules in run_input.csv")
+    rows = printed.select(column.declared for column in columns).iter_rows()
+    return molecules, read_records([format_record(row) for row in rows], columns).typed
 
 
-def _problem(record: bytes, columns: Sequence[Column]) -> str:
+def _read_example_file(path: Path) -> pl.DataFrame:
     try:
-        _, problems = read_records([record], columns)
-    except ValueError as error:
-        return f"its output cannot be read as CSV: {error}"
-    return next(iter(problems.values()), "")
+        return read_text_csv(read_foreign(path, _MOST_EXAMPLE_BYTES))
+    except (ValueError, ForeignFileError) as error:
+        raise ModelError(f"{path.name} cannot be read: {error}") from None

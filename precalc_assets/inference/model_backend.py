@@ -3,10 +3,10 @@
 import math
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
 from precalc_assets.columns import Column
+from precalc_assets.settings import Settings
 
 _SHORTEST_CALL = 300.0
 """Minimum timeout of a call in seconds, unless a whole batch has less: loading a model can take minutes."""
@@ -40,9 +40,7 @@ class ModelBackend(Protocol):
         """Prepare the model. Raises ModelError if that fails."""
         ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Stop the model."""
         ...
 
@@ -70,8 +68,8 @@ class ServedModelBackend(ModelBackend, Protocol):
         ...
 
 
-def call_timeout(molecules: int, deadline: float, *, batch_size: int, batch_timeout: float) -> float:
-    """Return the timeout of a call in seconds, in proportion to its size, at most `batch_timeout`.
+def call_timeout(molecules: int, deadline: float, settings: Settings) -> float:
+    """Return the timeout of a call in seconds, in proportion to its size, at most PRECALC_BATCH_TIMEOUT.
 
     Several batches get no more than one: they are sent together only to a model that needs seconds for them. No call
     lasts beyond the `deadline`; raises TimeIsUpError if it has passed.
@@ -79,8 +77,8 @@ def call_timeout(molecules: int, deadline: float, *, batch_size: int, batch_time
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeIsUpError
-    share = batch_timeout * min(1.0, molecules / batch_size)
-    return min(left, max(share, min(batch_timeout, _SHORTEST_CALL)))
+    share = settings.batch_timeout * min(1.0, molecules / settings.batch_size)
+    return min(left, max(share, min(settings.batch_timeout, _SHORTEST_CALL)))
 
 
 def no_answer(timeout: float, deadline: float) -> BatchError | TimeIsUpError:

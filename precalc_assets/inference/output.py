@@ -2,26 +2,38 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from precalc_assets.columns import Column
+from precalc_assets.foreign_files import ForeignFileError, open_foreign, read_foreign
 from precalc_assets.inference.model_backend import BatchError
 from precalc_assets.platform_errors import ColumnsError
-from precalc_assets.predictions import cell_text, format_record, misshapen_record, split_rows, tidy_cell
+from precalc_assets.predictions.cells import cell_text, format_record, misshapen_record, split_rows, tidy_cell
 
 _KEY_COLUMNS = frozenset({"key", "inchikey"})
 INPUT_COLUMNS = frozenset({"input", "smiles"})
 """Columns that some models print besides their outputs, with the input SMILES."""
+
+_MOST_HEADER_BYTES = 1 << 20
+_MOST_ROW_BYTES = 1 << 16
+_MOST_CELL_BYTES = 256
+"""Limits of an output file, on average. The hub's longest cells are structures of some thousand characters."""
 
 
 def read_output(model: str, path: Path, columns: Sequence[Column], smiles: Sequence[str]) -> list[bytes]:
     """Return a model's output file as records of these columns, one per molecule, with the cells as printed.
 
     A row with fewer or more cells than the header becomes a record that `read_records` rejects. Raises ColumnsError
-    for other columns, BatchError for other rows or an unreadable file, FileNotFoundError.
+    for other columns, BatchError for other rows or a file that cannot be read or is too large, FileNotFoundError.
     """
-    records = _plain_records(path, columns)
-    if records is None:
-        records = _any_records(model, path.read_bytes(), columns, smiles)
+    most = _MOST_HEADER_BYTES + len(smiles) * (_MOST_ROW_BYTES + len(columns) * _MOST_CELL_BYTES)
+    try:
+        with open_foreign(path, most) as file:
+            records = _plain_records(file, columns)
+        if records is None:
+            records = _any_records(model, read_foreign(path, most), columns, smiles)
+    except ForeignFileError as error:
+        raise BatchError(f"run.sh wrote an output file that cannot be read: {error}") from None
     if len(records) != len(smiles):
         raise BatchError(f"run.sh wrote {len(records)} rows for {len(smiles)} molecules")
     return records
@@ -47,7 +59,7 @@ def echo_columns(columns: Sequence[Column]) -> frozenset[str]:
     return INPUT_COLUMNS - {column.declared for column in columns}
 
 
-def _plain_records(path: Path, columns: Sequence[Column]) -> list[bytes] | None:
+def _plain_records(file: BinaryIO, columns: Sequence[Column]) -> list[bytes] | None:
     """Return the lines of a file that has exactly these columns, in ASCII and without quotes; None for other files.
 
     Most models print such a file. Reading it takes no more memory than the file.
@@ -55,12 +67,11 @@ def _plain_records(path: Path, columns: Sequence[Column]) -> list[bytes] | None:
     header = format_record(column.declared for column in columns)
     n_commas = len(columns) - 1
     records = []
-    with path.open("rb") as file:
-        for line in file:
-            record = line.removesuffix(b"\n").removesuffix(b"\r")
-            if record.count(b",") != n_commas or b'"' in record or b"\r" in record or not record.isascii():
-                return None
-            records.append(record)
+    for line in file:
+        record = line.removesuffix(b"\n").removesuffix(b"\r")
+        if record.count(b",") != n_commas or b'"' in record or b"\r" in record or not record.isascii():
+            return None
+        records.append(record)
     return records[1:] if records[:1] == [header] else None
 
 

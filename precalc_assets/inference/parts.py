@@ -4,9 +4,9 @@ import csv
 import gzip
 import hashlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import obstore
@@ -16,45 +16,53 @@ from obstore.store import ObjectStore
 from precalc_assets import storage
 from precalc_assets.adoption_record import Adoption
 from precalc_assets.columns import Column, columns_digest
-from precalc_assets.inference.part_names import PartName, name_piece
-from precalc_assets.inference.reusable_rows import ReusableRows, Row, parse_part
+from precalc_assets.emptied_cells import EmptiedColumn, count_cells, merge_emptied
+from precalc_assets.inference.stored_parts import PartName, ReusableRows, Row, parse_part
+from precalc_assets.library.library_manifest import LibraryManifest
 from precalc_assets.outcomes import ShardOutcome
 from precalc_assets.platform_errors import ShardError
-from precalc_assets.predictions import (
-    PartInfo,
-    RawManifest,
-    check_failure_rate,
-    format_header,
-    format_record,
-    manifest_name,
-)
+from precalc_assets.predictions.canary_report import find_report
+from precalc_assets.predictions.cells import count_emptied, format_header, format_record
+from precalc_assets.predictions.shard_manifest import PartInfo, RawManifest, find_manifest, manifest_name
+from precalc_assets.predictions.validate import check_emptied, check_failure_rate
 
 _GZIP_LEVEL = 4
 """Takes a quarter of level 6's time for 10% more bytes, measured on rows of 2,048 counts."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Part:
-    """A batch of a shard's molecules, and the name of the object that holds its predictions.
+    """A batch of a shard's molecules. `name` is that of the object with its predictions, but for the environment.
 
-    `unknown` are the rows whose molecules no earlier run has computed.
+    `unknown` are the rows whose molecules no earlier run has computed, `left` those of them that are to be sent to the
+    model. `printed` has the reason (empty for an answer) and the record of each computed row, until the part is
+    written. `saved` rows are in the store already, in a smaller part.
     """
 
-    name: str
+    work: "ShardWork"
+    name: PartName
     inchikeys: list[str]
     smiles: list[str]
     unknown: list[int]
+    left: list[int]
+    printed: dict[int, tuple[str, bytes]] = field(default_factory=dict)
+    saved: set[int] = field(default_factory=set)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all unknown rows have been computed."""
+        return len(self.printed) == len(self.unknown)
 
 
 @dataclass(slots=True)
 class ShardWork:
-    """The state of one shard: its parts, which of them are stored, and the failures of each.
+    """The state of one shard: its parts, which of them are stored, and the failures and emptied cells of each.
 
     `reusable` are rows of parts that earlier runs have stored, mostly for another version of the library. `own` are
     stored parts that only have molecules of this shard: after the manifest is written, those that it does not name are
-    deleted. `witness` is a molecule that an earlier run has an answer for. `environment` is the one that the previous
-    manifest names. `adoption` says whether predictions of an earlier release may be reused; `adopts` says whether this
-    shard has any.
+    deleted. `witness` is a molecule that an earlier run has an answer for. `environment` is that of the reused parts:
+    the latest are those that the previous manifest does not name (`listed`). `adoption` says whether predictions of an
+    earlier release may be reused; `adopts` says whether this shard has any.
     """
 
     model: str
@@ -67,11 +75,13 @@ class ShardWork:
     adoption: Adoption | None = None
     adopts: bool = False
     environment: str = ""
+    listed: frozenset[str] = frozenset()
     parts: list[Part] = field(default_factory=list)
     own: frozenset[str] = frozenset()
     witness: str | None = None
-    stored: dict[str, PartInfo] = field(default_factory=dict)
-    failures: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    stored: dict[PartName, PartInfo] = field(default_factory=dict)
+    failures: dict[PartName, list[tuple[str, str]]] = field(default_factory=dict)
+    emptied: dict[PartName, tuple[EmptiedColumn, ...]] = field(default_factory=dict)
     manifest: RawManifest | None = None
     failure: str = ""
     seconds: float = 0.0
@@ -119,12 +129,12 @@ def plan_parts(
     """
     prefix, index = storage.raw_prefix(work.model, work.shard), int(work.shard)
     makers = [columns_digest(release, work.columns)[:8] for release in work.releases]
-    batches: dict[str, pl.DataFrame] = {}
-    named: list[list[str]] = []
+    batches: dict[PartName, pl.DataFrame] = {}
+    named: list[list[PartName]] = []
     for number, start in enumerate(range(0, molecules.height, size)):
         batch = molecules.slice(start, size)
         digest = _digest([*batch["inchikey"], *batch["smiles"]])
-        named.append([str(PartName(prefix, number, index, work.n_shards, maker, digest)) for maker in makers])
+        named.append([PartName(prefix, number, index, work.n_shards, maker, digest) for maker in makers])
         batches |= dict.fromkeys(named[-1], batch)
     ours = [part for part in map(PartName.parse, sorted(storage.list_sizes(store, prefix))) if part]
     work.own = frozenset(str(part) for part in ours if part.n_shards == work.n_shards)
@@ -135,23 +145,26 @@ def plan_parts(
             continue
         name = str(part)
         try:
-            content = bytes(obstore.get(store, name).bytes())
+            content = storage.read_object(store, name)
             rows = parse_part(content)
         except (ValueError, FileNotFoundError):
             continue  # damaged, or just deleted by another run: its molecules are computed again
         work.adopts |= part.maker != makers[0]
         work.witness = work.witness or next((row.smiles for row in rows if not row.reason), None)
-        whole = name in batches and [row.smiles for row in rows] == batches[name]["smiles"].to_list()
+        molecules_of = batches.get(part.anywhere)
+        whole = molecules_of is not None and [row.smiles for row in rows] == molecules_of["smiles"].to_list()
         if whole and (with_failures or not any(row.reason for row in rows)):
-            _record_part(work, name, content, rows)
+            _record_part(work, part, content, rows)
+            if name not in work.listed:
+                work.environment = part.environment
         else:
             work.reusable.add(name, rows, wanted, with_failures=with_failures)
     for names in named:
-        name = next((name for name in names if name in work.stored), names[0])
-        batch = batches[name]
+        chosen = next((one for one in names if one in work.stored), names[0])
+        batch = batches[chosen]
         smiles = batch["smiles"].to_list()
         unknown = [row for row, text in enumerate(smiles) if text not in work.reusable]
-        work.parts.append(Part(name, batch["inchikey"].to_list(), smiles, unknown))
+        work.parts.append(Part(work, chosen, batch["inchikey"].to_list(), smiles, unknown, left=unknown.copy()))
     work.stored = {part.name: work.stored[part.name] for part in work.parts if part.name in work.stored}
 
 
@@ -161,32 +174,38 @@ def has_parts(store: ObjectStore, manifest: RawManifest) -> bool:
     return all(sizes.get(part.name) == part.bytes for part in manifest.parts)
 
 
-def put_part(store: ObjectStore, work: ShardWork, part: Part, printed: Mapping[int, tuple[str, bytes]]) -> None:
-    """Write a part from reusable rows and from `printed`: reason (empty for an answer) and record of unknown rows.
-
-    Raises ShardError if a reusable row has been deleted meanwhile.
-    """
+def put_part(store: ObjectStore, part: Part, environment: str) -> None:
+    """Write a part from reusable and computed rows. Raises ShardError if a reusable row is gone meanwhile."""
+    work = part.work
+    if not part.unknown:
+        environment = work.environment = work.reusable.environment(part.smiles[-1])
+    name = replace(part.name, environment=environment)
     try:
         rows = [
-            Row(smiles, *printed[row]) if row in printed else work.reusable[smiles]
+            Row(smiles, *part.printed[row]) if row in part.printed else work.reusable[smiles]
             for row, smiles in enumerate(part.smiles)
         ]
     except FileNotFoundError:
         raise _concurrent_run(work.model, work.shard) from None
-    content = _write(store, work, part.name, part.inchikeys, rows)
-    _record_part(work, part.name, content, rows)
+    content = _write(store, work, str(name), part.inchikeys, rows)
+    _record_part(work, name, content, rows)
 
 
-def put_piece(store: ObjectStore, work: ShardWork, part: Part, printed: Mapping[int, tuple[str, bytes]]) -> None:
-    """Write some rows of a part as a smaller part, which is deleted when the shard is finished.
+def put_piece(store: ObjectStore, part: Part, environment: str) -> None:
+    """Write the computed rows of a part that are not saved yet as a smaller part, which is deleted with the last part.
 
     After a kill, the next run finds these rows by their molecules.
     """
-    rows = [Row(part.smiles[row], *printed[row]) for row in sorted(printed)]
-    inchikeys = [part.inchikeys[row] for row in sorted(printed)]
-    name = name_piece(part.name, _digest([*inchikeys, *(row.smiles for row in rows)]))
-    _write(store, work, name, inchikeys, rows)
-    work.own |= {name}
+    new = sorted(part.printed.keys() - part.saved)
+    if not new:
+        return
+    rows = [Row(part.smiles[row], *part.printed[row]) for row in new]
+    inchikeys = [part.inchikeys[row] for row in new]
+    digest = _digest([*inchikeys, *(row.smiles for row in rows)])
+    name = str(replace(part.name, molecules=digest, environment=environment))
+    _write(store, part.work, name, inchikeys, rows)
+    part.work.own |= {name}
+    part.saved.update(new)
 
 
 def _write(store: ObjectStore, work: ShardWork, name: str, inchikeys: Sequence[str], rows: Sequence[Row]) -> memoryview:
@@ -201,18 +220,20 @@ def _write(store: ObjectStore, work: ShardWork, name: str, inchikeys: Sequence[s
 
 
 def finish(store: ObjectStore, work: ShardWork, environment: str) -> RawManifest:
-    """Write the quarantine list, then the manifest; then delete parts of the shard that the manifest does not name.
+    """Write the lists of quarantined molecules and of emptied cells, then the manifest.
+
+    Then delete parts of the shard that the manifest does not name.
 
     Parts made for another number of shards stay: they have molecules of other shards. `environment` is the one in
     which the last molecules were computed.
 
     Raises ShardError if a part is missing: another run has finished the shard meanwhile and deleted it.
     """
-    listed = io.StringIO()
-    writer = csv.writer(listed, lineterminator="\n")
-    writer.writerow(("input", "reason"))
-    writer.writerows(row for part in work.parts for row in work.failures[part.name])
-    obstore.put(store, storage.quarantine(work.model, work.shard), listed.getvalue().encode())
+    failures = (row for part in work.parts for row in _keyed_failures(part))
+    _put_csv(store, storage.quarantine(work.model, work.shard), ("inchikey", "input", "reason"), failures)
+    emptied = merge_emptied(column for part in work.parts for column in work.emptied[part.name])
+    counts = (tuple(column.model_dump().values()) for column in emptied)
+    _put_csv(store, storage.emptied(work.model, work.shard), EmptiedColumn.model_fields, counts)
     parts = tuple(work.stored[part.name] for part in work.parts)
     manifest = RawManifest(
         model=work.model,
@@ -223,6 +244,7 @@ def finish(store: ObjectStore, work: ShardWork, environment: str) -> RawManifest
         parts=parts,
         rows=work.settled,
         quarantined=work.quarantined,
+        emptied=emptied,
         environment=environment,
         adopted=work.adoption if work.adopts else None,
         seconds=round(work.seconds, 3),
@@ -238,6 +260,17 @@ def finish(store: ObjectStore, work: ShardWork, environment: str) -> RawManifest
     return manifest
 
 
+def _keyed_failures(part: Part) -> list[tuple[str, str, str]]:
+    keys = dict(zip(part.smiles, part.inchikeys, strict=True))
+    return [(keys[smiles], smiles, reason) for smiles, reason in part.work.failures[part.name]]
+
+
+def _put_csv(store: ObjectStore, name: str, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows((header, *rows))
+    obstore.put(store, name, text.getvalue().encode())
+
+
 def outcome(manifest: RawManifest, max_failure_rate: float) -> ShardOutcome:
     """Return the outcome of a shard that has a manifest."""
     rate = check_failure_rate(manifest, max_failure_rate)
@@ -250,6 +283,7 @@ def outcome(manifest: RawManifest, max_failure_rate: float) -> ShardOutcome:
         facts={
             "rows": manifest.rows,
             "quarantined": manifest.quarantined,
+            "emptied_cells": count_cells(manifest.emptied),
             "parts": len(manifest.parts),
             "bytes": sum(part.bytes for part in manifest.parts),
             "path": manifest_name(manifest.model, manifest.shard),
@@ -257,20 +291,43 @@ def outcome(manifest: RawManifest, max_failure_rate: float) -> ShardOutcome:
             "environment": manifest.environment,
             "seconds": manifest.seconds,
         },
-        checks=(rate,),
+        checks=(rate, check_emptied(manifest)),
+        emptied=manifest.emptied,
     )
+
+
+def find_landed(
+    store: ObjectStore, library: LibraryManifest, model: str, shard: str, max_failure_rate: float
+) -> ShardOutcome | None:
+    """Return the outcome of a shard whose raw predictions are there, of this library and of the canary's release.
+
+    The outcome is a failure if too many molecules are quarantined, and one without a digest if the manifest is damaged.
+    """
+    try:
+        manifest = find_manifest(store, model, shard)
+    except ShardError as error:
+        return ShardOutcome(shard, failure=str(error))
+    info = library.shards.get(shard)  # the shards of an earlier library may have had other numbers
+    if manifest is None or info is None or manifest.shard_digest != info.digest:
+        return None
+    canary = find_report(store, model)
+    if canary and not canary.is_of(manifest.release, manifest.columns):
+        return None
+    return outcome(manifest, max_failure_rate) if has_parts(store, manifest) else None
 
 
 def _concurrent_run(model: str, shard: str) -> ShardError:
     return ShardError(f"another run has computed shard {shard} of {model} at the same time; run the same command again")
 
 
-def _record_part(work: ShardWork, name: str, content: bytes | memoryview, rows: Sequence[Row]) -> None:
-    """Record a stored part."""
+def _record_part(work: ShardWork, name: PartName, content: bytes | memoryview, rows: Sequence[Row]) -> None:
     failures = [(row.smiles, row.reason) for row in rows if row.reason]
-    work.failures[name] = failures
-    work.stored[name] = PartInfo(
-        name=name,
+    work.failures[name.anywhere] = failures
+    work.emptied[name.anywhere] = count_emptied(
+        [row.smiles for row in rows], [row.record for row in rows], work.columns
+    )
+    work.stored[name.anywhere] = PartInfo(
+        name=str(name),
         rows=len(rows),
         quarantined=len(failures),
         bytes=len(content),

@@ -5,10 +5,9 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import TracebackType
 from typing import Self
 
 import polars as pl
@@ -16,17 +15,18 @@ from obstore.store import ObjectStore
 
 from precalc.progress import OnProgress, ignore_progress
 from precalc_assets.inference.adoption import same_major
-from precalc_assets.inference.batching import GaveUpError, PatientCaller
+from precalc_assets.inference.batching import PatientCaller, machine_error
 from precalc_assets.inference.call_size import CallSize
-from precalc_assets.inference.canary_report import CanaryReport, find_report
 from precalc_assets.inference.model_backend import ModelBackend, TimeIsUpError
-from precalc_assets.inference.part_names import PartName, other_parts
 from precalc_assets.inference.parts import Part, ShardWork, finish, has_parts, outcome, plan_parts, put_part, put_piece
-from precalc_assets.inference.reusable_rows import ReusableRows
-from precalc_assets.library import LibraryManifest, read_shard
+from precalc_assets.inference.stored_parts import PartName, ReusableRows, other_parts
+from precalc_assets.library.library_manifest import LibraryManifest, read_shard
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
 from precalc_assets.platform_errors import ModelError, ShardError
-from precalc_assets.predictions import RawManifest, check_failure_rate, find_manifest
+from precalc_assets.predictions.canary_report import CanaryReport, find_report
+from precalc_assets.predictions.shard_manifest import RawManifest, find_manifest
+from precalc_assets.predictions.validate import check_failure_rate
+from precalc_assets.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +43,7 @@ class _Task:
     library: LibraryManifest
     model: str
     backend: ModelBackend
-    batch_size: int
-    max_failure_rate: float
+    settings: Settings
     deadline: float
     on_progress: OnProgress
     save_seconds: float
@@ -63,14 +62,11 @@ class _Task:
         n_shards = self.library.n_shards
         found = other_parts(self.store, self.model, n_shards)
         if found:
-            logger.warning(
+            kept = (
                 "%d parts of the raw predictions of %s were made for another number of shards than %d, for example %s: "
-                "their rows of this release are reused, and the parts stay; delete them when all shards have landed",
-                len(found),
-                self.model,
-                n_shards,
-                found[0],
+                "their rows of this release are reused, and the parts stay; delete them when all shards have landed"
             )
+            logger.warning(kept, len(found), self.model, n_shards, found[0])
         return found
 
 
@@ -81,8 +77,7 @@ def predict_shards(
     backend: ModelBackend,
     shards: Sequence[str],
     *,
-    batch_size: int,
-    max_failure_rate: float,
+    settings: Settings,
     deadline: float = math.inf,
     on_progress: OnProgress = ignore_progress,
     save_seconds: float = SAVE_SECONDS,
@@ -98,7 +93,7 @@ def predict_shards(
     the model's speed, at first by the canary's measurement. Computed rows are stored after at most `save_seconds` plus
     one call. Memory is bounded by a call and a part.
     """
-    task = _Task(store, library, model, backend, batch_size, max_failure_rate, deadline, on_progress, save_seconds)
+    task = _Task(store, library, model, backend, settings, deadline, on_progress, save_seconds)
     left = dict.fromkeys(shards)
     try:
         for landed in _predict(task, shards):
@@ -138,54 +133,51 @@ def _plan(task: _Task, shard: str) -> ShardWork:
 
     A shard with too many failed molecules is not done: the failed ones are computed again.
     """
-    work = _begin(task, shard)
+    release, library = task.backend.release, task.library
+    work = ShardWork(
+        task.model,
+        release,
+        task.backend.columns,
+        shard,
+        library.n_shards,
+        library.shards[shard].digest,
+        ReusableRows(task.store),
+        task.report.adoption if task.report else None,
+    )
     manifest = find_manifest(task.store, task.model, shard)
-    failed = manifest is not None and not check_failure_rate(manifest, task.max_failure_rate).passed
-    if manifest and not failed and _is_current(task, work, manifest):
+    failed = manifest is not None and not check_failure_rate(manifest, task.settings.max_failure_rate).passed
+    if manifest and not failed and _is_current(task, shard, manifest):
         work.manifest = manifest
         return work
-    work.environment = manifest.environment if manifest else ""
-    if (
-        manifest
-        and not task.report
-        and manifest.release not in task.earlier
-        and same_major(manifest.release, work.release)
-    ):
-        task.earlier.add(manifest.release)
-        logger.warning(
+    if manifest:
+        work.environment, work.listed = manifest.environment, frozenset(part.name for part in manifest.parts)
+    earlier = manifest.release if manifest and not task.report else release
+    if earlier not in task.earlier and same_major(earlier, release):
+        task.earlier.add(earlier)
+        again = (
             "%s has predictions of release %s, which are computed again for %s; `precalc predict %s --sample 100` "
-            "first checks whether they can be reused",
-            task.model,
-            manifest.release,
-            work.release,
-            task.model,
+            "first checks whether they can be reused"
         )
-    molecules = pl.DataFrame(pl.from_arrow(read_shard(task.store, task.library, shard)))
-    plan_parts(task.store, work, molecules, task.batch_size, task.others, with_failures=not failed)
+        logger.warning(again, task.model, earlier, release, task.model)
+    molecules = pl.DataFrame(pl.from_arrow(read_shard(task.store, library, shard)))
+    plan_parts(task.store, work, molecules, task.settings.batch_size, task.others, with_failures=not failed)
     return work
 
 
-def _begin(task: _Task, shard: str) -> ShardWork:
-    backend, library = task.backend, task.library
-    digest = library.shards[shard].digest
-    reusable, adoption = ReusableRows(task.store), task.report.adoption if task.report else None
-    return ShardWork(task.model, backend.release, backend.columns, shard, library.n_shards, digest, reusable, adoption)
-
-
-def _is_current(task: _Task, work: ShardWork, manifest: RawManifest) -> bool:
-    """Return whether a manifest has this release, these columns and this shard's digest, and all its parts exist."""
+def _is_current(task: _Task, shard: str, manifest: RawManifest) -> bool:
+    """Return whether a manifest has this release, these columns and the shard's digest, and all its parts exist."""
     made = (manifest.release, manifest.columns, manifest.shard_digest)
-    return made == (work.release, work.columns, work.shard_digest) and has_parts(task.store, manifest)
+    now = (task.backend.release, task.backend.columns, task.library.shards[shard].digest)
+    return made == now and has_parts(task.store, manifest)
 
 
 def _landed_before(task: _Task, shard: str) -> ShardOutcome | None:
     """Return the outcome of a shard that an earlier run has finished, or None."""
-    try:
+    with suppress(*FAILURES):
         manifest = find_manifest(task.store, task.model, shard)
-        is_current = manifest is not None and _is_current(task, _begin(task, shard), manifest)
-    except FAILURES:
-        return None
-    return outcome(manifest, task.max_failure_rate) if manifest and is_current else None
+        if manifest and _is_current(task, shard, manifest):
+            return outcome(manifest, task.settings.max_failure_rate)
+    return None
 
 
 def _land(task: _Task, unfinished: list[ShardWork]) -> Iterator[ShardOutcome]:
@@ -194,35 +186,17 @@ def _land(task: _Task, unfinished: list[ShardWork]) -> Iterator[ShardOutcome]:
     for work in ended:
         unfinished.remove(work)
         try:
-            manifest = work.manifest or _finish(task, work) if work.complete else None
+            manifest = work.manifest
+            if work.complete and not manifest:
+                known = work.environment if not work.seconds else ""
+                manifest = finish(task.store, work, known or task.backend.environment)
         except FAILURES as error:
             manifest, work.failure = None, reason(error)
-        yield outcome(manifest, task.max_failure_rate) if manifest else ShardOutcome(work.shard, failure=work.failure)
-
-
-def _finish(task: _Task, work: ShardWork) -> RawManifest:
-    known = work.environment if not work.seconds else ""
-    return finish(task.store, work, known or task.backend.environment)
-
-
-@dataclass(slots=True)
-class _PendingPart:
-    """A part that is being computed: `left` are the rows to compute.
-
-    `printed` has the reason (empty for an answer) and the record of each computed row. `saved` rows are in the store
-    already, in a smaller part.
-    """
-
-    work: ShardWork
-    part: Part
-    left: list[int]
-    printed: dict[int, tuple[str, bytes]] = field(default_factory=dict)
-    saved: set[int] = field(default_factory=set)
-
-    @property
-    def whole(self) -> bool:
-        """Whether all unknown rows have been computed."""
-        return len(self.printed) == len(self.part.unknown)
+        yield (
+            outcome(manifest, task.settings.max_failure_rate)
+            if manifest
+            else ShardOutcome(work.shard, failure=work.failure)
+        )
 
 
 class _Calls:
@@ -234,11 +208,14 @@ class _Calls:
 
     def __init__(self, task: _Task) -> None:
         self._task = task
-        self._size = CallSize(task.batch_size, task.report)
-        self._caller = PatientCaller(task.model, task.backend, self._size, task.deadline, self._note)
-        self._queue: deque[_PendingPart] = deque()
-        self._pending: list[_PendingPart] = []
-        self._called: dict[str, tuple[_PendingPart, int]] = {}
+        self._size = CallSize(task.settings.batch_size, task.report)
+        required = task.settings.required_values
+        self._caller = PatientCaller(
+            task.model, task.backend, self._size, task.deadline, self._note, required_values=required
+        )
+        self._queue: deque[Part] = deque()
+        self._pending: list[Part] = []
+        self._called: dict[str, tuple[Part, int]] = {}
         self._saved_at = 0.0
         self._stack = ExitStack()
         self._entered = False
@@ -246,9 +223,7 @@ class _Calls:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Save the rows of incomplete parts, and stop the model."""
         with self._stack:
             self._save()
@@ -257,11 +232,10 @@ class _Calls:
         """Queue the missing parts of a shard. A part with only reusable rows is written at once."""
         self._caller.set_witness(work.witness)
         for part in work.missing:
-            pending = _PendingPart(work, part, list(part.unknown))
             if part.unknown:
-                self._queue.append(pending)
+                self._queue.append(part)
             else:
-                self._put(pending)
+                self._put(part)
 
     @property
     def waiting(self) -> bool:
@@ -271,7 +245,7 @@ class _Calls:
     @property
     def full(self) -> bool:
         """Whether enough molecules wait for a whole call."""
-        return sum(len(pending.left) for pending in self._queue) >= self._size.most
+        return sum(len(part.left) for part in self._queue) >= self._size.most
 
     def run(self) -> None:
         """Make one call and, once the model has answered a molecule, write the completed parts.
@@ -284,25 +258,25 @@ class _Calls:
         if not pieces:
             return
         if not self._entered:
-            self._stack.enter_context(self._task.backend)
+            try:
+                self._stack.enter_context(self._task.backend)
+            except OSError as error:
+                raise machine_error(self._task.model, reason(error)) from error
             self._entered = True
-        batches = [[pending.part.smiles[row] for row in rows] for pending, rows in pieces]
-        self._called = {pending.part.smiles[row]: (pending, row) for pending, rows in pieces for row in rows}
+        batches = [[part.smiles[row] for row in rows] for part, rows in pieces]
+        self._called = {part.smiles[row]: (part, row) for part, rows in pieces for row in rows}
         started = time.monotonic()
-        if not any(pending.printed for pending in self._pending):
+        if not any(part.printed for part in self._pending):
             self._saved_at = started
-        try:
-            answers = self._caller.answer(batches)
-        except OSError as error:
-            raise ModelError(f"{self._task.model} cannot be run: {reason(error)}") from error
+        answers = self._caller.answer(batches)
         seconds_each = (time.monotonic() - started) / len(self._called)
-        for (pending, rows), answer in zip(pieces, answers, strict=True):
-            if isinstance(answer, GaveUpError):
-                pending.work.failure = f"shard {pending.work.shard} of {self._task.model}: {answer}"
+        for (part, rows), answer in zip(pieces, answers, strict=True):
+            if answer.gave_up:
+                part.work.failure = f"shard {part.work.shard} of {self._task.model}: {answer.gave_up}"
                 continue
-            pending.work.seconds += seconds_each * len(rows)
+            part.work.seconds += seconds_each * len(rows)
             for at, why in answer.failures.items():
-                pending.printed[rows[at]] = why, answer.records[at]
+                part.printed[rows[at]] = why, answer.records[at]
             self._task.on_progress(len(rows), len(answer.failures))
         if self._caller.answered:
             self.put_whole()
@@ -310,30 +284,31 @@ class _Calls:
 
     def put_whole(self) -> None:
         """Write the completed parts, and save the rows of failed shards."""
-        for pending in self._pending:
-            if pending.work.failure:
-                self._save_piece(pending)
-            elif pending.whole:
-                self._put(pending)
-        self._pending = [pending for pending in self._pending if not (pending.whole or pending.work.failure)]
+        for part in self._pending:
+            if part.work.failure:
+                self._save_piece(part)
+            elif part.whole:
+                self._put(part)
+        self._pending = [part for part in self._pending if not (part.name in part.work.stored or part.work.failure)]
 
-    def _put(self, pending: _PendingPart) -> None:
-        work, part = pending.work, pending.part
+    def _put(self, part: Part) -> None:
+        work = part.work
+        failed = sum(bool(why) for why, _ in part.printed.values())
         try:
-            put_part(self._task.store, work, part, pending.printed)
+            put_part(self._task.store, part, self._task.backend.environment)
         except ShardError as error:
             work.failure = str(error)
         except FAILURES as error:
             work.failure = f"{part.name} could not be written: {reason(error)}"
         else:
-            failed = sum(bool(why) for why, _ in pending.printed.values())
             self._task.on_progress(len(part.smiles) - len(part.unknown), work.stored[part.name].quarantined - failed)
+            part.printed.clear()
 
     def _note(self, answered: Mapping[str, bytes]) -> None:
         """Record answered molecules before their whole batch is answered."""
         for smiles, record in answered.items():
-            pending, row = self._called[smiles]
-            pending.printed[row] = "", record
+            part, row = self._called[smiles]
+            part.printed[row] = "", record
         self._save_in_time()
 
     def _save_in_time(self) -> None:
@@ -343,41 +318,33 @@ class _Calls:
     def _save(self) -> None:
         """Save the rows of incomplete parts, unless the model has answered nothing."""
         if self._caller.answered:
-            for pending in self._pending:
-                self._save_piece(pending)
+            for part in self._pending:
+                self._save_piece(part)
         self._saved_at = time.monotonic()
 
-    def _save_piece(self, pending: _PendingPart) -> None:
-        new = {row: printed for row, printed in pending.printed.items() if row not in pending.saved}
-        if not new:
-            return
+    def _save_piece(self, part: Part) -> None:
         try:
-            put_piece(self._task.store, pending.work, pending.part, new)
+            put_piece(self._task.store, part, self._task.backend.environment)
         except FAILURES as error:
-            logger.warning("a piece of %s could not be saved: %s", pending.part.name, reason(error))
-        else:
-            pending.saved |= new.keys()
+            logger.warning("a piece of %s could not be saved: %s", part.name, reason(error))
 
-    def _take(self) -> list[tuple[_PendingPart, list[int]]]:
-        """Take the rows of the next call off the queue, and drop the parts of failed shards.
-
-        Raises TimeIsUpError if there is no time for one molecule.
-        """
+    def _take(self) -> list[tuple[Part, list[int]]]:
+        """Take the rows of the next call off the queue, without those of failed shards. Raises TimeIsUpError."""
         room = self._size.affordable(self._task.deadline - time.monotonic())
         if room < 1:
             raise TimeIsUpError
         pieces = []
         while self._queue and room:
-            pending = self._queue[0]
-            if pending.work.failure:
+            part = self._queue[0]
+            if part.work.failure:
                 self._queue.popleft()
                 continue
-            rows = pending.left[:room]
-            del pending.left[:room]
+            rows = part.left[:room]
+            del part.left[:room]
             room -= len(rows)
-            pieces.append((pending, rows))
-            if not self._pending or self._pending[-1] is not pending:
-                self._pending.append(pending)
-            if not pending.left:
+            pieces.append((part, rows))
+            if not self._pending or self._pending[-1] is not part:
+                self._pending.append(part)
+            if not part.left:
                 self._queue.popleft()
         return pieces

@@ -9,10 +9,11 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from precalc_assets.models import ModelFolder
+from precalc.scratch import scratch_folder
+from precalc_assets.models.folder import ModelFolder
 from precalc_assets.processes import hold
 
 _COPIED_BYTES = 1 << 20
@@ -22,9 +23,10 @@ _SPLITS = re.compile(r"[\s*?[\]]")
 """Characters that a path must not have: the hub's scripts use `$1` without quotes."""
 
 _REMOVE = """
-import fcntl, shutil, sys
-fcntl.flock(open(sys.argv[1] + "/lock", "w"), fcntl.LOCK_EX)
-shutil.rmtree(sys.argv[1], ignore_errors=True)
+import fcntl, os, shutil, sys
+if os.path.exists(sys.argv[1]):
+    fcntl.flock(open(sys.argv[1] + "/lock", "w"), fcntl.LOCK_EX)
+    shutil.rmtree(sys.argv[1], ignore_errors=True)
 """
 """Waits until the last call has ended, and removes the folder. After a kill -9, the call's guard ends it."""
 
@@ -62,18 +64,12 @@ class PrivateFolder:
 def private_folder(folder: ModelFolder, variables: Mapping[str, str]) -> Iterator[PrivateFolder]:
     """Make a private folder, removed on exit. If this process is killed, a guard removes it."""
     place = tempfile.gettempdir()
-    path = Path(tempfile.mkdtemp(prefix=f"{folder.model}-", dir="/tmp" if _SPLITS.search(place) else place))  # noqa: S108
-    remove = [sys.executable, "-I", "-S", "-c", _REMOVE, str(path)]
-    try:
-        guard = hold(["true"], close=remove, env=variables, cwd=path, log=path / "guard.txt", timeout=_START_SECONDS)
-    except BaseException:
-        shutil.rmtree(path, ignore_errors=True)
-        raise
-    try:
+    with ExitStack() as stack:
+        path = stack.enter_context(scratch_folder("/tmp" if _SPLITS.search(place) else place))  # noqa: S108
+        remove = [sys.executable, "-I", "-S", "-c", _REMOVE, str(path)]
+        log = path / "guard.txt"
+        stack.callback(hold(["true"], close=remove, env=variables, cwd=path, log=log, timeout=_START_SECONDS))
         yield PrivateFolder(path, folder.path / "model")
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-        guard.dismiss()
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from statistics import mean, median
 
 from precalc_assets.inference.call_size import Call, fit_line, planned_size
-from precalc_assets.inference.canary_report import RunEstimate, Speed
-from precalc_assets.library import LibraryManifest
+from precalc_assets.library.library_manifest import LibraryManifest
+from precalc_assets.predictions.canary_report import RunEstimate, Speed
 from precalc_assets.settings import Settings
 
 _HOUR = 3600.0

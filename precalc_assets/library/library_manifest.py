@@ -4,18 +4,19 @@
 """
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
 from obstore.store import ObjectStore
-from pydantic import BaseModel, ConfigDict
+from pydantic import NonNegativeInt, PositiveInt, StringConstraints, model_validator
 
 from precalc_assets import storage
+from precalc_assets.frozen_record import FrozenRecord
 from precalc_assets.json_records import Slot
 from precalc_assets.outcomes import reason
 from precalc_assets.platform_errors import LibraryError
+from precalc_assets.sharding import shard_keys
 from precalc_assets.storage import arrow_reader
 
 SHARD_SCHEMA = pa.schema([("inchikey", pa.string()), ("smiles", pa.string())])
@@ -23,40 +24,52 @@ SHARD_SCHEMA = pa.schema([("inchikey", pa.string()), ("smiles", pa.string())])
 _DIGEST = b"precalc.digest"
 _REBUILD = "run `precalc library build`"
 
+_RowsFile = Annotated[str, StringConstraints(pattern=r"^(library/[\w-]+\.csv)?$")]
 
-class ShardInfo(BaseModel):
+
+class ShardInfo(FrozenRecord):
     """One shard: the number of its molecules, their digest (hex SHA-256), and the size of its file in bytes."""
 
-    model_config = ConfigDict(frozen=True)
-
-    rows: int
-    digest: str
-    bytes: int
+    rows: NonNegativeInt
+    digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]+$")]
+    bytes: NonNegativeInt
 
 
-class LibraryManifest(BaseModel):
-    """The library that a build wrote to the store. It is written last, so every shard that it lists exists.
+class LibraryManifest(FrozenRecord):
+    """The library that a build wrote to the store. It is written last, so every object that it names exists.
 
-    `rows` counts the rows of the source file without its header and `blank_lines`; each row is one of `molecules`,
-    `duplicates` (of an earlier row's InChIKey) or `rejected`. `digest` is the library's version: it depends only on the
-    molecules, their SMILES and the number of shards. `shards` are in order.
+    `rows` counts the rows of the source file that have a filled cell; each row is one of `molecules`,
+    `duplicates` (of an earlier row's InChIKey) or `rejected`. `other_forms` of the duplicates have another canonical
+    SMILES than that row. `digest` is the library's version: it depends only on the molecules, their SMILES and the
+    number of shards. `shards` are in order. `rdkit` is the version that wrote the SMILES. `source` is the name of the
+    file that it was built from, `column` that of its molecules if it was given; names that end in `_file` are those of
+    objects in the store.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     format: Literal[1] = 1
     source: str
+    column: str | None = None
+    source_file: str
     source_sha256: str
-    n_shards: int
-    rows: int
-    blank_lines: int
-    rejected: int
-    duplicates: int
-    molecules: int
+    rejected_file: _RowsFile
+    other_forms_file: _RowsFile
+    n_shards: PositiveInt
+    rows: PositiveInt
+    rejected: NonNegativeInt
+    duplicates: NonNegativeInt
+    other_forms: NonNegativeInt
+    molecules: NonNegativeInt
+    rdkit: str
     digest: str
     built_at: datetime
     seconds: float
     shards: dict[str, ShardInfo]
+
+    @model_validator(mode="after")
+    def _has_all_shards(self) -> "LibraryManifest":
+        if len(self.shards) != self.n_shards or list(self.shards) != shard_keys(self.n_shards):
+            raise ValueError(f"it does not list {self.n_shards} shards in order")
+        return self
 
 
 def find_library(store: ObjectStore) -> LibraryManifest | None:
@@ -84,31 +97,25 @@ def require_shards(library: LibraryManifest, n_shards: int) -> LibraryManifest:
 
 
 def read_shard(store: ObjectStore, library: LibraryManifest, shard: str) -> pa.Table:
-    """Return a shard's molecules: columns `inchikey` and `smiles` (both string), sorted by `key_hash`.
-
-    Raises LibraryError if the file is missing, damaged, or not the one in the manifest.
-    """
-    name = storage.library_shard(shard)
+    """Return a shard's `inchikey` and `smiles`, sorted by `key_hash`. Raises LibraryError if missing or damaged."""
+    digest = library.shards[shard].digest
+    name = storage.library_shard(shard, digest)
     try:
-        reader = arrow_reader(obstore.get(store, name).bytes())
-        table = pq.read_table(reader, page_checksum_verification=True, use_threads=False)
+        reader = arrow_reader(storage.read_object(store, name))
+        table = pq.ParquetFile(reader, page_checksum_verification=True).read(use_threads=False)
     except FileNotFoundError:
-        raise LibraryError(f"{name} is missing from {store}; {_REBUILD}") from None
+        raise LibraryError(
+            f"{name} is missing from {store}, or a new library replaces it; try again, or {_REBUILD}"
+        ) from None
     except (pa.ArrowException, OSError) as error:
         raise LibraryError(f"{name} in {store} is damaged ({reason(error)}); {_REBUILD}") from error
-    if _digest_in(table.schema.metadata) != library.shards[shard].digest:
-        raise LibraryError(
-            f"{name} in {store} is not the one in the manifest: a build is under way or was interrupted; "
-            f"wait for it, or {_REBUILD}"
-        )
+    if (table.schema.metadata or {}).get(_DIGEST) != digest.encode():
+        raise LibraryError(f"{name} in {store} is not the one in the manifest; {_REBUILD}")
     return table.replace_schema_metadata(None)
 
 
 def read_sample(store: ObjectStore, library: LibraryManifest, n: int) -> pa.Table:
-    """Return the first `n` molecules by `key_hash`, fewer if the library has fewer; columns as in `read_shard`.
-
-    Reads only the first shards, since shards are ranges of the hash.
-    """
+    """Return the first `n` molecules by `key_hash`, or all; columns as in `read_shard`. Reads only the first shards."""
     tables = [SHARD_SCHEMA.empty_table()]
     missing = n
     for shard in library.shards:
@@ -122,8 +129,3 @@ def read_sample(store: ObjectStore, library: LibraryManifest, n: int) -> pa.Tabl
 def with_digest(table: pa.Table, digest: str) -> pa.Table:
     """Return the table with its digest in the schema's metadata, where `read_shard` looks for it."""
     return table.replace_schema_metadata({_DIGEST: digest})
-
-
-def _digest_in(metadata: dict[bytes, bytes] | None) -> str | None:
-    digest = (metadata or {}).get(_DIGEST)
-    return digest.decode() if digest is not None else None

@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+from precalc_assets.foreign_files import ForeignFileError, read_foreign
+from precalc_assets.models.folder import MOST_BYTES
 from precalc_assets.platform_errors import ModelError
 
 _POINTER = re.compile(rb"version https://git-lfs\.github\.com/spec/v1\n(?:.*\n)*?size (\d+)\n")
@@ -47,10 +49,10 @@ def find_pointers(path: Path) -> dict[Path, int]:
 def keeps_checkpoints_in_eosvc(path: Path) -> bool:
     """Return whether a model's `access.json` names checkpoints in eosvc. Raises ModelError if it is damaged."""
     try:
-        return "checkpoints" in json.loads((path / "access.json").read_bytes())
+        return "checkpoints" in json.loads(read_foreign(path / "access.json", MOST_BYTES))
     except FileNotFoundError:
         return False
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ForeignFileError, RecursionError) as error:
         raise ModelError(f"{path / 'access.json'} cannot be read: {error}") from None
 
 

@@ -1,11 +1,11 @@
 """Installing packages from conda's channels by rattler, without conda.
 
-`environment` runs this module as a program, `python -m precalc_assets.models.conda PREFIX …`, so that its output is
-logged and its timeout enforced as for any installer. Only calls of rattler belong here.
+`environment` runs this module as a program, `python -m precalc_assets.models.conda ARGUMENTS` (in JSON), so that its
+output is logged and its timeout enforced as for any installer. Only calls of rattler belong here.
 """
 
-import argparse
 import asyncio
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -23,6 +23,8 @@ from rattler.exceptions import (
     SolverError,
     TransactionError,
 )
+
+from precalc_assets.own_process import hide_process
 
 
 async def install_packages(
@@ -55,22 +57,17 @@ async def install_packages(
 
 def main() -> str:
     """Install the packages on the command line; return the failure with the channels or packages, or nothing."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("prefix", type=Path)
-    parser.add_argument("specs", nargs="+")
-    parser.add_argument("--channel", action="append", required=True)
-    parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--as-of", type=datetime.fromisoformat)
-    given = parser.parse_args()
-    work = install_packages(given.prefix, given.specs, given.channel, cache_dir=given.cache, as_of=given.as_of)
+    hide_process()
+    prefix, cache_dir, as_of, channels, specs = json.loads(sys.argv[1])
+    cutoff = datetime.fromisoformat(as_of) if as_of else None
     try:
-        asyncio.run(work)
+        asyncio.run(install_packages(Path(prefix), specs, channels, cache_dir=Path(cache_dir), as_of=cutoff))
     except GatewayError as error:
-        return f"the conda channels {', '.join(given.channel)} cannot be read: {error}"
+        return f"the conda channels {', '.join(channels)} cannot be read: {error}"
     except SolverError as error:
-        return f"No solution found in the conda channels {', '.join(given.channel)}: {error}"
+        return f"No solution found in the conda channels {', '.join(channels)}: {error}"
     except _OTHER_ERRORS as error:
-        return f"{' '.join(given.specs)} cannot be installed: {error}"
+        return f"{' '.join(specs)} cannot be installed: {error}"
     return ""
 
 

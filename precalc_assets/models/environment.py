@@ -5,6 +5,7 @@ environment.
 """
 
 import hashlib
+import json
 import logging
 import os
 import platform
@@ -12,20 +13,21 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict
+from pydantic import ValidationError
 from uv import find_uv_bin
 
-from precalc_assets.models.folder import ModelFolder
+from precalc_assets import processes
+from precalc_assets.foreign_files import ForeignFileError, read_foreign
+from precalc_assets.frozen_record import FrozenRecord
+from precalc_assets.models.folder import MOST_BYTES, ModelFolder
 from precalc_assets.models.recipe import DEFAULT_CHANNEL, CondaInstall, PipInstall, Recipe, Step, read_recipe
 from precalc_assets.platform_errors import ModelError, UsageError
-from precalc_assets.processes import clean_variables, find_home, last_lines, run_guarded, wait_until_ended
 
 logger = logging.getLogger(__name__)
 
@@ -58,13 +60,8 @@ class Environment:
     variables: Mapping[str, str]
 
 
-class _Contents(BaseModel):
-    """What an environment consists of; `skipped` are the lines of the recipe that failed.
-
-    `variables` are those that conda packages set when their environment is activated.
-    """
-
-    model_config = ConfigDict(frozen=True)
+class _Contents(FrozenRecord):
+    """What an environment consists of: packages, `skipped` lines of the recipe, and `variables` of its activation."""
 
     recipe: str
     platform: str
@@ -94,21 +91,24 @@ def model_environment(folder: ModelFolder, cache_dir: Path, *, skip_failed: bool
     path = _environments(cache_dir) / f"{folder.model}-{key}"
 
     def make(installer: "_Installer") -> str:
-        _require_room(folder, path.parent)
-        work = _Builder(folder, recipe, path, installer, cache_dir / "conda", _cutoff(packaged_on), skip_failed)
+        megabytes = _SPARE_MEGABYTES + (folder.metadata.environment_megabytes or 0)
+        processes.require_room(path.parent, megabytes, f"the environment of {folder.model}", "set PRECALC_CACHE_DIR")
+        # The end of the packaging date in UTC; later uploads are not installed.
+        cutoff = datetime.combine(packaged_on + timedelta(days=1), time(), UTC) if packaged_on else None
+        work = _Builder(folder, recipe, path, installer, cache_dir / "conda", cutoff, skip_failed)
         return work.build().model_dump_json(indent=1)
 
-    contents = _Contents.model_validate_json(_make_once(folder.model, path, make))
+    try:
+        contents = _Contents.model_validate_json(_make_once(folder.model, path, make))
+    except (ValidationError, ForeignFileError):
+        raise ModelError(f"{path / 'ready'} is damaged; run `precalc models remove {folder.model}`") from None
     for line in contents.skipped:
         logger.warning("the environment of %s lacks %r, which failed to install", folder.model, line)
     return Environment(contents.name, {**_variables(path), **contents.variables})
 
 
 def remove_environments(model: str, cache_dir: Path) -> int:
-    """Remove a model's environments and return the bytes freed, without files that uv's cache shares.
-
-    Raises ModelError while one of them is being made.
-    """
+    """Remove a model's environments; return the bytes freed. Raises ModelError while one of them is being made."""
     found = re.compile(rf"{re.escape(model)}-[0-9a-f]{{12}}(-home|\.log)?")
     freed = 0
     for path in sorted(_environments(cache_dir).glob(f"{model}-*")):
@@ -130,10 +130,7 @@ def ersilia_program(cache_dir: Path) -> Path:
 
 
 def tool_program(name: str, version: str, cache_dir: Path) -> Path:
-    """Return the program of the package `name` in its own environment, made if there is none.
-
-    Raises like `model_environment`.
-    """
+    """Return a package's program in an environment of its own, made once. Raises like `model_environment`."""
     digest = hashlib.sha256(sys.version.encode()).hexdigest()[:12]
     environment = _environments(cache_dir) / f"{name}-{version}-{digest}"
 
@@ -153,21 +150,6 @@ def _environments(cache_dir: Path) -> Path:
     return cache_dir / "environments"
 
 
-def _require_room(folder: ModelFolder, environments: Path) -> None:
-    needed = _SPARE_MEGABYTES + (folder.metadata.environment_megabytes or 0)
-    free = shutil.disk_usage(environments).free / 1e6
-    if free < needed:
-        raise ModelError(
-            f"the environment of {folder.model} needs {needed:,.0f} MB, and the disk of {environments} has {free:,.0f} "
-            "MB free; free some, or set PRECALC_CACHE_DIR to a folder on another disk"
-        )
-
-
-def _cutoff(packaged_on: date | None) -> datetime | None:
-    """Return the end of the packaging date in UTC; later uploads are not installed."""
-    return datetime.combine(packaged_on + timedelta(days=1), time(), UTC) if packaged_on else None
-
-
 class _Installer:
     """Runs the commands that make an environment, one at a time; the log holds the latest one's output."""
 
@@ -179,14 +161,10 @@ class _Installer:
 
     def run(self, command: Sequence[str], variables: Mapping[str, str], folder: Path | None = None) -> str:
         """Run a command and return its failure with the last lines of its output, or an empty string."""
+        place = folder or self._folder
         try:
-            code = run_guarded(
-                command,
-                env=variables,
-                cwd=folder or self._folder,
-                log=self.log,
-                timeout=_INSTALL_SECONDS,
-                lock=self.lock,
+            code = processes.run_guarded(
+                command, env=variables, cwd=place, log=self.log, timeout=_INSTALL_SECONDS, lock=self.lock
             )
         except subprocess.TimeoutExpired:
             ended = f"timed out after {_INSTALL_SECONDS:g} s"
@@ -194,7 +172,7 @@ class _Installer:
             if not code:
                 return ""
             ended = f"exited {code}"
-        return f"{Path(command[0]).name} {ended}: {last_lines(self.log)} (full log: {self.log})"
+        return f"{Path(command[0]).name} {ended}: {processes.last_lines(self.log)} (full log: {self.log})"
 
     def require(self, command: Sequence[str], variables: Mapping[str, str]) -> None:
         """Run a command. Raises ModelError if it fails."""
@@ -206,7 +184,7 @@ class _Installer:
         return ModelError(f"the environment of {self._what} could not be made: {failure}")
 
 
-def _make_once(what: str, environment: Path, make: Callable[[_Installer], str]) -> str:
+def _make_once(what: str, environment: Path, make: Callable[[_Installer], str]) -> bytes:
     """Make an environment under a lock unless it exists, and return the text that `make` returned for it.
 
     The text is written last, to `ready`: only then does the environment exist. So processes share environments, and a
@@ -216,28 +194,14 @@ def _make_once(what: str, environment: Path, make: Callable[[_Installer], str]) 
     environment.parent.mkdir(parents=True, exist_ok=True)
     installer = _Installer(what, environment)
     mark, written = environment / "ready", environment / "ready.part"
-    with _locked(what, environment.with_name(f"{environment.name}.lock")):
+    lock = environment.with_name(f"{environment.name}.lock")
+    with processes.only_holder(lock, installer.lock, f"makes the environment of {what}"):
         if not mark.exists() or not (environment / "bin" / "python").exists():
             logger.info("making the environment of %s (once)", what)
-            wait_until_ended(installer.lock)
             _remove(environment)
             written.write_text(make(installer), encoding="utf-8")
             written.rename(mark)
-        return mark.read_text(encoding="utf-8")
-
-
-@contextmanager
-def _locked(what: str, path: Path) -> Iterator[None]:
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        logger.info("waiting for another process that makes the environment of %s", what)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return read_foreign(mark, MOST_BYTES)
 
 
 @dataclass(slots=True)
@@ -264,10 +228,8 @@ class _Builder:
         conda = [step for step in self.recipe.steps if isinstance(step, CondaInstall)]
         others = [step for step in self.recipe.steps if not isinstance(step, CondaInstall)]
         if self.recipe.steps and not self.cutoff:
-            logger.warning(
-                "%s has no Last Packaging Date: it gets today's packages, which may differ on another day",
-                self.folder.model,
-            )
+            undated = "%s has no Last Packaging Date: it gets today's packages, which may differ on another day"
+            logger.warning(undated, self.folder.model)
         self._make_python(conda)
         for step in conda:
             self._run_step(step)
@@ -276,10 +238,12 @@ class _Builder:
             raise self.installer.error(failure)
         for other in others:
             self._run_step(other)
+        asked = "import platform; print(platform.python_version())"
+        self.installer.require([str(self.path / "bin" / "python"), "-c", asked], _variables(self.path))
         return _Contents(
             recipe=self.recipe.digest,
             platform=_PLATFORM,
-            python=self._python_version(),
+            python=processes.read_log(self.installer.log).strip(),
             packages=self._list_packages(),
             skipped=tuple(self.skipped),
             variables=self.activated,
@@ -302,13 +266,8 @@ class _Builder:
             failure = self._conda([f"python={python}"], (DEFAULT_CHANNEL,)) and failure
         if failure:
             ours = sys.version.split()[0]
-            logger.warning(
-                "%s needs Python %s, which cannot be installed (%s); trying %s",
-                self.folder.model,
-                python,
-                failure,
-                ours,
-            )
+            missing = "%s needs Python %s, which cannot be installed (%s); trying %s"
+            logger.warning(missing, self.folder.model, python, failure, ours)
             if failure := self._venv(sys.executable):
                 raise self.installer.error(failure)
 
@@ -324,7 +283,7 @@ class _Builder:
             channels = tuple(dict.fromkeys((*step.channels, DEFAULT_CHANNEL)))
             failure = self._conda([*step.specs, f"python={self.recipe.python}"], channels)
         else:
-            variables = {**_variables(self.path), **self.activated}
+            variables = {**_variables(self.path, installs=True), **self.activated}
             failure = self.installer.run(["bash", "-euc", step.command], variables, self.path)
         if failure:
             self._skip(step, failure)
@@ -358,7 +317,7 @@ class _Builder:
             options += [f"--exclude-newer-package={name}=false" for name in exempt if cutoff]
             command = _uv_install(self.path, *options, *arguments)
             failure = self.installer.run(command, self._building(), self.folder.path)
-            said = self.installer.log.read_text(encoding="utf-8", errors="replace") if failure else ""
+            said = processes.read_log(self.installer.log) if failure else ""
             if not cutoff or _UNSOLVED not in said:
                 break
             exempt += (found := sorted({*_TOO_NEW.findall(said)} - {*exempt}))
@@ -368,28 +327,25 @@ class _Builder:
         return failure
 
     def _conda(self, specs: Sequence[str], channels: Sequence[str]) -> str:
-        """Install by rattler, and return the failure, or an empty string."""
-        command = [sys.executable, "-m", "precalc_assets.models.conda", str(self.path), *specs]
-        command += [f"--cache={self.conda_cache}", *(f"--channel={channel}" for channel in channels)]
-        variables = _installer_variables(self.path)
-        variables |= {name: value for name, value in os.environ.items() if name == "CONDA_CHANNEL_ALIAS"}
-        cutoff = [f"--as-of={self.cutoff.isoformat()}"] if self.cutoff else []
-        failure = self.installer.run([*command, *cutoff], variables)
-        if cutoff and _UNSOLVED in failure:
-            failure = self.installer.run(command, variables)
+        def install(cutoff: datetime | None) -> str:
+            as_of = cutoff and cutoff.isoformat()
+            arguments = json.dumps([str(self.path), str(self.conda_cache), as_of, list(channels), list(specs)])
+            command = [sys.executable, "-m", "precalc_assets.models.conda", arguments]
+            return self.installer.run(command, _installer_variables(self.path))
+
+        failure = install(self.cutoff)
+        if self.cutoff and _UNSOLVED in failure:
+            failure = install(None)
             if not failure:
                 self._warn_of_newer("all packages", f"conda install {' '.join(specs)}")
         return failure
 
     def _warn_of_newer(self, packages: str, shown: str) -> None:
-        logger.warning(
+        newer = (
             "%s was packaged on %s, but %s of %s cannot be installed as of that date: today's versions are used, which "
-            "may differ on another day",
-            self.folder.model,
-            self.folder.metadata.packaged_on,
-            packages,
-            shown,
+            "may differ on another day"
         )
+        logger.warning(newer, self.folder.model, self.folder.metadata.packaged_on, packages, shown)
 
     def _activate(self) -> None:
         """Record the variables that conda's activation sets, such as paths of compilers and data."""
@@ -397,7 +353,11 @@ class _Builder:
             return
         before = {**_variables(self.path), "CONDA_PREFIX": str(self.path)}
         self.installer.require(["bash", "-c", _ACTIVATE], before)
-        after = dict(line.split("=", 1) for line in (self.path / "activated").read_text().split("\0") if line)
+        try:
+            said = read_foreign(self.path / "activated", MOST_BYTES).decode()
+        except (ForeignFileError, FileNotFoundError, UnicodeDecodeError) as error:
+            raise self.installer.error(f"conda's activation left no variables: {error}") from None
+        after = dict(line.split("=", 1) for line in said.split("\0") if "=" in line)
         self.activated = {name: value for name, value in after.items() if value != _variables(self.path).get(name)}
 
     def _building(self) -> dict[str, str]:
@@ -405,15 +365,10 @@ class _Builder:
         own = _variables(self.path)
         return {**_installer_variables(self.path), "PATH": own["PATH"], **self.activated}
 
-    def _python_version(self) -> str:
-        asked = "import platform; print(platform.python_version())"
-        self.installer.require([str(self.path / "bin" / "python"), "-c", asked], _variables(self.path))
-        return self.installer.log.read_text(encoding="utf-8").strip()
-
     def _list_packages(self) -> tuple[str, ...]:
         """Return packages with versions, as pip and conda name them; the model's folder reads `.`."""
         self.installer.require([find_uv_bin(), "pip", "freeze", "--quiet", *_at(self.path)], self._building())
-        listed = self.installer.log.read_text(encoding="utf-8").replace(str(self.folder.path), ".")
+        listed = processes.read_log(self.installer.log).replace(str(self.folder.path), ".")
         return (*listed.splitlines(), *sorted(path.stem for path in (self.path / "conda-meta").glob("*.json")))
 
 
@@ -428,16 +383,15 @@ def _shown(step: Step) -> str:
     return f"`{' '.join(step.line.split())}`"
 
 
-def _variables(environment: Path) -> dict[str, str]:
-    clean = clean_variables(environment.with_name(f"{environment.name}-home"))
+def _variables(environment: Path, *, installs: bool = False) -> dict[str, str]:
+    clean = processes.clean_variables(environment.with_name(f"{environment.name}-home"), installs=installs)
     return {**clean, "PATH": f"{environment / 'bin'}{os.pathsep}{clean['PATH']}", "VIRTUAL_ENV": str(environment)}
 
 
 def _installer_variables(environment: Path) -> dict[str, str]:
     """Return the variables for uv and rattler, which use the user's cache and configuration."""
-    places = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")
-    found = {name: os.environ[name] for name in places if name in os.environ}
-    return {**clean_variables(find_home() or environment.with_name("uv-home")), **found}
+    home = processes.find_home() or environment.with_name("uv-home")
+    return processes.clean_variables(home, installs=True, own="XDG_(CACHE|CONFIG|DATA)_HOME|CONDA_CHANNEL_ALIAS")
 
 
 def _at(environment: Path) -> tuple[str, str]:

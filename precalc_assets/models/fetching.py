@@ -7,27 +7,36 @@ nothing that looks like a release, and the next one starts over.
 """
 
 import logging
-import os
 import re
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from filelock import FileLock, Timeout
-
 from precalc.identifiers import check_model_id
+from precalc_assets import processes
+from precalc_assets.foreign_files import ForeignFileError, read_foreign
 from precalc_assets.model_metadata import ModelMetadata
 from precalc_assets.models.checkpoints import find_pointers, keeps_checkpoints_in_eosvc
 from precalc_assets.models.environment import disk_bytes, tool_program
-from precalc_assets.models.folder import FETCHED, Fetched, ModelFolder, parse_metadata, read_fetched, read_folder
+from precalc_assets.models.folder import (
+    FETCHED,
+    METADATA,
+    MOST_BYTES,
+    RELEASE,
+    Fetched,
+    ModelFolder,
+    parse_metadata,
+    read_fetched,
+    read_folder,
+)
 from precalc_assets.platform_errors import ModelError, UsageError
-from precalc_assets.processes import clean_variables, find_home, last_line, printable, run_guarded, wait_until_ended
+from precalc_assets.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +52,10 @@ _ASK_SECONDS = 120.0
 _FRESH_SECONDS = 24 * 3600.0
 """How long an answer of the hub is reused: it changes a model a few times a year."""
 
-_METADATA = ("metadata.yml", "metadata.json")
-
 _MAKING = "making"
 """The folder, beside the complete releases, in which one is made."""
 
-_RELEASE = re.compile(r"v(\d+)\.(\d+)\.(\d+)")
+_RELEASE = re.compile(RELEASE)
 _REF = re.compile(r"^([0-9a-f]{40,64})\t(HEAD|refs/tags/(v\d+\.\d+\.\d+)(\^\{\})?)$", re.MULTILINE)
 
 _NO_REPOSITORY = re.compile(
@@ -57,43 +64,24 @@ _NO_REPOSITORY = re.compile(
 )
 """Git's messages for a missing or private repository, for which GitHub asks for a password."""
 
-_GITS = re.compile(r"GIT_(CONFIG|SSH|ASKPASS|SSL|HTTP|TRACE)\w*|SSH_AUTH_SOCK|XDG_CONFIG_HOME")
+_GITS = r"GIT_(CONFIG|SSH|ASKPASS|SSL|HTTP|TRACE)\w*|SSH_AUTH_SOCK|XDG_CONFIG_HOME"
 """Variables that tell git how to reach a server, without those of a repository, which hooks have."""
 
-_EOSVCS = re.compile(r"AWS_\w+")
+_EOSVCS = r"AWS_\w+"
 """Variables of boto3, which eosvc uses: endpoint and credentials of its buckets."""
 
 _NO_FILTERS = ("-c", "filter.lfs.smudge=", "-c", "filter.lfs.process=", "-c", "filter.lfs.required=false")
 """Keeps a checkout from downloading LFS objects if Git LFS is installed for the user: `_pull_pointers` does."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hub:
-    """The server that models are fetched from, and the cache that keeps them."""
-
-    url: str
-    cache_dir: Path
-
-    def repository(self, identifier: str) -> str:
-        """Return the URL of a model's repository; a `file:` URL may name a bare one with the suffix `.git`."""
-        url = f"{self.url.rstrip('/')}/{identifier}"
-        path = Path(unquote(urlsplit(url).path))
-        return f"{url}.git" if url.startswith("file:") and not path.exists() else url
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the fetched models."""
-        return self.cache_dir / "models"
-
-
-def fetch_model(model: str, hub: Hub, release: str = "") -> ModelFolder:
+def fetch_model(model: str, settings: Settings, release: str = "") -> ModelFolder:
     """Return a model of the hub; fetch it unless the cache has it.
 
     `release` is a tag such as v1.0.1. The default is the newest release of the model, or of MAJOR 2 for `eos3b5e-v2`,
     looked up at most once a day; if the hub cannot be reached, the newest in the cache. Raises UsageError if the hub
     has no such model or release, ModelError if it cannot be fetched.
     """
-    copies = _Copies(model, hub)
+    copies = _Copies(model, settings)
     if release and not _of_version([release], copies.version):
         raise UsageError(f"{release!r} is not a release of {model}; write it as v1.0.1")
     with copies.locked():
@@ -111,35 +99,36 @@ def fetch_model(model: str, hub: Hub, release: str = "") -> ModelFolder:
         return copies.read(named)
 
 
-def find_fetched(model: str, hub: Hub) -> ModelFolder | None:
+def find_fetched(model: str, settings: Settings) -> ModelFolder | None:
     """Return the newest release of a model in the cache, without asking the hub."""
-    copies = _Copies(model, hub)
+    copies = _Copies(model, settings)
     named = copies.newest()
     return copies.read(named) if named else None
 
 
-def remove_fetched(model: str, hub: Hub) -> int:
+def remove_fetched(model: str, settings: Settings) -> int:
     """Remove a model's releases from the cache, those of MAJOR 2 for `eos3b5e-v2`; return the bytes freed."""
-    if not (hub.folder / model.partition("-v")[0]).exists():
+    if not (_fetched(settings) / model.partition("-v")[0]).exists():
         return 0
-    copies = _Copies(model, hub)
+    copies = _Copies(model, settings)
     with copies.locked():
         return copies.remove()
 
 
-def list_fetched(hub: Hub) -> list[str]:
+def list_fetched(settings: Settings) -> list[str]:
     """Return the ids of the models in the cache, sorted."""
-    return sorted(path.name for path in hub.folder.glob("eos*") if _Copies(path.name, hub).newest())
+    return sorted(path.name for path in _fetched(settings).glob("eos*") if _Copies(path.name, settings).newest())
 
 
-def describe_model(model: str, hub: Hub) -> tuple[str, ModelMetadata]:
-    """Return a model's newest release and its current metadata in the hub, without fetching its large files.
-
-    Raises UsageError if the hub has no such model, ModelError if it cannot be reached.
-    """
-    copies = _Copies(model, hub)
+def describe_model(model: str, settings: Settings) -> tuple[str, ModelMetadata]:
+    """Return a model's newest release and its metadata in the hub. Raises UsageError, ModelError as `fetch_model`."""
+    copies = _Copies(model, settings)
     with copies.locked():
         return copies.choose("")[0], copies.look()
+
+
+def _fetched(settings: Settings) -> Path:
+    return settings.cache_dir / "models"
 
 
 def _of_version(releases: list[str] | Mapping[str, str], version: str) -> list[str]:
@@ -152,13 +141,15 @@ def _of_version(releases: list[str] | Mapping[str, str], version: str) -> list[s
 class _Copies:
     """The releases of one model in the cache."""
 
-    def __init__(self, model: str, hub: Hub) -> None:
+    def __init__(self, model: str, settings: Settings) -> None:
         check_model_id(model)
         self._model = model
         self._identifier, _, self.version = model.partition("-v")
-        self.url = hub.repository(self._identifier)
-        self._cache_dir = hub.cache_dir
-        self._place = hub.folder / self._identifier
+        self.url = f"{settings.hub_url.rstrip('/')}/{self._identifier}"
+        if self.url.startswith("file:") and not Path(unquote(urlsplit(self.url).path)).exists():
+            self.url += ".git"  # a bare repository
+        self._cache_dir = settings.cache_dir
+        self._place = _fetched(settings) / self._identifier
         self._log = self._place / "log.txt"
         self._guard_lock = self._place / "guard.lock"
         self._today = self._place / f"today-{model}"
@@ -169,17 +160,8 @@ class _Copies:
         if not self._cache_dir.is_absolute():  # the user has no home folder
             raise UsageError("there is no home folder for fetched models; set PRECALC_CACHE_DIR")
         self._place.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._place / "lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            logger.info("waiting for another process that fetches %s", self._identifier)
-            lock.acquire()
-        try:
-            wait_until_ended(self._guard_lock)
+        with processes.only_holder(self._place / "lock", self._guard_lock, f"fetches {self._identifier}"):
             yield
-        finally:
-            lock.release()
 
     def holds(self, release: str, *, if_damaged: bool = False) -> bool:
         """Return whether the cache has a release from this hub; for a damaged record, return `if_damaged`."""
@@ -212,10 +194,10 @@ class _Copies:
         """Return the release that the hub named as newest today, or an empty string if it is not in the cache."""
         try:
             is_fresh = time.time() - self._today.stat().st_mtime < _FRESH_SECONDS
-            named = self._today.read_text(encoding="utf-8")
-        except FileNotFoundError:
+            named = read_foreign(self._today, MOST_BYTES).decode()
+        except (FileNotFoundError, ForeignFileError, UnicodeDecodeError):
             return ""
-        return named if is_fresh and self.holds(named) else ""
+        return named if is_fresh and named in self._names() and self.holds(named) else ""
 
     def ask(self, release: str) -> str:
         """Look up a release, or the newest, in the hub; fetch it unless the cache has it, and return its name.
@@ -251,7 +233,7 @@ class _Copies:
         with self._making() as folder:
             limited = ("--depth=1", "--filter=blob:limit=1m", "--no-checkout")
             self._git("clone", "--quiet", *limited, self.url, folder)
-            found = [self._metadata_at("HEAD", folder, name) for name in _METADATA]
+            found = [self._metadata_at("HEAD", folder, name) for name in METADATA]
         metadata = next(filter(None, found), None)
         if metadata is None:
             raise ModelError(f"{self.url} has no readable metadata")
@@ -266,7 +248,7 @@ class _Copies:
         try:
             said = self._git("ls-remote", self.url, "HEAD", "refs/tags/v*", timeout=_ASK_SECONDS)
         except ModelError as error:
-            if _NO_REPOSITORY.search(self._said()):
+            if _NO_REPOSITORY.search(processes.read_log(self._log)):
                 raise UsageError(f"there is no repository {self.url} (PRECALC_HUB_URL) that git can read") from None
             raise ModelError(f"{error}; is this machine offline?") from None
         # An annotated tag has two lines; the second names the commit.
@@ -276,7 +258,6 @@ class _Copies:
         return refs
 
     def _make(self, release: str, commit: str) -> None:
-        """Fetch a release into the cache. Raises ModelError, and then leaves nothing."""
         logger.info("fetching %s %s from %s", self._identifier, release, self.url)
         with self._making() as folder:
             self._check_out(folder, release, commit)
@@ -310,7 +291,7 @@ class _Copies:
         self._git("-C", folder, "remote", "add", "origin", self.url)
         self._git("-C", folder, "fetch", "--quiet", "--depth=1", "--no-tags", "origin", *refs)
         self._git("-C", folder, *_NO_FILTERS, "checkout", "--quiet", "--detach", "refs/precalc/release")
-        for name in _METADATA:
+        for name in METADATA:
             newest = self._metadata_at("refs/precalc/newest", folder, name)
             if newest and newest.release == release and (folder / name).is_file():
                 (folder / ".git" / name).replace(folder / name)
@@ -330,12 +311,8 @@ class _Copies:
             return
         size = sum(pointers.values())
         logger.info("fetching %d Git LFS files of %s, %.1f MB", len(pointers), self._identifier, size / 1e6)
-        free = shutil.disk_usage(folder).free
-        if free < 2 * size:  # Git LFS keeps a second copy in its cache
-            raise ModelError(
-                f"{self._identifier} needs {2 * size / 1e6:,.0f} MB in {folder}, where {free / 1e6:,.0f} MB are free; "
-                "free some, or set PRECALC_CACHE_DIR"
-            )
+        # Git LFS keeps a second copy in its cache.
+        processes.require_room(folder, 2 * size / 1e6, f"the fetch of {self._identifier}", "set PRECALC_CACHE_DIR")
         try:
             self._git("lfs", "version")
         except ModelError:
@@ -354,10 +331,11 @@ class _Copies:
         variables = {**self._variables(_EOSVCS), "EVC_REPO_NAME": self._identifier, "COLUMNS": "1000"}
         command = [str(program), "download", "--path", "model/checkpoints"]
         code = self._run(command, variables, folder, _FETCH_SECONDS)
-        if code and "Nothing found at s3://" not in self._said():  # also printed for models that need no checkpoints
+        # Also printed for models that need no checkpoints.
+        if code and "Nothing found at s3://" not in processes.read_log(self._log):
             raise ModelError(
-                f"eosvc could not download the checkpoints of {self._identifier}: {last_line(self._log)} (full log: "
-                f"{self._log})"
+                f"eosvc could not download the checkpoints of {self._identifier}: {processes.last_line(self._log)} "
+                f"(full log: {self._log})"
             )
 
     def _git(self, *arguments: str | Path, timeout: float = _FETCH_SECONDS) -> str:
@@ -368,25 +346,25 @@ class _Copies:
         code = self._run(command, variables, self._place, timeout)
         if code:
             verb = next(word for word in command[1:] if word.isalpha() or word == "ls-remote")
-            reason = next((line for line in self._said().splitlines() if line.startswith("fatal: ")), "")
+            reason = next(
+                (line for line in processes.read_log(self._log).splitlines() if line.startswith("fatal: ")), ""
+            )
             raise ModelError(
                 f"{self._identifier} cannot be fetched from {self.url}: git {verb}: "
-                f"{printable(reason) or last_line(self._log)}"
+                f"{processes.printable(reason) or processes.last_line(self._log)}"
             )
-        return self._said()
+        return processes.read_log(self._log)
 
     def _run(self, command: list[str], variables: Mapping[str, str], cwd: Path, timeout: float) -> int:
         try:
-            return run_guarded(command, env=variables, cwd=cwd, log=self._log, lock=self._guard_lock, timeout=timeout)
+            return processes.run_guarded(
+                command, env=variables, cwd=cwd, log=self._log, lock=self._guard_lock, timeout=timeout
+            )
         except subprocess.TimeoutExpired:
             raise ModelError(
                 f"{self._identifier} cannot be fetched from {self.url}: {command[0]} timed out after {timeout:g} s"
             ) from None
 
-    def _said(self) -> str:
-        return self._log.read_text(encoding="utf-8", errors="replace")
-
-    def _variables(self, ours: re.Pattern[str]) -> dict[str, str]:
-        """Return a program's variables: the user's HOME, for its configuration, and ours that match the pattern."""
-        clean = clean_variables(find_home() or self._place / "home")
-        return {**clean, **{name: value for name, value in os.environ.items() if ours.fullmatch(name)}}
+    def _variables(self, own: str) -> dict[str, str]:
+        """Return a program's variables, with the user's HOME for its configuration."""
+        return processes.clean_variables(processes.find_home() or self._place / "home", own=own)

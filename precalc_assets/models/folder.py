@@ -7,17 +7,32 @@ from dataclasses import dataclass
 from datetime import date
 from functools import cache
 from pathlib import Path
+from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
 from precalc.identifiers import check_model_id
 from precalc_assets.columns import Column, read_columns
+from precalc_assets.foreign_files import ForeignFileError, read_foreign
+from precalc_assets.frozen_record import FrozenRecord
 from precalc_assets.model_metadata import ModelMetadata
 from precalc_assets.platform_errors import ModelError, UsageError
 
 _EMPTY = (None, "", "~", "null", "Null", "NULL", "None")
 """How JSON, YAML (1.1, "Null Language-Independent Type") and the hub write null."""
+
+MOST_BYTES = 1 << 20
+"""Limit on the size of a model's metadata, recipe and record of its origin. The hub's largest has 10 KB."""
+
+_DEEPEST = 100
+"""Limit on brackets within brackets: PyYAML's time grows with the square of their number."""
+
+RELEASE = r"v(\d+)\.(\d+)\.(\d+)"
+"""A release tag of the hub."""
+
+METADATA = ("metadata.yml", "metadata.json")
+"""The files that may hold a model's metadata; the first that exists counts."""
 
 FETCHED = "fetched.json"
 """The file beside a fetched model's folder that holds its `Fetched` record."""
@@ -45,22 +60,17 @@ class ModelFolder:
         return self.path / "model" / "framework"
 
 
-class Fetched(BaseModel):
+class Fetched(FrozenRecord):
     """Where a fetched model's folder comes from."""
 
-    model_config = ConfigDict(frozen=True)
-
-    release: str
+    release: Annotated[str, Field(pattern=rf"^{RELEASE}$|^commit-[0-9a-f]{{12}}$")]
     url: str
     commit: str
     committed_on: date
 
 
 def find_model(model: str, folders: Sequence[Path]) -> ModelFolder:
-    """Return the model from the first folder that has it.
-
-    Raises UsageError for a malformed or unknown model id, ModelError for a folder that cannot be used.
-    """
+    """Return the model from the first folder that has it. Raises UsageError, or ModelError for an unusable one."""
     check_model_id(model)
     known = ", ".join(list_models(folders)) or "none"
     for folder in folders:
@@ -88,7 +98,10 @@ def read_folder(path: Path) -> ModelFolder:
     a tag it is that field, and without the field a digest of the content, so that different models never look alike.
     A fetched folder without a packaging date gets the day of its commit.
     """
-    metadata = _read_metadata(path)
+    file = next((path / name for name in METADATA if (path / name).is_file()), None)
+    if file is None:
+        raise ModelError(f"{path} has neither metadata.yml nor metadata.json; a model needs one of them")
+    metadata = parse_metadata(file)
     if metadata.identifier != path.name.partition("-v")[0]:
         raise ModelError(f"the folder {path} holds the model {metadata.identifier!r}; name both alike")
     columns, warnings = read_columns(path / "model" / "framework")
@@ -105,13 +118,12 @@ def read_fetched(folder: Path) -> Fetched | None:
     """Return the record beside a model's folder, None if there is none. Raises ModelError for a damaged one."""
     path = folder.parent / FETCHED
     try:
-        return Fetched.model_validate_json(path.read_bytes())
+        return Fetched.model_validate_json(read_foreign(path, MOST_BYTES))
     except FileNotFoundError:
         return None
-    except ValidationError as error:
-        raise ModelError(
-            f"{path} is damaged: {_first_error(error)}; run `precalc models remove {folder.name}`"
-        ) from None
+    except (ValidationError, ForeignFileError) as error:
+        why = _first_error(error) if isinstance(error, ValidationError) else error
+        raise ModelError(f"{path} is damaged: {why}; run `precalc models remove {folder.name}`") from None
 
 
 def digest_files(folder: Path, names: Iterable[str] = ("",)) -> str:
@@ -135,13 +147,6 @@ def _digest_file(path: Path, size: int, changed: int) -> str:  # noqa: ARG001 - 
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_metadata(path: Path) -> ModelMetadata:
-    for name in ("metadata.yml", "metadata.json"):
-        if (path / name).is_file():
-            return parse_metadata(path / name)
-    raise ModelError(f"{path} has neither metadata.yml nor metadata.json; a model needs one of them")
-
-
 def parse_metadata(path: Path) -> ModelMetadata:
     """Read a metadata file. Raises ModelError that names the file and the field."""
     content = read_fields(path)
@@ -157,6 +162,20 @@ def _first_error(error: ValidationError) -> str:
     return f"{field}: {first['msg']}"
 
 
+class _Loader(yaml.BaseLoader):
+    """Reads YAML without aliases, a few lines of which stand for gigabytes, and not too deeply nested."""
+
+    def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
+        if self.flow_level == _DEEPEST:
+            raise yaml.YAMLError(f"brackets are nested more than {_DEEPEST} deep")
+        super().fetch_flow_collection_start(token)
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not supported")
+        return super().compose_node(parent, index)
+
+
 def read_fields(path: Path) -> object:
     """Return the content of a model's YAML or JSON file, without empty fields.
 
@@ -164,12 +183,12 @@ def read_fields(path: Path) -> object:
     FileNotFoundError.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_foreign(path, MOST_BYTES).decode("utf-8-sig")
         if path.suffix == ".json":
             content = json.loads(text, parse_int=str, parse_float=str)
         else:
-            content = yaml.load(text, yaml.BaseLoader)  # noqa: S506 - it makes only texts, lists and mappings
-    except (yaml.YAMLError, ValueError) as error:
+            content = yaml.load(text, _Loader)  # noqa: S506 - it makes only texts, lists and mappings
+    except (yaml.YAMLError, ValueError, ForeignFileError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(content, dict):
         return content

@@ -5,18 +5,18 @@ Everything is read from the model's files; nothing is installed or run.
 
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict
-
+from precalc_assets.frozen_record import FrozenRecord
 from precalc_assets.models.checkpoints import require_checkpoints
 from precalc_assets.models.folder import ModelFolder, read_folder
 from precalc_assets.models.recipe import Recipe, read_recipe
 from precalc_assets.platform_errors import ModelError, UsageError
 from precalc_assets.settings import Settings
-from precalc_assets.tables.prices import DOLLARS_PER_WRITE_UNIT
-from precalc_assets.tables.store import WRITE_UNIT_BYTES
+from precalc_assets.tables.store import DOLLARS_PER_WRITE_UNIT, WRITE_UNIT_BYTES
 
 WIDE = 1000
 """Columns from which on the table's price is printed: one in ten of the hub's models has as many."""
@@ -28,10 +28,11 @@ _ARCHITECTURES = {"x86_64": "AMD64", "amd64": "AMD64", "aarch64": "ARM64", "arm6
 _NON_COMMERCIAL = re.compile(r"non-?commercial|\bNC\b", re.IGNORECASE)
 
 
-class ModelCheck(BaseModel):
-    """Facts about a model from its files. It can be run if there are no `refusals`."""
+_Found = TypeVar("_Found")
 
-    model_config = ConfigDict(frozen=True)
+
+class ModelCheck(FrozenRecord):
+    """Facts about a model from its files. It can be run if there are no `refusals`."""
 
     model: str
     folder: Path
@@ -48,56 +49,44 @@ class ModelCheck(BaseModel):
 def check_folder(path: Path, settings: Settings) -> ModelCheck:
     """Read a model's folder; return how it would be run, or the reasons why it cannot be."""
     refusals: list[str] = []
-    recipe: Recipe | None = None
-    folder: ModelFolder | None = None
-    try:
-        recipe = read_recipe(path)
-    except ModelError as error:
-        refusals.append(str(error))
-    try:
-        folder = read_folder(path)
-    except (ModelError, UsageError) as error:
-        refusals.append(str(error))
-    if not (path / "model" / "framework" / "run.sh").is_file():
-        refusals.append(f"{path / 'model' / 'framework' / 'run.sh'} is missing: the model cannot be run without it")
-    try:
-        require_checkpoints(path.name, path)
-    except ModelError as error:
-        refusals.append(str(error))
+
+    def attempt(check: Callable[[], _Found]) -> _Found | None:
+        try:
+            return check()
+        except (ModelError, UsageError) as error:
+            refusals.append(str(error))
+            return None
+
+    recipe = attempt(lambda: read_recipe(path))
+    folder = attempt(lambda: read_folder(path))
+    script = path / "model" / "framework" / "run.sh"
+    if not script.is_file():
+        refusals.append(f"{script} is missing: the model cannot be run without it")
+    attempt(lambda: require_checkpoints(path.name, path))
+    if folder:
+        attempt(partial(require_allowed, folder, settings))
     files = [file for file in (path / "model" / "checkpoints").rglob("*") if file.is_file()]
-    found = ModelCheck(
+    return ModelCheck(
         model=path.name,
         folder=path,
+        title=folder.metadata.title if folder else "",
+        release=folder.metadata.release if folder else "",
         recipe=recipe,
+        columns=len(folder.columns) if folder else 0,
         checkpoints=len(files),
         checkpoint_bytes=sum(file.stat().st_size for file in files),
-        warnings=recipe.warnings if recipe else (),
+        warnings=(*(recipe.warnings if recipe else ()), *(_warnings(folder) if folder else ())),
         refusals=tuple(refusals),
-    )
-    if folder is None:
-        return found
-    online = [_ONLINE.format(model=folder.model)] if _is_refused(folder, settings) else []
-    return found.model_copy(
-        update={
-            "title": folder.metadata.title,
-            "release": folder.metadata.release,
-            "columns": len(folder.columns),
-            "warnings": (*found.warnings, *_warnings(folder)),
-            "refusals": (*found.refusals, *online),
-        }
     )
 
 
 def require_allowed(folder: ModelFolder, settings: Settings) -> None:
     """Raise ModelError for a model that sends molecules to a third party, unless the settings allow it."""
-    if _is_refused(folder, settings):
-        raise ModelError(_ONLINE.format(model=folder.model))
-
-
-_ONLINE = (
-    "{model} sends each molecule to a third party's server (Source: Online), so it is not run over a library; "
-    "set PRECALC_ALLOW_ONLINE=true if the server's owner agrees"
-)
+    if folder.metadata.source.lower() == "online" and not settings.allow_online:
+        raise ModelError(
+            f"{folder.model} sends each molecule to a third party's server (Source: Online), so it is not run over a "
+            "library; set PRECALC_ALLOW_ONLINE=true if the server's owner agrees"
+        )
 
 
 def licence_warning(license_: str) -> str:
@@ -107,10 +96,6 @@ def licence_warning(license_: str) -> str:
     if _NON_COMMERCIAL.search(license_):
         return f"the model's licence is {license_}: some readers may not use its predictions"
     return ""
-
-
-def _is_refused(folder: ModelFolder, settings: Settings) -> bool:
-    return folder.metadata.source.lower() == "online" and not settings.allow_online
 
 
 def _warnings(folder: ModelFolder) -> Iterator[str]:

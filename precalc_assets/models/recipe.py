@@ -13,8 +13,12 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from string import Template
 
-from precalc_assets.models.folder import read_fields
+from precalc_assets.foreign_files import ForeignFileError, read_foreign
+from precalc_assets.models.folder import MOST_BYTES, read_fields
 from precalc_assets.platform_errors import ModelError
+
+_LONGEST_LINE = 1 << 15
+"""Characters of a command: splitting one into words takes time in the square of its length."""
 
 DEFAULT_CHANNEL = "conda-forge"
 """The conda channel if a recipe names none: the one that most of the hub's recipes name."""
@@ -92,7 +96,11 @@ def _read_dockerfile(path: Path, reader: "_Reader") -> str:
     """Read the first stage whose image names a Python version: `FROM bentoml/model-server:0.11.0-py38`."""
     python = ""
     variables: dict[str, str] = {}
-    for word, rest in _instructions(_read_text(path)):
+    try:
+        text = read_foreign(path, MOST_BYTES).decode("utf-8-sig")
+    except (OSError, ForeignFileError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from None
+    for word, rest in _instructions(text):
         if word == "FROM":
             if python:
                 break
@@ -102,6 +110,8 @@ def _read_dockerfile(path: Path, reader: "_Reader") -> str:
         elif word in ("ENV", "ARG"):
             variables |= _assignments(rest)
         elif word == "RUN":
+            if rest.count("$") * max(map(len, variables.values()), default=0) > MOST_BYTES:
+                raise ModelError(f"{path} fills variables into a line of more than {MOST_BYTES:,} characters")
             reader.read_shell(Template(rest).safe_substitute(variables))
     if not python:
         raise ModelError(
@@ -142,6 +152,7 @@ class _Reader:
     def read_list(self, words: Sequence[str]) -> None:
         """Read a command of install.yml: ["pip", "rdkit", "2025.3.1"], ["conda", "pkg", "1.0", "channel"]."""
         line = json.dumps(words)
+        self._require_short(line)
         program, *rest = words or [""]
         # Some recipes write two options as one word.
         rest = [part for word in rest for part in (shlex.split(word) if " " in word else [word])]
@@ -158,9 +169,10 @@ class _Reader:
 
     def read_shell(self, text: str) -> None:
         """Read a shell line; a line that is more than a sequence of commands becomes one step for bash."""
+        self._require_short(text)
         commands = _split_shell(text)
         split = [_words(command) for command in commands or []]
-        if commands is None or any(words is None or _changes_the_shell(words) for words in split):
+        if commands is None or any(words is None or (words and _STATEFUL.fullmatch(words[0])) for words in split):
             self._shell(text.strip(), text)
             return
         for command, words in zip(commands, split, strict=True):
@@ -232,6 +244,10 @@ class _Reader:
             raise self._refused(line, f"it calls `{needed['program']}`, which this backend does not run")
         self.steps.append(ShellCommand(command, line))
 
+    def _require_short(self, line: str) -> None:
+        if len(line) > _LONGEST_LINE:
+            raise self._refused(line, f"it has {len(line):,} characters, and at most {_LONGEST_LINE:,} are read")
+
     def _warn_unpinned(self, packages: Sequence[str], line: str) -> None:
         self.warnings.append(
             f"no version for {' '.join(packages)} in {line!r}; the newest as of the packaging date is used"
@@ -243,7 +259,6 @@ class _Reader:
 
 
 def _pip_words(package: str, version: str, options: Sequence[str]) -> list[str]:
-    """Return the arguments of `pip install` for ["pip", package, version, options…]."""
     if not version or version.startswith("-") or "git+" in package or package.startswith("-"):
         return [package, *([version] if version else []), *options]
     return [f"{package}{version}" if version[0] in "<>=!~" else f"{package}=={version}", *options]
@@ -293,15 +308,15 @@ def _split_shell(text: str) -> list[str] | None:
 
     `>` and `<` before a version are part of a requirement, as the recipe's author meant.
     """
-    commands = [""]
+    commands: list[list[str]] = [[]]
     for token in _SHELL_TOKEN.finditer(re.sub(r"\\\r?\n", " ", text)):
         if token["more"]:
             return None
         if token["end"]:
-            commands.append("")
+            commands.append([])
         elif not token["comment"]:
-            commands[-1] += token[0]
-    return [command.strip() for command in commands if command.strip()]
+            commands[-1].append(token[0])
+    return [command for pieces in commands if (command := "".join(pieces).strip())]
 
 
 def _words(command: str) -> list[str] | None:
@@ -312,11 +327,7 @@ def _words(command: str) -> list[str] | None:
 
 
 _STATEFUL = re.compile(r"(?s)cd|export|source|\.|if|for|while|case|until|function|eval|exec|alias|\{|[A-Za-z_]\w*=.*")
-
-
-def _changes_the_shell(words: Sequence[str]) -> bool:
-    """Return whether a command affects those after it, so that all must run in one shell."""
-    return bool(words) and _STATEFUL.fullmatch(words[0]) is not None
+"""The first word of a command that affects those after it, so that all must run in one shell."""
 
 
 def _program(words: Sequence[str]) -> tuple[str, list[str]]:
@@ -330,13 +341,6 @@ def _program(words: Sequence[str]) -> tuple[str, list[str]]:
     if re.fullmatch(r"pip[\d.]*", name):
         return "pip", rest
     return ("conda" if name in ("mamba", "micromamba") else name), rest
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from None
 
 
 def _instructions(text: str) -> Iterator[tuple[str, str]]:

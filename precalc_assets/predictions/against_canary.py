@@ -2,20 +2,21 @@
 
 A shard holds hundreds of times as many molecules as the canary, from the same library and in the same hash order. So
 both are random samples of the same molecules. The thresholds below keep false alarms rare even for thousands of columns
-in fifty shards. The canary's report belongs to `inference`; this module depends only on the protocols below.
+in fifty shards.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Protocol
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from precalc_assets.columns import Column, name_columns
+from precalc.source import name_some
+from precalc_assets.columns import Column
 from precalc_assets.outcomes import Check
+from precalc_assets.predictions.canary_report import CanaryReport
 
 _MIN_OTHER_VALUES = 100
 """Expected number of values other than the most frequent one, by the canary's rate, above which a constant column is
@@ -34,78 +35,33 @@ _MIN_NULL_DIFFERENCE = 0.1
 """Minimum difference in the share of nulls for a warning."""
 
 
-class CanaryColumn(Protocol):
-    """A column's values in the canary. `distinct` does not count null; minimum, maximum and mean are None for text."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def nulls(self) -> int: ...  # noqa: D102
-    @property
-    def distinct(self) -> int: ...  # noqa: D102
-    @property
-    def minimum(self) -> float | None: ...  # noqa: D102
-    @property
-    def maximum(self) -> float | None: ...  # noqa: D102
-    @property
-    def mean(self) -> float | None: ...  # noqa: D102
-
-
-class Canary(Protocol):
-    """A model's canary: the release, the number of molecules, and the columns."""
-
-    @property
-    def release(self) -> str: ...  # noqa: D102
-    @property
-    def molecules(self) -> int: ...  # noqa: D102
-    @property
-    def columns(self) -> Sequence[CanaryColumn]: ...  # noqa: D102
-
-
 class Comparison:
-    """Compares a shard's values with the canary's, if there is a canary of this release."""
-
-    def __init__(self, canary: Canary | None, release: str, columns: Sequence[Column]) -> None:
-        self._values: ShardValues | None = None
-        self._why_not = "no canary"
-        if canary and canary.release != release:
-            self._why_not = f"the canary is of release {canary.release}"
-        elif canary and canary.columns and canary.molecules:
-            self._values = ShardValues(canary, columns)
-        elif canary:
-            self._why_not = "the canary gave no predictions"
-
-    def add(self, frame: pl.DataFrame) -> None:
-        """Take in a batch of the shard's rows."""
-        if self._values:
-            self._values.add(frame)
-
-    def checks(self) -> list[Check]:
-        """Return the checks `not_constant` and `distribution`."""
-        if self._values:
-            return [self._values.not_constant(), self._values.distribution()]
-        return [Check(name, passed=True, description=self._why_not) for name in ("not_constant", "distribution")]
-
-
-class ShardValues:
-    """Running statistics of a shard's values, in constant memory, for the comparison with a canary.
+    """Compares a shard's values with the canary's, if there is a canary of this release. Memory is constant.
 
     `columns` are the shard's. Columns that the canary lacks are not compared.
     """
 
-    def __init__(self, canary: Canary, columns: Sequence[Column]) -> None:
-        known = {column.name: column for column in canary.columns}
-        self._canary = canary
+    def __init__(self, canary: CanaryReport | None, release: str, columns: Sequence[Column]) -> None:
+        self._why_not = "no canary"
+        if canary:
+            self._why_not = ""
+            if canary.release != release:
+                self._why_not = f"the canary is of release {canary.release}"
+            elif not (canary.columns and canary.molecules):
+                self._why_not = "the canary gave no predictions"
+        known = {column.name: column for column in canary.columns} if canary and not self._why_not else {}
+        self._molecules = canary.molecules if canary else 0
         self._rows = 0
         # A column with only nulls in the canary cannot be compared.
         self._seen = {c.name: known[c.name] for c in columns if c.name in known and known[c.name].distinct}
         self._numbers = [c.name for c in columns if c.type != "string" and c.name in self._seen]
         self._texts = [c.name for c in columns if c.type == "string" and c.name in self._seen]
         self._at = {name: at for at, name in enumerate(self._numbers)}
-        self._low = self._figures("minimum")
-        self._high = self._figures("maximum")
-        self._mean = self._figures("mean")
-        n = len(self._numbers)
+        numbers = [self._seen[name] for name in self._numbers]
+        self._low = np.array([column.minimum for column in numbers], np.float64)
+        self._high = np.array([column.maximum for column in numbers], np.float64)
+        self._mean = np.array([column.mean for column in numbers], np.float64)
+        n = len(numbers)
         self._count = np.zeros(n, np.int64)
         self._outside = np.zeros(n, np.int64)
         self._sum, self._squares = np.zeros(n), np.zeros(n)
@@ -121,7 +77,13 @@ class ShardValues:
             self._add_numbers(frame)
             self._add_texts(frame)
 
-    def not_constant(self) -> Check:
+    def checks(self) -> list[Check]:
+        """Return the checks `not_constant` and `distribution`."""
+        if self._why_not:
+            return [Check(name, passed=True, description=self._why_not) for name in ("not_constant", "distribution")]
+        return [self._not_constant(), self._distribution()]
+
+    def _not_constant(self) -> Check:
         """Check that not all columns that varied in the canary are constant: the model would answer all alike."""
         expected = [name for name in self._seen if self._should_vary(name)]
         constant = self._constant()
@@ -133,30 +95,24 @@ class ShardValues:
         if len(still) < len(expected):
             return Check("not_constant", passed=True, description=found)
         first = still[0]
-        found = (
-            f"{name_columns(still)} varied in the canary, but no column does here: {first} is always {constant[first]}"
-        )
+        found = f"{name_some(still)} varied in the canary, but no column does here: {first} is always {constant[first]}"
         return Check("not_constant", passed=False, description=found)
 
-    def distribution(self) -> Check:
+    def _distribution(self) -> Check:
         """Check that each column's values are distributed as in the canary, within statistical precision."""
         odd: dict[str, str] = {}
         for name, how in self._deviations():
             odd.setdefault(name, how)
         compared = len(self._numbers) + len(self._texts)
         if not odd:
-            found = f"{compared} columns compared with the canary's {self._canary.molecules} molecules"
+            found = f"{compared} columns compared with the canary's {self._molecules} molecules"
             if self._rows < _MIN_VALUES:
                 found = f"{self._rows} molecules are too few to tell"
             return Check("distribution", passed=True, description=found)
         first = next(iter(odd))
-        others = f"; also {name_columns([name for name in odd if name != first])}" if len(odd) > 1 else ""
+        others = f"; also {name_some([name for name in odd if name != first])}" if len(odd) > 1 else ""
         found = f"{len(odd)} of {compared} columns differ from the canary: {first} {odd[first]}{others}"
         return Check("distribution", passed=False, description=found)
-
-    def _figures(self, figure: str) -> NDArray[np.float64]:
-        known = (getattr(self._seen[name], figure) for name in self._numbers)
-        return np.array([np.nan if value is None else value for value in known], np.float64)
 
     def _add_numbers(self, frame: pl.DataFrame) -> None:
         if not self._numbers:
@@ -194,10 +150,9 @@ class ShardValues:
 
     def _known(self, name: str) -> int:
         """Return the number of the canary's values in a column, at least 1."""
-        return max(1, self._canary.molecules - self._seen[name].nulls)
+        return max(1, self._molecules - self._seen[name].nulls)
 
     def _constant(self) -> dict[str, str]:
-        """Return the value of each column whose values are all the same."""
         same = self._least == self._most
         found = {name: f"{self._least[at]:g}" for name, at in self._at.items() if same[at]}
         return found | {name: repr(text)[:60] for name, text in self._text.items() if name not in self._text_varies}
@@ -210,8 +165,8 @@ class ShardValues:
             if self._should_vary(name):
                 yield name, f"is always {value}, and had {self._seen[name].distinct} values in the canary"
         for name, column in self._seen.items():
-            share, known = 1 - self._present(name) / self._rows, column.nulls / self._canary.molecules
-            if _differ(share, self._rows, known, self._canary.molecules):
+            share, known = 1 - self._present(name) / self._rows, column.nulls / self._molecules
+            if _differ(share, self._rows, known, self._molecules):
                 yield name, f"is null for {share:.0%} of molecules, for {known:.0%} in the canary"
         yield from self._outside_of_range()
         yield from self._other_means()
@@ -242,7 +197,7 @@ class ShardValues:
             yield self._numbers[at], f"has a mean of {mean + shift[at]:.4g}, {mean:.4g} in the canary"
 
 
-def check_release(release: str, canary: Canary | None, others: Sequence[str]) -> Check:
+def check_release(release: str, canary: CanaryReport | None, others: Sequence[str]) -> Check:
     """Check that a shard's release equals the canary's, and the `others`, of shards that were validated before it."""
     expected = sorted({*others, *([canary.release] if canary else [])} - {release})
     if expected:

@@ -5,8 +5,10 @@ A model's output is expensive, so it is stored unchanged as records (lines of CS
 
 import csv
 import io
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import polars as pl
@@ -14,17 +16,59 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from precalc_assets.columns import NULLS, Column
+from precalc_assets.emptied_cells import EmptiedColumn, merge_emptied
+from precalc_assets.predictions.parquet import ARROW_TYPES
 from precalc_assets.storage import arrow_reader
 
 DTYPES: dict[str, type[pl.DataType]] = {"float": pl.Float64, "integer": pl.Int64, "string": pl.String}
 
-ARROW_TYPES = {"float": pa.float64(), "integer": pa.int64(), "string": pa.string()}
-
 _BLOCK_BYTES = 16 << 20
 """Bytes that Arrow parses at a time. With fewer, a wide file has many chunks, which cost more than their cells."""
 
+_RECORD_BYTES = 4 << 20
+"""Bytes of records to parse at a time; parsing takes 5 times as much memory, with odd cells 10 times."""
+
 _LARGEST_EXACT = 2**53
 """float64 has every integer up to here, so an integer printed as 2.0 is exactly 2."""
+
+_EXAMPLE_LENGTH = 60
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidCells:
+    """The cells of a column, by row and as printed, that are not of its type. Their values are null."""
+
+    column: Column
+    printed: dict[int, str]
+
+    def why(self, row: int) -> str:
+        """Return what is wrong with the cell of a row."""
+        kind = "a finite number" if self.column.type == "float" else "an integer of 64 bits"
+        return f"{self.column.name} is {self.printed[row]!r:.{_EXAMPLE_LENGTH}}, not {kind}"
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedRecords:
+    """Records as typed columns, the problems of rows that cannot be matched to the columns, and the invalid cells."""
+
+    typed: pl.DataFrame
+    misshapen: dict[int, str]
+    invalid: tuple[InvalidCells, ...]
+
+    def failures(self, required_values: float) -> dict[int, str]:
+        """Return why rows are no answers: they have no value, or values in less than this share of the columns."""
+        least = max(1, math.ceil(required_values * self.typed.width - 1e-9))
+        if sum(not column.null_count() for column in self.typed.iter_columns()) >= least:
+            return self.misshapen
+        values = self.typed.select(pl.sum_horizontal(pl.all().is_not_null())).to_series()
+        causes = {row: cells.why(row) for cells in reversed(self.invalid) for row in cells.printed}
+        failures = {}
+        for row in (values < least).arg_true():
+            failures[row] = causes.get(row, "the model printed no value")
+            if values[row]:
+                share = f"{values[row]} of {self.typed.width} columns have a value, and {least} must have one"
+                failures[row] = f"{share} (PRECALC_REQUIRED_VALUES)" + (f": {causes[row]}" if row in causes else "")
+        return failures | self.misshapen
 
 
 def read_text_csv(content: bytes, columns: Sequence[str] = ()) -> pl.DataFrame:
@@ -43,8 +87,8 @@ def read_text_csv(content: bytes, columns: Sequence[str] = ()) -> pl.DataFrame:
 
 def read_cells(
     content: bytes, columns: Sequence[Column], key: str | None = None
-) -> tuple[pl.DataFrame, dict[int, str]]:
-    """Read a model's columns from a CSV file; return the typed columns and the problems of `parse_cells`.
+) -> tuple[pl.DataFrame, tuple[InvalidCells, ...]]:
+    """Read a model's columns from a CSV file; return the typed columns and their invalid cells, like `parse_cells`.
 
     `key` names a text column to put before them. Usually every cell is a plain number, and Arrow parses the types
     directly, in a tenth of the time. Raises ValueError like `read_text_csv`.
@@ -55,20 +99,21 @@ def read_cells(
     try:
         frame = _read_csv(content, names, {**dict.fromkeys(keys, pa.string()), **types})
     except pa.ArrowInvalid:
-        odd = True
-    else:
-        floats = [column.name for column in columns if column.type == "float"]
-        odd = bool(floats) and not all(frame.select(pl.col(floats).is_finite().all()).row(0))
-        if any(column.type == "integer" for column in columns):
-            odd = odd or b"0x" in content or b"0X" in content  # to Arrow, these are integers too
+        text = read_text_csv(content, [*keys, *types])
+        typed, invalid = parse_cells(text, columns)
+        return (typed.insert_column(0, text[key]) if key else typed), invalid
+    floats = [column.name for column in columns if column.type == "float"]
+    odd = {name for name, finite in frame.select(pl.col(floats).is_finite().all()).to_dict().items() if not finite[0]}
+    if b"0x" in content or b"0X" in content:  # to Arrow, these are integers too
+        odd |= {column.name for column in columns if column.type == "integer"}
     if not odd:
-        return frame, {}
-    text = read_text_csv(content, [*keys, *types])
-    typed, problems = parse_cells(text, columns)
-    return (typed.insert_column(0, text[key]) if key else typed), problems
+        return frame, ()
+    again = [column for column in columns if column.name in odd]
+    typed, invalid = parse_cells(read_text_csv(content, [column.name for column in again]), again)
+    return frame.with_columns(typed.get_columns()), invalid
 
 
-def read_records(records: Sequence[bytes], columns: Sequence[Column]) -> tuple[pl.DataFrame, dict[int, str]]:
+def read_records(records: Sequence[bytes], columns: Sequence[Column]) -> ParsedRecords:
     """Parse records of a model's columns like `read_cells`.
 
     A record with a wrong number of cells or an unclosed quote is a problem of its row alone, whose values are null.
@@ -77,16 +122,40 @@ def read_records(records: Sequence[bytes], columns: Sequence[Column]) -> tuple[p
     try:
         # In a file of several columns, Arrow would skip an empty line.
         if (b"" not in records or len(columns) == 1) and not any(record.count(b'"') % 2 for record in records):
-            return _read_joined(records, columns)
+            typed, invalid = _read_joined(records, columns)
+            return ParsedRecords(typed, {}, invalid)
     except ValueError:
         pass  # raised again below, unless misshapen records are the cause
     problems = _misshapen(records, len(columns))
     nothing = b"," * (len(columns) - 1)
-    typed, others = _read_joined([nothing if i in problems else r for i, r in enumerate(records)], columns)
-    return typed, others | problems
+    typed, invalid = _read_joined([nothing if i in problems else r for i, r in enumerate(records)], columns)
+    return ParsedRecords(typed, problems, invalid)
 
 
-def _read_joined(records: Sequence[bytes], columns: Sequence[Column]) -> tuple[pl.DataFrame, dict[int, str]]:
+def read_in_blocks(records: Sequence[bytes], columns: Sequence[Column]) -> Iterator[tuple[int, ParsedRecords]]:
+    """Parse records some at a time, which bounds memory; yield the number of the first record with each block."""
+    step = 1 + _RECORD_BYTES * len(records) // max(1, sum(map(len, records)))
+    for start in range(0, len(records), step):
+        yield start, read_records(records[start : start + step], columns)
+
+
+def count_emptied(
+    smiles: Sequence[str], records: Sequence[bytes], columns: Sequence[Column]
+) -> tuple[EmptiedColumn, ...]:
+    """Count the invalid cells in the records of these molecules."""
+    return merge_emptied(
+        EmptiedColumn(
+            column=cells.column.name,
+            cells=len(cells.printed),
+            example=next(iter(cells.printed.values()))[:_EXAMPLE_LENGTH],
+            smiles=smiles[start + next(iter(cells.printed))],
+        )
+        for start, parsed in read_in_blocks(records, columns)
+        for cells in parsed.invalid
+    )
+
+
+def _read_joined(records: Sequence[bytes], columns: Sequence[Column]) -> tuple[pl.DataFrame, tuple[InvalidCells, ...]]:
     return read_cells(b"\n".join([format_header(tuple(columns)), *records, b""]), columns)
 
 
@@ -219,11 +288,11 @@ def _read_csv(content: bytes, names: list[str], types: dict[str, pa.DataType]) -
     return pl.DataFrame(pl.from_arrow(table))
 
 
-def parse_cells(text: pl.DataFrame, columns: Sequence[Column]) -> tuple[pl.DataFrame, dict[int, str]]:
+def parse_cells(text: pl.DataFrame, columns: Sequence[Column]) -> tuple[pl.DataFrame, tuple[InvalidCells, ...]]:
     """Parse cells into the columns' types: Float64, Int64 and String, with nulls.
 
-    Floats are the doubles nearest to the text; integers are exact. Returns the typed columns, and a problem for each
-    row with a cell that is not of its column's type or not finite: it names column and cell. Such cells are null.
+    Floats are the doubles nearest to the text; integers are exact. Returns the typed columns, and for each column with
+    cells that are not of its type or not finite, these cells. They are null.
     """
     # One expression per type: polars takes longer to build 2,048 expressions than to cast the cells.
     names = [column.name for column in columns]
@@ -232,14 +301,14 @@ def parse_cells(text: pl.DataFrame, columns: Sequence[Column]) -> tuple[pl.DataF
     typed = cells.with_columns(
         pl.col(of_type[kind]).cast(DTYPES[kind], strict=False) for kind in DTYPES if of_type[kind]
     )
-    problems: dict[int, str] = {}
+    corrected, invalid = [], []
     for column in _doubtful(cells, typed, columns):
-        values, bad = _parse_number(text[column.name].str.strip_chars(), column)
-        typed = typed.with_columns(values)
-        kind = "a finite number" if column.type == "float" else "an integer of 64 bits"
-        for row in bad:
-            problems.setdefault(row, f"{column.name} is {text[column.name][row]!r:.60}, not {kind}")
-    return typed, problems
+        printed = text[column.name]
+        values, bad = _parse_number(printed.str.strip_chars(), column)
+        corrected.append(values)
+        if bad:
+            invalid.append(InvalidCells(column, dict(zip(bad, printed[bad], strict=True))))
+    return typed.with_columns(corrected), tuple(invalid)
 
 
 def _doubtful(text: pl.DataFrame, typed: pl.DataFrame, columns: Sequence[Column]) -> list[Column]:

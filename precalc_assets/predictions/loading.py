@@ -1,7 +1,10 @@
 """Load predictions into the prediction table: write a shard's Parquet file as pages, and read a sample back."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,15 +12,22 @@ from obstore.store import ObjectStore
 
 from precalc_assets import storage
 from precalc_assets.columns import Column
-from precalc_assets.library import LibraryManifest, read_shard
+from precalc_assets.library.library_manifest import LibraryManifest, read_shard
 from precalc_assets.outcomes import Check, ShardOutcome, each_shard, reason
-from precalc_assets.platform_errors import ShardError, TableError
-from precalc_assets.predictions.parquet import copy_predictions, open_copy
+from precalc_assets.platform_errors import MissingTableError, ShardError, TableError
+from precalc_assets.predictions.parquet import Provenance, copy_predictions, one_large_read, open_parquet
 from precalc_assets.sharding import shard_of
 from precalc_assets.tables import LIBRARY, KeyValueStore, TableReader
-from precalc_assets.tables.loader import load_shard
+from precalc_assets.tables.comparison import differences
+from precalc_assets.tables.directory import Origin, TableColumns
+from precalc_assets.tables.loader import LoadResult, load_shard
+from precalc_assets.tables.paging import Batches, ShardRows
 
 _BATCH_ROWS = 1_000
+_BATCH_CELLS = 2_000_000
+"""Rows to read at a time; fewer if they have more cells than this."""
+_SPOOLED_COLUMNS = 128
+"""Columns of a large file to copy at a time."""
 _KEPT_BYTES = 32 << 20
 """Maximum uncompressed bytes of a file to keep in memory: a shard of 2,000 rows by 2,048 columns."""
 
@@ -36,7 +46,16 @@ LIBRARY_SHARD_CHECKS = {
     "row_count": "the table has as many molecules as the file",
 }
 
-SMILES = Column("smiles", "string", "", "The molecule as the reference library's file has it")
+SMILES = Column("smiles", "string", "", "The canonical SMILES of the molecule, which models predict from")
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """The rows of a shard with their number, and where they come from."""
+
+    molecules: ShardRows
+    rows: int
+    origin: Origin
 
 
 def load_library_shards(
@@ -44,28 +63,41 @@ def load_library_shards(
 ) -> Iterator[ShardOutcome]:
     """Load each shard of the library into the library's own table: SMILES by InChIKey.
 
-    A table with another number of shards is dropped first: it can be rebuilt from the library.
+    A table of another number of shards, or with a damaged record, is dropped first: the library's files make it again.
+    Then all shards are loaded, whichever are asked for.
     """
-    if tables.has_table(LIBRARY) and _shards_of(tables, LIBRARY) not in (None, library.n_shards):
+    chosen = list(shards)
+    if tables.has_table(LIBRARY) and not _is_usable(tables, library.n_shards):
         tables.drop_table(LIBRARY)
-    yield from each_shard(shards, lambda shard: _load_library_shard(store, tables, library, shard))
+        for outcome in each_shard(
+            [shard for shard in library.shards if shard not in chosen],
+            lambda shard: _load_library_shard(store, tables, library, shard),
+        ):
+            if outcome.failure:
+                raise TableError(f"{outcome.failure}; the library's table was dropped, since it was damaged")
+    yield from each_shard(chosen, lambda shard: _load_library_shard(store, tables, library, shard))
 
 
-def _shards_of(tables: KeyValueStore, table: str) -> int | None:
-    """Return the number of shards that a table was made with; None if it is empty."""
+def _is_usable(tables: KeyValueStore, n_shards: int) -> bool:
+    """Return whether the library's table is empty, or has so many shards and no damaged record."""
     try:
-        return TableReader(tables, table).n_shards
+        reader = TableReader(tables, LIBRARY)
+        reader.directories()
+    except MissingTableError:
+        return True
     except TableError:
-        return None
+        return False
+    return reader.n_shards == n_shards
 
 
 def _load_library_shard(
     store: ObjectStore, tables: KeyValueStore, library: LibraryManifest, shard: str
 ) -> ShardOutcome:
     started = time.perf_counter()
-    molecules = read_shard(store, library, shard)
+    source = _library_source(store, library, shard)
     info = library.shards[shard]
-    strays = [key for key in molecules["inchikey"].to_pylist() if shard_of(key, library.n_shards) != shard]
+    keys = [key for batch in source.molecules.batches() for key in batch.column("inchikey").to_pylist()]
+    strays = [key for key in keys if shard_of(key, library.n_shards) != shard]
     if strays:
         check = Check(
             "membership",
@@ -73,32 +105,24 @@ def _load_library_shard(
             description=f"{len(strays)} molecules belong to other shards, such as {strays[0]}",
         )
         return ShardOutcome(shard, failure=f"{check.description}; build the library again", checks=(check,))
-    loaded = load_shard(
-        tables,
-        LIBRARY,
-        shard,
-        lambda: iter(molecules.to_batches(_BATCH_ROWS)),
-        columns=(SMILES,),
-        n_shards=library.n_shards,
-        release="",
-        shard_digest=info.digest,
-        built_from=info.digest,
-    )
+    loaded, (row_count, read_back) = _load_and_read_back(tables, source)
+    broken = [check.description for check in (row_count, read_back) if not check.passed]
     return ShardOutcome(
         shard,
         digest=info.digest,
         source_digest=library.digest,
+        failure=f"shard {shard} of the library: {'; '.join(broken)}; build the library again" if broken else "",
         facts={
-            "rows": molecules.num_rows,
+            "rows": source.rows,
             "bytes": info.bytes,
-            "path": storage.library_shard(shard),
-            "pages": loaded.n_pages,
+            "path": storage.library_shard(shard, info.digest),
+            "pages": loaded.directory.n_pages,
             "write_units": loaded.consumed.write_units,
             "seconds": round(time.perf_counter() - started, 3),
         },
         checks=(
-            Check("membership", passed=True, description=f"all {molecules.num_rows} are in the shard of their hash"),
-            _count_rows(loaded.rows, info.rows),
+            Check("membership", passed=True, description=f"all {len(keys)} are in the shard of their hash"),
+            row_count,
         ),
     )
 
@@ -106,7 +130,7 @@ def _load_library_shard(
 def load_shards(store: ObjectStore, tables: KeyValueStore, model: str, shards: Iterable[str]) -> Iterator[ShardOutcome]:
     """Load each shard's predictions into the model's table, read a sample back, and yield the outcome.
 
-    A loaded shard is not written again, but read back, and rewritten if that shows damage. Memory is bounded by two
+    A loaded shard is not written again, unless a page is lost or the sample shows damage. Memory is bounded by two
     small files, or by a batch of larger ones.
     """
     yield from each_shard(shards, lambda shard: _load_shard(store, tables, model, shard))
@@ -114,39 +138,19 @@ def load_shards(store: ObjectStore, tables: KeyValueStore, model: str, shards: I
 
 def _load_shard(store: ObjectStore, tables: KeyValueStore, model: str, shard: str) -> ShardOutcome:
     started = time.perf_counter()
-    with copy_predictions(store, storage.predictions(model, shard)) as copy, open_copy(copy) as (parquet, provenance):
-        batches = _batches(parquet, ["inchikey", *(column.name for column in provenance.columns)])
-        rows = parquet.metadata.num_rows
-        sample = _sample_rows(batches(), rows, len(provenance.columns))
-        for rewrite in (False, True):
-            loaded = load_shard(
-                tables,
-                model,
-                shard,
-                batches,
-                columns=provenance.columns,
-                n_shards=provenance.n_shards,
-                release=provenance.release,
-                shard_digest=provenance.shard_digest,
-                built_from=provenance.raw_digest,
-                file_bytes=copy.bytes,
-                file_sha256=copy.sha256,
-                rewrite=rewrite,
-            )
-            checks = (_count_rows(loaded.rows, rows), _read_back(tables, model, provenance.columns, sample))
-            broken = [check.description for check in checks if not check.passed]
-            if loaded.written or not broken:
-                break
+    with _open_source(store, model, shard) as (source, provenance):
+        loaded, checks = _load_and_read_back(tables, source)
+    broken = [check.description for check in checks if not check.passed]
     return ShardOutcome(
         shard,
-        digest=loaded.generation,
+        digest=loaded.directory.generation,
         source_digest=provenance.raw_digest,
         columns=provenance.columns,
         failure=f"shard {shard} of {model}: {'; '.join(broken)}; load it again" if broken else "",
         facts={
-            "rows": loaded.rows,
-            "pages": loaded.n_pages,
-            "bytes": loaded.page_bytes,
+            "rows": loaded.directory.rows,
+            "pages": loaded.directory.n_pages,
+            "bytes": loaded.directory.page_bytes,
             "write_units": loaded.consumed.write_units,
             "quarantined": provenance.quarantined,
             "release": provenance.release,
@@ -156,36 +160,137 @@ def _load_shard(store: ObjectStore, tables: KeyValueStore, model: str, shard: st
     )
 
 
-def _batches(parquet: pq.ParquetFile, names: list[str]) -> Callable[[], Iterator[pa.RecordBatch]]:
-    """Return a function that iterates over the file. A small file is kept in memory: loading iterates several times."""
+def verify_shards(
+    store: ObjectStore,
+    tables: KeyValueStore,
+    table: str,
+    shards: Iterable[str],
+    *,
+    library: LibraryManifest,
+    repair: bool,
+) -> Iterator[ShardOutcome]:
+    """Compare every molecule and value of a model's or the library's table with the Parquet files.
+
+    The outcome of a shard that differs is a failure. With `repair`, such a shard is written anew and compared again.
+    """
+
+    def verify(shard: str) -> ShardOutcome:
+        started = time.perf_counter()
+        with ExitStack() as stack:
+            if table == LIBRARY:
+                source = _library_source(store, library, shard)
+            else:
+                source, _ = stack.enter_context(_open_source(store, table, shard))
+            found = before = differences(tables, source.molecules, source.rows)
+            if found and repair:
+                load_shard(tables, source.molecules, source.origin, rewrite=True)
+                found = differences(tables, source.molecules, source.rows)
+        way_out = "load it again" if repair else f"run `precalc verify {table} --repair`"
+        return ShardOutcome(
+            shard,
+            failure=f"shard {shard} of {table}: {found}; {way_out}" if found else "",
+            facts={"rows": source.rows, "seconds": round(time.perf_counter() - started, 3)},
+            checks=(Check("equal", passed=not before, description=f"{before}; written anew"),),
+        )
+
+    yield from each_shard(shards, verify)
+
+
+@contextmanager
+def _open_source(store: ObjectStore, model: str, shard: str) -> Iterator[tuple[_Source, Provenance]]:
+    """Open a shard's predictions. Raises ShardError if there are none or they are damaged."""
+    name = storage.predictions(model, shard)
+    with copy_predictions(store, name) as copy, one_large_read(copy.path):
+        with open_parquet(copy.path, name) as (parquet, provenance):
+            names = ["inchikey", *(column.name for column in provenance.columns)]
+            batches = _batches(parquet, names, copy.path.parent)
+            rows = parquet.metadata.num_rows
+        origin = Origin(
+            release=provenance.release,
+            shard_digest=provenance.shard_digest,
+            built_from=provenance.raw_digest,
+            file_bytes=copy.bytes,
+            file_sha256=copy.sha256,
+        )
+        table = TableColumns(model, provenance.n_shards, provenance.columns)
+        yield _Source(ShardRows(table, shard, batches), rows, origin), provenance
+
+
+def _library_source(store: ObjectStore, library: LibraryManifest, shard: str) -> _Source:
+    """Read a shard of the library. Raises LibraryError if it is missing or damaged."""
+    molecules = read_shard(store, library, shard)
+    digest = library.shards[shard].digest
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        return iter(molecules.to_batches(_BATCH_ROWS))
+
+    rows = ShardRows(TableColumns(LIBRARY, library.n_shards, (SMILES,)), shard, batches)
+    return _Source(rows, molecules.num_rows, Origin(release="", shard_digest=digest, built_from=digest))
+
+
+def _load_and_read_back(tables: KeyValueStore, source: _Source) -> tuple[LoadResult, tuple[Check, Check]]:
+    """Load a shard and read a sample back. Write it anew if that shows damage to what an earlier load wrote."""
+    table = source.molecules.table
+    sample = _sample_rows(source.molecules.batches(), source.rows, len(table.columns))
+    for rewrite in (False, True):
+        loaded = load_shard(tables, source.molecules, source.origin, rewrite=rewrite)
+        rows = loaded.directory.rows
+        row_count = Check("row_count", rows == source.rows, f"{rows} molecules in the table, {source.rows} in the file")
+        checks = row_count, _read_back(tables, table.model, table.columns, sample)
+        if loaded.written or all(check.passed for check in checks):
+            break
+    return loaded, checks
+
+
+def _batches(parquet: pq.ParquetFile, names: list[str], folder: Path) -> Batches:
+    """Return a function that iterates over the rows, which loading does several times, without the Parquet file.
+
+    The rows of a small file stay in memory. Those of a larger one are copied, some columns at a time, into files of
+    record batches in the folder: to read whole rows of thousands of columns, Parquet takes hundreds of MB.
+    """
     groups = range(parquet.metadata.num_row_groups)
-    if sum(parquet.metadata.row_group(group).total_byte_size for group in groups) > _KEPT_BYTES:
-        return lambda: _batches_of(lambda: parquet.iter_batches(_BATCH_ROWS, columns=names))
-    kept = list(_batches_of(lambda: parquet.read(names, use_threads=False).to_batches(_BATCH_ROWS)))
-    return lambda: iter(kept)
+    small = sum(parquet.metadata.row_group(group).total_byte_size for group in groups) <= _KEPT_BYTES
+    rows = max(1, min(_BATCH_ROWS, _BATCH_CELLS // len(names)))
+
+    def read(some: list[str]) -> Iterator[pa.RecordBatch]:
+        try:
+            for group in groups:
+                yield from parquet.read_row_group(group, some, use_threads=False).to_batches(rows)
+        except (pa.ArrowException, OSError) as error:
+            raise ShardError(f"the predictions of the shard are damaged ({reason(error)}); load it again") from None
+
+    if small:
+        kept = list(read(names))
+        return lambda: iter(kept)
+    paths = []
+    arrow_schema = parquet.schema_arrow  # made anew at each access, in a millisecond for 2,048 columns
+    for at in range(0, len(names), _SPOOLED_COLUMNS):
+        paths.append(folder / f"{at}.arrows")
+        some = names[at : at + _SPOOLED_COLUMNS]
+        schema = pa.schema([arrow_schema.field(name) for name in some])
+        with pa.ipc.new_stream(paths[-1], schema) as file:
+            for batch in read(some):
+                file.write_batch(batch)
+    return lambda: _side_by_side(paths, names)
 
 
-def _batches_of(read: Callable[[], Iterable[pa.RecordBatch]]) -> Iterator[pa.RecordBatch]:
-    try:
-        yield from read()
-    except (pa.ArrowException, OSError) as error:
-        raise ShardError(f"the predictions of the shard are damaged ({reason(error)}); load it again") from None
+def _side_by_side(paths: list[Path], names: list[str]) -> Iterator[pa.RecordBatch]:
+    """Yield the record batches of files that have some columns each, as batches of all columns."""
+    with ExitStack() as stack:
+        files = [stack.enter_context(pa.ipc.open_stream(stack.enter_context(pa.OSFile(str(path))))) for path in paths]
+        for parts in zip(*files, strict=True):
+            yield pa.record_batch([column for part in parts for column in part.columns], names=names)
 
 
 def _sample_rows(batches: Iterable[pa.RecordBatch], rows: int, columns: int) -> list[tuple[object, ...]]:
-    """Return every n-th row, within the limits of the sample."""
     step = max(1, -(-rows // min(_READ_BACK_ROWS, max(1, _READ_BACK_CELLS // columns))))
     sample: list[tuple[object, ...]] = []
     seen = 0
     for batch in batches:
-        chosen = pa.array(range((-seen) % step, batch.num_rows, step), pa.int64())
-        sample += zip(*(column.to_pylist() for column in batch.take(chosen).columns), strict=True)
+        chosen = range((-seen) % step, batch.num_rows, step)
+        sample += [tuple(column[at].as_py() for column in batch.columns) for at in chosen]
         seen += batch.num_rows
     return sample
-
-
-def _count_rows(loaded: int, expected: int) -> Check:
-    return Check("row_count", loaded == expected, f"{loaded} molecules in the table, {expected} in the file")
 
 
 def _read_back(tables: KeyValueStore, model: str, columns: Sequence[Column], sample: list[tuple[object, ...]]) -> Check:

@@ -6,17 +6,15 @@ URL, and no module that does not fit into a Lambda.
 """
 
 import random
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
-from urllib.parse import urlsplit
 
 from botocore.awsrequest import AWSResponse
 from botocore.config import Config
@@ -24,7 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError, ConnectionClosedErro
 
 from precalc.identifiers import is_model_id
 from precalc_assets.aws import explain, open_session
-from precalc_assets.platform_errors import TableError, UsageError
+from precalc_assets.platform_errors import TableError
 from precalc_assets.tables.rate_limit import RateLimit
 from precalc_assets.tables.store import (
     LIBRARY,
@@ -43,6 +41,8 @@ from precalc_assets.tables.store import (
 if TYPE_CHECKING:
     from types_boto3_dynamodb import DynamoDBClient
     from types_boto3_dynamodb.type_defs import AttributeValueTypeDef, WriteRequestTypeDef
+
+    from precalc_assets.settings import Settings
 
 # Amazon DynamoDB API Reference, BatchWriteItem and BatchGetItem.
 _WRITES_PER_REQUEST = 25
@@ -75,35 +75,10 @@ _USABLE = {"ACTIVE", "UPDATING"}
 _WAIT_SECONDS = 180
 """Timeout for creating or deleting a table; both usually take some seconds."""
 
-_REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-\d+")
-_PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,200}")
-"""Allowed prefixes. With a model id, a table's name stays below 255 characters (Developer Guide, "Quotas")."""
+_KEYS_ONLY = {"ProjectionExpression": "#key", "ExpressionAttributeNames": {"#key": "key"}}
+"""Options of a read that returns no values. It costs the same, and transfers less."""
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class TableOptions:
-    """How tables are created and written. `write_units` is the limit per second, table and process."""
-
-    write_units: float = 3_000
-    tags: Mapping[str, str] = field(default_factory=dict)
-    point_in_time_recovery: bool = False
-    deletion_protection: bool = False
-
-    @classmethod
-    def from_settings(cls) -> "TableOptions":
-        """Return the options in the settings. Raises UsageError for a malformed setting."""
-        # Importing pydantic takes longer than a Lambda's answer, and readers need no options.
-        from precalc_assets.settings import load_settings
-
-        settings = load_settings()
-        return cls(
-            write_units=settings.table_write_units,
-            tags=settings.table_tags,
-            point_in_time_recovery=settings.table_recovery,
-            deletion_protection=settings.table_protection,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +89,12 @@ class _Write:
     request: "WriteRequestTypeDef"
     bytes: int
 
-    @property
-    def units(self) -> int:
-        return max(1, -(-self.bytes // WRITE_UNIT_BYTES))
-
 
 class DynamoDBStore:
     """The tables `<prefix>-<model>` of one region. Threads may share the store; requests run concurrently.
 
-    `options` default to the settings. `sleep` waits between attempts.
+    `settings` say how tables are created and written; by default they are this process's. `sleep` waits between
+    attempts.
 
     Raises UsageError when there are no AWS credentials.
     """
@@ -132,12 +104,12 @@ class DynamoDBStore:
         region: str,
         prefix: str,
         *,
-        options: TableOptions | None = None,
+        settings: "Settings | None" = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._region = region
         self._prefix = prefix
-        self._given = options
+        self._given = settings
         self._sleep = sleep
         self._client: DynamoDBClient = open_session(region).client("dynamodb", config=_HTTP)
         # The stubs say that handlers return None, but this event uses what they return.
@@ -148,26 +120,11 @@ class DynamoDBStore:
         self._prepared: set[str] = set()
         self._limits: dict[str, RateLimit] = {}
 
-    @classmethod
-    def from_url(cls, url: str) -> "DynamoDBStore":
-        """Open the store at `dynamodb://<region>/<prefix>`.
-
-        Raises UsageError for a URL that names no region or no prefix, and when there are no AWS credentials.
-        """
-        parts = urlsplit(url)
-        prefix = parts.path.removeprefix("/")
-        if not _REGION.fullmatch(parts.netloc) or not _PREFIX.fullmatch(prefix):
-            raise UsageError(
-                f"PRECALC_TABLES_URL={url!r} does not name a region of AWS and a prefix of table names;"
-                " write dynamodb://eu-central-1/precalc"
-            )
-        return cls(parts.netloc, prefix)
-
     def create_table(self, table: str) -> None:
         """Create a table and wait until it can be used. Waits first if a table of this name is being deleted.
 
         Safe to call concurrently. An existing table stays as it is, except that point-in-time recovery is switched on
-        if the options ask for it.
+        if the settings ask for it.
         """
         if table in self._prepared:
             return
@@ -180,7 +137,7 @@ class DynamoDBStore:
                 self._create(table)
             if status not in _USABLE:
                 self._wait_until("table_exists", table)
-            if self._options.point_in_time_recovery:
+            if self._settings.table_recovery:
                 self._switch_recovery_on(table)
         self._active.add(table)
         self._prepared.add(table)
@@ -227,23 +184,22 @@ class DynamoDBStore:
         return sorted(table for table in tables if table in {LIBRARY, REGISTRY} or is_model_id(table))
 
     def put_many(self, table: str, items: Iterable[Item]) -> Consumed:
-        """Write items, no faster than the options allow. Memory holds some 16 MB of them."""
+        """Write items, no faster than the settings allow. Memory holds some 16 MB of them."""
         puts = (_Write(i.key, {"PutRequest": {"Item": _attributes(i)}}, item_bytes(i)) for i in items)
         return self._write(table, puts)
 
     def get_many(self, table: str, keys: Sequence[str], *, consistent: bool = False) -> Found:
         """Return the items at the keys, a hundred per request, with concurrent requests."""
-        distinct = list(dict.fromkeys(keys))
-        batches = [distinct[at : at + _KEYS_PER_REQUEST] for at in range(0, len(distinct), _KEYS_PER_REQUEST)]
+        return self._get_many(table, keys, consistent, {})
 
-        def read(batch: list[str]) -> Found:
-            return self._read_batch(table, batch, consistent)
-
-        with self._errors(table):
-            # One request is not worth a thread.
-            answers = list(map(read, batches) if len(batches) == 1 else self._pool.map(read, batches))
-        consumed = sum((found.consumed for found in answers), Consumed())
-        return Found((item for found in answers for item in found.values()), consumed)
+    def missing_keys(self, table: str, keys: Sequence[str]) -> tuple[list[str], Consumed]:
+        """Return the keys that have no item. What an eventually consistent read does not find is read consistently."""
+        missing, consumed = list(keys), Consumed()
+        for consistent in (False, True):
+            found = self._get_many(table, missing, consistent, _KEYS_ONLY)
+            missing = [key for key in missing if key not in found]
+            consumed += found.consumed
+        return missing, consumed
 
     def put_if(self, table: str, item: Item, expected: str | None) -> ConditionalPut:
         """Write an item if the stored one's version equals `expected`, or if there is none when `expected` is None."""
@@ -267,7 +223,7 @@ class DynamoDBStore:
         return ConditionalPut(written, Consumed(write_units=units, items=int(written)))
 
     def delete_many(self, table: str, keys: Iterable[str]) -> Consumed:
-        """Delete the items at the keys, no faster than the options allow."""
+        """Delete the items at the keys, no faster than the settings allow."""
         return self._write(table, (_Write(key, {"DeleteRequest": {"Key": {"key": {"S": key}}}}, 0) for key in keys))
 
     def close(self) -> None:
@@ -276,8 +232,11 @@ class DynamoDBStore:
         self._client.close()
 
     @cached_property
-    def _options(self) -> TableOptions:
-        return self._given or TableOptions.from_settings()
+    def _settings(self) -> "Settings":
+        # Readers need no settings, and the Lambda does not carry what reads them.
+        from precalc_assets.settings import load_settings
+
+        return self._given or load_settings()
 
     def _name(self, table: str) -> str:
         return f"{self._prefix}-{table}"
@@ -300,8 +259,8 @@ class DynamoDBStore:
                 KeySchema=[{"AttributeName": "key", "KeyType": "HASH"}],
                 AttributeDefinitions=[{"AttributeName": "key", "AttributeType": "S"}],
                 BillingMode="PAY_PER_REQUEST",
-                DeletionProtectionEnabled=self._options.deletion_protection,
-                Tags=[{"Key": key, "Value": value} for key, value in self._options.tags.items()],
+                DeletionProtectionEnabled=self._settings.table_protection,
+                Tags=[{"Key": key, "Value": value} for key, value in self._settings.table_tags.items()],
             )
 
     def _switch_recovery_on(self, table: str) -> None:
@@ -310,8 +269,7 @@ class DynamoDBStore:
         def switch(_: list[str]) -> list[str]:
             with suppress(self._client.exceptions.ContinuousBackupsUnavailableException):
                 self._client.update_continuous_backups(
-                    TableName=self._name(table),
-                    PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True},
+                    TableName=self._name(table), PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True}
                 )
                 return []
             return [table]
@@ -330,7 +288,6 @@ class DynamoDBStore:
             ) from error
 
     def _write(self, table: str, writes: Iterable[_Write]) -> Consumed:
-        """Write batches concurrently, from a bounded queue."""
         queued: deque[Future[Consumed]] = deque()
         consumed = Consumed()
         with self._errors(table):
@@ -350,8 +307,8 @@ class DynamoDBStore:
 
     def _write_batch(self, table: str, batch: list[_Write]) -> Consumed:
         name = self._name(table)
-        limit = self._limits.setdefault(table, RateLimit(self._options.write_units, sleep=self._sleep))
-        expected = sum(write.units for write in batch)
+        limit = self._limits.setdefault(table, RateLimit(self._settings.table_write_units, sleep=self._sleep))
+        expected = sum(max(1, -(-write.bytes // WRITE_UNIT_BYTES)) for write in batch)
         consumed = 0.0
 
         def send(requests: list["WriteRequestTypeDef"]) -> list["WriteRequestTypeDef"]:
@@ -366,16 +323,27 @@ class DynamoDBStore:
         limit.correct(consumed - expected)
         return Consumed(write_units=consumed, items=len(batch))
 
-    def _read_batch(self, table: str, keys: list[str], consistent: bool) -> Found:
+    def _get_many(self, table: str, keys: Sequence[str], consistent: bool, options: Mapping[str, Any]) -> Found:
+        distinct = list(dict.fromkeys(keys))
+        batches = [distinct[at : at + _KEYS_PER_REQUEST] for at in range(0, len(distinct), _KEYS_PER_REQUEST)]
+
+        def read(batch: list[str]) -> Found:
+            return self._read_batch(table, batch, consistent, options)
+
+        with self._errors(table):
+            # One request is not worth a thread.
+            answers = list(map(read, batches) if len(batches) == 1 else self._pool.map(read, batches))
+        consumed = sum((found.consumed for found in answers), Consumed())
+        return Found((item for found in answers for item in found.values()), consumed)
+
+    def _read_batch(self, table: str, keys: list[str], consistent: bool, options: Mapping[str, Any]) -> Found:
         name = self._name(table)
         items: list[Item] = []
         reported: list[float] = []
 
         def send(keys: list[str]) -> list[str]:
-            answer = self._client.batch_get_item(
-                RequestItems={name: {"Keys": [{"key": {"S": key}} for key in keys], "ConsistentRead": consistent}},
-                ReturnConsumedCapacity="TOTAL",
-            )
+            request: Any = {"Keys": [{"key": {"S": key}} for key in keys], "ConsistentRead": consistent, **options}
+            answer = self._client.batch_get_item(RequestItems={name: request}, ReturnConsumedCapacity="TOTAL")
             items.extend(map(_item, answer["Responses"].get(name, ())))
             reported.extend(entry["CapacityUnits"] for entry in answer.get("ConsumedCapacity", ()))
             left = answer["UnprocessedKeys"].get(name)
@@ -387,10 +355,7 @@ class DynamoDBStore:
         return Found(items, Consumed(read_units=units))
 
     def _send_all(self, table: str, send: Callable[[list[_T]], list[_T]], work: list[_T]) -> None:
-        """Send work, and resend what `send` returns as unprocessed, with exponential backoff.
-
-        Raises TableError after too many attempts without progress.
-        """
+        """Send work, and resend what `send` returns as unprocessed. Raises TableError if there is no progress."""
         attempts = 0
         while left := send(work):
             attempts = 0 if len(left) < len(work) else attempts + 1
@@ -438,7 +403,8 @@ def _attributes(item: Item) -> dict[str, "AttributeValueTypeDef"]:
 
 
 def _item(attributes: Mapping[str, Any]) -> Item:
-    return Item(attributes["key"]["S"], attributes["value"]["B"], attributes.get("version", {}).get("S", ""))
+    value = attributes.get("value", {}).get("B", b"")
+    return Item(attributes["key"]["S"], value, attributes.get("version", {}).get("S", ""))
 
 
 def _condition(expected: str | None) -> dict[str, Any]:

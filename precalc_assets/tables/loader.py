@@ -16,103 +16,82 @@ Dropping the table deletes them.
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
+from itertools import islice
 
-from precalc_assets.columns import Column
 from precalc_assets.platform_errors import TableError
 from precalc_assets.sharding import shard_keys
-from precalc_assets.tables.directory import COLUMNS_KEY, Directory, PageSet, ShardRecord, TableColumns, columns_key
-from precalc_assets.tables.pages import FORMAT_VERSION
-from precalc_assets.tables.paging import Batches, ShardRows, make_plan
-from precalc_assets.tables.store import (
-    MAX_ITEM_BYTES,
-    Consumed,
-    Item,
-    KeyValueStore,
-    item_bytes,
+from precalc_assets.tables.directory import (
+    COLUMNS_KEY,
+    Directory,
+    Origin,
+    PageSet,
+    ShardRecord,
+    TableColumns,
+    columns_key,
 )
+from precalc_assets.tables.pages import FORMAT_VERSION
+from precalc_assets.tables.paging import ShardRows, make_plan
+from precalc_assets.tables.store import MAX_ITEM_BYTES, Consumed, Item, KeyValueStore, item_bytes
+
+_KEYS_AT_ONCE = 10_000
+"""Keys of pages to look for at a time, which bounds memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """A shard in its table after a load. `written` is False when the table held these rows already.
+    """A shard in its table, and a load's cost; `written` is False if the table held these rows already."""
 
-    `page_bytes` is the total size of the page items by DynamoDB's rules; `consumed` is the cost of this load.
-    """
-
-    shard: str
-    generation: str
-    rows: int
-    n_pages: int
-    page_bytes: int
+    directory: Directory
     consumed: Consumed
     written: bool
 
 
-def load_shard(
-    store: KeyValueStore,
-    model: str,
-    shard: str,
-    batches: Batches,
-    *,
-    columns: Sequence[Column],
-    n_shards: int,
-    release: str,
-    shard_digest: str,
-    built_from: str,
-    file_bytes: int = 0,
-    file_sha256: str = "",
-    rewrite: bool = False,
-) -> LoadResult:
+def load_shard(store: KeyValueStore, molecules: ShardRows, origin: Origin, *, rewrite: bool = False) -> LoadResult:
     """Load a shard's predictions into a model's table. Readers see the old rows or the new ones, never a mix.
 
-    `batches` is called twice or more and must yield the same record batches each time: `inchikey` (string) and one
-    column per output (float64, int64 or string, nulls allowed), in ascending order of `key_hash`. Memory holds a few
-    blocks of 16 MB, the caller's batch, and 8 bytes per row.
+    Memory holds a few blocks of 16 MB, the caller's batch, and 8 bytes per row.
 
-    `built_from` is the digest of the rows' source. If the table already holds this `built_from` with the same release,
-    library and columns, nothing is written. `rewrite` writes it anyway, under new keys, to repair damaged pages.
-    `file_bytes` and `file_sha256` are recorded for readers; updating them alone costs one write.
+    If the table already holds rows of this origin with the same columns, and none of its pages is lost, nothing is
+    written; looking for the pages costs half a read unit for each 4 KB of them. `rewrite` writes them anyway, under new
+    keys, to repair damaged pages. Updating what the origin says of the file alone costs one write.
 
     Raises TableError when a row is out of order, duplicated, of another shard or too wide for an item, when the table
     has another number of shards, and when another load of the shard took over.
     """
-    if shard not in shard_keys(n_shards):
-        raise TableError(f"{model}: there is no shard {shard!r} among {n_shards}; name one that exists")
-    table = TableColumns(model, n_shards, tuple(columns))
-    identity = [FORMAT_VERSION, model, shard, n_shards, table.digest, release, shard_digest, built_from]
-    generation = sha256(json.dumps(identity).encode()).hexdigest()[:16]
-    load = _Load(store, table, shard, generation, file=(file_bytes, file_sha256))
+    table, shard = molecules.table, molecules.shard
+    if shard not in shard_keys(table.n_shards):
+        raise TableError(f"{table.model}: there is no shard {shard!r} among {table.n_shards}; name one that exists")
+    made_of = [table.model, shard, table.n_shards, table.digest, origin.release, origin.shard_digest, origin.built_from]
+    generation = sha256(json.dumps([FORMAT_VERSION, *made_of]).encode()).hexdigest()[:16]
+    load = _Load(store, table, shard, generation, origin)
     if not rewrite and load.is_loaded():
-        return load.finish(written=False)
-    molecules = ShardRows(table, shard, batches)
+        rewrite = load.lacks_pages()
+        if not rewrite:
+            return load.finish(written=False)
     plan = make_plan(molecules)
     load.prepare_table()
     pages = load.claim(plan.n_pages, rewrite=rewrite)
     if pages is None:
         return load.finish(written=False)
-    tally = _Tally()
-    load.put(tally.counted(molecules.items(plan.layout, pages)))
-    if tally.rows != plan.rows:
-        raise TableError(f"{load.name}: its predictions changed during the load; load it again")
+    rows, page_bytes = load.put_pages(molecules.items(plan.layout, pages))
+    if rows != plan.rows:
+        raise TableError(f"{molecules.name}: its predictions changed during the load; load it again")
     directory = Directory(
         generation=generation,
         load=pages.load,
+        format=FORMAT_VERSION,
         n_pages=pages.n_pages,
         rows=plan.rows,
-        page_bytes=tally.bytes,
-        n_shards=n_shards,
+        page_bytes=page_bytes,
+        n_shards=table.n_shards,
         dtypes=plan.dtypes,
         columns=table.digest,
-        release=release,
-        shard_digest=shard_digest,
-        built_from=built_from,
         loaded_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        file_bytes=file_bytes,
-        file_sha256=file_sha256,
+        **asdict(origin),
     )
     load.flip(directory)
     return load.finish(written=True)
@@ -121,15 +100,13 @@ def load_shard(
 class _Load:
     """The steps of a load that change the table. Each can be repeated safely."""
 
-    def __init__(
-        self, store: KeyValueStore, table: TableColumns, shard: str, generation: str, *, file: tuple[int, str]
-    ) -> None:
+    def __init__(self, store: KeyValueStore, table: TableColumns, shard: str, generation: str, origin: Origin) -> None:
         self.name = f"{table.model} shard {shard}"
         self._store = store
         self._table = table
         self._shard = shard
         self._generation = generation
-        self._file = file
+        self._origin = origin
         self._consumed = Consumed()
         self._publish = False
 
@@ -140,6 +117,17 @@ class _Load:
         self._check_shards(self._get(COLUMNS_KEY))
         current = self._read()[0].current
         return current is not None and current.generation == self._generation
+
+    def lacks_pages(self) -> bool:
+        """Return whether a page of the loaded shard is lost."""
+        current = self._read()[0].current
+        keys = current.pages.keys(self._shard) if current else iter(())
+        while some := list(islice(keys, _KEYS_AT_ONCE)):
+            missing, consumed = self._store.missing_keys(self._table.model, some)
+            self._consumed += consumed
+            if missing:
+                return True
+        return False
 
     def prepare_table(self) -> None:
         """Create the table, and store the columns under their digest, and as the table's if it has none yet."""
@@ -157,7 +145,7 @@ class _Load:
         self._check_shards(stored)
         self._publish = stored is None or stored.version != item.version
         if self._get(version.key) is None:
-            self.put(iter([version]))
+            self._put([version])
 
     def claim(self, n_pages: int, *, rewrite: bool) -> PageSet | None:
         """Return the pages for this load to write; None when another load has just written the same generation."""
@@ -167,9 +155,12 @@ class _Load:
                 return None
             if record.pending and record.pending.generation == self._generation:
                 return record.pending
-            claimed = record.claimed(self._generation, n_pages)
+            number = record.loads + 1
+            pages = PageSet(self._generation, number, n_pages)
+            garbage = (*record.garbage, *([record.pending] if record.pending else []))
+            claimed = replace(record, loads=number, pending=pages, garbage=garbage)
             if self._put_if(claimed.to_item(self._shard), version):
-                return claimed.pending
+                return pages
 
     def flip(self, directory: Directory) -> None:
         """Make readers see the directory's pages."""
@@ -180,7 +171,14 @@ class _Load:
             if record.pending != directory.pages:
                 self._delete(directory.pages)
                 raise TableError(f"{self.name}: another load took over while this one ran; run one at a time")
-            flipped = record.flipped(directory, publish=self._publish)
+            flipped = replace(
+                record,
+                current=directory,
+                previous=record.current.pages if record.current else None,
+                pending=None,
+                garbage=(*record.garbage, *([record.previous] if record.previous else [])),
+                publish=record.publish or self._publish,
+            )
             if self._put_if(flipped.to_item(self._shard), version):
                 return
 
@@ -188,32 +186,43 @@ class _Load:
         """Publish columns and delete garbage as the record asks, and return what the table holds now."""
         while True:
             record, version = self._read()
-            if record.publish and record.current:
-                self._publish_columns(record.current.columns)
+            current = record.current
+            if current is None:
+                raise TableError(f"{self.name}: the table was dropped during the load; load it again")
+            if record.publish:
+                self._publish_columns(current.columns)
             for pages in record.garbage:
                 self._delete(pages)
-            done = record.cleaned().of_file(self._generation, *self._file)
+            if current.generation == self._generation:
+                current = replace(current, **asdict(self._origin))
+            done = replace(record, current=current, garbage=(), publish=False)
             if done == record or self._put_if(done.to_item(self._shard), version):
-                return self._result(record, written)
+                break
+        return LoadResult(current, self._consumed, written)
 
-    def put(self, items: Iterator[Item]) -> None:
-        """Write items and add up the cost."""
+    def put_pages(self, items: Iterator[tuple[Item, int]]) -> tuple[int, int]:
+        """Write pages, given with their numbers of molecules. Return the molecules and bytes of all pages."""
+        rows = page_bytes = 0
+
+        def counted() -> Iterator[Item]:
+            nonlocal rows, page_bytes
+            for item, molecules in items:
+                rows += molecules
+                page_bytes += item_bytes(item)
+                yield item
+
+        self._put(counted())
+        return rows, page_bytes
+
+    def _put(self, items: Iterable[Item]) -> None:
         self._consumed += self._store.put_many(self._table.model, items)
-
-    def _result(self, record: ShardRecord, written: bool) -> LoadResult:
-        current = record.current
-        if current is None:
-            raise TableError(f"{self.name}: the table was dropped during the load; load it again")
-        return LoadResult(
-            self._shard, current.generation, current.rows, current.n_pages, current.page_bytes, self._consumed, written
-        )
 
     def _publish_columns(self, digest: str) -> None:
         """Make this version of the columns the table's. A later load may have chosen another than this load's."""
         stored = self._get(COLUMNS_KEY)
         version = self._get(columns_key(digest))
         if version and (stored is None or stored.version != version.version):
-            self.put(iter([replace(version, key=COLUMNS_KEY)]))
+            self._put([replace(version, key=COLUMNS_KEY)])
 
     def _delete(self, pages: PageSet) -> None:
         self._consumed += self._store.delete_many(self._table.model, pages.keys(self._shard))
@@ -241,17 +250,3 @@ class _Load:
         put = self._store.put_if(self._table.model, item, expected)
         self._consumed += put.consumed
         return put.written
-
-
-@dataclass(slots=True)
-class _Tally:
-    """Counts the rows and bytes of the items on their way to the store."""
-
-    rows: int = 0
-    bytes: int = 0
-
-    def counted(self, items: Iterator[tuple[Item, int]]) -> Iterator[Item]:
-        for item, molecules in items:
-            self.rows += molecules
-            self.bytes += item_bytes(item)
-            yield item

@@ -31,7 +31,7 @@ _BLOCK_VALUES = 1 << 21
 """Values per block, 16 MB as float64, independent of the size of the batches."""
 _SAMPLE_ROWS = 4_096
 """Rows for trial pages: a page of 3,500 bytes has 437 molecules at most, by their hashes alone."""
-_SAMPLE_BYTES = 16 << 20
+_SAMPLE_BYTES = 8 << 20
 """The most bytes of these rows before encoding."""
 _TRIAL_PAGES = 8
 """Pages per trial: their mean is within 2 % of the shard's for typical models."""
@@ -44,7 +44,11 @@ Batches = Callable[[], Iterator[pa.RecordBatch]]
 
 @dataclass(frozen=True, slots=True)
 class ShardRows:
-    """The rows of a shard, read again on each pass. `batches` is as in `load_shard`."""
+    """The rows of a shard, read again on each pass.
+
+    `batches` must yield the same record batches each time: `inchikey` (string) and one column per output (float64,
+    int64 or string, nulls allowed), in ascending order of `key_hash`.
+    """
 
     table: TableColumns
     shard: str
@@ -58,10 +62,7 @@ class ShardRows:
         return f"{self.table.model} shard {self.shard}"
 
     def blocks(self) -> Iterator[Rows]:
-        """Yield the rows in non-empty blocks of bounded size.
-
-        Raises TableError for a missing column, and for a row that is out of order or of another shard.
-        """
+        """Yield the rows in bounded blocks. Raises TableError for a missing column or a misplaced row."""
         names = ["inchikey", *(column.name for column in self.table.columns)]
         size = max(1, _BLOCK_VALUES // len(names))
         last, number = -1, 0
@@ -77,18 +78,20 @@ class ShardRows:
 
     def items(self, layout: PageLayout, pages: PageSet) -> Iterator[tuple[Item, int]]:
         """Yield each page's item and its number of molecules, in order, including empty pages."""
-        for page, inchikeys, value in self.encoded(layout, pages.n_pages):
+        for page, inchikeys, value in self.encoded(layout, pages.n_pages, PageEncoder.encode):
             yield Item(pages.key(self.shard, page), value), len(inchikeys)
 
-    def encoded(self, layout: PageLayout, n_pages: int) -> Iterator[tuple[int, pa.Array, bytes]]:
-        """Yield each page's index, InChIKeys and bytes."""
+    def encoded(
+        self, layout: PageLayout, n_pages: int, encode: Callable[[PageEncoder, int, int], bytes]
+    ) -> Iterator[tuple[int, pa.Array, bytes]]:
+        """Yield each page's index, InChIKeys and bytes, as `encode` makes them."""
         first = 0
         for rows, until in self._whole_pages(n_pages):
             encoder = PageEncoder(layout, self.table.columns, rows)
             starts = np.searchsorted(self.page_of(rows.hashes, n_pages), np.arange(first, until + 1))
             inchikeys = rows.batch.column("inchikey")
             for page, (start, stop) in enumerate(pairwise(starts.tolist()), first):
-                yield page, inchikeys[start:stop], encoder.encode(start, stop)
+                yield page, inchikeys[start:stop], encode(encoder, start, stop)
             first = until
 
     def page_of(self, hashes: NDArray[np.uint64], n_pages: int) -> NDArray[np.int64]:
@@ -108,7 +111,8 @@ class ShardRows:
             whole = int(np.searchsorted(pages, pages[-1]))
             if whole:
                 yield rows[:whole], int(pages[-1])
-            rest = rows[whole:]
+            # A copy, since a slice would keep all of the block in memory.
+            rest = Rows.concat([rows[whole:]])
         if rest:
             yield rest, n_pages
 
@@ -128,7 +132,6 @@ class ShardRows:
         raise TableError(f"{self.name}: {self._fault(inchikeys.to_pylist(), last)}")
 
     def _fault(self, inchikeys: list[str | None], last: int) -> str:
-        """Describe the fault of the first faulty molecule."""
         for inchikey in inchikeys:
             if inchikey is None or not INCHIKEY.match(inchikey):
                 return f"{inchikey!r} is not an InChIKey; make the predictions again"
@@ -161,49 +164,37 @@ def make_plan(rows: ShardRows) -> Plan:
     chooser = DtypeChooser(columns)
     hashes = [np.empty(0, np.uint64)]
     widest_text = 0
-    sample = _Sample(8 * len(columns))
     for block in rows.blocks():
         chooser.add(block.batch)
         hashes.append(block.hashes)
-        texts = text_bytes(block.batch, columns)
-        widest_text = max(widest_text, int(texts.max()))
-        sample.add(block, texts)
+        widest_text = max(widest_text, int(text_bytes(block.batch, columns).max()))
     dtypes = chooser.dtypes()
     layout = page_layout(tuple(column.type for column in columns), dtypes)
     keys = np.concatenate(hashes)
     n_pages = 0
     if len(keys):
-        per_page = _molecules_per_page(PageEncoder(layout, columns, sample.rows()), len(sample))
+        sample = _first_rows(rows)
+        per_page = _molecules_per_page(PageEncoder(layout, columns, sample), len(sample))
         # More pages than molecules would leave pages empty that still cost a unit each.
         n_pages = min(len(keys), max(1, round(len(keys) / per_page)))
         n_pages = _with_room(rows, layout, keys, layout.row_bytes + widest_text, n_pages)
     return Plan(len(keys), dtypes, layout, n_pages)
 
 
-class _Sample:
-    """The first rows of a shard, for trial pages. Rows are in the order of a hash, so the first are a random sample."""
-
-    def __init__(self, row_bytes: int) -> None:
-        self._row_bytes = row_bytes
-        self._parts: list[Rows] = []
-        self._rows_left = _SAMPLE_ROWS
-        self._bytes_left = _SAMPLE_BYTES
-
-    def __len__(self) -> int:
-        return sum(map(len, self._parts))
-
-    def add(self, block: Rows, texts: NDArray[np.int64]) -> None:
-        """Add as many rows as there is room for; at least one if there is any room."""
-        if self._rows_left <= 0 or self._bytes_left <= 0:
-            return
-        ends = np.cumsum(texts + self._row_bytes)
-        count = min(self._rows_left, 1 + int(np.searchsorted(ends, self._bytes_left)), len(block))
-        self._parts.append(block[:count])
-        self._rows_left -= count
-        self._bytes_left -= int(ends[count - 1])
-
-    def rows(self) -> Rows:
-        return Rows.concat(self._parts)
+def _first_rows(rows: ShardRows) -> Rows:
+    """Return the first rows, for trial pages. Rows are in the order of a hash, so the first are a random sample."""
+    parts: list[Rows] = []
+    rows_left, bytes_left = _SAMPLE_ROWS, _SAMPLE_BYTES
+    for block in rows.blocks():
+        columns = rows.table.columns
+        ends = np.cumsum(text_bytes(block.batch, columns) + 8 * len(columns))
+        count = min(rows_left, 1 + int(np.searchsorted(ends, bytes_left)), len(block))
+        parts.append(block[:count])
+        rows_left -= count
+        bytes_left -= int(ends[count - 1])
+        if rows_left <= 0 or bytes_left <= 0:
+            break
+    return Rows.concat(parts)
 
 
 def _molecules_per_page(encoder: PageEncoder, n_rows: int) -> float:
@@ -227,7 +218,7 @@ def _with_room(rows: ShardRows, layout: PageLayout, keys: NDArray[np.uint64], ro
         # zstd adds at most 1/256 and some bytes to data that cannot be compressed (ZSTD_COMPRESSBOUND).
         if fullest * row_bytes * 257 // 256 + 128 <= limit:
             return n_pages
-        pages = rows.encoded(layout, n_pages)
+        pages = rows.encoded(layout, n_pages, PageEncoder.encode)
         crowded = next((page for page in pages if len(page[2]) > limit), None)
         if crowded is None:
             return n_pages

@@ -12,11 +12,7 @@ class RateLimit:
     """Allows at most `rate` units a second over all threads."""
 
     def __init__(
-        self,
-        rate: float,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        self, rate: float, *, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
     ) -> None:
         self._rate = rate
         self._clock = clock

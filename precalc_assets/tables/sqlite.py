@@ -15,15 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from precalc_assets.platform_errors import TableError
-from precalc_assets.tables.store import (
-    ConditionalPut,
-    Consumed,
-    Found,
-    Item,
-    missing_table,
-    units_to_read,
-    write_units,
-)
+from precalc_assets.tables.store import ConditionalPut, Consumed, Found, Item, missing_table, units_to_read, write_units
 
 _PREFIX = "table:"
 _BATCH = 256
@@ -41,7 +33,8 @@ class SQLiteStore:
 
     Threads share one connection behind a lock; a forked process opens its own. In WAL mode, readers and the current
     writer do not block each other, and a killed process loses at most its open transaction. With `synchronous=NORMAL`,
-    a power failure may lose the last transactions, but never corrupts the file.
+    a power failure may lose the last transactions, but never corrupts the file. A file that cannot be written, on a
+    full disk or a mount for reading, is opened for reading.
 
     Raises TableError for a file that is not a SQLite database or cannot be opened.
     """
@@ -93,6 +86,16 @@ class SQLiteStore:
                 stored += _select(db, table, batch)
         return Found(stored, lambda: Consumed(read_units=units_to_read(len(distinct), stored, consistent=consistent)))
 
+    def missing_keys(self, table: str, keys: Sequence[str]) -> tuple[list[str], Consumed]:
+        """Return the keys that have no item. The values are not read, so their size in DynamoDB is not counted."""
+        there: set[str] = set()
+        for batch in _batches(sorted(keys), _KEYS_PER_QUERY):
+            with self._connected(table) as db:
+                sql = f"SELECT key FROM {_sql_name(table)} WHERE key IN ({_marks(batch)})"  # noqa: S608
+                there.update(key for (key,) in db.execute(sql, batch))
+        missing = [key for key in keys if key not in there]
+        return missing, Consumed(read_units=len(keys) / 2)
+
     def put_if(self, table: str, item: Item, expected: str | None) -> ConditionalPut:
         """Write an item if the stored one's version equals `expected`, or if there is none when `expected` is None."""
         with self._connected(table) as db:
@@ -132,19 +135,37 @@ class SQLiteStore:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            # Autocommit, since `_transaction` begins its own; shared between threads, since the lock guards it.
-            self._connection = sqlite3.connect(
-                self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
-            _switch_to_wal(self._connection)
-            self._connection.execute("PRAGMA synchronous = NORMAL")
+            try:
+                self._connection = self._open_to_write()
+            except (sqlite3.OperationalError, OSError):
+                if not self._path.is_file():
+                    raise
+                self._connection = self._open_to_read()
         except (sqlite3.Error, OSError) as error:
             foreign = isinstance(error, sqlite3.DatabaseError) and "not a database" in str(error)
             way_out = "move it away" if foreign else "check that its folder is writable and the disk has room"
             raise TableError(
                 f"{self._path} cannot be used as prediction tables: {error}; {way_out}, or set PRECALC_TABLES_URL"
             ) from error
+
+    def _open_to_write(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        db = _connect(str(self._path))
+        _switch_to_wal(db)
+        db.execute("PRAGMA synchronous = NORMAL")
+        return db
+
+    def _open_to_read(self) -> sqlite3.Connection:
+        """Open the file without writing to its folder. Raises sqlite3.Error if only a writer can say what it holds."""
+        url = f"{self._path.resolve().as_uri()}?mode=ro"
+        try:
+            return _connect(url)
+        except sqlite3.OperationalError:
+            # Without locks and the log of writes. The log is empty or gone after writers have closed the file.
+            log = self._path.with_name(f"{self._path.name}-wal")
+            if log.exists() and log.stat().st_size:
+                raise
+            return _connect(f"{url}&immutable=1")
 
     @contextmanager
     def _connected(self, table: str) -> Iterator[sqlite3.Connection]:
@@ -159,7 +180,15 @@ class SQLiteStore:
             except sqlite3.Error as error:
                 if "no such table" in str(error):
                     raise missing_table(table) from None
-                raise TableError(f"table {table!r} in {self._path}: {error}; fix the cause and try again") from error
+                way_out = (
+                    "make its disk and folder writable" if "readonly" in str(error) else "fix the cause and try again"
+                )
+                if not isinstance(error, sqlite3.OperationalError):  # damage: "malformed", "not a database"
+                    way_out = (
+                        f"move it and {self._path.name}-wal away, then run `precalc library build`, and `precalc load "
+                        "MODEL` for each model, which write it anew"
+                    )
+                raise TableError(f"table {table!r} in {self._path}: {error}; {way_out}") from error
 
     @contextmanager
     def _transaction(self, table: str) -> Iterator[sqlite3.Connection]:
@@ -168,6 +197,19 @@ class SQLiteStore:
             # IMMEDIATE waits for the lock here; a transaction that begins with a read can fail at its first write.
             db.execute("BEGIN IMMEDIATE")
             yield db
+
+
+def _connect(database: str) -> sqlite3.Connection:
+    # Autocommit, since `_transaction` begins its own; shared between threads, since the store's lock guards it.
+    db = sqlite3.connect(
+        database, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, uri=database.startswith("file:")
+    )
+    try:
+        db.execute("SELECT count(*) FROM sqlite_master")
+    except sqlite3.Error:
+        db.close()
+        raise
+    return db
 
 
 def _switch_to_wal(db: sqlite3.Connection) -> None:

@@ -1,4 +1,4 @@
-"""The key-value store: its protocol, its items, and the units that DynamoDB charges for them.
+"""The key-value store: its protocol, its items, and the units and dollars that DynamoDB charges for them.
 
 The implementations are in `sqlite` and `dynamodb`, the contents of items in `pages` and `directory`. Standard library
 only: the Lambda imports this module.
@@ -21,6 +21,13 @@ WRITE_UNIT_BYTES = 1024
 """One write unit pays for each started KB of an item, alone or in a batch."""
 READ_UNIT_BYTES = 4096
 """One read unit pays for each started 4 KB of an item; an eventually consistent read takes half a unit."""
+
+# Amazon DynamoDB pricing, us-east-1, on-demand capacity, standard table class; as of November 2026.
+DOLLARS_PER_WRITE_UNIT = 0.625 / 1_000_000
+DOLLARS_PER_GB_MONTH = 0.25
+GB = 1 << 30
+ITEM_OVERHEAD_BYTES = 100
+"""Bytes charged for an item's storage on top of its size (Developer Guide, "DynamoDB item sizes and formats")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +52,7 @@ class Consumed:
 
     def __add__(self, other: "Consumed") -> "Consumed":
         return Consumed(
-            self.write_units + other.write_units,
-            self.read_units + other.read_units,
-            self.items + other.items,
+            self.write_units + other.write_units, self.read_units + other.read_units, self.items + other.items
         )
 
 
@@ -146,6 +151,9 @@ class KeyValueStore(Protocol):
         A consistent read sees every write that ended before it began, and costs twice as much. An eventually
         consistent one may return an earlier state.
         """
+
+    def missing_keys(self, table: str, keys: Sequence[str]) -> tuple[list[str], Consumed]:
+        """Return the keys that have no item, and the cost: DynamoDB charges half a unit for each 4 KB of an item."""
 
     def put_if(self, table: str, item: Item, expected: str | None) -> ConditionalPut:
         """Write an item if the stored one's version equals `expected`, or if there is none when `expected` is None.

@@ -1,6 +1,6 @@
 """Estimating the cost of a whole library's table from a sample's pages.
 
-`paging` divides rows into pages; `prices` has DynamoDB's prices.
+`paging` divides rows into pages; `store` has DynamoDB's prices.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,18 +10,14 @@ import pyarrow as pa
 
 from precalc_assets.columns import Column
 from precalc_assets.sharding import HASH_SPACE, key_hash
+from precalc_assets.tables import store
 from precalc_assets.tables.directory import PageSet, TableColumns
 from precalc_assets.tables.paging import PAGE_BYTES, ShardRows, make_plan
-from precalc_assets.tables.prices import DOLLARS_PER_GB_MONTH, DOLLARS_PER_WRITE_UNIT, GB, ITEM_OVERHEAD_BYTES
-from precalc_assets.tables.store import WRITE_UNIT_BYTES, item_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class TableEstimate:
-    """The cost of the whole library's table: write units, paid once, and storage, paid per month.
-
-    Only pages are counted. A table's other items cost a cent at most.
-    """
+    """The cost of the library's pages: write units, paid once, and storage, per month. Other items cost a cent."""
 
     pages: int
     write_units: float
@@ -38,7 +34,12 @@ def estimate_table(
     The sample (`inchikey` and the columns) is the library's first molecules by hash. It is paged as the first shard of
     a library with so many shards that this one ends with the sample. Raises TableError if a row exceeds a page.
     """
-    per_molecule = _page_bytes(model, columns, sample) / sample.num_rows
+    last = key_hash(sample["inchikey"][-1].as_py())
+    shards = min(HASH_SPACE // (last + 1), HASH_SPACE >> 32)
+    rows = ShardRows(TableColumns(model, shards, tuple(columns)), "0", lambda: iter(sample.to_batches()))
+    plan = make_plan(rows)
+    items = rows.items(plan.layout, PageSet("0" * 16, 1, plan.n_pages))
+    per_molecule = sum(store.item_bytes(item) for item, _ in items) / sample.num_rows
     pages = units = total = 0.0
     for molecules in shard_sizes:
         size = molecules * per_molecule
@@ -46,21 +47,12 @@ def estimate_table(
         pages += n_pages
         total += size
         # Each started unit counts, and sizes vary: on average, a page takes half a unit more than its size.
-        units += max(n_pages, size / WRITE_UNIT_BYTES + n_pages / 2)
-    gigabytes = (total + pages * ITEM_OVERHEAD_BYTES) / GB
+        units += max(n_pages, size / store.WRITE_UNIT_BYTES + n_pages / 2)
+    gigabytes = (total + pages * store.ITEM_OVERHEAD_BYTES) / store.GB
     return TableEstimate(
         pages=int(pages),
         write_units=units,
-        write_dollars=units * DOLLARS_PER_WRITE_UNIT,
+        write_dollars=units * store.DOLLARS_PER_WRITE_UNIT,
         gigabytes=gigabytes,
-        dollars_per_month=gigabytes * DOLLARS_PER_GB_MONTH,
+        dollars_per_month=gigabytes * store.DOLLARS_PER_GB_MONTH,
     )
-
-
-def _page_bytes(model: str, columns: Sequence[Column], sample: pa.Table) -> int:
-    """Return the total size of the pages of the sample's shard."""
-    last = key_hash(sample["inchikey"][-1].as_py())
-    shards = min(HASH_SPACE // (last + 1), HASH_SPACE >> 32)
-    rows = ShardRows(TableColumns(model, shards, tuple(columns)), "0", lambda: iter(sample.to_batches()))
-    plan = make_plan(rows)
-    return sum(item_bytes(item) for item, _ in rows.items(plan.layout, PageSet("0" * 16, 1, plan.n_pages)))

@@ -14,7 +14,7 @@ from made_up import COLUMNS, MODEL, N_SHARDS, inchikeys, rows_of
 from precalc_assets.api.application import make_app
 from precalc_assets.api.files import FileLinks
 from precalc_assets.api.gateway import answer_event
-from precalc_assets.cards import ModelCard
+from precalc_assets.cards.model_card import ModelCard
 from precalc_assets.tables import KeyValueStore
 
 KEYS = tuple(islice(inchikeys(), 40))
@@ -45,6 +45,7 @@ def card(model: str = MODEL, **changes: Any) -> ModelCard:
         "shards": ("00", "01", "02", "03"),
         "molecules": len(KEYS),
         "quarantined": 1,
+        "emptied": ({"column": "score", "cells": 2, "example": "inf", "smiles": "CCO"},),
         "releases": ("v1.0.0",),
         "updated": "2026-11-01T12:00:00Z",
         "deterministic": True,

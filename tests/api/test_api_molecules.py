@@ -9,7 +9,7 @@ from gateway_events import event
 from made_up import COLUMNS, MODEL, serve
 from serving import KEYS, UNKNOWN, Api, card, predictions
 
-from precalc_assets.cards import publish_card
+from precalc_assets.cards.model_card import publish_card
 from precalc_assets.columns import Column
 from precalc_assets.sharding import shard_of
 from precalc_assets.tables import LIBRARY, TableReader
@@ -37,7 +37,7 @@ def test_smiles_are_included_only_on_request(with_library):
     texts = [SMILES[KEYS[3]], None, None, SMILES[KEYS[3]]]
     answer = with_library.predictions(asked, query="?include=smiles").json
     assert answer["smiles"] == texts
-    assert list(answer) == [*list(answer)[:7], "inchikeys", "smiles", "predictions"]
+    assert list(answer) == [*list(answer)[:6], "inchikeys", "statuses", "smiles", "predictions"]
     assert "smiles" not in with_library.predictions(asked).json
     one = with_library.get(f"{PREDICTIONS}/{KEYS[3]}?include=smiles").json
     assert one["smiles"] == texts[0]
@@ -45,13 +45,14 @@ def test_smiles_are_included_only_on_request(with_library):
     assert "smiles" not in with_library.get(f"{PREDICTIONS}/{KEYS[3]}").json
 
 
-def test_csv_has_smiles_after_the_inchikeys(tables, api):
+def test_csv_has_smiles_after_the_statuses(tables, api):
     serve_library(tables, {KEYS[0]: "=CMD()", KEYS[1]: "C,C"})
     text = api.predictions([KEYS[0], UNKNOWN, KEYS[1]], query="?include=smiles", accept="text/csv").text
     header, *rows = csv.reader(io.StringIO(text))
-    assert header == ["inchikey", "smiles", *(c.name for c in COLUMNS)]
-    assert [row[:2] for row in rows] == [[KEYS[0], "'=CMD()"], [UNKNOWN, ""], [KEYS[1], "C,C"]]
-    assert {len(row) for row in rows} == {5}
+    assert header == ["inchikey", "status", "smiles", *(c.name for c in COLUMNS)]
+    found = [[KEYS[0], "found", "=CMD()"], [UNKNOWN, "not_in_library", ""], [KEYS[1], "found", "C,C"]]
+    assert [row[:3] for row in rows] == found
+    assert {len(row) for row in rows} == {6}
 
 
 def test_smiles_are_null_until_a_library_is_loaded(tables, api):
@@ -67,7 +68,9 @@ def test_smiles_are_null_until_a_library_is_loaded(tables, api):
 def test_release_and_digest_belong_to_the_rows_generation(tables, api):
     key = KEYS[0]
     shard = shard_of(key, 4)
-    before = api.get(f"{PREDICTIONS}/{key}")
+    before = Api(tables).get(f"{PREDICTIONS}/{key}")
+    # The API knows the shard, and has a page of it with this column alone.
+    api.get(f"{PREDICTIONS}/{key}?columns={COLUMNS[0].name}")
     whole = api.get(f"/models/{MODEL}").json["library_digest"]
     assert before.json["library_digest"] == whole
     # Loaded twice, so that what the API has read of this shard is gone from the table.
@@ -97,6 +100,7 @@ def test_molecule_is_read_from_all_or_from_named_models(tables, with_library):
             {name: one[name] for name in one if name != "inchikey"},
             {
                 "model": OTHER,
+                "status": "found",
                 "release": "v1.0.0",
                 "library_digest": None,
                 "deterministic": None,
@@ -106,20 +110,61 @@ def test_molecule_is_read_from_all_or_from_named_models(tables, with_library):
         ],
     }
     named = with_library.get(f"/molecules/{unloaded}?models={OTHER},{MODEL},{OTHER}").json
-    assert [(m["model"], m["release"], m["predictions"] is None) for m in named["models"]] == [
-        (OTHER, None, True),
-        (MODEL, "v1.0.0", False),
+    assert [(m["model"], m["status"], m["release"], m["predictions"] is None) for m in named["models"]] == [
+        (OTHER, "not_predicted_yet", None, True),
+        (MODEL, "found", "v1.0.0", False),
     ]
     alone = with_library.get(f"/molecules/{key}?models={MODEL}").json
     assert alone["library_digest"] == one["library_digest"] is not None
 
 
-def test_molecule_without_any_model_is_an_empty_answer(tables):
-    assert Api(tables).get(f"/molecules/{KEYS[0]}").json == {
-        "inchikey": KEYS[0],
-        "library_digest": None,
-        "models": [],
-    }
+def test_molecule_that_nobody_knows_is_a_404(tables, with_library):
+    unknown = with_library.get(f"/molecules/{UNKNOWN}")
+    assert unknown.error == (404, "not_in_library")
+    assert UNKNOWN in unknown.message
+    assert with_library.get(f"/molecules/{UNKNOWN}?models={MODEL}").error == (404, "not_in_library")
+    # A model has the one that is in no library, and no model the one that is.
+    assert with_library.get(f"/molecules/{KEYS[-1]}").status == 200
+    tables.drop_table(MODEL)
+    models = Api(tables).get(f"/molecules/{KEYS[0]}").json
+    assert models == {"inchikey": KEYS[0], "library_digest": None, "models": []}
+    tables.drop_table(LIBRARY)
+    assert Api(tables).get(f"/molecules/{KEYS[0]}").error == (404, "not_in_library")
+
+
+def test_one_malformed_key_does_not_refuse_the_others(with_library):
+    asked = [KEYS[3], "aspirin", UNKNOWN, "", KEYS[3].lower(), 'a,"b"', KEYS[-1]]
+    statuses = ["found", "unreadable", "not_in_library", *["unreadable"] * 3, "found"]
+    for query in ("", "?include=smiles"):
+        answer = with_library.predictions(asked, query=query).json
+        assert (answer["inchikeys"], answer["statuses"]) == (asked, statuses)
+        assert answer["counts"] == {"found": 2, "unreadable": 4, "not_in_library": 1}
+        assert [row is None for row in answer["predictions"]] == [status != "found" for status in statuses]
+        header, *rows = csv.reader(io.StringIO(with_library.predictions(asked, query=query, accept="text/csv").text))
+        assert [row[:2] for row in rows] == [list(pair) for pair in zip(asked, statuses, strict=True)]
+        assert {len(row) for row in rows} == {len(header)}
+
+
+def test_matches_compare_the_forms_of_a_request(with_library):
+    asked = [KEYS[3], KEYS[4], KEYS[5], UNKNOWN, KEYS[-1]]
+    forms = [SMILES[KEYS[3]], "[NH4+]", None, "C", "C"]
+    answer = with_library.post(PREDICTIONS, {"inchikeys": asked, "forms": forms}).json
+    assert answer["matches"] == ["same", "other_form", "key", None, "key"]
+    assert answer["smiles"] == [SMILES[KEYS[3]], SMILES[KEYS[4]], None, None, None]
+    text = with_library.post(PREDICTIONS, {"inchikeys": asked, "forms": forms}, accept="text/csv").text
+    header, *rows = csv.reader(io.StringIO(text))
+    assert header[:4] == ["inchikey", "status", "match", "smiles"]
+    assert [row[2] for row in rows] == ["same", "other_form", "key", "", "key"]
+    few = with_library.post(PREDICTIONS, {"inchikeys": asked, "forms": ["C"]}).json
+    assert few["matches"] == ["other_form", "key", "key", None, "key"]
+
+
+def test_molecule_that_the_model_failed_on_says_so(tables):
+    serve(tables, {KEYS[0]: (None, None, None), KEYS[1]: (None, 0, None)})
+    api = Api(tables)
+    assert api.predictions(KEYS[:2]).json["statuses"] == ["model_failed", "found"]
+    one = api.get(f"{PREDICTIONS}/{KEYS[0]}").json
+    assert (one["status"], set(one["predictions"].values())) == ("model_failed", {None})
 
 
 def test_unknown_models_are_named(api):
@@ -182,7 +227,7 @@ def test_earlier_contract_leaves_out_missing_molecules(with_library):
     body = {"modelId": MODEL, "inputKeyArray": asked, "something": "else"}
     sent = with_library.post("/predictions", body)
     provenance, answer = json.loads(sent.headers["Precalc-Provenance"]), sent.json
-    assert (provenance["releases"], provenance["found"], provenance["missing"]) == (["v1.0.0"], 3, 1)
+    assert (provenance["releases"], provenance["counts"]["found"]) == (["v1.0.0"], 3)
     seven = {"smiles": SMILES[KEYS[7]], "value": list(ROWS[KEYS[7]])}
     assert repr(answer) == repr(
         {"model_id": MODEL, "output": [seven, {"smiles": None, "value": list(ROWS[KEYS[-1]])}, seven]}

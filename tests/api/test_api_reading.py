@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 from made_up import COLUMNS, MODEL, serve
 from serving import KEYS, UNKNOWN, Api, card, predictions
 
-from precalc.csv_cells import plain_text
 from precalc_assets import storage
 from precalc_assets.adoption_record import Adoption
-from precalc_assets.api.answers import best_type, dump
-from precalc_assets.cards import publish_card
+from precalc_assets.api.answers import best_type, dump, rows_json
+from precalc_assets.cards.model_card import publish_card
 from precalc_assets.columns import Column
-from precalc_assets.library import read_manifest
+from precalc_assets.library.library_manifest import read_manifest
 from precalc_assets.sharding import key_hash, shard_of
 from precalc_assets.tables import REGISTRY, Item
 
@@ -43,6 +42,34 @@ def test_values_equal_the_tables_in_value_and_type(api):
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**63), 2**63 - 1) | st.none()))
 def test_json_is_read_as_the_same_values(values):
     assert repr(json.loads(dump({"row": values}))["row"]) == repr(values)
+
+
+COUNTS = st.lists(st.integers(0, 9) | st.integers(0, 12) | st.just(255), min_size=1, max_size=8)
+
+
+@given(
+    st.lists(st.none() | COUNTS.map(bytes) | st.lists(st.none() | st.floats(-1, 1), min_size=1).map(tuple), max_size=4)
+)
+def test_rows_of_bytes_are_written_as_other_numbers_are(rows):
+    expected = [row and list(row) for row in rows]
+    assert json.loads(rows_json(rows)) == expected
+    assert rows_json([row and tuple(row) for row in rows]) == rows_json(rows)
+
+
+def test_bytes_are_numbers_in_every_kind_of_answer(tables):
+    wide = [Column(f"c{at}", "integer", "", "") for at in range(3)]
+    rows = {KEYS[0]: (0, 7, 255), KEYS[1]: (None,) * 3, KEYS[2]: (9, 9, 9)}
+    serve(tables, rows, model="eos5axz", columns=wide)
+    api = Api(tables)
+    asked = list(rows)
+    assert api.predictions(asked, "eos5axz").json["predictions"] == [list(rows[key]) for key in asked]
+    lines = api.predictions(asked, "eos5axz", accept="text/csv").text.splitlines()[1:]
+    assert [line.split(",")[2:] for line in lines] == [["0", "7", "255"], ["", "", ""], ["9", "9", "9"]]
+    assert api.get(f"/models/eos5axz/predictions/{KEYS[0]}").json["predictions"] == {"c0": 0, "c1": 7, "c2": 255}
+    by_all = api.get(f"/molecules/{KEYS[0]}?models=eos5axz").json["models"]
+    assert by_all[0]["predictions"] == {"c0": 0, "c1": 7, "c2": 255}
+    before = api.post("/predictions", {"modelId": "eos5axz", "inputKeyArray": [KEYS[0]]}).json
+    assert before["output"][0]["value"] == [0, 7, 255]
 
 
 def test_answer_equals_the_files_of_a_real_run(world):
@@ -68,9 +95,40 @@ def test_rows_keep_the_order_of_the_request(api):
     answer = api.predictions(asked).json
     assert answer["inchikeys"] == asked
     assert answer["predictions"] == as_lists(asked)
-    assert (answer["found"], answer["missing"]) == (4, 2)
+    assert answer["counts"] == {"found": 4, "not_in_library": 2}
     assert answer["columns"] == [{"name": c.name, "type": c.type} for c in COLUMNS]
     assert api.predictions([]).json["predictions"] == []
+
+
+@pytest.mark.parametrize("names", [["label"], ["count", "score"], ["label", "score", "label", "count"]], ids=str)
+def test_some_columns_come_in_the_order_asked(api, names):
+    places = [[c.name for c in COLUMNS].index(name) for name in dict.fromkeys(names)]
+    asked = {"inchikeys": [KEYS[7], UNKNOWN, *KEYS], "columns": names}
+    answer = api.post(f"/models/{MODEL}/predictions", asked)
+    rows = [None if row is None else [row[at] for at in places] for row in as_lists(asked["inchikeys"])]
+    assert repr(answer.json["predictions"]) == repr(rows)
+    assert answer.json["columns"] == [{"name": COLUMNS[at].name, "type": COLUMNS[at].type} for at in places]
+    text = api.post(f"/models/{MODEL}/predictions", asked, accept="text/csv").text
+    header, *lines = csv.reader(io.StringIO(text))
+    assert header == ["inchikey", "status", *dict.fromkeys(names)]
+    assert [len(line) for line in lines] == [len(header)] * len(rows)
+    one = api.get(f"/models/{MODEL}/predictions/{KEYS[7]}?columns={','.join(names)}").json
+    assert repr(list(one["predictions"].items())) == repr(list(zip(dict.fromkeys(names), rows[0], strict=True)))
+    assert one["columns"] == answer.json["columns"]
+
+
+def test_an_unknown_column_is_refused_with_the_nearest_name(api):
+    for answer in (
+        api.get(f"/models/{MODEL}/predictions/{KEYS[0]}?columns=score,cuont"),
+        api.post(f"/models/{MODEL}/predictions", {"inchikeys": [KEYS[0]], "columns": ["score", "cuont"]}),
+    ):
+        assert (answer.status, answer.json["error"]["code"]) == (404, "unknown_column")
+        assert answer.json["error"]["message"] == f"{MODEL} has no column 'cuont'; the nearest name is 'count'"
+    for text in ("", "%0A%C3%84", "a" * 200_000):
+        answer = api.get(f"/models/{MODEL}/predictions/{KEYS[0]}?columns={text}")
+        assert (answer.status, answer.json["error"]["code"]) == (404, "unknown_column")
+    for wrong in ([], None):
+        assert api.post(f"/models/{MODEL}/predictions", {"inchikeys": [KEYS[0]], "columns": wrong}).status == 400
 
 
 def test_csv_has_the_same_rows(api):
@@ -79,37 +137,40 @@ def test_csv_has_the_same_rows(api):
     assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
     assert answer.headers["Content-Disposition"] == f'attachment; filename="{MODEL}.csv"'
     header, *rows = csv.reader(io.StringIO(answer.text))
-    assert header == ["inchikey", "score", "count", "label"]
-    expected = [(key, *ROWS.get(key, [None] * 3)) for key in asked]
+    assert header == ["inchikey", "status", "score", "count", "label"]
+    statuses = ["found", "not_in_library", *["found"] * 3]
+    expected = [(key, status, *ROWS.get(key, [None] * 3)) for key, status in zip(asked, statuses, strict=True)]
     assert rows == [["" if cell is None else str(cell) for cell in row] for row in expected]
     assert json.loads(answer.headers["Precalc-Provenance"]) == {
         "model": MODEL,
         "releases": ["v1.0.0"],
         "library_digest": api.predictions(asked).json["library_digest"],
         "deterministic": None,
-        "found": 4,
-        "missing": 1,
+        "counts": {"found": 4, "not_in_library": 1},
     }
 
 
 def test_csv_tells_an_empty_text_from_a_null(tables):
     serve(tables, {KEYS[0]: (0.5, 1, ""), KEYS[1]: (0.5, 1, None)})
     lines = Api(tables).predictions(KEYS[:2], accept="text/csv").text.splitlines()
-    assert lines[1:] == [f'{KEYS[0]},0.5,1,""', f"{KEYS[1]},0.5,1,"]
+    assert lines[1:] == [f'{KEYS[0]},found,0.5,1,""', f"{KEYS[1]},found,0.5,1,"]
 
 
-def test_csv_runs_no_formula_and_every_text_comes_back(tables):
-    texts = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("x")', "'=1", "''=1", "'quoted'", "it's"]
+def test_csv_is_exact_and_for_spreadsheets_runs_no_formula(tables):
+    texts = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("x")', "=C", "'=1", "'quoted'", "it's"]
     columns = [Column("=name", "string", "", ""), Column("value", "float", "", "")]
     serve(tables, {key: (text, -1.5) for key, text in zip(KEYS, texts, strict=False)}, columns=columns)
     keys = KEYS[: len(texts)]
-    header, *rows = csv.reader(io.StringIO(Api(tables).predictions(keys, accept="text/csv").text, newline=""))
-    assert header[1] == "'=name"
-    cells, numbers = [row[1] for row in rows], {row[2] for row in rows}
-    assert not [cell for cell in cells if cell[0] in "=+-@\t\r"]
-    assert [plain_text(cell) for cell in cells] == texts
-    assert len(set(cells)) == len(texts)
-    assert numbers == {"-1.5"}
+    exact = Api(tables).predictions(keys, accept="text/csv").text
+    header, *rows = csv.reader(io.StringIO(exact, newline=""))
+    assert header == ["inchikey", "status", "=name", "value"]
+    assert [row[2:] for row in rows] == [[text, "-1.5"] for text in texts]
+    answer = Api(tables).predictions(keys, query="?format=spreadsheet")
+    assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
+    header, *rows = csv.reader(io.StringIO(answer.text, newline=""))
+    assert header == ["inchikey", "status", "'=name", "value"]
+    marked = [text if text in ("+1", "-1") or text[0] in "'i" else f"'{text}" for text in texts]
+    assert [row[2:] for row in rows] == [[text, "-1.5"] for text in marked]
     assert [row[0] for row in Api(tables).predictions(keys).json["predictions"]] == texts
 
 
@@ -169,6 +230,7 @@ def test_model_is_described_by_its_table_and_card(tables, api):
         "shards": ["00", "01", "02", "03"],
         "molecules": len(KEYS),
         "quarantined": 1,
+        "emptied": [{"column": "score", "cells": 2, "example": "inf", "smiles": "CCO"}],
         "releases": ["v1.0.0"],
         "library_digest": sha256("".join(digests).encode()).hexdigest(),
         "deterministic": False,

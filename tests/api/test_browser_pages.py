@@ -8,10 +8,10 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import pyarrow.parquet as pq
 import pytest
@@ -20,11 +20,16 @@ from made_up import serve
 from playwright.sync_api import Browser, Locator, Page, Route, sync_playwright
 from rdkit import RDConfig
 from serving import KEYS, Api, card
+from spreadsheet import write_workbook
 
+from precalc_assets.api.drawings import add_drawing_route
 from precalc_assets.api.inchikeys import add_inchikey_routes
-from precalc_assets.cards import publish_card
+from precalc_assets.api.row_reading import add_row_reading
+from precalc_assets.api.screens import Screen, add_screen_routes
+from precalc_assets.cards.model_card import publish_card
 from precalc_assets.cards.publishing import make_card
 from precalc_assets.columns import Column
+from precalc_assets.screening.engine import open_engine
 from precalc_assets.settings import Settings
 from precalc_assets.storage import open_store
 from precalc_assets.tables import KeyValueStore, open_tables
@@ -39,7 +44,7 @@ PRECALC = str(Path(sys.executable).parent / "precalc")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 UNKNOWN = "C" * 60
-PASTED = "smiles\n{0} a name\n{1}; {2}\n\nnot-a-molecule\n{3}\r\n{4}\n{5}\n" + UNKNOWN + "\n{6}, {7}\n"
+HEADER = ("name", "Canonical SMILES", "batch")
 
 
 class Served:
@@ -137,18 +142,23 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
     assert wrong == []
 
 
-def pasted(served: Served) -> tuple[str, list[dict]]:
-    """Return what is pasted, and the rows of ten molecules of it in order; None for the two that have none."""
+def spreadsheet(served: Served) -> tuple[list[tuple[str, str, str]], list[dict | None]]:
+    """Return the cells of a spreadsheet with ten molecules, and the predictions of each; None for those without."""
     rows = list(served.rows().values())[:: N_MOLECULES // 9][:8]
-    given = [row["inchikey"] if at in (2, 5) else row["smiles"] for at, row in enumerate(rows)]
+    texts = [row["inchikey"] if at in (2, 5) else row["smiles"] for at, row in enumerate(rows)]
+    texts[3:3], texts[7:7] = ["not-a-molecule"], [UNKNOWN]
     order = [*rows[:3], None, *rows[3:6], None, *rows[6:]]
-    return PASTED.format(*given), order
+    notes = ["=1+1", 'say "a, b"', " 007 ", "", "-0.97", "é", "x", "", "1e5", "@"]
+    return [(f"compound {at}", text, note) for at, (text, note) in enumerate(zip(texts, notes, strict=True))], order
 
 
-def look_up(page: Page, text: str, model: str | None = None) -> Locator:
-    page.get_by_label("Molecules", exact=True).fill(text)
-    if model:
-        page.get_by_label("Model", exact=True).select_option(model)
+def as_pasted(rows: Sequence[Sequence[str]]) -> str:
+    return "".join("\t".join(row) + "\n" for row in [HEADER, *rows])
+
+
+def look_up(page: Page, text: str | None = None) -> Locator:
+    if text is not None:
+        page.get_by_label("Molecules", exact=True).fill(text)
     page.get_by_role("button", name="Look up").click()
     page.locator("#result").wait_for()
     return page.locator("#table tbody tr")
@@ -160,45 +170,110 @@ def read_download(page: Page, name: str) -> list[list[str]]:
     return list(csv.reader(io.StringIO(Path(download.value.path()).read_text(encoding="utf-8"), newline="")))
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_chemist_looks_up_ten_molecules_and_downloads_them(served, url, open_page, size, tmp_path):
+@pytest.mark.parametrize(("size", "way"), [(SIZES[0], "pasted"), (SIZES[1], "file")])
+def test_spreadsheet_comes_back_with_its_predictions(served, url, open_page, size, way, tmp_path):
     page = open_page(url, size)
-    page.screenshot(path=tmp_path / f"models-{size[0]}.png", full_page=True)
     page.get_by_label("Search").fill("drug-likeness logp")
     page.get_by_text("1 of 1 models match").wait_for()
     page.get_by_role("link", name=MODEL).click()
     page.get_by_role("heading", name="Physicochemical properties by RDKit").wait_for()
 
-    text, order = pasted(served)
-    shown = look_up(page, text)
-    page.screenshot(path=tmp_path / f"model-{size[0]}.png", full_page=True)
+    own, order = spreadsheet(served)
+    if way == "file":
+        write_workbook(tmp_path / "compounds.xlsx", {"Sheet1": [HEADER, *own]})
+        page.get_by_label("Choose a file").set_input_files(tmp_path / "compounds.xlsx")
+        shown = look_up(page)
+    else:
+        shown = look_up(page, as_pasted(own))
 
-    assert page.locator("#status").inner_text() == "8 of 10 molecules found, 1 not precalculated, 1 not read."
-    columns = [name for name in order[0] if name not in ("inchikey", "smiles")]
-    expected = [[repr(row[name]) for name in columns] for row in order if row]
-    cells = [row.locator("td").all_inner_texts() for row in shown.all()]
-    assert [row[2:] for row in cells if row[2] != "not precalculated"] == expected
-    assert page.locator("#unreadable li").all_inner_texts() == [
-        "line 5: not-a-molecule (SMILES Parse Error: check for mistakes around position 3)"
+    assert page.locator("#status").inner_text() == "8 of 10 molecules found, 1 not read, 1 not in the library."
+    assert page.evaluate("document.activeElement.id") == "result"
+    # All but the text that is no molecule are drawn, those that are given by InChIKey too.
+    page.locator("tr:last-child .picture img").wait_for()
+    assert [row.locator("img").count() for row in shown.all()] == [
+        known is not None or at == 7 for at, known in enumerate(order)
     ]
-    assert page.locator("#not-found li").all_inner_texts() == [f"line 9: {UNKNOWN}"]
+    assert page.locator(".picture img").evaluate_all("all => all.every((one) => one.naturalWidth === 150)")
+    columns = [name for name in order[0] if name not in ("inchikey", "smiles")]
+    cells = [row.locator("th, td").evaluate_all(TEXT_AND_TITLE) for row in shown.all()]
+    assert [[text for text, _ in row[2:5]] for row in cells] == [[cell.strip() for cell in row] for row in own]
+    assert cells[3][5][0].startswith("not read\nSMILES Parse Error")
+    for row, known in zip(cells, order, strict=True):
+        for (text, title), name in zip(row[6:], columns, strict=True):
+            assert (title or text) == ("" if known is None else repr(known[name]))
+            assert len(re.sub(r"e.*|\D", "", text).strip("0")) <= 6
 
     header, *rows = read_download(page, "Download CSV")
-    assert header == ["input", "inchikey", "smiles", *columns]
-    assert len(rows) == 10
+    leading = ["inchikey", "status", "reason", "match", "library_smiles"]
+    assert header == [*HEADER, *leading, *columns]
+    assert [tuple(row[:3]) for row in rows] == own
+    assert [row[6] for row in rows] == ["same", "same", "key", "", "same", "same", "key", "", "same", "same"]
     for row, known in zip(rows, order, strict=True):
-        if known:
-            assert row[1:] == [known["inchikey"], known["smiles"], *(repr(known[name]) for name in columns)]
-        else:
-            assert row[3:] == [""] * len(columns)
-    assert [row[0] for row in rows] == [
-        word for word in re.split(r"[\s,;]+", text) if word not in ("smiles", "a", "name", "")
-    ]
+        assert row[8:] == ([""] * len(columns) if known is None else [repr(known[name]) for name in columns])
+    formulas = {"=1+1": "'=1+1", "@": "'@"}
+    safe = [[*row[:2], formulas.get(row[2], row[2]), *row[3:]] for row in rows]
+    assert read_download(page, "CSV for spreadsheets") == [header, *safe]
     assert read_download(page, "Missing molecules") == [["smiles"], [UNKNOWN]]
 
 
+TEXT_AND_TITLE = "cells => cells.map((cell) => [cell.innerText, cell.title])"
+
+
+def test_download_is_the_file_that_get_writes(served, url, open_page, tmp_path):
+    path = tmp_path / "compounds.tsv"
+    path.write_text(as_pasted(spreadsheet(served)[0]))
+    command = [PRECALC, "get", MODEL, "-i", str(path), "-o", str(tmp_path / "answers.csv")]
+    subprocess.run(command, env=served.environment, cwd=served.root, check=True, capture_output=True)
+    page = open_page(f"{url}/browse/{MODEL}")
+    page.get_by_label("Choose a file").set_input_files(path)
+    look_up(page)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download CSV").click()
+    assert Path(download.value.path()).read_text() == (tmp_path / "answers.csv").read_text()
+
+
+def test_example_of_the_page_is_found(url, open_page):
+    page = open_page(f"{url}/browse/{MODEL}")
+    page.get_by_role("button", name="Try an example").click()
+    page.get_by_label("Molecules", exact=True).press("Control+Enter")
+    page.get_by_text("3 of 3 molecules found.").wait_for()
+
+
+def test_command_is_copied_as_it_stands(url, open_page):
+    page = open_page(f"{url}/browse/{MODEL}", permissions=["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy curl").click()
+    page.get_by_role("button", name="Copied curl").wait_for()
+    command = page.evaluate("navigator.clipboard.readText()")
+    assert subprocess.run(command.split(), capture_output=True, text=True, check=True).stdout.startswith('{"model"')
+
+
+def test_unknown_column_is_asked_for(served, url, open_page):
+    page = open_page(f"{url}/browse/{MODEL}", allowed="400")
+    smiles = next(iter(served.rows().values()))["smiles"]
+    page.get_by_label("Molecules", exact=True).fill(f"a\tb\n1\t{smiles}\n")
+    page.get_by_role("button", name="Look up").click()
+    page.get_by_text("the second column looks like SMILES").wait_for()
+    assert page.evaluate("document.activeElement.id") == "column"
+    page.keyboard.type("b")
+    page.keyboard.press("Enter")
+    page.get_by_text("1 of 1 molecule found.").wait_for()
+
+
+def test_rows_are_shown_by_the_hundred_and_by_status(served, url, open_page):
+    page = open_page(f"{url}/browse/{MODEL}")
+    rows = [row["inchikey"] for row in served.rows().values()][:120]
+    shown = look_up(page, "\n".join([*rows, UNKNOWN]))
+    assert shown.count() == 100
+    page.get_by_role("button", name="Next").click()
+    page.get_by_text("101 to 121 of 121").wait_for()
+    assert shown.first.locator("td").first.inner_text() == "101"
+    page.get_by_label("Show", exact=True).select_option("not in the library")
+    page.get_by_text("1 to 1 of 1").wait_for()
+    assert shown.locator("th").all_inner_texts() == [UNKNOWN]
+
+
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("path", ["/", f"/browse/{MODEL}"])
+@pytest.mark.parametrize("path", ["/", f"/browse/{MODEL}", "/screen"])
 def test_page_is_one_small_answer_that_fits_its_screen(url, open_page, path, size):
     page = open_page(size=size)
     answers = []
@@ -239,13 +314,12 @@ CONTRASTS = """() => {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_is_readable_in_light_and_dark_scheme(served, url, open_page, scheme, tmp_path):
+def test_text_is_readable_in_light_and_dark_scheme(served, url, open_page, scheme):
     """Contrast of WCAG 2.2, AA: 4.5 to 1, and 3 to 1 for large text."""
     page = open_page(f"{url}/browse/{MODEL}", color_scheme=scheme, reduced_motion="reduce")
-    look_up(page, pasted(served)[0])
+    look_up(page, as_pasted(spreadsheet(served)[0]))
     assert page.evaluate(CONTRASTS) == []
     assert page.evaluate("getComputedStyle(document.querySelector('button')).transitionDuration") == "0s"
-    page.screenshot(path=tmp_path / f"{scheme}.png", full_page=True)
 
 
 def test_pages_work_by_keyboard_with_visible_focus(served, url, open_page):
@@ -255,7 +329,9 @@ def test_pages_work_by_keyboard_with_visible_focus(served, url, open_page):
     def tab_to(selector: str) -> None:
         for _ in range(40):
             page.keyboard.press("Tab")
-            outline = "getComputedStyle(document.activeElement).outlineStyle"
+            # A field for a file is hidden, and shows that it has the focus on its label.
+            shown = "(e => e.matches('.sr') ? e.nextElementSibling : e)(document.activeElement)"
+            outline = f"getComputedStyle({shown}).outlineStyle"
             assert page.evaluate(f"document.activeElement === document.body || {outline} !== 'none'")
             if page.evaluate("(s) => document.activeElement.matches(s)", selector):
                 return
@@ -264,6 +340,7 @@ def test_pages_work_by_keyboard_with_visible_focus(served, url, open_page):
     tab_to(".skip")
     tab_to("#molecules")
     page.keyboard.insert_text(row["inchikey"])
+    tab_to("#file")
     tab_to("#model")
     page.keyboard.type(MODEL)
     tab_to("#lookup [type=submit]")
@@ -299,12 +376,16 @@ def test_search_works_without_javascript_but_the_box_does_not(url, open_page):
 class Gateway:
     """API Gateway's stage v1 before the Lambda's own code, for a browser that knows `https://precalc.test/v1` alone."""
 
-    def __init__(self, page: Page, tables: KeyValueStore, key: str | None = None) -> None:
+    def __init__(self, page: Page, tables: KeyValueStore, key: str | None = None, screen: Screen | None = None) -> None:
         self.posts: list[tuple[str, str | None, dict]] = []
         self._key = key
         self._api = Api(tables)
         self._thread = ThreadPoolExecutor(1)
         add_inchikey_routes(self._api.app)
+        add_row_reading(self._api.app)
+        add_drawing_route(self._api.app)
+        if screen:
+            add_screen_routes(self._api.app, screen)
         page.route("https://precalc.test/**", self._answer)
 
     def _answer(self, route: Route) -> None:
@@ -312,9 +393,10 @@ class Gateway:
         address = urlsplit(request.url)
         path = address.path.removeprefix("/v1")
         assert path != address.path
-        if request.method == "POST":
+        if request.method == "POST" or path == "/screens":
             given = request.headers.get("x-api-key")
-            self.posts.append((path, given, {"accept": request.headers["accept"], **json.loads(request.post_data)}))
+            is_json = request.method == "POST" and path != "/rows"
+            self.posts.append((path, given, json.loads(request.post_data) if is_json else {}))
             # Pages are for all, and the rest for those with a key.
             if given != self._key:
                 problem = {"error": {"code": "invalid_api_key", "message": "send a key that is valid"}}
@@ -347,12 +429,12 @@ def test_page_behind_a_stage_asks_for_the_key_once(served, open_page):
     page.get_by_role("link", name=MODEL).click()
     page.wait_for_url(f"**/v1/browse/{MODEL}")
     look_up(page, rows[2]["inchikey"])
-    assert gateway.posts[-1][:2] == (f"/models/{MODEL}/predictions", "right")
+    assert (f"/models/{MODEL}/rows/shown", "right") in [post[:2] for post in gateway.posts[-2:]]
     assert not page.get_by_label("API key").is_visible()
 
 
 def test_wide_model_is_asked_in_batches_and_keeps_64_bit_values(tmp_path, open_page):
-    """1,001 columns let 199 keys through at a time; integers are of 64 bits, texts have quotes and line feeds."""
+    """1,001 columns let 99 keys through at a time; integers are of 64 bits, texts have quotes and line feeds."""
     names = [f"c{at}" for at in range(1_001)]
     columns = [Column(name, "integer", "", "") for name in names[:-1]] + [Column(names[-1], "string", "", "")]
     largest = 2**63 - 1
@@ -369,12 +451,117 @@ def test_wide_model_is_asked_in_batches_and_keeps_64_bit_values(tmp_path, open_p
     asked = [*KEYS[:30], KEYS[35]] * 10
     look_up(page, "\n".join(asked))
 
-    assert [len(body["inchikeys"]) for _, _, body in gateway.posts if body["accept"] == "text/csv"] == [199, 111]
-    # The molecule without any value is there; the one that is not precalculated is not.
-    assert page.locator("#status").inner_text() == "300 of 310 molecules found, 10 not precalculated."
+    sizes = [len(body["inchikeys"]) for path, _, body in gateway.posts if path.endswith("/rows") and body]
+    assert sizes == [99, 99, 99, 13]
+    told = "290 of 310 molecules found, 10 the model gave no value, 10 not in the library."
+    assert page.locator("#status").inner_text() == told
     header, *found = read_download(page, "Download CSV")
     assert header[-1] == names[-1]
     first = header.index("c0")
     assert [row[first] for row in found[:5]] == [str(largest), str(largest - 1), str(largest - 2), "", str(largest - 4)]
-    assert [row[-1] for row in found[:4]] == ['a "b",\nc', "'=1+1", "", ""]
+    assert [row[-1] for row in found[:4]] == ['a "b",\nc', "=1+1", "", ""]
     assert len(found) == 310
+
+
+def drag(page: Page, column: str, start: float, end: float) -> None:
+    """Drag over a histogram, between two places in shares of its width."""
+    area = page.locator(f"[data-label={column}] .area")
+    area.evaluate("area => area.scrollIntoView({block: 'center'})")
+    box = area.bounding_box()
+    assert box
+    for share in (start, (start + end) / 2, end):
+        page.mouse.move(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
+        if share == start:
+            page.mouse.down()
+    page.mouse.up()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_range_is_dragged_and_answers_as_the_command(served, url, open_page, size):
+    page = open_page(url, size)
+    page.get_by_role("link", name="find molecules by their predicted values").click()
+    page.get_by_text(f"{len(served.rows())} of {len(served.rows())} molecules match").wait_for()
+    drag(page, "logp", 0.3, 0.6)
+    chip = page.get_by_role("button", name=re.compile("Remove the range logp"))
+    chip.wait_for()
+    page.locator("#answer:not([aria-busy]) .picture img").first.wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") == size[0]
+
+    question = dict(parse_qsl(urlsplit(page.url).query))
+    low, high = map(float, re.fullmatch(rf"{MODEL}.logp between (\S+) and (\S+)", question["where"]).groups())
+    options = [word for name, text in question.items() for word in (f"--{name}", text)]
+    done = subprocess.run(
+        [PRECALC, "screen", *options],
+        env=served.environment,
+        cwd=served.root,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    matched = sum(low <= row["logp"] <= high for row in served.rows().values())
+    assert 0 < matched < len(served.rows())
+    assert page.locator("#matched").inner_text() == f"{matched} of {len(served.rows())} molecules match"
+    header, *rows = csv.reader(io.StringIO(done.stdout))
+    assert page.locator("#table tbody th").evaluate_all("all => all.map((th) => th.title)") == [row[0] for row in rows]
+    assert read_download(page, "Download CSV") == [header, *rows]
+
+    page.reload()
+    assert page.locator("#matched").inner_text() == f"{matched} of {len(served.rows())} molecules match"
+    chip.click()
+    page.get_by_text(f"{len(served.rows())} of {len(served.rows())} molecules match").wait_for()
+    assert "where" not in page.url
+
+
+def test_range_is_chosen_by_keyboard(served, url, open_page):
+    page = open_page(f"{url}/screen?select={MODEL}.logp")
+    page.get_by_role("slider", name="logp, to").focus()
+    for _ in range(3):
+        page.keyboard.press("PageDown")
+    page.get_by_role("button", name=re.compile("Remove the range logp ≤")).wait_for()
+    high = float(page.locator("[name=to]").input_value())
+    page.locator("[name=from]").fill("1.5")
+    matched = sum(1.5 <= row["logp"] <= high for row in served.rows().values())
+    page.get_by_text(f"{matched} of {len(served.rows())} molecules match").wait_for()
+    page.locator("#order").select_option(f"{MODEL}.logp desc")
+    page.wait_for_url("**order=*")
+    top = max(row["logp"] for row in served.rows().values() if row["logp"] <= high)
+    page.locator(f"#table tr:first-child td.n:is([title='{top}'], :text-is('{top}'))").wait_for()
+    assert page.evaluate(CONTRASTS) == []
+
+
+def test_mistake_is_shown_at_its_place_until_it_is_mended(served, url, open_page):
+    page = open_page(f"{url}/screen?select={MODEL}.logp", allowed="400")
+    page.get_by_label("Other conditions").fill(f"{MODEL}.logp is nul")
+    page.get_by_text("character 17: `null` is expected").wait_for()
+    page.get_by_label("Other conditions").fill(f"{MODEL}.logp is null")
+    page.get_by_text("No molecule meets all conditions").wait_for()
+    assert page.locator("#problem").inner_text() == ""
+
+
+def test_screens_work_without_javascript(served, url, open_page):
+    page = open_page(f"{url}/screen?select={MODEL}.logp", java_script_enabled=False)
+    page.locator("[name=from]").fill("2")
+    page.locator("[name=from]").press("Enter")
+    matched = sum(row["logp"] >= 2 for row in served.rows().values())
+    page.get_by_text(f"{matched} of {len(served.rows())} molecules match").first.wait_for()
+    assert dict(parse_qsl(urlsplit(page.url).query))["where"] == f"{MODEL}.logp >= 2"
+    page.locator("#add").select_option(f"{MODEL}.qed")
+    page.get_by_role("button", name="Show molecules").click()
+    page.get_by_role("img", name=re.compile("Histogram of qed")).wait_for()
+    page.get_by_role("button", name=f"Remove {MODEL}.logp").click()
+    page.get_by_text(f"{len(served.rows())} of {len(served.rows())} molecules match").first.wait_for()
+
+
+def test_screens_of_another_lambda_ask_for_the_key(served, open_page):
+    page = open_page(allowed="403")
+    store = open_store(served.settings["PRECALC_STORE_URL"])
+    gateway = Gateway(page, served.tables, "right", open_engine(store, served.tables).answer)
+    page.goto(f"https://precalc.test/v1/screen?where={MODEL}.logp+>=+2&select={MODEL}.logp")
+    page.get_by_text("A key is needed: send a key that is valid").wait_for()
+    page.get_by_label("API key").fill("right")
+    page.get_by_role("button", name="Use key").click()
+    matched = sum(row["logp"] >= 2 for row in served.rows().values())
+    page.get_by_text(f"{matched} of {len(served.rows())} molecules match").wait_for()
+    page.locator("#answer .picture img").first.wait_for()
+    assert len(read_download(page, "Download CSV")) == min(100, matched) + 1
+    assert {post[:2] for post in gateway.posts[1:]} == {(path, "right") for path in ("/screens", "/hits", "/drawings")}

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from made_up import MODEL, serve
 from serving import KEYS, Api, predictions
 
-from precalc_assets.api.files import BucketLinks, FolderLinks, open_links
+from precalc_assets.api.files import FILES, QUARANTINE, BucketLinks, FolderLinks, open_links
 from precalc_assets.platform_errors import UsageError
 from precalc_assets.storage import predictions as predictions_name
+from precalc_assets.storage import quarantine as quarantine_name
 
 SHARDS = ("00", "02", "03")
 
@@ -114,8 +115,16 @@ def test_files_without_credentials_are_unavailable(tables, credentials, monkeypa
         link.link(MODEL, ["00"])
 
 
-def test_without_a_store_there_are_no_files(tables):
-    assert files_api(tables, None).get(f"/models/{MODEL}/files").error == (404, "no_files")
+def test_quarantine_lists_are_linked_for_loaded_shards(tables, credentials):
+    answer = files_api(tables, open_links("s3://precalc-1/a/")).get(f"/models/{MODEL}/quarantine")
+    assert answer.headers["Cache-Control"] == "no-store"
+    paths = {entry["shard"]: unquote(urlsplit(entry["url"]).path) for entry in answer.json["lists"]}
+    assert paths == {shard: f"/a/{quarantine_name(MODEL, shard)}" for shard in SHARDS}
+
+
+@pytest.mark.parametrize("route", ["files", "quarantine"])
+def test_without_a_store_there_are_no_files(tables, route):
+    assert files_api(tables, None).get(f"/models/{MODEL}/{route}").error == (404, "no_files")
 
 
 @pytest.mark.parametrize(
@@ -139,6 +148,7 @@ def folder(tmp_path_factory) -> FolderLinks:
     root = tmp_path_factory.mktemp("store")
     for name in (
         predictions_name(MODEL, "07"),
+        quarantine_name(MODEL, "07"),
         "raw/part",
         "predictions/model=other/shard=07.parquet",
         "secret.parquet",
@@ -149,14 +159,25 @@ def folder(tmp_path_factory) -> FolderLinks:
 
 
 def test_local_link_leads_to_its_file(folder):
-    (path,), expires = folder.link(MODEL, ["07"])
-    assert folder.find(path).read_text() == predictions_name(MODEL, "07")
-    assert expires is None
+    for kind, name in ((FILES, predictions_name), (QUARANTINE, quarantine_name)):
+        (path,), expires = folder.link(MODEL, ["07"], kind)
+        assert folder.find(path).read_text() == name(MODEL, "07")
+        assert expires is None
 
 
 WORDS = (
     *("", ".", "..", "%2e%2e", "~", "\n", "\0"),
-    *("models", MODEL, "files", "shard=07.parquet", "shard=08.parquet", "shard=07.parquet\n", "shard=../07.parquet"),
+    *(
+        "models",
+        MODEL,
+        "files",
+        "quarantine",
+        "shard=07.csv",
+        "shard=07.parquet",
+        "shard=08.parquet",
+        "shard=07.parquet\n",
+        "shard=../07.parquet",
+    ),
     *("predictions", "model=other", "raw", "part", "secret.parquet"),
 )
 
@@ -167,7 +188,9 @@ WORDS = (
 @example(f"/models/{MODEL}/files/shard=07.parquet\n")
 def test_no_other_path_leads_to_a_file(folder, path):
     found = folder.find(path)
-    assert found is None or path == f"/models/{MODEL}/files/shard=07.parquet"
+    assert found is None or path in {
+        f"/models/{MODEL}/{end}" for end in ("files/shard=07.parquet", "quarantine/shard=07.csv")
+    }
 
 
 @pytest.mark.parametrize("url", ["http://bucket", "s3://", "", "/folder", "memory:///"])

@@ -1,6 +1,7 @@
 """`POST /inchikeys`: the keys of the reference library, a reason where there is none, and time limits."""
 
 import json
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,11 +9,11 @@ import pytest
 from gateway_events import event
 from serving import Answer
 
-from precalc.smiles_workers import inchikey
+from precalc.molecules.smiles_workers import inchikey
 from precalc_assets.api.fastapi_base import new_app
 from precalc_assets.api.gateway import answer_event
-from precalc_assets.api.inchikeys import MAX_CHARACTERS, MAX_SMILES, add_inchikey_routes
-from precalc_assets.api.rdkit_processes import BusyError, RDKitProcesses
+from precalc_assets.api.inchikeys import MAX_CHARACTERS, MAX_SMILES, RDKitProcesses, add_inchikey_routes
+from precalc_assets.api.problems import Problem
 
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
 
@@ -28,13 +29,14 @@ for line in sys.stdin:
         os.abort()
     if smiles == "eat":
         bytes(2 << 30)
-    print(json.dumps([["", "none"] if smiles == "bad" else [f"KEY-{smiles}-{os.getpid()}", ""]]), flush=True)
+    answer = ["", "", "none"] if smiles == "bad" else [f"KEY-{smiles}-{os.getpid()}", smiles, ""]
+    print(json.dumps([answer]), flush=True)
 """
 
 
 @pytest.fixture(scope="module")
 def processes():
-    rdkit = RDKitProcesses(1, molecule_seconds=2, seconds=20)
+    rdkit = RDKitProcesses(1)
     yield rdkit
     rdkit.close()
 
@@ -69,16 +71,19 @@ def fragile(tmp_path):
 
 def test_keys_equal_the_librarys_and_keep_the_order(ask):
     smiles = [ASPIRIN, "CCO", f" {ASPIRIN}\n", "C[C@H](N)C(=O)O", "[Na+].[Cl-]", "CCO"]
-    assert ask({"smiles": smiles}).json == {"inchikeys": [inchikey(text) for text in smiles], "errors": []}
+    answer = ask({"smiles": smiles}).json
+    forms = [ASPIRIN, "CCO", ASPIRIN, "C[C@H](N)C(=O)O", "[Cl-].[Na+]", "CCO"]
+    assert answer == {"inchikeys": [inchikey(text) for text in smiles], "forms": forms, "errors": []}
 
 
 def test_smiles_without_a_key_has_its_index_and_a_reason(ask):
     long = "C" * (MAX_CHARACTERS + 1)
     said = ask({"smiles": ["C1CC", ASPIRIN, "", "CCO ethanol", long, "\0", "*"]}).json
-    assert [key is None for key in said["inchikeys"]] == [True, False, True, True, True, True, True]
+    for told in (said["inchikeys"], said["forms"]):
+        assert [one is None for one in told] == [True, False, True, True, True, True, True]
     assert [error["index"] for error in said["errors"]] == [0, 2, 3, 4, 5, 6]
     reasons = {error["index"]: error["reason"] for error in said["errors"]}
-    assert "unclosed ring" in reasons[0]
+    assert "a ring is opened" in reasons[0]
     assert f"2,001 characters; a SMILES may have up to {MAX_CHARACTERS:,}" in reasons[4]
     assert all(reasons.values())
     assert said["errors"][3]["smiles"] == "C" * 200 + "…"
@@ -145,14 +150,14 @@ def test_processes_are_reused_up_to_their_number(fragile):
     assert len({one.inchikey.split("-")[2] for one in found}) <= 2
 
 
-def test_busy_processes_raise_busy_error(fragile):
+def test_busy_processes_refuse_a_request(fragile):
     processes = fragile(seconds=0.5, molecule_seconds=2)
     processes.identify(["a"])
     with ThreadPoolExecutor(1) as pool:
         at_work = pool.submit(processes.identify, ["slow"] * 10)
         time.sleep(0.1)
         processes._seconds = 0.1
-        with pytest.raises(BusyError):
+        with pytest.raises(Problem, match="busy"):
             processes.identify(["a"])
         at_work.result()
     processes._seconds = 20
@@ -160,10 +165,8 @@ def test_busy_processes_raise_busy_error(fragile):
 
 
 def test_busy_server_says_when_to_ask_again(monkeypatch, ask, processes):
-    def busy(_smiles):
-        raise BusyError
-
-    monkeypatch.setattr(processes, "identify", busy)
+    monkeypatch.setattr(processes, "_free", threading.Semaphore(0))
+    monkeypatch.setattr(processes, "_seconds", 0)
     answer = ask({"smiles": ["C"]})
     assert answer.error == (429, "too_many_requests")
     assert int(answer.headers["Retry-After"]) > 0

@@ -8,7 +8,9 @@ import re
 import subprocess
 import sys
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
+from urllib.parse import urlencode
 from uuid import uuid4
 
 import pytest
@@ -16,20 +18,29 @@ from aws_emulator import tables_url
 from gateway_events import event
 from made_up import MODEL, serve
 from serving import KEYS, predictions
+from spreadsheet import write_workbook
 
 from infra import lambda_asset
-from infra.lambda_asset import ASSETS, INCHIKEYS, LAMBDA, READER, THIS_PYTHON, Asset, build_asset
+from infra.lambda_asset import ASSETS, INCHIKEYS, LAMBDA, READER, SCREENS, THIS_PYTHON, Asset, build_asset
+from precalc.expressions import ask as question
+from precalc_assets.screening.engine import open_engine
+from precalc_assets.screening.query import read_question
 from precalc_assets.tables import open_tables
 
 pytestmark = pytest.mark.slow
 
-ZIPPED = {READER: 10_000_000, INCHIKEYS: 20_000_000}
-UNZIPPED = 250_000_000
-"""Bytes that a Lambda may have ("Lambda quotas"); and much less is read when it starts."""
+ZIPPED = {READER: 10_000_000, INCHIKEYS: 20_000_000, SCREENS: 60_000_000}
+UNZIPPED = 200_000_000
+"""Bytes, of the 250 MB that a Lambda may have ("Lambda quotas"); and much less is read when it starts."""
+CLIENT = Path(__file__).parents[2] / "client"
 CARRIED = {
-    f"precalc/{name}.py" for name in ("__init__", "csv_cells", "errors", "identifiers", "rdkit_process", "smiles_keys")
+    *(f"precalc/{name}.py" for name in ("__init__", "csv_cells", "errors", "identifiers", "source", "statuses")),
+    *(f"precalc/{name}.py" for name in ("expressions", "extras", "formats", "scratch")),
+    *(str(path.relative_to(CLIENT)) for path in (CLIENT / "precalc" / "molecules").glob("*.py")),
 }
 """What the Lambdas share with the client, of which they carry nothing else."""
+ARROW_LIBRARY = re.compile(rb"\0(lib(?:arrow|parquet)\w*\.so\.\d+)\0")
+"""A name in the table of strings of an ELF file, which has the libraries that it links to."""
 ARM64 = 0xB7
 """The machine in an ELF header, at byte 18."""
 
@@ -63,9 +74,11 @@ def test_lambda_asset_is_small_and_reproducible(tmp_path, asset):
     assert {name for name in first if name.startswith("precalc/")} <= CARRIED
     compiled = [name for name in first if re.search(r"\.so(\.|$)", name)]
     assert compiled
-    # RDKit's do not have the version in their names, but link to it.
-    assert all("cpython-313-aarch64" in name or name.startswith("rdkit") for name in compiled)
+    # The names of libraries, and of RDKit's modules, do not have the version.
+    assert all("cpython-313-aarch64" in name for name in compiled if "cpython" in name)
     assert {first[name][18] for name in compiled} == {ARM64}
+    linked = {found.decode() for name in compiled for found in ARROW_LIBRARY.findall(first[name])}
+    assert linked <= {Path(name).name for name in compiled}
     assert not [name for name in first if ".pyc" in name or name.startswith("bin/")]
     assert len(packed(first)) < ZIPPED[asset]
     assert sum(map(len, first.values())) < UNZIPPED
@@ -121,6 +134,17 @@ def test_rdkit_asset_alone_answers(tmp_path):
     assert not {"boto3", "numpy", "pyarrow", "rdkit", "sqlite3", "zstandard"} & set(answer["modules"])
     assert answer["response"]["headers"]["x-content-type-options"] == "nosniff"
 
+    write_workbook(tmp_path / "a.xlsx", {"Sheet1": [["name", "SMILES"], ["ethanol", "CCO"]]})
+    workbook = base64.b64encode((tmp_path / "a.xlsx").read_bytes()).decode()
+    sent = event("POST", "/rows?name=a.xlsx", workbook, {}) | {"isBase64Encoded": True}
+    rows = json.loads(ask(asset, INCHIKEYS.handler, sent)["response"]["body"])
+    assert (rows["names"], rows["numbers"], rows["cells"]) == (["name", "SMILES"], [2], [["ethanol", "CCO"]])
+
+    drawing = event("POST", "/drawings", json.dumps({"smiles": ["CCO", "C1CC", "C" * 500]}), {})
+    drawn = json.loads(ask(asset, INCHIKEYS.handler, drawing)["response"]["body"])["drawings"]
+    assert drawn[0].startswith("<svg")
+    assert drawn[1:] == [None, None]
+
     many = json.dumps({"smiles": ["CCO"] * 1_000})
     zipped = ask(asset, INCHIKEYS.handler, event("POST", "/inchikeys", many, {"accept_encoding": "gzip"}))["response"]
     assert zipped["headers"]["content-encoding"] == "gzip"
@@ -135,6 +159,25 @@ def test_rdkit_asset_alone_answers(tmp_path):
         assert (refused["statusCode"], json.loads(refused["body"])["error"]["code"]) == (status, code)
     head = ask(asset, INCHIKEYS.handler, event("HEAD", "/inchikeys", None, {}))["response"]
     assert (head["statusCode"], head["body"]) == (405, "")
+
+
+def test_screens_asset_alone_answers(world, tmp_path):
+    asset = build_asset(tmp_path / "asset", SCREENS, THIS_PYTHON)
+    world.write_model()
+    world.build_library()
+    for step in (world.predict, world.validate, world.load):
+        assert all(outcome.landed for outcome in step())
+    asked = {"where": "eos9abc.atoms > 3", "order": "eos9abc.score desc", "distributions": "eos9abc.score"}
+    urls = {
+        "PRECALC_TABLES_URL": f"sqlite:///{world.root / 'tables.db'}",
+        "PRECALC_STORE_URL": f"file://{world.root / 'store'}",
+    }
+    answer = ask(asset, SCREENS.handler, event("GET", f"/screens?{urlencode(asked)}", None, {}), **urls)
+    query = read_question(question(asked["where"], order=asked["order"], distributions=[asked["distributions"]]))
+    expected = open_engine(world.store, world.tables).answer(query)
+    assert json.loads(answer["response"]["body"]) == json.loads(json.dumps(asdict(expected)))
+    assert expected.rows
+    assert not {"boto3", "dagster", "httpx", "jinja2", "pandas", "polars", "rdkit"} & set(answer["modules"])
 
 
 def make_lambda(aws, asset: Asset, folder: Path, **environment: str):

@@ -14,8 +14,9 @@ from gateway_events import event
 from made_up import MODEL, serve
 from serving import KEYS, Api, card, predictions
 
+from precalc.source import Distribution
 from precalc_assets.api import html_pages, inchikeys
-from precalc_assets.cards import Distribution, publish_card
+from precalc_assets.cards.model_card import publish_card
 from precalc_assets.cards.plots import draw
 from precalc_assets.columns import Column
 
@@ -71,19 +72,19 @@ def distributions(columns=("score",)):
 
 @pytest.fixture
 def both(tables, api) -> list[Page]:
-    """The page of all models, and the page of one with everything on it."""
+    """The page of all models, the page of one with everything on it, and the page of screens."""
     texts = Distribution(
         column="label", kind="values", molecules=40, nulls=0, counts=(9, 3), values=("CCO", HOSTILE), others=28
     )
     publish_card(tables, card(distributions=(*distributions(), texts)))
-    return [Page(api.get(path).text) for path in ("/", f"/browse/{MODEL}")]
+    return [Page(api.get(path).text) for path in ("/", f"/browse/{MODEL}", "/screen")]
 
 
 def policy(answer) -> dict[str, str]:
     return dict(part.partition(" ")[::2] for part in answer.headers["Content-Security-Policy"].split("; "))
 
 
-@pytest.mark.parametrize("path", ["/", "/?q=nothing-like-it", f"/browse/{MODEL}", "/browse/eos9zzz", "/browse/%3Cb%3E"])
+@pytest.mark.parametrize("path", ["/", "/?q=nothing-like-it", f"/browse/{MODEL}", "/browse/eos9zzz", "/screen"])
 def test_page_allows_only_its_own_script_and_style(api, path):
     answer = api.get(path)
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
@@ -206,7 +207,7 @@ def test_thousands_of_columns_are_paged_and_searched(tables):
 def test_box_knows_the_apis_limits(tables, api):
     publish_card(tables, card())
     [form] = [attrs for attrs in Page(api.get("/").text).all("form") if attrs.get("id") == "lookup"]
-    assert (form["data-keys"], form["data-values"]) == ("1000", "200000")
+    assert (form["data-keys"], form["data-values"]) == ("1000", "100000")  # CSV comes in two forms
     assert form["data-smiles"] == str(inchikeys.MAX_SMILES) == str(html_pages.MAX_SMILES)
 
 
@@ -229,7 +230,7 @@ def test_search_without_a_script_matches_all_words(tables, api):
 @pytest.mark.parametrize("word", [HOSTILE, "{{ 7 * 7 }}", "</textarea><script>", "\x00\ufffd", "ü" * 300])
 def test_search_text_is_shown_as_text(tables, api, word):
     publish_card(tables, card(columns=[Column(f"c{at}", "float", "", "") for at in range(200)]))
-    for path in (f"/?q={quote(word)}", f"/browse/{MODEL}?find={quote(word)}"):
+    for path in (f"/?q={quote(word)}", f"/browse/{MODEL}?find={quote(word)}", f"/screen?where={quote(word)}"):
         answer = api.get(path)
         assert answer.status == 200
         assert "<" not in word or word not in answer.text
@@ -257,7 +258,7 @@ def test_metadata_is_shown_as_text_and_only_urls_are_links(tables):
         ),
     )
     api = Api(tables)
-    for path in ("/", f"/browse/{MODEL}"):
+    for path in ("/", f"/browse/{MODEL}", "/screen"):
         page = Page(api.get(path).text)
         assert len(page.all("script")) == 1
         assert not page.all("img")

@@ -103,10 +103,6 @@ def error(answer: bytes) -> tuple[int, str]:
         ('{"inchikeys": [], "more": 1}', "bad_request"),
         ('{"inchikeys": [], "%s": 1}' % ("k" * 1_000_000), "bad_request"),
         ('{"inchikeys": [], "__proto__": {}}', "bad_request"),
-        ('{"inchikeys": ["\\u0000"]}', "malformed_inchikey"),
-        ('{"inchikeys": ["%s"]}' % ("A" * 1_000_000), "malformed_inchikey"),
-        (ASKED.replace(KEY, f"{KEY}\\n"), "malformed_inchikey"),
-        ('{"inchikeys": ["\'; DROP TABLE models; --"]}', "malformed_inchikey"),
     ],
     ids=lambda value: repr(value[:30]),
 )
@@ -143,7 +139,7 @@ def test_large_body_is_refused_after_it_was_sent(server):
     assert error(server.send(head + chunks)) == (413, "body_too_large")
 
 
-@pytest.mark.parametrize("rest", ["", f"/predictions/{KEY}", "/files", "/files/shard=00.parquet"])
+@pytest.mark.parametrize("rest", ["", f"/predictions/{KEY}", "/files", "/files/shard=00.parquet", "/quarantine"])
 @pytest.mark.parametrize(
     "model",
     [

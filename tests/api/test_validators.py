@@ -4,7 +4,7 @@ import pytest
 from made_up import MODEL, serve
 from serving import KEYS, UNKNOWN, Api, card, predictions
 
-from precalc_assets.cards import publish_card
+from precalc_assets.cards.model_card import publish_card
 
 ONE = f"/models/{MODEL}/predictions/{KEYS[0]}"
 KEPT = ["/models", f"/models/{MODEL}", ONE, f"/molecules/{KEYS[0]}", "/openapi.json", "/docs", "/"]

@@ -19,8 +19,9 @@ from dynamodb_hooks import answer, check_batches, error, leave_half, register
 
 from precalc_assets.aws import explain
 from precalc_assets.platform_errors import TableError, UsageError
+from precalc_assets.settings import Settings
 from precalc_assets.tables import Consumed, Item, dynamodb, open_tables
-from precalc_assets.tables.dynamodb import DynamoDBStore, TableOptions
+from precalc_assets.tables.dynamodb import DynamoDBStore
 from precalc_assets.tables.rate_limit import RateLimit
 
 TABLE = "eos0abc"
@@ -51,7 +52,7 @@ def botocore_pauses(monkeypatch):
 @pytest.fixture
 def store(aws, pauses):
     prefix = tables_url().rpartition("/")[2]
-    store = DynamoDBStore(REGION, prefix, options=TableOptions(write_units=1e9), sleep=pauses)
+    store = DynamoDBStore(REGION, prefix, settings=Settings(table_write_units=1e9), sleep=pauses)
     check_batches(store)
     store.create_table(TABLE)
     yield store
@@ -93,7 +94,7 @@ def test_a_table_is_created_with_the_settings(aws, monkeypatch):
 
 def test_recovery_is_switched_on_once_a_table_is_ready(aws, pauses):
     prefix = tables_url().rpartition("/")[2]
-    store = DynamoDBStore(REGION, prefix, options=TableOptions(point_in_time_recovery=True), sleep=pauses)
+    store = DynamoDBStore(REGION, prefix, settings=Settings(table_recovery=True), sleep=pauses)
     answer(store, "UpdateContinuousBackups", every_second(error(400, "ContinuousBackupsUnavailableException")))
     # Also when the process that created the table was killed before that.
     DynamoDBStore(REGION, prefix).create_table(TABLE)
@@ -337,7 +338,7 @@ def test_a_process_writes_a_table_within_its_setting(aws, monkeypatch):
 
 def test_reading_imports_boto3_only_for_aws(store, tmp_path):
     store.put_many(TABLE, ITEMS)
-    large = ["boto3", "numpy", "pyarrow", "pandas", "polars", "rdkit", "dagster", "pydantic"]
+    large = ["boto3", "numpy", "pyarrow", "pandas", "polars", "rdkit", "dagster"]
     code = f"""
 import sys
 from precalc_assets.tables import open_tables

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precalc_assets.cards.distributions import BINS, describe_numbers, describe_predictions
+from precalc_assets.cards.plots import draw
 from precalc_assets.columns import Column
 from precalc_assets.platform_errors import ShardError
-from precalc_assets.predictions import PredictionsWriter, Provenance
+from precalc_assets.predictions.parquet import PredictionsWriter, Provenance, StoredFile
 from precalc_assets.storage import open_store, predictions
 
 MODEL = "eos9abc"
@@ -32,7 +33,7 @@ def write(root: Path, shard: str, frame: pl.DataFrame, columns=COLUMNS) -> None:
         quarantined=0,
         columns=columns,
     )
-    writer = PredictionsWriter(path, provenance)
+    writer = PredictionsWriter(path, provenance, frame.height)
     keys = pl.Series("inchikey", ["K"] * frame.height)
     for at in range(0, frame.height, 100):
         writer.write(frame.insert_column(0, keys).insert_column(1, keys.alias("smiles")).slice(at, 100))
@@ -101,10 +102,8 @@ def test_little_of_a_wide_file_is_read_for_a_few_columns(tmp_path, monkeypatch):
     random = np.random.default_rng(1)
     write(tmp_path, "00", pl.DataFrame({c.name: random.normal(size=400) for c in columns}), columns)
     read = []
-    from precalc_assets.cards import distributions
-
-    whole = distributions._Ranges.read
-    monkeypatch.setattr(distributions._Ranges, "read", lambda self, size=-1: read.append(whole(self, size)) or read[-1])
+    whole = StoredFile.read
+    monkeypatch.setattr(StoredFile, "read", lambda self, size=-1: read.append(whole(self, size)) or read[-1])
     describe_predictions(open_store(f"file://{tmp_path}"), MODEL, columns[:8], served(["00"]))
     assert sum(map(len, read)) < (tmp_path / predictions(MODEL, "00")).stat().st_size / 4
 
@@ -130,3 +129,11 @@ def test_every_number_is_in_exactly_one_bin(numbers):
         }
     else:
         assert len(found.edges) == len(found.counts) + 1
+
+
+def test_long_tail_is_in_the_last_bar():
+    numbers = np.concatenate([np.arange(1_000) % 10, [5_000]])
+    plot = draw(describe_numbers("score", numbers, 1_001, 0))
+    assert [bar.label for bar in plot.bars[:3]] == ["up to 0", "1", "2"]
+    assert (plot.bars[-1].label, plot.bars[-1].count) == ("9 and more", 101)
+    assert plot.summary == "0 to 5,000, median 5"

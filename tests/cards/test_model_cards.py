@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from table_doubles import MODEL, MemoryStore
 
-from precalc_assets.cards import ModelCard, find_card, publish_card
+from precalc_assets.cards.model_card import ModelCard, find_card, publish_card
 from precalc_assets.columns import Column
 from precalc_assets.model_metadata import ModelMetadata
 from precalc_assets.platform_errors import TableError

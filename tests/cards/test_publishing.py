@@ -1,6 +1,6 @@
 """Publishing a card while other processes load shards into the same table."""
 
-from precalc_assets.cards import find_card
+from precalc_assets.cards.model_card import find_card, read_distributions
 from precalc_assets.cards.publishing import publish
 from precalc_assets.settings import Settings
 from precalc_assets.tables import REGISTRY
@@ -33,3 +33,17 @@ def test_a_card_includes_shards_loaded_meanwhile(world) -> None:
     card = publish(world.store, tables, MODEL, settings)
     assert card.covered
     assert find_card(world.tables, MODEL) == card
+
+
+def test_every_column_of_a_wide_model_has_a_distribution(world) -> None:
+    columns = tuple((f"c{at}", "float") for at in range(120))
+    world.write_model(columns=columns, answer="return ','.join(str(len(smiles) + at) for at in range(120))")
+    world.build_library()
+    assert all(outcome.landed for outcome in (*world.predict(), *world.validate(), *world.load()))
+    settings = Settings(models_dir=str(world.models_dir), cache_dir=world.cache_dir)
+    card = publish(world.store, world.tables, MODEL, settings)
+    assert len(card.distributions) == 8
+    found = read_distributions(world.tables, card, [0, 8, 57, 58, 119])
+    assert found.keys() >= {"c0", "c8", "c57", "c58", "c119"}
+    assert found["c119"].minimum == found["c0"].minimum + 119
+    assert found["c119"].molecules == card.molecules

@@ -6,9 +6,11 @@ import subprocess
 import psutil
 import pytest
 
-from precalc_assets.library import read_manifest, read_shard
-from precalc_assets.predictions import require_manifest
+from precalc_assets.library.library_manifest import read_manifest, read_shard
+from precalc_assets.predictions.shard_manifest import require_manifest
 from precalc_assets.sharding import shard_keys
+
+pytestmark = pytest.mark.slow
 
 MODEL = "eos9abc"
 SHARDS = shard_keys(4)
@@ -30,7 +32,7 @@ def assert_plain_failure(done: subprocess.CompletedProcess[str], *words: str, co
 
 
 def assert_nothing_written(world) -> None:
-    assert not [name for name in world.objects() if not name.startswith("library/")]
+    assert not [name for name in world.objects() if not name.startswith("library")]
     assert not (world.root / "tables.db").exists()
 
 
@@ -49,7 +51,7 @@ BROKEN = {
         {"script": 'write("\\n".join([HEADER, *map(answer, given + given[:1])]) + "\\n")'},
         [MODEL, "wrote 2 rows for 1 molecules"],
     ),
-    "prints text for numbers": ({"answer": "return 'high,1,x'"}, [MODEL, "score is 'high', not a finite number"]),
+    "prints text for numbers": ({"answer": "return 'high,,'"}, [MODEL, "score is 'high', not a finite number"]),
     "prints a column that is not declared": (
         {"header": "score,atoms,label,extra", "answer": "return '1,1,x,1'"},
         [MODEL, "'extra'", "run_columns.csv"],
@@ -106,7 +108,6 @@ def test_a_broken_model_is_an_error_and_leaves_nothing(world, model: dict[str, s
     assert_nothing_written(world)
 
 
-@pytest.mark.slow
 def test_hanging_model_times_out_and_leaves_no_process(world) -> None:
     marker = world.root / "processes"
     world.write_model(script=f"open({str(marker)!r}, 'a').write(str(os.getpid()) + chr(10))\n{HANG}")
@@ -121,7 +122,7 @@ def test_hanging_model_times_out_and_leaves_no_process(world) -> None:
 
 QUARANTINED = {
     "exits for it": ("sys.exit('bad valence')", "run.sh exited 1: bad valence"),
-    "prints text for its number": ("return 'high,1,x'", "score is 'high', not a finite number"),
+    "prints text for its number": ("return 'high,,'", "score is 'high', not a finite number"),
     "prints too few cells for it": ("return '1'", "the model printed a row with fewer cells than columns"),
     "prints an open quote for it": ("return '1,1,\"x'", "the model printed an unclosed quote"),
 }
@@ -137,7 +138,17 @@ def test_bad_molecule_is_quarantined_and_the_others_get_answers(world, answer: s
     assert_only_quarantined(world, reason)
 
 
-@pytest.mark.slow
+def test_bad_cell_is_emptied_and_said_with_an_example(world) -> None:
+    world.write_model(answer=one_bad("return 'inf,4,x'"))
+    world.build_library(MOLECULES)
+    done = world.precalc("predict", MODEL)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "rows 32, quarantined 0, " in done.stderr
+    said = "1 cells are not of their column's type and are emptied: 1 in score, such as 'inf' of CCCO"
+    assert f"warning: predict {MODEL}: {said}\n" in done.stderr
+    assert said in " ".join(world.precalc("status", MODEL).stdout.split())
+
+
 def test_molecule_that_hangs_the_model_is_quarantined(world) -> None:
     world.write_model(answer=one_bad(HANG))
     world.build_library(["CO", "CCO", "CCCO"])
@@ -165,7 +176,6 @@ def assert_only_quarantined(world, reason: str) -> None:
     assert listed[0]["reason"].startswith(reason)
 
 
-@pytest.mark.slow
 def test_failed_shard_stops_no_other_and_is_retried(world) -> None:
     world.build_library()
     refused = read_shard(world.store, read_manifest(world.store), "02")["smiles"].to_pylist()
@@ -205,4 +215,18 @@ def test_a_broken_sample_is_an_error_and_leaves_a_report_alone(world) -> None:
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert "exited 1" in done.stderr
     assert "failed" in done.stdout
-    assert [name for name in world.objects() if not name.startswith("library/")] == [f"samples/model={MODEL}.json"]
+    assert [name for name in world.objects() if not name.startswith("library")] == [f"samples/model={MODEL}.json"]
+
+
+def test_escape_codes_of_a_model_are_spelled_out(world) -> None:
+    world.build_library(MOLECULES)
+    world.write_model(release='"v1.0.0\\e[2J"')
+    for command in (["models"], ["models", "check", MODEL], ["predict", MODEL, "--sample", "3"]):
+        done = world.precalc(*command)
+        said = done.stdout + done.stderr
+        assert "Traceback" not in said
+        assert "\x1b" not in said
+        assert r"v1.0.0\u001b[2J" in said or command == ["models"]
+    world.write_model(run="printf 'no GPU\\033[2J\\n' >&2; exit 1\n")
+    done = world.precalc("predict", MODEL)
+    assert "\x1b" not in done.stderr

@@ -1,16 +1,19 @@
 """The canary by command: its report, the runs that it prevents, and its warnings to readers."""
 
+import re
 import shutil
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from precalc_assets.cards import find_card
+from precalc_assets.cards.model_card import find_card
 from precalc_assets.cards.publishing import make_card
-from precalc_assets.inference import find_report
+from precalc_assets.predictions.canary_report import find_report
 from precalc_assets.settings import Settings
 from precalc_assets.tables import REGISTRY, Item
+
+pytestmark = pytest.mark.slow
 
 MODEL = "eos9abc"
 PROJECT = Path(__file__).parents[2]
@@ -73,13 +76,12 @@ def test_report_of_a_failed_canary_is_printed_before_the_error(world, home, comm
 
     assert done.returncode == 1
     assert lines(done.stdout)["estimate"].startswith("failed")
-    assert f"error: {MODEL} estimate: 0.00 runner-hours for 24 molecules" in done.stderr
+    assert re.search(rf"^error: {MODEL} estimate: [\d.]+ runner-hours for 24 molecules", done.stderr, re.MULTILINE)
     assert "PRECALC_MAX_RUNNER_HOURS" in done.stderr
     assert "Traceback" not in done.stderr
     assert recorded(home, "sample_predictions") == []
 
 
-@pytest.mark.slow
 def test_run_tries_only_a_release_that_has_passed_no_canary(world, home):
     world.write_model()
     assert world.precalc("predict", MODEL, "--sample", "24").returncode == 0
@@ -96,7 +98,6 @@ def test_run_tries_only_a_release_that_has_passed_no_canary(world, home):
     assert recorded(home, "sample_predictions") == [MODEL, MODEL]
 
 
-@pytest.mark.slow
 def test_small_canary_does_not_spare_a_run_the_full_one(world, home):
     world.write_model()
     assert world.precalc("predict", MODEL, "--sample", "1").returncode == 0
@@ -124,14 +125,13 @@ def test_making_an_environment_is_printed_and_logged_once(world, home, tmp_path:
     assert logged(home).count(said) == 1
 
 
-@pytest.mark.slow
 def test_run_stops_after_a_failed_canary(world, home):
     world.write_model(answer="return 'high,1,x'")
 
     done = world.precalc("run", MODEL)
 
     assert done.returncode == 1
-    assert f"{MODEL} schema: score is 'high', not a finite number" in done.stderr
+    assert f"{MODEL} schema: no cell of score is of its column's type: score is 'high'" in done.stderr
     assert not world.objects("raw")
     assert recorded(home, "raw_predictions") == []
 
@@ -140,7 +140,6 @@ def test_run_stops_after_a_failed_canary(world, home):
     assert len(recorded(home, "raw_predictions")) == 4
 
 
-@pytest.mark.slow
 def test_readers_learn_without_the_folder_that_predictions_vary(world, home):
     world.write_model(answer=RANDOM)
     assert world.precalc("run", MODEL).returncode == 0
@@ -155,7 +154,6 @@ def test_readers_learn_without_the_folder_that_predictions_vary(world, home):
     assert lines(world.precalc("models", columns="200").stdout)[MODEL] == "A model for tests 3 v1.0.0 4/4 24 no"
 
 
-@pytest.mark.slow
 def test_readers_learn_that_the_answered_molecules_vary(world, home):
     tired = "if smiles == 'CCO' and len(given) < 24: sys.exit('tired')\n"
     world.write_model(answer=tired + "return f'{len(smiles)},1,x'")
@@ -168,7 +166,6 @@ def test_readers_learn_that_the_answered_molecules_vary(world, home):
     assert world.precalc("get", MODEL, "CCN").stderr == f"warning: predictions of {MODEL} {told}\n"
 
 
-@pytest.mark.slow
 def test_deterministic_or_untested_model_has_no_warning(world, home):
     world.write_model()
     for command in ("predict", "load"):

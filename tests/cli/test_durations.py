@@ -2,7 +2,7 @@
 
 import pytest
 
-from precalc_assets.cli.durations import parse_duration
+from precalc_assets.cli.work import parse_duration
 from precalc_assets.platform_errors import UsageError
 
 

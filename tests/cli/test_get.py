@@ -12,19 +12,29 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from spreadsheet import write_workbook
 
 from precalc.cli.get import Options, get
-from precalc.smiles_workers import inchikey
-from precalc_assets.library import read_manifest
+from precalc.formats import LEADING
+from precalc.molecules.smiles_workers import inchikey
+from precalc.partial_files import PartialFiles
+from precalc_assets.library.library_manifest import read_manifest
 from precalc_assets.platform_errors import PrecalcError, UsageError
-from precalc_assets.predictions import load_library_shards
+from precalc_assets.predictions.loading import load_library_shards
 
 MODEL = "eos9abc"
-HEADER = ["key", "input", "score", "atoms", "label"]
+NEW = "CCCCCCCCCCCCCCCCCO"
+BAD = "CCCCCCCCCCCCCCCCCN"
+HEADER = [*LEADING, "score", "atoms", "label"]
 
 
 def answer(smiles: str) -> list[str]:
     return [repr(len(smiles) / 3), str(len(smiles)), smiles]
+
+
+def found(text: str) -> list[str]:
+    """Return the row of a SMILES in a world whose library has no table, so that only the InChIKeys are compared."""
+    return [inchikey(text), text, "found", "", "key", "", *answer(text)]
 
 
 def rows(text: str) -> list[list[str]]:
@@ -53,12 +63,12 @@ def piped(world, content: str, *arguments: str) -> subprocess.CompletedProcess[s
     ],
 )
 def test_molecules_are_read_from_a_pipe(served, content: str) -> None:
-    done = piped(served, content, MODEL)
+    done = piped(served, content, MODEL, "--only-predictions")
     assert done.returncode == 0, done.stderr
     assert rows(done.stdout) == [
         HEADER,
-        [inchikey("CCO"), "CCO", *answer("CCO")],
-        [inchikey("CO"), "CO", *answer("CO")],
+        found("CCO"),
+        found("CO"),
     ]
 
 
@@ -66,8 +76,11 @@ def test_an_empty_pipe_and_a_column_of_inchikeys_by_name(served) -> None:
     done = piped(served, "", MODEL)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "standard input is empty" in done.stderr
-    done = piped(served, f"name,InChIKey\na,{inchikey('CCO')}\nb,\n", MODEL, "-i", "-")
-    assert rows(done.stdout)[1:] == [[inchikey("CCO"), inchikey("CCO"), *answer("CCO")], ["", "", "", "", ""]]
+    done = piped(served, f"name,InChIKey\na,{inchikey('CCO')}\nb,\n", MODEL, "-i", "-", "--only-predictions")
+    assert rows(done.stdout)[1:] == [
+        [inchikey("CCO"), inchikey("CCO"), *found("CCO")[2:]],
+        ["", "", "unreadable", "no atoms: the row holds no SMILES", "", "", "", "", ""],
+    ]
 
 
 @pytest.mark.slow
@@ -83,30 +96,83 @@ def test_files_are_of_the_format_that_their_name_says(served) -> None:
     library = read_manifest(served.store)
     list(load_library_shards(served.store, served.tables, library, library.shards))
     for name in ("out.jsonl", "out.parquet"):
-        done = served.precalc("get", MODEL, "CCO", "CCCCCCCCCCCCCCCCCO", "-o", name, "--include-smiles")
+        done = served.precalc("get", MODEL, "CCO", NEW, "-o", name, "--include-smiles")
         assert done.returncode == 0, done.stderr
     expected = [
-        {"key": inchikey("CCO"), "input": "CCO", "smiles": "CCO", "score": 1.0, "atoms": 3, "label": "CCO"},
-        {"key": inchikey("C" * 17 + "O"), "input": "C" * 17 + "O", "smiles": None, **dict.fromkeys(HEADER[2:])},
+        dict(zip(HEADER, [inchikey("CCO"), "CCO", "found", None, "same", "CCO", 1.0, 3, "CCO"], strict=True)),
+        dict.fromkeys(HEADER) | {"inchikey": inchikey(NEW), "input": NEW, "status": "not_in_library"},
     ]
     assert pq.read_table(served.root / "out.parquet").to_pylist() == expected
     assert [json.loads(line) for line in (served.root / "out.jsonl").read_text().splitlines()] == expected
+
+
+def test_chosen_columns_are_read_in_their_order(served) -> None:
+    done = served.precalc("get", MODEL, "CCO", "CCN", "--columns", "label,score")
+    assert rows(done.stdout)[0] == [*LEADING, "label", "score"]
+    values = [line[len(LEADING) :] for line in rows(done.stdout)[1:]]
+    assert values == [[answer(s)[2], answer(s)[0]] for s in ("CCO", "CCN")]
+    done = served.precalc("get", MODEL, "CCO", "--columns", "labels")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "has no column 'labels'; the nearest name is 'label'" in done.stderr
+
+
+OWN = 'id,SMILES,Score\n1, CCO ,"a, ""b"""\n2,none,\n,,\n3,CCN,=1+1\n'
+
+
+def test_own_columns_come_first_as_they_were_written(served) -> None:
+    (served.root / "own.csv").write_text(OWN)
+    done = served.precalc("get", MODEL, "-i", "own.csv", "-o", "out.csv", "--compute-missing")
+    assert done.returncode == 0, done.stderr
+    written = rows((served.root / "out.csv").read_text())
+    assert [row[:3] for row in written] == rows(OWN)
+    ours = [HEADER[0], *HEADER[2:]]
+    assert written[0][3:] == ["precalc_score" if name == "score" else name for name in ours]
+    assert [row[3:5] for row in written[1:]] == [
+        [inchikey("CCO"), "found"],
+        ["", "unreadable"],
+        ["", "unreadable"],
+        [inchikey("CCN"), "found"],
+    ]
+    assert [row[-3:] for row in written[1:]] == [answer("CCO"), [""] * 3, [""] * 3, answer("CCN")]
+
+
+def test_own_columns_are_in_every_format(served) -> None:
+    write_workbook(served.root / "own.xlsx", {"S": [["name", "name", "smiles"], ["a", "b", "CCO"], ["", "", "CCN"]]})
+    for name in ("out.parquet", "out.jsonl"):
+        done = served.precalc("get", MODEL, "-i", "own.xlsx", "-o", name, "--input-column", "3")
+        assert done.returncode == 0, done.stderr
+    table = pq.read_table(served.root / "out.parquet").to_pylist()
+    assert table == [json.loads(line) for line in (served.root / "out.jsonl").read_text().splitlines()]
+    names = list(table[0])
+    assert names == ["name", "name_2", "smiles", HEADER[0], *HEADER[2:]]
+    assert [list(row.values())[:4] for row in table] == [
+        ["a", "b", "CCO", inchikey("CCO")],
+        ["", "", "CCN", inchikey("CCN")],
+    ]
 
 
 def test_several_models_fill_a_folder_and_are_not_read_again(served) -> None:
     (served.root / "molecules.csv").write_text("smiles\nCCO\nnone\nCCCCCCCCCCCCCCCCCO\n")
     done = served.precalc("get", "--all-models", "-i", "molecules.csv", "-o", "out", "--missing", "lost")
     assert done.returncode == 0, done.stderr
-    assert [row[1:] for row in rows((served.root / "out" / f"{MODEL}.csv").read_text())[1:2]] == [
-        ["CCO", *answer("CCO")]
-    ]
+    assert rows((served.root / "out" / f"{MODEL}.csv").read_text())[1] == ["CCO", found("CCO")[0], *found("CCO")[2:]]
     assert (served.root / "lost" / f"{MODEL}.csv").read_text() == "smiles\nCCCCCCCCCCCCCCCCCO\n"
     manifest = json.loads((served.root / "out" / "_manifest.json").read_text())["files"][f"{MODEL}.csv"]
     assert manifest["releases"] == ["v1.0.0"]
     assert manifest["library_digest"] == read_manifest(served.store).digest
-    assert (manifest["found"], manifest["missing"], manifest["unreadable"]) == (1, 1, 1)
+    assert manifest["statuses"] == {"found": 1, "not_in_library": 1, "unreadable": 1}
     again = served.precalc("get", "--all-models", "-i", "molecules.csv", "-o", "out", "--missing", "lost")
     assert again.stderr == f"out/{MODEL}.csv is already complete\n"
+
+
+def test_joined_models_are_one_file_or_stream(served) -> None:
+    done = served.precalc("get", MODEL, "CCO", NEW, "--join", "-o", "joined.csv", "--missing", "lost.csv")
+    assert done.returncode == 0, done.stderr
+    text = (served.root / "joined.csv").read_text()
+    header = [*LEADING, *(f"{MODEL}.{name}" for name in ("status", *HEADER[len(LEADING) :]))]
+    assert rows(text)[:2] == [header, [*found("CCO")[: len(LEADING)], "found", *answer("CCO")]]
+    assert (served.root / "lost.csv").read_text() == f"smiles\n{NEW}\n"
+    assert served.precalc("get", "--all-models", "CCO", NEW, "--join").stdout == text
 
 
 @pytest.mark.slow
@@ -120,13 +186,13 @@ def test_unreadable_model_does_not_stop_the_others(served) -> None:
     done = served.precalc("get", "eos9zzz", "eos9abb", MODEL, "CCO", "none", "-o", "out")
     assert done.returncode == 2
     (served.root / "molecules.csv").write_text("smiles\nCCO\nnone\n")
-    done = served.precalc("get", "eos9zzz", "eos9abb", MODEL, "-i", "molecules.csv", "-o", "out")
+    done = served.precalc("get", "eos9zzz", "eos9abb", MODEL, "-i", "molecules.csv", "-o", "out", "--only-predictions")
     assert done.returncode == 1
     assert done.stderr.count("'none': SMILES Parse Error") == 1
     assert done.stderr.splitlines()[-1] == (
         "error: not read: eos9zzz, eos9abb; the others are in out, run the same command to retry"
     )
-    assert rows((served.root / "out" / f"{MODEL}.csv").read_text())[1][1:] == ["CCO", *answer("CCO")]
+    assert rows((served.root / "out" / f"{MODEL}.csv").read_text())[1] == found("CCO")
 
 
 def test_describe_shows_what_the_tables_have_of_a_model(served) -> None:
@@ -143,6 +209,9 @@ def test_describe_shows_what_the_tables_have_of_a_model(served) -> None:
         assert words in done.stdout
     done = served.precalc("describe", "eos9zzz")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    done = served.precalc("describe", MODEL, "atoms")
+    assert (done.returncode, done.stdout.splitlines()[1].split()) == (0, ["type", "integer"])
+    assert "has no column 'atom'; the nearest name is 'atoms'" in served.precalc("describe", MODEL, "atom").stderr
 
 
 def test_the_file_of_molecules_is_not_written_over(served) -> None:
@@ -168,7 +237,9 @@ def test_all_of_no_models_is_an_error(tmp_path: Path, monkeypatch: pytest.Monkey
     [
         (([MODEL, "CCO", "eos9abd"], Options()), "name models before molecules"),
         (([MODEL, str(Path(__file__))], Options()), f"-i {Path(__file__)}"),
-        (([MODEL, "eos9abd", "CCO"], Options()), "folder"),
+        (([MODEL, "eos9abd", "CCO"], Options()), "folder with -o, or add --join"),
+        (([MODEL, "eos9abd", "CCO"], Options(output=Path("both.csv"))), "both.csv is a file.* --join"),
+        (([MODEL, "eos9abd", "CCO"], Options(join=True, compute_missing=True)), "leave out --join"),
         (([MODEL, "CCO"], Options(all_models=True)), "--all-models"),
         (([MODEL, "CCO"], Options(missing=Path("a.csv"), compute_missing=True)), "--compute-missing"),
         (([MODEL, "CCO"], Options(format="parquet")), "-o"),
@@ -191,19 +262,16 @@ def test_contradictory_options_are_a_usage_error(
 
 
 def test_partial_file_of_another_release_is_not_continued(served) -> None:
-    (served.root / ".out.csv.partial").write_bytes(b"key,input\nold,old\n")
-    journal = {"plan": {"model": MODEL, "release": ["v0.9.0"]}, "sizes": [18], "state": {"rows": 1, "found": 1}}
-    (served.root / ".out.csv.journal").write_text(json.dumps(journal))
+    with PartialFiles(served.root / "out.csv", [], {"model": MODEL, "release": ["v0.9.0"]}) as files:
+        files.append([b"inchikey,input\nold,old\n"], {"rows": 1, "statuses": {"found": 1}})
     done = served.precalc("get", MODEL, "CCO", "-o", "out.csv")
     assert done.returncode == 0, done.stderr
-    assert "out.csv: an earlier command left a part that differs in" in done.stderr
+    assert "out.csv: what an earlier command left differs in" in done.stderr
     assert "release" in done.stderr
-    assert rows((served.root / "out.csv").read_text())[1:] == [[inchikey("CCO"), "CCO", *answer("CCO")]]
+    assert rows((served.root / "out.csv").read_text())[1:] == [found("CCO")]
     assert not [path.name for path in served.root.glob(".out*")]
 
 
-NEW = "CCCCCCCCCCCCCCCCCO"
-BAD = "CCCCCCCCCCCCCCCCCN"
 FAILS_ON_BAD = f"""if smiles == {BAD!r}:
     raise SystemExit("cannot answer that")
 return f'{{len(smiles) / 3!r}},{{len(smiles)}},"{{smiles}}"'"""
@@ -218,26 +286,34 @@ def choosy(served):
     return served
 
 
+def computed(text: str) -> list[str]:
+    return [inchikey(text), text, "computed", "", "same", "", *answer(text)]
+
+
+FAILED = ["run.sh exited 1: cannot answer that", "", "", "", "", ""]
+UNNAMED = ["it was given by InChIKey, and its SMILES is not in the reference library", "", "", "", "", ""]
 COMPUTED = [
-    [*HEADER[:2], "source", *HEADER[2:]],
-    [inchikey("CCO"), "CCO", "precalculated", *answer("CCO")],
-    [inchikey(NEW), NEW, "computed", *answer(NEW)],
-    ["", "no molecule", "", "", "", ""],
-    [inchikey(BAD), BAD, "failed", "", "", ""],
-    [inchikey("CO"), "CO", "precalculated", *answer("CO")],
-    [inchikey(NEW), NEW, "computed", *answer(NEW)],
-    [inchikey("OC" + NEW[2:]), "OC" + NEW[2:], "computed", *answer("OC" + NEW[2:])],
-    [inchikey("c1ccncc1"), inchikey("c1ccncc1"), "failed", "", "", ""],
+    HEADER,
+    found("CCO"),
+    computed(NEW),
+    ["", "no molecule", "unreadable", "text after the SMILES", "", "", "", "", ""],
+    [inchikey(BAD), BAD, "model_failed", *FAILED],
+    found("CO"),
+    computed(NEW),
+    computed("OC" + NEW[2:]),
+    [inchikey("c1ccncc1"), inchikey("c1ccncc1"), "model_failed", *UNNAMED],
 ]
 
 
 def test_missing_molecules_are_computed_once_and_in_order(choosy) -> None:
     before = choosy.objects(), choosy.tables.list_tables()
     earlier = len(choosy.calls())
-    done = choosy.precalc("get", MODEL, "-i", "molecules.csv", "-o", "out.csv", "--compute-missing")
+    done = choosy.precalc(
+        "get", MODEL, "-i", "molecules.csv", "-o", "out.csv", "--compute-missing", "--only-predictions"
+    )
     assert done.returncode == 0, done.stderr
     assert rows((choosy.root / "out.csv").read_text()) == COMPUTED
-    assert "2 precalculated, 3 computed by v1.0.0, 2 failed, 1 neither" in done.stderr
+    assert "2 found, 3 computed, 2 model_failed, 1 unreadable; computed by v1.0.0" in done.stderr
     assert "cannot answer that" in done.stderr
     assert "its SMILES is not in the reference library" in done.stderr
     assert "WARNING" not in done.stderr
@@ -252,8 +328,9 @@ def test_the_manifest_of_a_folder_says_what_was_computed_by_what(choosy) -> None
     done = choosy.precalc("get", "--all-models", "-i", "molecules.csv", "-o", "out", "--compute-missing")
     assert done.returncode == 0, done.stderr
     manifest = json.loads((choosy.root / "out" / "_manifest.json").read_text())["files"][f"{MODEL}.csv"]
-    words = ("found", "computed", "failed", "unreadable", "computed_by_release")
-    assert [manifest[word] for word in words] == [2, 3, 2, 1, "v1.0.0"]
+    assert manifest["statuses"] == {"found": 2, "not_in_library": 5, "unreadable": 1}
+    words = ("computed", "failed", "computed_by_release")
+    assert [manifest[word] for word in words] == [3, 2, "v1.0.0"]
 
 
 @pytest.mark.slow
@@ -265,8 +342,8 @@ def test_computing_by_another_release_warns(choosy) -> None:
     for word in ("v1.0.0", "v2.0.0", "2 columns"):
         assert word in warning
     assert rows(done.stdout)[1:] == [
-        [inchikey(NEW), NEW, "computed", "", "7", ""],
-        [inchikey("CCO"), "CCO", "precalculated", *answer("CCO")],
+        [inchikey(NEW), NEW, "computed", "", "same", "", "", "7", ""],
+        found("CCO"),
     ]
 
 
@@ -300,7 +377,7 @@ def test_on_a_terminal_a_bar_shows_and_the_messages_are_whole(served) -> None:
     assert f"get {MODEL}" in text
     assert "1500/1500" in text
     assert "1 molecule not precalculated" in text
-    assert "1,000 precalculated, 500 computed by v1.0.0" in text
+    assert "1,000 found, 500 computed; computed by v1.0.0" in text
     assert len((served.root / "out.csv").read_text().splitlines()) == 1_501
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from precalc.smiles_workers import inchikey
-from precalc_assets.models import ersilia_program
+from precalc.formats import LEADING
+from precalc.molecules.smiles_workers import inchikey
+from precalc_assets.models.environment import ersilia_program
 
 ERSILIA = Path(__file__).parents[1] / "ersilia"
 MODEL = "eos9obe"
@@ -52,21 +53,21 @@ def test_ersilia_cli_computes_and_reads_missing_molecules(world) -> None:
     for command in (
         ["predict", MODEL],
         ["load", MODEL],
-        ["get", MODEL, "-i", "asked.csv", "-o", "out.csv", "--compute-missing"],
+        ["get", MODEL, "-i", "asked.csv", "-o", "out.csv", "--compute-missing", "--only-predictions"],
         ["get", MODEL, "-i", "asked.csv", "-o", "found.csv", "--missing", "missing.csv"],
     ):
         done = world.precalc(*command, model_backend="ersilia")
         assert done.returncode == 0, done.stderr
 
-    computed = [[inchikey(text), text, "computed", repr(len(text) / 3), str(len(text))] for text in NEW]
+    computed = [[inchikey(text), text, "computed", "", "same", "", repr(len(text) / 3), str(len(text))] for text in NEW]
     with (world.root / "out.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [
-            ["key", "input", "source", "score", "atoms"],
-            [inchikey("CCO"), "CCO", "precalculated", "1.0", "3"],
+            [*LEADING, "score", "atoms"],
+            [inchikey("CCO"), "CCO", "found", "", "key", "", "1.0", "3"],
             *computed,
-            ["", "no molecule", "", "", ""],
+            ["", "no molecule", "unreadable", "text after the SMILES", "", "", "", ""],
         ]
-    assert _run_ersilia(world, "missing.csv") == [[text, float(score)] for _, text, _, score, _ in computed]
+    assert _run_ersilia(world, "missing.csv") == [[text, float(score)] for _, text, *_, score, _ in computed]
 
 
 def _run_ersilia(world, name: str) -> list[list[object]]:

@@ -1,6 +1,9 @@
 """`precalc run`: materializing the graph from the terminal, on the UI's instance."""
 
+import csv
 import shutil
+import subprocess
+import time
 from pathlib import Path
 
 import dagster as dg
@@ -39,7 +42,8 @@ def test_a_run_does_everything_and_records_it(world, home):
 
     assert done.returncode == 0, done.stderr
     assert recorded(home, "prediction_table") == {f"{MODEL}|{shard}" for shard in ("00", "01", "02", "03")}
-    assert world.precalc("get", MODEL, "CCO").stdout.splitlines()[1].split(",")[2] == "1.0"
+    (row,) = csv.DictReader(world.precalc("get", MODEL, "CCO").stdout.splitlines())
+    assert (row["status"], row["score"]) == ("found", "1.0")
     assert "50/50" not in world.precalc("models").stdout
     assert "4/4" in world.precalc("models").stdout
 
@@ -64,7 +68,7 @@ def test_a_failed_shard_is_named_and_the_others_are_served(world, home):
     source.write_text("\n".join("C" * n + end for n in range(1, 9) for end in "ON"))
     world.precalc("library", "build", source)
     assert world.precalc("run", MODEL, "--shards", "00").returncode == 0
-    world.path("library/shard=02.parquet").write_bytes(b"damaged")
+    world.library_shard("02").write_bytes(b"damaged")
 
     done = world.precalc("run", MODEL)
 
@@ -91,3 +95,44 @@ def test_folder_without_an_instance_is_refused_with_advice(world):
 
     assert done.returncode == 2
     assert "is not a Dagster instance: it has no dagster.yaml; set DAGSTER_HOME" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_run_has_failed_as_soon_as_the_next_begins(world, home):
+    world.build_library()
+    world.write_model(answer="time.sleep(600)")
+    with subprocess.Popen(
+        world.command("run", MODEL), cwd=world.root, env=world.environment, stderr=subprocess.DEVNULL
+    ) as killed:
+        while not world.calls():
+            assert killed.poll() is None
+            time.sleep(0.2)
+        killed.kill()
+    assert "STARTED" in run_statuses(home)
+
+    world.write_model()
+    assert world.precalc("run", MODEL).returncode == 0
+    statuses = run_statuses(home)
+    assert statuses.count("FAILURE") == 1
+    assert set(statuses) == {"SUCCESS", "FAILURE"}
+
+
+def run_statuses(home: Path) -> list[str]:
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        return [run.status.value for run in instance.get_runs()]
+
+
+def test_damaged_records_of_dagster_are_an_error_of_one_line(world, home):
+    world.build_library()
+    world.write_model()
+    for name, words in {
+        "history/runs.db": "history cannot be used: (sqlite3.DatabaseError) file is not a database; if",
+        "dagster.yaml": "dagster.yaml cannot be used: ",
+    }.items():
+        (home / name).parent.mkdir(exist_ok=True)
+        (home / name).write_text("run_storage: [not a database" * 100)
+        done = world.precalc("run", MODEL)
+        assert done.returncode in (1, 2)
+        assert done.stderr.startswith("error: ")
+        assert words in done.stderr
+        assert len(done.stderr.splitlines()) == 1

@@ -14,6 +14,8 @@ from starlette.types import ASGIApp
 from precalc.remote import RemoteSource, retries
 from precalc_assets.api.server import make_local_app
 from precalc_assets.columns import Column
+from precalc_assets.screening.engine import open_engine
+from precalc_assets.storage import open_store
 from precalc_assets.tables import LIBRARY, KeyValueStore
 
 SMILES = (Column("smiles", "string", "", "The molecule"),)
@@ -105,7 +107,8 @@ def impatient() -> Retry:
 
 def remote(tables: KeyValueStore, faults: Sequence[Fault | None] = (), *, store_url: str | None = None) -> RemoteSource:
     """Return the API for these tables as the client reads it. `source.transport` has what was requested."""
-    transport = Faulty(InProcess(make_local_app(tables, store_url)), faults)
+    screen = open_engine(open_store(store_url), tables).answer if store_url else None
+    transport = Faulty(InProcess(make_local_app(tables, store_url, screen=screen)), faults)
     source = RemoteSource(URL, transport=transport, retry=impatient())
     source.transport = transport
     return source

@@ -10,12 +10,13 @@ from served_model import KEYS, ROWS
 
 from precalc.formats import JsonLinesFormat
 from precalc.getting import Request
-from precalc.molecule_input import read_list
-from precalc.smiles_workers import inchikey
+from precalc.molecules.molecule_input import read_list
+from precalc.molecules.smiles_workers import inchikey
 from precalc.source import Source
-from precalc_assets.client.missing_predictions import get_and_compute
+from precalc_assets.client.missing_predictions import compute_missing
 from precalc_assets.columns import Column, public_name
 from precalc_assets.platform_errors import ModelError
+from precalc_assets.settings import Settings
 
 NEW = ["C" * n for n in range(1, 12)]
 BAD = "CCCC"
@@ -55,7 +56,7 @@ def printed(text: str) -> list[object]:
 
 def run(source: Source, wanted: Sequence[str], path, model: Model):
     request = Request(source.open(MODEL), read_list(wanted), JsonLinesFormat)
-    return get_and_compute(request, path, lambda: model, 2)
+    return compute_missing(request, path, settings=Settings(batch_size=2), open_it=lambda: model)
 
 
 def rows(path) -> list[list[object]]:
@@ -66,10 +67,10 @@ WANTED = [KEYS[0], *NEW, "no molecule", KEYS[1], NEW[0]]
 
 
 def expected() -> list[list[object]]:
-    known = {key: [key, key, "precalculated", *ROWS[key]] for key in KEYS[:2]}
-    new = {text: [inchikey(text), text, "computed", *printed(text)] for text in NEW}
-    new[BAD] = [inchikey(BAD), BAD, "failed", None, None, None]
-    nothing = [None, "no molecule", None, None, None, None]
+    known = {key: [key, key, "found", None, "key", None, *ROWS[key]] for key in KEYS[:2]}
+    new = {text: [inchikey(text), text, "computed", None, "same", None, *printed(text)] for text in NEW}
+    new[BAD] = [inchikey(BAD), BAD, "model_failed", "the model printed no value", None, None, None, None, None]
+    nothing = [None, "no molecule", "unreadable", "text after the SMILES", None, None, None, None, None]
     return [known.get(text) or new.get(text) or nothing for text in WANTED]
 
 
@@ -78,7 +79,7 @@ def test_each_molecule_is_computed_once_and_typed_as_served(source, tmp_path) ->
     counts, outcome = run(source, WANTED, tmp_path / "out.jsonl", model)
     assert repr(rows(tmp_path / "out.jsonl")) == repr(expected())
     assert model.inputs.count(NEW[0]) == 1
-    assert (counts.found, outcome.computed, outcome.failed, outcome.release) == (2, 11, 1, "v1.0.0")
+    assert (counts.statuses["found"], outcome.computed, outcome.failed, outcome.release) == (2, 11, 1, "v1.0.0")
     assert outcome.reasons == [f"{BAD!r}: the model printed no value"]
     assert not list(tmp_path.glob(".out*"))
 
@@ -111,7 +112,7 @@ def test_model_is_not_started_if_no_molecule_is_missing(source, tmp_path) -> Non
     model = Model()
     _, outcome = run(source, [KEYS[0], "no molecule"], tmp_path / "out.jsonl", model)
     assert (model.entered, outcome.release) == (0, "")
-    assert [row[2] for row in rows(tmp_path / "out.jsonl")] == ["precalculated", None]
+    assert [row[2] for row in rows(tmp_path / "out.jsonl")] == ["found", "unreadable"]
 
 
 def test_columns_that_another_release_lacks_stay_empty(source, tables, tmp_path, caplog) -> None:
@@ -119,7 +120,7 @@ def test_columns_that_another_release_lacks_stay_empty(source, tables, tmp_path,
     model.release, model.columns = "v2.0.0", (COLUMNS[2], COLUMNS[0])
     model.predict = lambda smiles, deadline=0: [b"x,7"] * len(smiles)
     run(source, [NEW[0]], tmp_path / "out.jsonl", model)
-    assert rows(tmp_path / "out.jsonl") == [[inchikey(NEW[0]), NEW[0], "computed", 7.0, None, "x"]]
+    assert rows(tmp_path / "out.jsonl") == [[inchikey(NEW[0]), NEW[0], "computed", None, "same", None, 7.0, None, "x"]]
     assert "WARNING" in caplog.text
     assert "v1.0.0" in caplog.text
     assert "v2.0.0" in caplog.text
@@ -128,10 +129,10 @@ def test_columns_that_another_release_lacks_stay_empty(source, tables, tmp_path,
         run(source, [NEW[0]], tmp_path / "other.jsonl", model)
 
 
-def test_a_model_with_a_column_source_has_both(source, tables, tmp_path) -> None:
-    columns = (COLUMNS[0], Column(public_name("source"), "string", "", ""))
+def test_a_model_with_a_column_status_has_both(source, tables, tmp_path) -> None:
+    columns = (COLUMNS[0], Column(public_name("status"), "string", "", ""))
     serve(tables, {KEYS[0]: (1.0, "x")}, model="eos9src", columns=columns)
     request = Request(source.open("eos9src"), read_list([KEYS[0]]), JsonLinesFormat)
-    get_and_compute(request, tmp_path / "out.jsonl", Model, 2)
+    compute_missing(request, tmp_path / "out.jsonl", settings=Settings(batch_size=2), open_it=Model)
     [row] = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
-    assert (row["source"], row["source_predicted"]) == ("precalculated", "x")
+    assert (row["status"], row["status_predicted"]) == ("found", "x")

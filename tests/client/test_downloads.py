@@ -67,21 +67,17 @@ def assert_whole(folder: Path, files: dict[str, bytes] = FILES) -> None:
 
 def test_all_files_arrive_whole_with_a_manifest_to_cite(files_source: Source, tmp_path: Path) -> None:
     counted: list[int] = []
-
-    def begin(total: int):
-        assert total == sum(map(len, FILES.values()))
-        return counted.append
-
-    found = download(files_source, MODEL, tmp_path / "out", begin=begin)
+    found = files_source.files(MODEL)
+    download(files_source, found, tmp_path / "out", on_bytes=counted.append)
     assert_whole(tmp_path / "out")
-    assert sum(counted) == sum(map(len, FILES.values()))
+    assert sum(counted) == sum(file.bytes for file in found.files) == sum(map(len, FILES.values()))
     assert found.releases == ("v1.0.1",)
     assert [file.sha256 for file in found.files] == [sha256(content).hexdigest() for content in FILES.values()]
 
 
 def test_whole_files_are_kept_and_damaged_ones_downloaded_again(files_source: Source, tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    download(files_source, MODEL, folder)
+    download(files_source, files_source.files(MODEL), folder)
     written = (folder / "shard=00.parquet").stat().st_mtime_ns
     (folder / "shard=01.parquet").write_bytes(FILES["01"][:-1] + b"!")
     (folder / "shard=02.parquet").unlink()
@@ -89,7 +85,7 @@ def test_whole_files_are_kept_and_damaged_ones_downloaded_again(files_source: So
     (folder / f".shard=02.parquet.{digest[:16]}.partial").write_bytes(FILES["02"][:70_000])
     (folder / ".shard=03.parquet.0123456789abcdef.partial").write_bytes(b"of another content")
     (folder / "shard=03.parquet").unlink()
-    download(files_source, MODEL, folder)
+    download(files_source, files_source.files(MODEL), folder)
     assert_whole(folder)
     assert (folder / "shard=00.parquet").stat().st_mtime_ns == written
 
@@ -100,7 +96,7 @@ def test_partial_download_continues_where_it_was_cut_off(tables, store_url: str,
     folder.mkdir()
     digest = sha256(FILES["02"]).hexdigest()
     (folder / f".shard=02.parquet.{digest[:16]}.partial").write_bytes(FILES["02"][:70_000])
-    download(source, MODEL, folder)
+    download(source, source.files(MODEL), folder)
     assert_whole(folder)
     wanted = {request.url.path[-16:]: request.headers.get("range") for request in source.transport.requests[1:]}
     assert wanted == {f"shard={shard}.parquet": "bytes=70000-" if shard == "02" else None for shard in SHARDS}
@@ -144,14 +140,14 @@ def test_network_faults_do_not_change_downloaded_files(tables, store_url: str, t
     source = remote(
         tables, [of_files if at % 3 == 1 else cut if at % 5 == 2 else None for at in range(12)], store_url=store_url
     )
-    download(source, MODEL, tmp_path / "out")
+    download(source, source.files(MODEL), tmp_path / "out")
     assert_whole(tmp_path / "out")
     source.close()
 
 
 def test_a_file_that_does_not_end_fills_no_disk(tables, store_url: str, tmp_path: Path) -> None:
     source = remote(tables, [None, lambda request, answer: httpx.Response(200, stream=_Endless())], store_url=store_url)
-    download(source, MODEL, tmp_path / "out")
+    download(source, source.files(MODEL), tmp_path / "out")
     assert_whole(tmp_path / "out")
     source.close()
 
@@ -162,7 +158,7 @@ def test_permanent_fault_of_one_file_keeps_the_others(tables, store_url: str, tm
 
     source = remote(tables, [of_one] * 99, store_url=store_url)
     with pytest.raises(DownloadError, match=r"shard=02\.parquet of eos3b5e: its links expire .* the same command"):
-        download(source, MODEL, tmp_path / "out")
+        download(source, source.files(MODEL), tmp_path / "out")
     source.close()
     assert (tmp_path / "out" / "shard=00.parquet").read_bytes() == FILES["00"]
     assert not (tmp_path / "out" / "_manifest.json").exists()
@@ -171,22 +167,22 @@ def test_permanent_fault_of_one_file_keeps_the_others(tables, store_url: str, tm
 def test_file_with_another_checksum_is_refused(files_source: Source, tmp_path: Path) -> None:
     put(tmp_path, {"01": FILES["01"][:-1] + b"!"})
     with pytest.raises(DownloadError, match=r"shard=01\.parquet of eos3b5e: .*SHA-256"):
-        download(files_source, MODEL, tmp_path / "out")
+        download(files_source, files_source.files(MODEL), tmp_path / "out")
     assert not (tmp_path / "out" / "shard=01.parquet").exists()
 
 
 def test_download_continues_after_a_full_disk(files_source: Source, tmp_path: Path, no_room) -> None:
     with no_room(150_000), pytest.raises(PrecalcError, match=r"partial cannot be written: .*; make room"):
-        download(files_source, MODEL, tmp_path / "out")
+        download(files_source, files_source.files(MODEL), tmp_path / "out")
     assert 150_000 in {path.stat().st_size for path in (tmp_path / "out").glob(".shard=*.partial")}
-    download(files_source, MODEL, tmp_path / "out")
+    download(files_source, files_source.files(MODEL), tmp_path / "out")
     assert_whole(tmp_path / "out")
 
 
 def test_missing_file_in_the_store_is_an_error(files_source: Source, tmp_path: Path) -> None:
     (tmp_path / "store" / predictions(MODEL, "01")).unlink()
     with pytest.raises(DownloadError, match=r"01\.parquet .*(gone|no longer in) "):
-        download(files_source, MODEL, tmp_path / "out")
+        download(files_source, files_source.files(MODEL), tmp_path / "out")
 
 
 def test_model_loaded_meanwhile_is_not_downloaded_in_two_halves(tables, store_url: str, tmp_path: Path) -> None:
@@ -199,10 +195,10 @@ def test_model_loaded_meanwhile_is_not_downloaded_in_two_halves(tables, store_ur
 
     source = remote(tables, [None, load_it], store_url=store_url)
     with pytest.raises(DownloadError, match=r"loaded again while it was downloaded|SHA-256"):
-        download(source, MODEL, tmp_path / "out")
+        download(source, source.files(MODEL), tmp_path / "out")
     source.close()
     source = remote(tables, store_url=store_url)
-    download(source, MODEL, tmp_path / "out")
+    download(source, source.files(MODEL), tmp_path / "out")
     assert_whole(tmp_path / "out", newer)
     source.close()
 
@@ -224,7 +220,7 @@ def test_the_key_is_not_sent_to_where_links_lead(tables, store_url: str) -> None
         return whole(b"")
 
     source = remote(tables, [elsewhere, elsewhere], store_url=store_url)
-    source._client.headers["x-api-key"] = "s3cret"
+    source._key_header = {"x-api-key": "s3cret"}
     file = ServedFile(MODEL, "01", "shard=01.parquet", "https://bucket.example/x", 1, "0" * 64, 1, "v1")
     with source.open_file(file, 0):
         pass

@@ -7,11 +7,11 @@ import dagster as dg
 import pytest
 from graphs import ALL_SHARDS, MODEL, MOLECULES, SHARDS, Graph
 
-from precalc_assets.cards import find_card
+from precalc_assets.cards.model_card import find_card
 from precalc_assets.definitions import build_defs
-from precalc_assets.defs.resources import Platform
+from precalc_assets.library.library_manifest import read_manifest, read_shard
+from precalc_assets.platform import Platform
 from precalc_assets.settings import Settings
-from precalc_assets.storage import library_shard
 
 EVERYTHING = [f"{MODEL}|{shard}" for shard in ALL_SHARDS]
 
@@ -82,7 +82,7 @@ def test_shard_is_recorded_once_with_its_own_version(graph: Graph):
 @pytest.mark.parametrize(
     ("asset", "check"),
     [
-        ("raw_predictions", "failure_rate"),
+        *(("raw_predictions", name) for name in ("failure_rate", "cells")),
         *(("predictions", name) for name in ("schema", "keys", "finite", "nulls")),
         *(("prediction_table", name) for name in ("row_count", "read_back")),
     ],
@@ -95,8 +95,26 @@ def test_every_check_is_evaluated_for_each_shard(graph: Graph, asset: str, check
     assert {key: passed for key, passed in evaluated.items() if key} == dict.fromkeys(keys(), True)
 
 
+def test_emptied_cells_are_a_warning_with_an_example(graph: Graph):
+    odd = read_shard(graph.world.store, read_manifest(graph.world.store), "02")["smiles"][0].as_py()
+    graph.world.write_model(answer=f"return 'inf,1,x' if smiles == {odd!r} else '1.5,1,x'")
+
+    result = graph.run_range("raw_predictions")
+
+    assert result.success
+    [failed] = [e for e in result.get_asset_check_evaluations() if e.partition and not e.passed]
+    assert (failed.check_name, failed.partition, failed.severity) == (
+        "cells",
+        f"{MODEL}|02",
+        dg.AssetCheckSeverity.WARN,
+    )
+    assert f"1 in score, such as 'inf' of {odd}" in failed.description
+    recorded = {e.partition: e.metadata["emptied_cells"].value for e in graph.materializations("raw_predictions")}
+    assert recorded == {key: int(key == f"{MODEL}|02") for key in keys()}
+
+
 def test_bad_shard_is_named_and_holds_no_other_back(graph: Graph):
-    graph.world.path(library_shard("02")).write_bytes(b"damaged")
+    graph.world.library_shard("02").write_bytes(b"damaged")
 
     raw = graph.run_range("raw_predictions")
     predictions = graph.run_range("predictions")
@@ -296,7 +314,7 @@ def test_canary_of_one_model_leaves_another_fresh(graph: Graph):
     assert graph.stale("raw_predictions", keys()) == keys()
 
 
-CANARY = ("schema", "not_all_null", "failure_rate", "estimate", "deterministic", "example")
+CANARY = ("schema", "cells", "not_all_null", "failure_rate", "estimate", "deterministic", "example")
 
 
 def test_canary_checks_are_evaluated_for_its_model(graph: Graph):
@@ -306,11 +324,11 @@ def test_canary_checks_are_evaluated_for_its_model(graph: Graph):
 
 
 def test_failed_canary_names_its_check(graph: Graph):
-    graph.world.write_model(columns=(("score", "float"),), answer="return 'high'")
+    graph.world.write_model(answer="return 'high,1,x'")
 
     result = run_canary(graph)
 
-    assert "eos9abc schema: score is 'high', not a finite number" in failure(result)
+    assert "eos9abc schema: no cell of score is of its column's type: score is 'high'" in failure(result)
     assert graph.statuses("sample_predictions")["schema"] == {MODEL: "FAILED"}
     assert graph.materializations("sample_predictions") == []
     assert graph.world.path(f"samples/model={MODEL}.json").is_file()

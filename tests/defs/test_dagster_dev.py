@@ -31,6 +31,6 @@ def test_backfill_and_request_are_one_run_each(world):
         assert [event["partition"] for event in dev.materializations("sample_predictions")] == [ASKED_FOR]
     for model in KEYS:
         read = world.precalc("get", model, "CCO").stdout.splitlines()[1]
-        assert read.startswith("LFQSCWFLJHTTHZ-UHFFFAOYSA-N,CCO,1.0,3")
+        assert read.startswith("LFQSCWFLJHTTHZ-UHFFFAOYSA-N,CCO,found,,same,,1.0,3")
     warned = [line for line in (world.root / "dagster.log").read_text().splitlines() if "Warning:" in line]
     assert [line for line in warned if "is superseded" not in line] == []

@@ -14,20 +14,20 @@ from fake_github import REPOSITORY, TOKEN, FakeGitHub
 from fake_runners import FakeRunners
 from graphs import ALL_SHARDS, MODEL, MOLECULES, SHARDS, Clock, Graph, QuickPlatform
 
-from precalc_assets.executions import (
+from precalc_assets.executions.following import cancel
+from precalc_assets.executions.records import (
+    CANCELLED,
     Execution,
     Run,
     Settled,
-    cancel,
     claim_own,
     list_executions,
     open_execution,
-    pending_requests,
-    step,
     unsettled,
 )
-from precalc_assets.executions.records import CANCELLED
-from precalc_assets.inference import find_report
+from precalc_assets.executions.request_queue import pending_requests
+from precalc_assets.executions.stepping import step
+from precalc_assets.predictions.canary_report import find_report
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,7 @@ from dagster_dev import DagsterDev, dagster_dev, wait_until
 from fake_github import REPOSITORY, TOKEN, FakeGitHub
 from fake_runners import FakeRunners
 
-from precalc_assets.executions import Execution, list_executions, unsettled
-from precalc_assets.executions.records import CANCELLED
+from precalc_assets.executions.records import CANCELLED, Execution, list_executions, unsettled
 from precalc_assets.settings import Settings
 from precalc_assets.sharding import shard_keys
 

@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 from graphs import MODEL, SHARDS, Graph
 
-from precalc_assets.cards import find_card
+from precalc_assets.cards.model_card import find_card
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,9 @@ from fake_github import REPOSITORY, TOKEN, FakeGitHub
 from fake_runners import put_manifest
 from graphs import Graph
 
-from precalc_assets.defs.executions.requests import REQUEST_TAG
-from precalc_assets.executions import Request, Run, Settled, open_execution, put_request
+from precalc_assets.defs.sensors import REQUEST_TAG
+from precalc_assets.executions.records import Run, Settled, open_execution
+from precalc_assets.executions.request_queue import Request, put_request
 from precalc_assets.sharding import shard_keys
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -11,7 +11,7 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobO
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 
 from precalc_assets.definitions import build_defs
-from precalc_assets.defs.resources import Platform
+from precalc_assets.platform import Platform
 from precalc_assets.settings import Settings
 
 GIVEN = yaml.safe_load((Path(__file__).parents[2] / "deploy" / "dagster.yaml").read_text())

@@ -12,8 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from precalc_assets.inference import ModelBackend, open_backend, open_model
-from precalc_assets.models import ersilia_program
+from precalc_assets.inference.model_backend import ModelBackend
+from precalc_assets.inference.opening import open_backend, open_model
+from precalc_assets.models.environment import ersilia_program
 from precalc_assets.settings import Settings
 
 STAND_INS = Path(__file__).parent / "bin"

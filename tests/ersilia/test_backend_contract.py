@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from precalc_assets.inference import BatchError, ModelBackend
-from precalc_assets.inference.model_backend import TimeIsUpError
-from precalc_assets.predictions import read_records
+from precalc_assets.inference.model_backend import BatchError, ModelBackend, TimeIsUpError
+from precalc_assets.predictions.cells import read_records
+
+pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(params=["framework", pytest.param("ersilia", marks=pytest.mark.slow)])
+@pytest.fixture(params=["framework", "ersilia"])
 def backend(request: pytest.FixtureRequest, machine, obedient: Path) -> ModelBackend:
     return machine.backend(obedient, request.param, batch_size=1, batch_timeout=3.0)
 
@@ -28,9 +29,9 @@ def test_a_backend_fulfils_its_contract(backend: ModelBackend, machine) -> None:
         # One record per molecule, in order and as printed; an empty cell is no value.
         records = backend.predict(["CCCC", "C", "NOTHING", "C"])
         assert records == [b"1.3333333333333333,4", b"0.3333333333333333,1", b",", b"0.3333333333333333,1"]
-        frame, problems = read_records(records, backend.columns)
-        assert frame["atoms"].to_list() == [4, 1, None, 1]
-        assert not problems
+        parsed = read_records(records, backend.columns)
+        assert parsed.typed["atoms"].to_list() == [4, 1, None, 1]
+        assert (parsed.misshapen, parsed.invalid) == ({}, ())
         # A failure has the model's message, and does not affect the next batch.
         for _ in range(7):
             with pytest.raises(BatchError, match="cannot parse BAD"):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from precalc_assets.inference import run_canary
+from precalc_assets.inference.canary import run_canary
 
 
 @pytest.mark.slow

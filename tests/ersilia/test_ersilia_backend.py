@@ -13,7 +13,7 @@ from rdkit import RDConfig
 
 from precalc_assets.inference.batching import PatientCaller
 from precalc_assets.inference.call_size import CallSize
-from precalc_assets.models import read_recipe
+from precalc_assets.models.recipe import read_recipe
 from precalc_assets.platform_errors import ModelError
 from precalc_assets.settings import BUILT_IN_MODELS
 
@@ -110,7 +110,7 @@ def test_a_server_is_restarted_every_restart_batches(machine, obedient: Path) ->
 
 HOLDER = """
 import sys, time
-from precalc_assets.inference import open_model, open_backend
+from precalc_assets.inference.opening import open_backend, open_model
 from precalc_assets.settings import Settings
 settings = Settings(models_dir=sys.argv[1], model_backend="ersilia", cache_dir=sys.argv[2])
 with open_backend(open_model("eos9obe", settings), settings) as backend:

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from rdkit import RDConfig
 
-from precalc_assets.library import read_manifest
-from precalc_assets.predictions import require_manifest
+from precalc_assets.library.library_manifest import read_manifest
+from precalc_assets.predictions.shard_manifest import require_manifest
 from precalc_assets.sharding import shard_keys
+
+pytestmark = pytest.mark.slow
 
 MODEL = "eos9abc"
 SHARDS = shard_keys(4)
@@ -36,7 +38,7 @@ if total > 2000:
 """Kills the process that started run.sh, a server or a guard, after it has run 2,000 molecules."""
 
 
-@pytest.fixture(params=["framework", pytest.param("ersilia", marks=pytest.mark.slow)])
+@pytest.fixture(params=["framework", "ersilia"])
 def predict(request, world, machine, obedient: Path) -> Callable[..., object]:
     """A function that runs `precalc predict` over a model with this fault, with the parametrized backend."""
 
@@ -152,7 +154,6 @@ def test_a_model_that_omits_one_row_loses_only_that_molecule(world, predict) -> 
     assert rows(world) == 40
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("predict", ["ersilia"], indirect=True)
 def test_a_killed_predict_resumes_and_leaves_no_server(world, predict, machine) -> None:
     assert predict(chains(4), {}).returncode == 0  # fetches the model

@@ -13,10 +13,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from precalc_assets import models
-from precalc_assets.inference.ersilia import ErsiliaBackend, ersilia_backend, fetch_from_hub, slot
-from precalc_assets.models import find_model
+from precalc_assets.inference.ersilia import ersilia_backend, slot
+from precalc_assets.inference.ersilia.ersilia_backend import ErsiliaBackend, fetch_from_hub
+from precalc_assets.models.folder import find_model
 from precalc_assets.platform_errors import ModelError, UsageError
+from precalc_assets.settings import Settings
 
 MODEL = "eos3b5e"
 A_DAY = 24 * 3600
@@ -40,7 +41,7 @@ class Hub:
         self._log = root / "fetches.txt"
         self._down = root / "down"
         self.cache_dir = root / "cache"
-        self.hub = models.Hub(f"file://{world.models_dir}", self.cache_dir)
+        self.hub = Settings(hub_url=f"file://{world.models_dir}", cache_dir=self.cache_dir)
         self.program = root / "ersilia"
         self.program.write_text(CLI.format(log=self._log, down=self._down, hub=world.models_dir / MODEL))
         self.program.chmod(0o755)
@@ -106,13 +107,13 @@ def test_an_image_too_large_for_the_disk_is_not_fetched(
 ) -> None:
     hub.has("v1.1.0", megabytes=10_000_000_000)
     monkeypatch.setattr(ersilia_backend, "_DOCKER_ROOT", tmp_path)
-    with pytest.raises(ModelError, match=r"takes 10,000,000,000 MB, and the disk of .* `docker system prune"):
+    with pytest.raises(ModelError, match=r"needs 10,000,000,000 MB, and the disk of .* `docker system prune"):
         hub.release()
     assert hub.commands() == []
 
 
 def test_an_image_of_unknown_size_is_fetched_with_a_warning(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
-    shutil.rmtree(hub.hub.url.removeprefix("file://") + f"/{MODEL}/.git")
+    shutil.rmtree(hub.hub.hub_url.removeprefix("file://") + f"/{MODEL}/.git")
     assert hub.release() == "v1.0.0"
     assert "the size of eos3b5e's image is unknown before the fetch: there is no repository" in caplog.text
 
@@ -213,7 +214,7 @@ def test_a_release_that_changes_after_opening_is_an_error(hub: Hub, monkeypatch:
     monkeypatch.setattr(slot.Slot, "serve", lambda self, folder: served.append(self) or "http://127.0.0.1:9")
     with slot.taken_slot(MODEL, hub.cache_dir):  # another worker has the copy that was opened
         hub.has("v1.1.0")
-        opened = ErsiliaBackend(folder, cache_dir=hub.cache_dir, batch_size=1, batch_timeout=1.0, restart_batches=1)
+        opened = ErsiliaBackend(folder, hub.hub)
         with pytest.raises(ModelError, match=r"from the release v1\.0\.0 to v1\.1\.0; run the same command again"):
             opened.__enter__()
         assert served == []

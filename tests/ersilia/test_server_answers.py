@@ -1,17 +1,20 @@
 """Parsing a served model's answers."""
 
 import socket
+import threading
+import time
 import tracemalloc
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
 from precalc_assets.columns import Column, public_name
-from precalc_assets.inference import BatchError
 from precalc_assets.inference.ersilia import served_model as server
 from precalc_assets.inference.ersilia.served_model import BreakerOpenError, ask, is_up
+from precalc_assets.inference.model_backend import BatchError
 from precalc_assets.platform_errors import ColumnsError
-from precalc_assets.predictions import read_records
+from precalc_assets.predictions.cells import read_records
 
 COLUMNS = (Column("score", "float", "", ""), Column("label", "string", "", ""))
 Answering = Callable[[int, str], str]
@@ -83,8 +86,7 @@ def test_a_row_of_other_columns_fails_alone(answering: Answering, row: str, reco
     good = '{"score":1,"label":"a"}'
     records = asked(answering(200, f"[{row},{good}]" if first else f"[{good},{row}]"))
     assert records == ([record, b"1,a"] if first else [b"1,a", record])
-    _, problems = read_records(records, COLUMNS)
-    assert list(problems) == [0 if first else 1]
+    assert list(read_records(records, COLUMNS).misshapen) == [0 if first else 1]
 
 
 def test_a_declared_input_column_is_an_output(answering: Answering) -> None:
@@ -155,3 +157,36 @@ def test_a_wide_answer_takes_little_more_memory_than_its_text(answering: Answeri
         assert tracemalloc.get_traced_memory()[1] < 3 * len(text)  # the answering server's copy, records, and a piece
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['[{"score":' + "[" * 100_000, '[{"score":"' + "x" * (4 << 20), '{"score":1,"label":"a"},' * 3],
+    ids=["deep", "an endless cell", "no list"],
+)
+def test_an_answer_without_bounds_is_refused(answering: Answering, text: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(BatchError, match="the server's answer is"):
+            asked(answering(200, text))
+        assert tracemalloc.get_traced_memory()[1] < 40 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_server_that_dribbles_is_cut_off_in_time() -> None:
+    def dribble() -> None:
+        connection, _ = listening.accept()
+        with connection, suppress(OSError):
+            connection.recv(1 << 16)
+            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n[")
+            while True:
+                connection.sendall(b" ")
+                time.sleep(0.05)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=dribble, daemon=True).start()
+        started = time.monotonic()
+        with pytest.raises(TimeoutError):
+            asked(f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=0.5)
+        assert time.monotonic() - started < 5

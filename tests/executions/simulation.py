@@ -39,10 +39,11 @@ from fake_runners import put_manifest
 from obstore.store import MemoryStore
 
 from precalc_assets import json_records
-from precalc_assets.executions import Engine, Execution, follow
-from precalc_assets.executions.compute_backend import BackendError, LimitError, RefusedError, UnansweredError
+from precalc_assets.executions.compute_backend import BackendError, Engine, LimitError, RefusedError, UnansweredError
+from precalc_assets.executions.following import follow
 from precalc_assets.executions.github import GitHubBackend
-from precalc_assets.library import LibraryManifest, ShardInfo
+from precalc_assets.executions.records import Execution
+from precalc_assets.library.library_manifest import LibraryManifest, ShardInfo
 from precalc_assets.outcomes import ShardOutcome
 from precalc_assets.sharding import parse_shards, shard_keys
 
@@ -92,6 +93,7 @@ class Simulation:
         self.computed: dict[str, list[int]] = defaultdict(list)
         self.fails: dict[str, int] = {}
         self.no_time: dict[str, int] = {}
+        self.quarantined: dict[str, int] = {}
         self.writes_parts = True
         self.wrong_jobs = False
         self.vanishing: set[str] = set()
@@ -187,6 +189,9 @@ class Simulation:
                     obstore.put(self.store, f"raw/model={MODEL}/shard={shard}/part-{run.id}.csv.gz", b"")
             else:
                 self.put_manifest(shard)
+                if self.quarantined.get(shard):
+                    outcome = ShardOutcome(shard, failure="too many", digest="of the manifest")
+                    Execution(self.store, run.inputs["key"]).report(outcome)
             conclusion = "failure" if fails != self.wrong_jobs else "success"
             self.fake.end_job(run.id, f"Predict {shard}", conclusion)
             if shard in self.vanishing:
@@ -196,7 +201,7 @@ class Simulation:
 
     def put_manifest(self, shard: str) -> None:
         """Write a shard's manifest."""
-        put_manifest(self.store, self.library, MODEL, shard)
+        put_manifest(self.store, self.library, MODEL, shard, quarantined=self.quarantined.get(shard, 0))
 
     @contextmanager
     def watched(self, point: Callable[[str], None]) -> Iterator[None]:
@@ -273,15 +278,19 @@ def _shards(run: FakeRun) -> list[str]:
 def _library() -> LibraryManifest:
     return LibraryManifest(
         source="library.smi",
+        source_file="",
         source_sha256="",
+        rejected_file="library/rejected-0.csv",
+        other_forms_file="library/other_forms-0.csv",
         n_shards=len(SHARDS),
-        rows=0,
-        blank_lines=0,
-        rejected=0,
+        rows=1,
+        rejected=1,
         duplicates=0,
+        other_forms=0,
         molecules=0,
+        rdkit="2026.9.1",
         digest="library",
         built_at=datetime.now(UTC),
         seconds=0.0,
-        shards={shard: ShardInfo(rows=0, digest=f"digest of {shard}", bytes=0) for shard in SHARDS},
+        shards={shard: ShardInfo(rows=0, digest=f"{int(shard):064x}", bytes=0) for shard in SHARDS},
     )

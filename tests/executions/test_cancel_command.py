@@ -4,7 +4,8 @@ import pytest
 from fake_github import FakeGitHub, github_settings
 
 from precalc_assets.cli.github_commands import cancel
-from precalc_assets.executions import Run, open_execution, shards_to_retry
+from precalc_assets.executions.following import shards_to_retry
+from precalc_assets.executions.records import Run, open_execution
 from precalc_assets.platform_errors import ExecutionError
 
 MODEL = "eos9abc"

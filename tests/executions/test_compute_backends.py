@@ -7,9 +7,9 @@ from typing import Protocol
 import pytest
 from fake_github import FakeGitHub, github_settings
 
-from precalc_assets.executions import Intent
 from precalc_assets.executions.compute_backend import ComputeBackend
 from precalc_assets.executions.github import open_github
+from precalc_assets.executions.records import Intent, Job
 
 
 class Bench(Protocol):
@@ -107,15 +107,20 @@ def test_status_of_a_run_that_is_gone_is_none(bench: Bench) -> None:
     assert bench.backend.status(intent(), run_id) is None
 
 
+def jobs(bench: Bench, run_id: int) -> tuple[Job, ...]:
+    status = bench.backend.status(intent(), run_id)
+    return status.jobs if status else ()
+
+
 def test_jobs_tell_their_shards_and_times(bench: Bench) -> None:
     run_id = launch(bench)
-    assert bench.backend.jobs(run_id) == []
+    assert jobs(bench, run_id) == ()
     bench.begin(run_id, "01")
-    [begun] = bench.backend.jobs(run_id)
+    [begun] = jobs(bench, run_id)
     assert (begun.shards, begun.ended_at) == (("01",), None)
     assert (begun.queue_seconds, begun.runner_seconds) == (2.0, 0.0)
     bench.end(run_id, "01", succeeded=True)
-    [ended] = bench.backend.jobs(run_id)
+    [ended] = jobs(bench, run_id)
     assert (ended.status, ended.queue_seconds, ended.runner_seconds) == ("success", 2.0, 3.0)
 
 

@@ -7,32 +7,28 @@ from itertools import count
 import obstore
 import pytest
 from fake_github import BAD_GATEWAY, NOT_FOUND, TOO_MANY, UNAUTHORIZED, Fault
+from fake_runners import put_manifest
 from simulation import MODEL, SHARDS, CrashError, Simulation
 
-from precalc_assets.executions import (
-    ATTEMPTS,
+from precalc_assets.executions.compute_backend import RefusedError, RunStatus
+from precalc_assets.executions.following import ATTEMPTS, cancel, follow_sample, shards_to_retry
+from precalc_assets.executions.protocol import Waiting
+from precalc_assets.executions.records import (
+    CANCELLED,
     Execution,
+    Follower,
     Run,
     Settled,
-    cancel,
     claim_own,
-    follow_sample,
     followed,
-    meet_request,
     open_execution,
-    pending_requests,
-    put_request,
-    read_request,
-    shards_to_retry,
-    step,
     unsettled,
 )
-from precalc_assets.executions.compute_backend import RefusedError
-from precalc_assets.executions.protocol import Underway, Waiting
-from precalc_assets.executions.records import CANCELLED, Follower
+from precalc_assets.executions.request_queue import meet_request, pending_requests, put_request, read_request
+from precalc_assets.executions.stepping import step
 from precalc_assets.outcomes import ShardOutcome
 from precalc_assets.platform_errors import ExecutionError
-from precalc_assets.predictions import manifest_name
+from precalc_assets.predictions.shard_manifest import manifest_name
 
 
 @pytest.fixture
@@ -106,6 +102,35 @@ def test_only_failed_shards_are_retried_with_their_reasons(simulation: Simulatio
     third = _execution(simulation, 3).intent
     assert len(third.reasons["03"]) == 2
     assert "its job ended (failure)" in third.reasons["03"][0]
+
+
+def test_shard_over_the_failure_limit_is_computed_once(simulation: Simulation) -> None:
+    """A model quarantines the same molecules again. Who asks again has them computed again, as on this machine."""
+    simulation.quarantined = {"02": 9}
+    for runs in (1, 2):
+        outcomes = {outcome.shard: outcome for outcome in simulation.follow()}
+        assert [shard for shard in SHARDS if not outcomes[shard].landed] == ["02"]
+        assert "quarantined" in outcomes["02"].failure
+        assert len(simulation.computed["02"]) == len(simulation.fake.runs) == runs
+        assert shards_to_retry(simulation.store, MODEL) == {}
+
+    simulation.quarantined, simulation.fails = {}, {"02": 1}
+    assert all(outcome.landed for outcome in simulation.follow())
+    assert len(simulation.computed["02"]) == 4, "a job that broke is retried, whatever an earlier run has left"
+
+
+def test_execution_of_a_library_with_more_shards_settles(simulation: Simulation) -> None:
+    library = simulation.library
+    shards = {**library.shards, "07": library.shards["00"]}
+    execution = _open(simulation, "07")
+    run_id = simulation.fake.dispatch("main", {"model-id": MODEL, "key": execution.key})
+    execution.run.put(Run(run_id=run_id, url=""))
+    assert execution.take(run_id)
+    simulation.fake.end_run(run_id, "success")
+    put_manifest(simulation.store, library.model_copy(update={"shards": shards}), MODEL, "07")
+    settled = step(simulation.engine(), execution)
+    assert isinstance(settled, Settled)
+    assert settled.failures.keys() == {"07"}
 
 
 def test_shard_that_fails_three_times_names_all_its_reasons(simulation: Simulation) -> None:
@@ -340,7 +365,7 @@ def test_rate_limit_of_one_execution_binds_all(simulation: Simulation) -> None:
     assert step(engine, first) == step(engine, second) == met
     assert simulation.fake.asked == []
     simulation.time += timedelta(seconds=1)
-    assert isinstance(step(engine, second), Underway)
+    assert isinstance(step(engine, second), RunStatus)
 
 
 @pytest.mark.parametrize("stubborn", [False, True])
@@ -461,7 +486,7 @@ def test_requests_are_met_once(simulation: Simulation) -> None:
     obstore.put(store, "requests/by-hand.json", b'{"id": "by-hand", "model": "x y", "requested_at": 0}')
     assert set(pending_requests(store)) == {first.id, second.id, "by-hand"}
     assert read_request(store, second.id) == second
-    with pytest.raises(ExecutionError, match="'x y', which is not a model id"):
+    with pytest.raises(ExecutionError, match=r"is damaged .*not a model id"):
         read_request(store, "by-hand")
     meet_request(store, first.id)
     meet_request(store, first.id)

@@ -1,6 +1,7 @@
 """`precalc github check` finds each thing that can be wrong, says what to do about it, and launches nothing."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,10 +13,11 @@ from fake_github import FORBIDDEN, NOT_FOUND, REPOSITORY, TOKEN, WORKFLOW_FILE, 
 from precalc_assets.executions.github import GitHubBackend, workflow_inputs
 from precalc_assets.executions.github_check import WORKFLOW_INPUTS, check
 from precalc_assets.executions.records import Intent
+from precalc_assets.platform_errors import ExecutionError
 
 
 def test_check_passes_and_launches_nothing(backend: GitHubBackend, fake: FakeGitHub) -> None:
-    assert [found.name for found in check(backend) if found.passed] == [
+    assert [passed.partition(":")[0] for passed in check(backend)] == [
         "repository",
         "ref",
         "workflow",
@@ -60,22 +62,28 @@ def test_each_fault_is_named_with_its_remedy(
 ) -> None:
     if spoil:
         spoil(fake)
-    *_, last = check(open_backend(**settings))
-    assert (last.name, last.passed) == (name, False)
-    assert said in last.description
+    with pytest.raises(ExecutionError, match=f"^{name}: .*{re.escape(said)}"):
+        list(check(open_backend(**settings)))
     assert fake.runs == {}
 
 
 def test_checked_inputs_are_the_inputs_sent() -> None:
     intent = Intent.model_validate(
-        {"key": "k", "model": "m", "library_digest": "d", "shards": ["00"], "sample": 5, "created_at": 0}
+        {
+            "key": "k",
+            "model": "eos9abc",
+            "library_digest": "d",
+            "shards": ["00"],
+            "sample": 5,
+            "created_at": "2026-11-29T12:00:00Z",
+        }
     )
     assert set(workflow_inputs(intent, 50)) == set(WORKFLOW_INPUTS)
 
 
 def test_workflow_of_this_repository_takes_the_inputs(backend: GitHubBackend, fake: FakeGitHub) -> None:
     fake.workflow_file = (Path(__file__).parents[2] / ".github/workflows/predict-parallel.yml").read_text()
-    assert all(found.passed for found in check(backend))
+    assert any(passed.startswith("inputs: ") for passed in check(backend))
 
 
 def test_check_command_prints_one_line_for_the_fault(served: str, fake: FakeGitHub, tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ from fake_github import (
 )
 from simulation import MEANINGS
 
-from precalc_assets.executions import Intent
 from precalc_assets.executions.compute_backend import BackendError, NotNowError, RefusedError, UnansweredError
 from precalc_assets.executions.github import GitHubBackend, open_github
+from precalc_assets.executions.records import Intent
 from precalc_assets.platform_errors import UsageError
 
 INPUTS = {"model-id": "eos9abc", "shards": "00-03", "key": "eos9abc-0001"}
@@ -121,7 +121,9 @@ def test_lists_are_read_to_their_end(backend: GitHubBackend, fake: FakeGitHub) -
     found = backend.look_up(INTENT)
     assert found is not None
     assert found.run_id == first
-    assert {job.name for job in backend.jobs(first)} == {f"Predict {number}" for number in range(256)}
+    status = backend.status(INTENT, first)
+    assert status is not None
+    assert {job.name for job in status.jobs} == {f"Predict {number}" for number in range(256)}
 
 
 def test_runs_are_read_no_further_back_than_needed(backend: GitHubBackend, fake: FakeGitHub) -> None:
@@ -145,7 +147,9 @@ def test_queued_or_skipped_job_has_not_started(
     run_id = fake.dispatch("main", INPUTS)
     job = fake.add_job(run_id, "Predict 00-01")
     job.status, job.conclusion = status, conclusion
-    [found] = backend.jobs(run_id)
+    described = backend.status(INTENT, run_id)
+    assert described is not None
+    [found] = described.jobs
     assert (found.status, found.shards) == (conclusion or status, ("00", "01"))
     assert (found.started_at is not None) == begun
 

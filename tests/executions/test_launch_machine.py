@@ -20,9 +20,11 @@ from hypothesis.stateful import (
 )
 from simulation import MEANINGS, MODEL, SHARDS, CrashError, Simulation
 
-from precalc_assets.executions import follow
 from precalc_assets.executions.compute_backend import RefusedError
+from precalc_assets.executions.following import follow
 from precalc_assets.outcomes import ShardOutcome
+
+pytestmark = pytest.mark.slow
 
 _UNANSWERED = ["502, done", "dropped, done"] * 4
 """The faults that make second runs, as often as all others together."""

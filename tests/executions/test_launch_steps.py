@@ -6,9 +6,10 @@ import pytest
 from fake_github import BAD_GATEWAY, BAD_GATEWAY_DONE, FORBIDDEN, TOO_MANY, FakeRun
 from simulation import MODEL, SHARDS, Simulation
 
-from precalc_assets.executions import Settled, open_execution, step
-from precalc_assets.executions.protocol import GRACE, MOST_DISPATCHES, Underway, Waiting
-from precalc_assets.executions.records import NOBODY
+from precalc_assets.executions.compute_backend import RunStatus
+from precalc_assets.executions.protocol import GRACE, MOST_DISPATCHES, Waiting
+from precalc_assets.executions.records import NOBODY, Settled, open_execution
+from precalc_assets.executions.stepping import step
 
 SLOW = timedelta(hours=1)
 ASKED_UNDERWAY = ["get_run", "list_jobs"]
@@ -25,15 +26,15 @@ class _Launch:
         assert execution is not None
         self.execution = execution
 
-    def step(self, after: float | timedelta = 0) -> Settled | Underway | Waiting:
+    def step(self, after: float | timedelta = 0) -> Settled | RunStatus | Waiting:
         self.simulation.time += after if isinstance(after, timedelta) else timedelta(seconds=after)
         return step(self.simulation.engine(), self.execution)
 
     def run(self, after: float | timedelta = 0) -> int:
         """Take a step after which the run is under way, and return its id."""
         state = self.step(after)
-        assert isinstance(state, Underway)
-        return state.status.run.run_id
+        assert isinstance(state, RunStatus)
+        return state.run.run_id
 
     def not_launched(self, after: float | timedelta = 0) -> str:
         """Take a step that gives up, and return the reason."""

@@ -8,6 +8,8 @@ from simulation import MEANINGS, SHARDS, CrashError, Simulation
 
 from precalc_assets.executions.protocol import GRACE
 
+pytestmark = pytest.mark.slow
+
 FAULTS: dict[str, Fault | None] = {"nothing": None} | {name: fault for name, (fault, _) in MEANINGS.items()}
 LAGS = (0.0, 60.0, 200.0)
 """Seconds until a run is in the lists: at once, within the grace period, and after it."""

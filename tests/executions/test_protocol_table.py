@@ -21,7 +21,6 @@ from precalc_assets.executions.protocol import (
     Post,
     Settle,
     State,
-    Underway,
     Waiting,
     next_action,
 )
@@ -115,7 +114,7 @@ TABLE: dict[str, tuple[State, Action]] = {
         State(INTENT, claim=claim(8), run=RUN, look=look(RUN, "success")),
         CheckRun(8),
     ),
-    "run at work: under way": (State(INTENT, run=RUN, look=look(RUN)), Underway(look(RUN).status, ())),
+    "run at work: under way": (State(INTENT, run=RUN, look=look(RUN)), look(RUN).status),
     "run ended without a claim: closed": (
         State(INTENT, run=RUN, look=look(RUN, "failure")),
         Close("its run ended before it began to compute"),

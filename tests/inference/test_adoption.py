@@ -6,10 +6,11 @@ import obstore
 import pytest
 
 from precalc_assets.cards.publishing import make_card
-from precalc_assets.inference import adoption, run_canary
+from precalc_assets.inference import adoption
 from precalc_assets.inference.adoption import same_major
-from precalc_assets.library import read_manifest
-from precalc_assets.predictions import find_manifest
+from precalc_assets.inference.canary import run_canary
+from precalc_assets.library.library_manifest import read_manifest
+from precalc_assets.predictions.shard_manifest import find_manifest
 from precalc_assets.settings import Settings
 from precalc_assets.sharding import shard_keys
 
@@ -36,8 +37,7 @@ def values(world) -> dict[str, bytes]:
     """Return the unpacked parts of all manifests, by the digest of their molecules."""
     parts = [part for manifest in manifests(world) for part in manifest.parts]
     return {
-        part.name.rpartition("-")[2]: gzip.decompress(bytes(obstore.get(world.store, part.name).bytes()))
-        for part in parts
+        part.name.split("-")[4]: gzip.decompress(bytes(obstore.get(world.store, part.name).bytes())) for part in parts
     }
 
 

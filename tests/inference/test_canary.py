@@ -9,16 +9,18 @@ import pytest
 
 from precalc.progress import OnProgress, ignore_progress
 from precalc_assets.columns import Column
-from precalc_assets.inference import CANARY_CHECKS, BatchError, CanaryReport, find_report, run_canary
-from precalc_assets.inference.canary import examine
+from precalc_assets.emptied_cells import EmptiedColumn
+from precalc_assets.inference.canary import Canary, run_canary
+from precalc_assets.inference.model_backend import BatchError
 from precalc_assets.inference.run_estimate import Call, estimate_run, measure_speed
-from precalc_assets.library import read_manifest, read_sample
-from precalc_assets.models import find_model
+from precalc_assets.library.library_manifest import read_manifest, read_sample
+from precalc_assets.models.folder import find_model
 from precalc_assets.platform_errors import ColumnsError, ModelError
-from precalc_assets.predictions import open_predictions
+from precalc_assets.predictions.canary_report import CANARY_CHECKS, CanaryReport, find_report
+from precalc_assets.predictions.parquet import copy_predictions, open_parquet
 from precalc_assets.settings import Settings
 from precalc_assets.sharding import shard_keys
-from precalc_assets.tables.prices import DOLLARS_PER_WRITE_UNIT
+from precalc_assets.tables.store import DOLLARS_PER_WRITE_UNIT
 
 MODEL = "eos9abc"
 SIZE = 20
@@ -49,7 +51,8 @@ def column(report: CanaryReport, name: str):
 
 
 def sample(world) -> pl.DataFrame:
-    with open_predictions(world.store, f"samples/model={MODEL}.parquet") as (parquet, _):
+    name = f"samples/model={MODEL}.parquet"
+    with copy_predictions(world.store, name) as copy, open_parquet(copy.path, name) as (parquet, _):
         return pl.DataFrame(pl.from_arrow(parquet.read()))
 
 
@@ -185,9 +188,11 @@ def test_text_in_a_number_column_fails_the_schema(world):
 
     report = run(world)
 
-    assert "schema" in [check.name for check in report.broken]
-    for words in ("score is 'high', not a finite number", first_molecules(world)[0], "run_columns.csv"):
-        assert words in said(report, "schema")
+    assert [check.name for check in report.broken] == ["schema"]
+    assert said(report, "schema").startswith(
+        f"no cell of score is of its column's type: score is 'high' ({first_molecules(world)[0]})"
+    )
+    assert report.emptied[0].cells == SIZE
 
 
 def test_undeclared_columns_fail_the_schema_with_their_name(world):
@@ -198,18 +203,30 @@ def test_undeclared_columns_fail_the_schema_with_their_name(world):
     assert find_report(world.store, MODEL) == report
 
 
-def test_few_cells_of_the_wrong_type_are_only_quarantined(world):
+@pytest.mark.parametrize("cell", ["inf", "-1e400", "high"])
+def test_some_cells_of_another_type_are_a_warning(world, cell):
     world.build_library()
     odd = first_molecules(world)[3]
-    world.write_model(columns=TWO, answer=f"return 'inf,1' if smiles == {odd!r} else '1.5,1'")
+    world.write_model(columns=TWO, answer=f"return '{cell},1' if smiles == {odd!r} else '1.5,1'")
 
     report = run(world)
 
-    assert report.broken == ()
-    assert report.quarantined == 1
-    assert report.reasons == ((odd, "score is 'inf', not a finite number"),)
-    assert "1 of 20 molecules" in said(report, "schema")
+    assert (report.broken, report.quarantined) == ((), 0)
+    assert report.emptied == (EmptiedColumn(column="score", cells=1, example=cell, smiles=odd),)
+    assert [check.name for check in report.checks if not check.passed] == ["cells"]
+    assert f"1 in score, such as {cell!r} of {odd}" in said(report, "cells")
     assert sample(world)["score"].null_count() == 1
+    assert sample(world)["atoms"].null_count() == 0
+
+
+def test_the_canary_requires_values_as_a_run_does(world):
+    world.build_library()
+    odd = first_molecules(world)[3]
+    world.write_model(columns=TWO, answer=f"return 'inf,1' if smiles == {odd!r} else '1.5,1'")
+    report = run(world, required_values=0.6)
+    why = "1 of 2 columns have a value, and 2 must have one (PRECALC_REQUIRED_VALUES): "
+    assert report.reasons == ((odd, f"{why}score is 'inf', not a finite number"),)
+    assert report.emptied == ()
 
 
 def test_a_malformed_record_is_reported_with_its_molecule(world):
@@ -347,7 +364,8 @@ def run_with(world, backend, **options) -> CanaryReport:
     folder = find_model(MODEL, [world.models_dir])
     library = world.build_library()
     started = time.perf_counter()
-    return examine(world.store, library, folder, backend, SIZE, settings=Settings(), started=started, **options)
+    molecules = pl.DataFrame(pl.from_arrow(read_sample(world.store, library, SIZE)))
+    return Canary(world.store, library, folder, backend, Settings(), molecules, **options).examine(started)
 
 
 def test_start_time_is_measured_apart_and_the_longest_is_kept(world):
@@ -454,7 +472,7 @@ def test_the_estimate_counts_the_calls_of_bisection(world):
 def test_a_sample_with_too_many_failures_fails_a_check(world):
     world.build_library()
     bad = first_molecules(world)
-    answer = f"if smiles in {bad[:3]!r}: return 'x,1'\nif smiles == {bad[4]!r}: return ','\nreturn '1.5,1'"
+    answer = f"if smiles in {bad[:3]!r}: return 'x,'\nif smiles == {bad[4]!r}: return ','\nreturn '1.5,1'"
     world.write_model(columns=TWO, answer=answer)
 
     report = run(world)
@@ -485,7 +503,7 @@ def test_failed_calls_count_in_speed_and_estimate(world):
         ("score,atoms\n1.0,2\n,3\n", False, "1 of 2 columns are different: score"),
         ("score,atoms\n1.0,2\n", False, "run_output.csv has 1 rows for 2 molecules in run_input.csv"),
         ("score,rings\n1.0,2\n1.5,3\n", False, "run_output.csv lacks the column 'atoms' of run_columns.csv"),
-        ("score,atoms\n1.0,2\nhigh,3\n", False, "run_output.csv: score is 'high', not a finite number"),
+        ("score,atoms\n1.0,2\nhigh,3\n", False, "1 of 2 columns are different: score"),
         ("", False, "run_output.csv cannot be read: it is empty"),
         (None, True, "the model has no example: model/framework/examples/run_output.csv is missing"),
     ],

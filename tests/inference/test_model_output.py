@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from precalc_assets.columns import Column, public_name
-from precalc_assets.inference import BatchError
+from precalc_assets.inference.model_backend import BatchError
 from precalc_assets.inference.output import read_output
 from precalc_assets.platform_errors import ColumnsError
-from precalc_assets.predictions import format_record, read_records
+from precalc_assets.predictions.cells import format_record, read_records
 
 SMILES = ("C", "CC", "CCC")
 
@@ -121,15 +121,14 @@ def test_a_misshapen_row_is_a_failure_of_its_molecule(tmp_path: Path, header: st
     text = "\n".join([header, row.format("C"), bad.format("CC"), row.format("CCC")])
     records = read(tmp_path, text, ["a", "b"])
     assert (records[0], records[2]) == (b"1,2", b"1,2")
-    typed, problems = read_records(records, columns("a", "b"))
-    assert typed.rows() == [("1", "2"), (None, None), ("1", "2")]
-    assert problems == {1: f"the model printed a row with {word} cells than columns"}
+    parsed = read_records(records, columns("a", "b"))
+    assert parsed.typed.rows() == [("1", "2"), (None, None), ("1", "2")]
+    assert parsed.misshapen == {1: f"the model printed a row with {word} cells than columns"}
 
 
 def test_an_unclosed_quote_is_a_failure(tmp_path: Path) -> None:
     records = read(tmp_path, 'a,b\n1,2\n3,4\n5,"6\n', ["a", "b"])
-    _, problems = read_records(records, columns("a", "b"))
-    assert problems == {2: "the model printed an unclosed quote"}
+    assert read_records(records, columns("a", "b")).misshapen == {2: "the model printed an unclosed quote"}
 
 
 def test_an_empty_line_of_a_single_column_is_a_row(tmp_path: Path) -> None:

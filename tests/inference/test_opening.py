@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from precalc_assets.inference import ErsiliaBackend, FrameworkBackend, find_known, list_known, open_backend, open_model
 from precalc_assets.inference.ersilia import ersilia_backend as ersilia
+from precalc_assets.inference.ersilia.ersilia_backend import ErsiliaBackend
+from precalc_assets.inference.framework_backend import FrameworkBackend
+from precalc_assets.inference.opening import find_known, list_known, open_backend, open_model
 from precalc_assets.platform_errors import ModelError, UsageError
 from precalc_assets.settings import Settings
 

@@ -18,12 +18,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from precalc.smiles_workers import inchikey
-from precalc_assets.inference import FrameworkBackend, predict_shards
-from precalc_assets.inference.part_names import PartName
-from precalc_assets.library import LibraryManifest, build_library, read_manifest, read_shard
+from precalc.molecules.smiles_workers import inchikey
+from precalc_assets.inference.framework_backend import FrameworkBackend
+from precalc_assets.inference.predict import predict_shards
+from precalc_assets.inference.stored_parts import PartName
+from precalc_assets.library.build import build_library
+from precalc_assets.library.library_manifest import LibraryManifest, read_manifest, read_shard
 from precalc_assets.outcomes import ShardOutcome
-from precalc_assets.predictions import RawManifest, read_text_csv, require_manifest
+from precalc_assets.predictions.cells import read_text_csv
+from precalc_assets.predictions.shard_manifest import RawManifest, require_manifest
+from precalc_assets.settings import Settings
 from precalc_assets.sharding import shard_index, shard_keys, shard_of
 
 MODEL = "eos9abc"
@@ -77,7 +81,7 @@ def test_each_shard_lands_with_parts_manifest_and_quarantine(world) -> None:
         assert outcome.digest == manifest.digest
         assert (outcome.facts["rows"], outcome.facts["parts"]) == (rows, len(manifest.parts))
         assert outcome.facts["bytes"] == sum(world.path(part.name).stat().st_size for part in manifest.parts)
-        assert world.path(f"quarantine/model={MODEL}/shard={shard}.csv").read_text() == "input,reason\n"
+        assert world.path(f"quarantine/model={MODEL}/shard={shard}.csv").read_text() == "inchikey,input,reason\n"
         given = molecules(world, shard)
         text = raw_text(world, shard)
         assert text["key"].to_list() == given["inchikey"]
@@ -93,7 +97,7 @@ def test_small_shards_share_calls_and_each_keeps_its_own_files(predicted) -> Non
     n_parts = sum(len(require_manifest(predicted.store, MODEL, shard).parts) for shard in SHARDS)
     assert len(predicted.calls()) < n_parts / 2
     for shard in SHARDS:
-        names = [name for name in predicted.objects() if f"/shard={shard}/" in name]
+        names = list(predicted.objects(f"raw/model={MODEL}/shard={shard}"))
         manifest = require_manifest(predicted.store, MODEL, shard)
         assert sorted(names) == sorted(
             [f"raw/model={MODEL}/shard={shard}/manifest.json", *(part.name for part in manifest.parts)]
@@ -110,7 +114,12 @@ def test_a_second_call_writes_nothing_and_never_starts_the_model(predicted) -> N
     backend.__class__ = Untouchable
     again = list(
         predict_shards(
-            predicted.store, read_manifest(predicted.store), MODEL, backend, SHARDS, batch_size=5, max_failure_rate=0.1
+            predicted.store,
+            read_manifest(predicted.store),
+            MODEL,
+            backend,
+            SHARDS,
+            settings=Settings(batch_size=5, max_failure_rate=0.1),
         )
     )
     assert [outcome.failure for outcome in again] == [""] * len(SHARDS)
@@ -177,7 +186,7 @@ def test_parts_of_an_older_library_are_deleted(predicted) -> None:
 def test_a_run_out_of_time_stops_and_the_next_run_resumes(world) -> None:
     world.write_model(script="time.sleep(0.5)\n" + WRITE)
     world.build_library()
-    arguments = {"batch_size": BATCH_SIZE, "max_failure_rate": 0.1}
+    arguments = {"settings": Settings(batch_size=BATCH_SIZE, max_failure_rate=0.1)}
     library = read_manifest(world.store)
     deadline = time.monotonic() + 1.6
     first = list(predict_shards(world.store, library, MODEL, world.backend(), SHARDS, deadline=deadline, **arguments))
@@ -204,8 +213,7 @@ def test_a_run_without_time_only_reuses_stored_parts(predicted) -> None:
             predicted.backend(),
             SHARDS,
             deadline=0.0,
-            batch_size=5,
-            max_failure_rate=0.1,
+            settings=Settings(batch_size=5, max_failure_rate=0.1),
         )
     )
     assert len(predicted.calls()) == calls
@@ -215,7 +223,7 @@ def test_a_run_without_time_only_reuses_stored_parts(predicted) -> None:
 def test_a_hanging_call_ends_at_the_deadline_without_failures(world) -> None:
     world.write_model(script="time.sleep(30)\n" + WRITE)
     world.build_library()
-    arguments = {"batch_size": BATCH_SIZE, "max_failure_rate": 0.1}
+    arguments = {"settings": Settings(batch_size=BATCH_SIZE, max_failure_rate=0.1)}
     library = read_manifest(world.store)
     started = time.monotonic()
     backend = world.backend(batch_timeout=60.0)
@@ -250,7 +258,7 @@ def test_a_call_timeout_still_blames_the_hanging_molecule(world) -> None:
     world.build_library()
     hanging = molecules(world, "00")["smiles"][0]
     world.write_model(answer=f"if smiles == {hanging!r}: time.sleep(30)\n{ANSWERED}")
-    arguments = {"batch_size": BATCH_SIZE, "max_failure_rate": 0.5, "deadline": time.monotonic() + 60}
+    arguments = {"settings": Settings(batch_size=BATCH_SIZE, max_failure_rate=0.5), "deadline": time.monotonic() + 60}
     backend = world.backend(batch_timeout=1.0)
     library = read_manifest(world.store)
     (landed,) = predict_shards(world.store, library, MODEL, backend, ["00"], **arguments)
@@ -265,7 +273,7 @@ def reshard(world, n_shards: int) -> LibraryManifest:
 
 
 def predict_resharded(world, shards: Sequence[str], max_failure_rate: float = 0.5) -> list[ShardOutcome]:
-    arguments = {"batch_size": BATCH_SIZE, "max_failure_rate": max_failure_rate}
+    arguments = {"settings": Settings(batch_size=BATCH_SIZE, max_failure_rate=max_failure_rate)}
     library = read_manifest(world.store)
     return list(predict_shards(world.store, library, MODEL, world.backend(), shards, **arguments))
 
@@ -334,8 +342,9 @@ def test_a_molecule_s_old_part_may_concern_its_new_shard(h: int, before: int, af
 
 @given(st.integers(0, 20_000), st.integers(0, 10_000), st.integers(1, 10_000))
 def test_a_part_s_name_is_parsed_to_its_fields(index: int, shard: int, n_shards: int) -> None:
-    part = PartName(f"raw/model=eos9abc/shard={shard:02d}", index, shard, n_shards, "0a" * 4, "b1" * 6)
-    assert PartName.parse(str(part)) == part
+    for environment in ("", "framework-0123456789ab", "ersilia-0.1.63"):
+        part = PartName(f"raw/model=eos9abc/shard={shard:02d}", index, shard, n_shards, "0a" * 4, "b1" * 6, environment)
+        assert PartName.parse(str(part)) == part
 
 
 BROMIDES = ["C" * n + "Br" for n in range(1, 16)]
@@ -377,7 +386,7 @@ def test_finished_shards_stay_landed_if_the_model_or_time_fails(predicted) -> No
     changed = [shard for shard in SHARDS if library.shards[shard].digest != before.shards[shard].digest]
     predicted.write_model(run="exit 9\n")
     for deadline in (math.inf, 0.0):
-        arguments = {"batch_size": 1, "max_failure_rate": 0.1, "deadline": deadline}
+        arguments = {"settings": Settings(batch_size=1, max_failure_rate=0.1), "deadline": deadline}
         order = [*changed, *(shard for shard in SHARDS if shard not in changed)]
         outcomes = predict_shards(predicted.store, library, MODEL, predicted.backend(), order, **arguments)
         assert [outcome.shard for outcome in outcomes if not outcome.landed] == changed
@@ -388,7 +397,7 @@ def test_two_runs_of_the_same_shards_leave_whole_data(predicted, sizes: tuple[in
     library = predicted.build_library([*MOLECULES[3:], "CBr", "CCBr", "CCCBr", "CCCCBr"])
 
     def run(size: int) -> list[ShardOutcome]:
-        arguments = {"batch_size": size, "max_failure_rate": 0.1}
+        arguments = {"settings": Settings(batch_size=size, max_failure_rate=0.1)}
         return list(predict_shards(predicted.store, library, MODEL, predicted.backend(), SHARDS, **arguments))
 
     with ThreadPoolExecutor() as pool:
@@ -468,9 +477,9 @@ def test_the_remedy_for_a_lost_or_damaged_part_works(predicted, damage: str) -> 
 def test_a_damaged_library_shard_fails_alone(world) -> None:
     world.write_model()
     world.build_library()
-    world.path("library/shard=01.parquet").write_bytes(b"PAR1 not quite PAR1")
+    world.library_shard("01").write_bytes(b"PAR1 not quite PAR1")
     outcomes = {outcome.shard: outcome.failure for outcome in world.predict()}
-    assert "library/shard=01.parquet" in outcomes.pop("01")
+    assert "library/shard=01/" in outcomes.pop("01")
     assert outcomes == {"00": "", "02": "", "03": ""}
 
 
@@ -501,7 +510,7 @@ def test_bad_molecules_have_a_reason_and_a_row_of_nulls(world) -> None:
     refused, misprinted = molecules(world, "00")["smiles"][3], molecules(world, "02")["smiles"][0]
     world.write_model(
         answer=f"if smiles == {refused!r}:\n    sys.exit('bad valence')\n"
-        f"if smiles == {misprinted!r}:\n    return 'unknown,1,x'\n{ANSWERED}"
+        f"if smiles == {misprinted!r}:\n    return 'unknown,,'\n{ANSWERED}"
     )
     outcomes = {outcome.shard: outcome for outcome in world.predict()}
     assert {shard: outcome.facts["quarantined"] for shard, outcome in outcomes.items()} == dict(
@@ -512,7 +521,8 @@ def test_bad_molecules_have_a_reason_and_a_row_of_nulls(world) -> None:
         ("02", misprinted, "score is 'unknown', not a finite number"),
     ):
         listed = world.path(f"quarantine/model={MODEL}/shard={shard}.csv").read_text()
-        assert list(csv.reader(io.StringIO(listed))) == [["input", "reason"], [smiles, reason]]
+        expected = [["inchikey", "input", "reason"], [inchikey(smiles), smiles, reason]]
+        assert list(csv.reader(io.StringIO(listed))) == expected
         text = raw_text(world, shard)
         bad = text.filter(pl.col("input") == smiles)
         assert bad.select("quarantine", "score", "atoms", "label").rows() == [(reason, None, None, None)]
@@ -524,7 +534,7 @@ def test_bad_molecules_have_a_reason_and_a_row_of_nulls(world) -> None:
 def test_too_many_failures_fail_the_shard_but_keep_its_rows(world) -> None:
     world.build_library()
     given = molecules(world, "00")["smiles"]
-    world.write_model(answer=f"if smiles in {given[::3]!r}:\n    return 'x,1,x'\n{ANSWERED}")
+    world.write_model(answer=f"if smiles in {given[::3]!r}:\n    return 'x,,'\n{ANSWERED}")
     outcomes = {outcome.shard: outcome for outcome in world.predict(max_failure_rate=0.1)}
     assert f"{len(given[::3])} of {len(given)} molecules quarantined" in outcomes["00"].failure
     assert "PRECALC_MAX_FAILURE_RATE" in outcomes["00"].failure
@@ -606,7 +616,7 @@ def test_an_empty_shard_lands_with_no_rows(world) -> None:
 def test_progress_counts_each_molecule_once_on_any_run(world) -> None:
     world.build_library()
     bad = molecules(world, "00")["smiles"][0]
-    world.write_model(answer=f"if smiles == {bad!r}:\n    return 'x,1,x'\n{ANSWERED}")
+    world.write_model(answer=f"if smiles == {bad!r}:\n    return 'x,,'\n{ANSWERED}")
     for _ in range(2):
         told: list[tuple[int, int]] = []
         list(
@@ -616,8 +626,7 @@ def test_progress_counts_each_molecule_once_on_any_run(world) -> None:
                 MODEL,
                 world.backend(),
                 SHARDS,
-                batch_size=BATCH_SIZE,
-                max_failure_rate=0.5,
+                settings=Settings(batch_size=BATCH_SIZE, max_failure_rate=0.5),
                 on_progress=lambda molecules, quarantined, told=told: told.append((molecules, quarantined)),
             )
         )
@@ -626,7 +635,7 @@ def test_progress_counts_each_molecule_once_on_any_run(world) -> None:
 
 def test_the_model_sees_no_secret_and_no_precalc_variable(world, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "PRECALC_STORE_URL", "DAGSTER_HOME", "PYTHONPATH"):
-        monkeypatch.setenv(name, "secret")
+        monkeypatch.setenv(name, "s3://secret")
     world.write_model(
         columns=[("variables", "string")],
         answer="""return '"' + json.dumps(sorted(os.environ)).replace('"', '""') + '"'""",
@@ -670,4 +679,5 @@ def test_a_molecule_without_a_printed_value_is_quarantined(world):
 
     assert sum(outcome.facts["quarantined"] for outcome in outcomes) == 1
     lists = [world.path(name).read_text() for name in world.objects("quarantine")]
-    assert [line for text in lists for line in text.splitlines()[1:]] == ["CCN,the model printed no value"]
+    listed = [line for text in lists for line in text.splitlines()[1:]]
+    assert listed == [f"{inchikey('CCN')},CCN,the model printed no value"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from precalc_assets.inference import BatchError
+from precalc_assets.inference.model_backend import BatchError
 
 HUB_RUN = "python $1/code/main.py $2 $3\n"
 """Like the hub's template, without quotes and without `set -e`."""
@@ -147,10 +147,11 @@ def test_a_folder_that_cannot_be_copied_is_an_error(world, monkeypatch: pytest.M
 KILLED = """
 import sys, time
 from pathlib import Path
-from precalc_assets.inference import FrameworkBackend
-from precalc_assets.models import find_model
+from precalc_assets.inference.framework_backend import FrameworkBackend
+from precalc_assets.models.folder import find_model
+from precalc_assets.settings import Settings
 folder = find_model("eos9abc", [Path(sys.argv[1])])
-with FrameworkBackend(folder, cache_dir=Path(sys.argv[2]), batch_size=5, batch_timeout=60.0) as backend:
+with FrameworkBackend(folder, Settings(cache_dir=Path(sys.argv[2]))) as backend:
     backend.predict(["C"])
     print("answered", flush=True)
     time.sleep(60)

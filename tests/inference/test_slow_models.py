@@ -13,17 +13,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from precalc_assets.columns import Column
-from precalc_assets.inference import BatchError, predict_shards, reusable_rows
-from precalc_assets.inference.canary_report import CanaryReport, Speed, put_report
-from precalc_assets.inference.model_backend import CallTimeoutError, TimeIsUpError
-from precalc_assets.library import read_manifest, read_shard
-from precalc_assets.models import find_model
+from precalc_assets.inference import stored_parts
+from precalc_assets.inference.batching import told_while_waiting
+from precalc_assets.inference.model_backend import BatchError, CallTimeoutError, TimeIsUpError
+from precalc_assets.inference.predict import predict_shards
+from precalc_assets.library.library_manifest import read_manifest, read_shard
+from precalc_assets.models.folder import find_model
 from precalc_assets.outcomes import ShardOutcome
-from precalc_assets.predictions import require_manifest
-from precalc_assets.predictions.shard_manifest import read_part
+from precalc_assets.predictions.canary_report import CanaryReport, Speed, put_report
+from precalc_assets.predictions.shard_manifest import read_part, require_manifest
+from precalc_assets.settings import Settings
 from precalc_assets.sharding import shard_keys
 from precalc_assets.storage import list_sizes
-from precalc_assets.waiting import told_while_waiting
 
 MODEL = "eos9abc"
 SHARDS = shard_keys(4)
@@ -74,7 +75,7 @@ class Model:
 
 
 def predict(world, model: Model, batch_size: int = 7, **options) -> list[ShardOutcome]:
-    arguments = {"batch_size": batch_size, "max_failure_rate": 1.0, **options}
+    arguments = {"settings": Settings(batch_size=batch_size, max_failure_rate=1.0), **options}
     return list(predict_shards(world.store, read_manifest(world.store), MODEL, model, SHARDS, **arguments))
 
 
@@ -83,7 +84,7 @@ def landed(world) -> dict[str, dict[str, tuple[str, int | None]]]:
     found = {}
     for shard in SHARDS:
         manifest = require_manifest(world.store, MODEL, shard)
-        frames = [read_part(world.store, part, manifest.columns)[0] for part in manifest.parts]
+        frames = [frame for part in manifest.parts for frame, _ in read_part(world.store, part, manifest.columns)]
         rows = pl.concat(frames).rows() if frames else []
         assert len(dict(rows)) == len(rows)
         found[shard] = dict(rows)
@@ -160,7 +161,7 @@ def contents(world) -> dict[str, bytes]:
 def test_answers_are_stored_within_the_save_interval(world) -> None:
     class Watched(Model):
         def predict(self, smiles, deadline=math.inf):
-            parts = [reusable_rows.parse_part(content) for content in contents(world).values()]
+            parts = [stored_parts.parse_part(content) for content in contents(world).values()]
             assert self.answered <= {row.smiles for rows in parts for row in rows}
             return super().predict(smiles, deadline)
 

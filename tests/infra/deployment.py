@@ -81,15 +81,14 @@ class Deployment:
         self.emulator.client("iam").attach_user_policy(UserName=user, PolicyArn=self.outputs["PipelinePolicy"])
         return self._caller(user)
 
-    @cached_property
-    def reader(self) -> Caller:
-        """A user with the policies of the Lambda's role, which only Lambda can assume."""
+    def in_role(self, name: str) -> Caller:
+        """Return a user with the policies of a Lambda's role, `Reader`, which only Lambda can assume."""
         iam = self.emulator.client("iam")
         resources = self.emulator.client("cloudformation").describe_stack_resources(StackName=f"{self.tables}-api")
         (role,) = (
             resource["PhysicalResourceId"]
             for resource in resources["StackResources"]
-            if resource["ResourceType"] == "AWS::IAM::Role" and resource["LogicalResourceId"].startswith("Reader")
+            if resource["ResourceType"] == "AWS::IAM::Role" and resource["LogicalResourceId"].startswith(name)
         )
         user = self._new_user()
         for name in iam.list_role_policies(RoleName=role)["PolicyNames"]:
@@ -137,6 +136,7 @@ class Deployment:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
         settings = {
             "DAGSTER_HOME": str(self.home),
+            "PRECALC_API_KEY": self.key,
             "PRECALC_CACHE_DIR": str(self.models_cache),
             "PRECALC_STORE_URL": self.outputs["StoreUrl"],
             "PRECALC_TABLES_URL": self.outputs["TablesUrl"],

@@ -35,7 +35,7 @@ def require_tools() -> None:
 def run_app(folder: Path, *arguments: str, **context: str) -> subprocess.CompletedProcess[str]:
     """Synthesise the stacks into a folder without the CDK's command; `arguments` are Python's (default: the app)."""
     lambda_folder = folder.parent / "lambda"
-    for name in ("reader", "inchikeys"):
+    for name in ("reader", "inchikeys", "screens"):
         (lambda_folder / name).mkdir(parents=True, exist_ok=True)
     given = {"lambda_folder": str(lambda_folder), **context}
     return subprocess.run(
@@ -103,7 +103,7 @@ class Template:
                 if "PolicyDocument" in properties:
                     documents.append(properties["PolicyDocument"])
                 for statement in (s for document in documents for s in document["Statement"]):
-                    yield statement | {key: _listed(statement[key]) for key in ("Action", "Resource")}
+                    yield statement | {key: listed(statement[key]) for key in ("Action", "Resource")}
 
 
 def load_templates(folder: Path) -> dict[str, Template]:
@@ -112,7 +112,8 @@ def load_templates(folder: Path) -> dict[str, Template]:
     return {re.sub(r".*-|\.template\.json$", "", path.name): Template(path) for path in paths}
 
 
-def _listed(value: str | list[str]) -> list[str]:
+def listed(value: str | list[str]) -> list[str]:
+    """Return a list, of which CloudFormation writes one entry as a text."""
     return [value] if isinstance(value, str) else value
 
 

@@ -21,8 +21,9 @@ from deployment import Deployment
 from stacks import DEPLOY_SUBJECT, REPOSITORY, SUBJECT, build_lambda, require_tools, run_cdk
 
 from precalc import Client
+from precalc.formats import LEADING
 from precalc_assets.sharding import shard_keys
-from precalc_assets.storage import predictions
+from precalc_assets.storage import predictions, quarantine
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -118,7 +119,7 @@ def test_readers_get_csv_on_request_and_reasons_for_nothing(materialised):
     single = materialised.ask(f"/models/{MODEL}/predictions/{keys[0]}")
     assert single.json["inchikey"] == keys[0]
     unknown = "AAAAAAAAAAAAAA-AAAAAAAAAA-N"
-    assert materialised.ask(f"/models/{MODEL}/predictions/{unknown}").error == (404, "unknown_molecule")
+    assert materialised.ask(f"/models/{MODEL}/predictions/{unknown}").error == (404, "not_in_library")
     assert materialised.ask(f"/models/eos9zzz/predictions/{keys[0]}").error == (404, "unknown_model")
     assert materialised.ask("/nothing").error == (404, "unknown_route")
 
@@ -127,6 +128,7 @@ def test_pages_need_no_key_and_all_else_does(materialised):
     pages = {
         "/": "text/html",
         f"/browse/{MODEL}": "text/html",
+        "/screen": "text/html",
         "/docs": "text/html",
         "/openapi.json": "application/json",
         "/health": "application/json",
@@ -142,10 +144,12 @@ def test_pages_need_no_key_and_all_else_does(materialised):
         "/models": None,
         f"/models/{MODEL}": None,
         f"/models/{MODEL}/files": None,
+        f"/models/{MODEL}/quarantine": None,
         f"/models/{MODEL}/predictions/{molecule}": None,
         f"/models/{MODEL}/predictions": {"inchikeys": [molecule]},
         f"/molecules/{molecule}": None,
         "/inchikeys": {"smiles": ["CCO"]},
+        f"/screens?select={MODEL}.logp": None,
         "/predictions": {"modelId": MODEL, "inputKeyArray": [molecule]},
         "/nothing": None,
     }
@@ -178,11 +182,14 @@ def test_a_link_opens_nothing_else_and_not_for_longer(materialised):
         assert other != link
         assert materialised.fetch(other).status == 403
     # Links that the Lambda's role signs for other folders do not work.
-    s3 = materialised.reader.client("s3")
-    for name, seconds, status in ((predictions(MODEL, "00"), 60, 200), ("library/manifest.json", 60, 403)):
-        signed = s3.generate_presigned_url(
-            "get_object", {"Bucket": materialised.bucket, "Key": name}, ExpiresIn=seconds
-        )
+    s3 = materialised.in_role("Reader").client("s3")
+    for name, status in (
+        (predictions(MODEL, "00"), 200),
+        (quarantine(MODEL, "00"), 200),
+        ("library/manifest.json", 403),
+        (f"raw/model={MODEL}/shard=00/manifest.json", 403),
+    ):
+        signed = s3.generate_presigned_url("get_object", {"Bucket": materialised.bucket, "Key": name}, ExpiresIn=60)
         assert materialised.fetch(signed).status == status
     ends = s3.generate_presigned_url(
         "get_object", {"Bucket": materialised.bucket, "Key": predictions(MODEL, "00")}, ExpiresIn=1
@@ -212,6 +219,22 @@ def test_the_old_contract_is_kept(materialised):
     assert materialised.ask("/predictions").status == 204
 
 
+def test_screens_have_the_answer_of_the_files(materialised):
+    question = ("--where", f"{MODEL}.logp between 2 and 3", "--order", f"{MODEL}.logp desc", "--limit", "10000")
+    local = materialised.precalc(materialised.pipeline, "screen", *question)
+    there = materialised.precalc(materialised.pipeline, "screen", *question, "--api", materialised.url)
+    for done in (local, there):
+        assert done.returncode == 0, done.stderr
+    assert there.stdout == local.stdout
+    expected = read_parquet(materialised, MODEL, shard_keys(N_SHARDS)).filter(pl.col("logp").is_between(2, 3))
+    found = list(csv.DictReader(io.StringIO(there.stdout)))
+    expected = expected.sort("logp", "inchikey", descending=[True, False])
+    assert [row["inchikey"] for row in found] == expected["inchikey"].to_list()
+    asked = {"where": [{"column": f"{MODEL}.logp", "op": "between", "value": [2, 3]}], "limit": 0}
+    assert materialised.send("/screens", asked).json["matched"] == len(found) > 100
+    assert materialised.ask(f"/screens?where={MODEL}.mass>1").error == (400, "bad_screen")
+
+
 @pytest.mark.parametrize("through", ["lambda", "precalc api"])
 def test_the_client_reads_what_is_in_the_parquet(materialised, through, tmp_path, monkeypatch):
     for name, value in materialised.emulator.environment.items():
@@ -225,9 +248,9 @@ def test_the_client_reads_what_is_in_the_parquet(materialised, through, tmp_path
         client = stack.enter_context(Client(url, key))
         assert list(client.models().index) == [MODEL]
         found = client.get(MODEL, expected["inchikey"].to_list(), smiles=True)
-        assert set(found["source"]) == {"precalculated"}
-        assert pl.from_pandas(found.drop(columns=["key", "smiles", "source"])).rows() == expected.drop("smiles").rows()
-        assert found["smiles"].to_list() == expected["smiles"].to_list()
+        assert (set(found["status"]), set(found["match"])) == ({"found"}, {"key"})
+        assert pl.from_pandas(found.drop(columns=list(LEADING[1:]))).rows() == expected.drop("smiles").rows()
+        assert found["library_smiles"].to_list() == expected["smiles"].to_list()
         downloaded = client.download(MODEL, tmp_path)
     assert pl.concat(map(pl.read_parquet, downloaded)).equals(expected)
 
@@ -238,7 +261,7 @@ def test_api_returns_what_a_runner_computed_and_loaded(computed_on_github):
     )
     other = read_parquet(computed_on_github, MODEL, ["10"])["inchikey"][0]
     answer = computed_on_github.ask(f"/models/{RUNNER_MODEL}/predictions/{other}")
-    assert answer.error == (404, "not_precalculated_yet")
+    assert answer.error == (404, "not_predicted_yet")
 
 
 @pytest.mark.parametrize(
@@ -273,9 +296,9 @@ def test_a_runner_is_refused_what_is_not_its_work(computed_on_github):
         put = {"PutRequest": {"Item": {"key": {"S": "runner"}}}}
         return lambda: dynamodb.batch_write_item(RequestItems={table: [put]})
 
-    assert_refused(*map(put, ("library/manifest.json", "reference_library.csv", "requests/1.json", "dagster/log")))
+    assert_refused(*map(put, ("library/manifest.json", "library_source/0.csv", "requests/1.json", "dagster/log")))
     assert_refused(put("raw/part", foreign), lambda: s3.list_objects_v2(Bucket=foreign))
-    assert_refused(lambda: s3.get_object(Bucket=deployment.bucket, Key="reference_library.smi"))
+    assert_refused(lambda: s3.get_object(Bucket=deployment.bucket, Key="library_source/0.smi"))
     assert_refused(lambda: s3.delete_object(Bucket=deployment.bucket, Key="library/manifest.json"))
     assert_refused(*map(write, (f"{PREFIX}-library", "other-eos0aaa")))
     assert_refused(lambda: dynamodb.delete_table(TableName=f"{PREFIX}-{MODEL}"))
@@ -287,16 +310,18 @@ def test_a_runner_is_refused_what_is_not_its_work(computed_on_github):
         s3.get_object(Bucket=deployment.bucket, Key="raw/model=eos9abc/shard=00/manifest.json")
 
 
-def test_reader_may_only_read_its_own_tables_and_files(materialised):
+@pytest.mark.parametrize("role", ["Reader", "ScreensRole"])
+def test_lambdas_may_only_read_their_own_tables_and_files(materialised, role):
     administrator = materialised.emulator.client("dynamodb")
-    other = "other-eos0aaa"
+    other = f"other-{role}"
     administrator.create_table(
         TableName=other,
         KeySchema=[{"AttributeName": "key", "KeyType": "HASH"}],
         AttributeDefinitions=[{"AttributeName": "key", "AttributeType": "S"}],
         BillingMode="PAY_PER_REQUEST",
     )
-    dynamodb, s3 = materialised.reader.client("dynamodb"), materialised.reader.client("s3")
+    caller = materialised.in_role(role)
+    dynamodb, s3 = caller.client("dynamodb"), caller.client("s3")
     own = f"{PREFIX}-{MODEL}"
     item = {"key": {"S": "00"}}
 
@@ -313,6 +338,11 @@ def test_reader_may_only_read_its_own_tables_and_files(materialised):
         lambda: s3.list_objects_v2(Bucket=materialised.bucket),
     )
     assert dynamodb.batch_get_item(RequestItems={own: {"Keys": [item]}})["Responses"][own]
+    if role == "ScreensRole":
+        assert_refused(
+            lambda: dynamodb.batch_get_item(RequestItems={f"{PREFIX}-library": {"Keys": [item]}}),
+            lambda: s3.get_object(Bucket=materialised.bucket, Key=quarantine(MODEL, "00")),
+        )
 
 
 def test_the_bucket_is_refused_to_whoever_comes_without_tls(materialised):

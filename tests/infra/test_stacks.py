@@ -6,9 +6,19 @@ import re
 import subprocess
 
 import pytest
-from stacks import CFN_LINT, DEPLOY_SUBJECT, REPOSITORY, SUBJECT, load_templates, require_tools, run_app, run_cdk
+from stacks import (
+    CFN_LINT,
+    DEPLOY_SUBJECT,
+    REPOSITORY,
+    SUBJECT,
+    listed,
+    load_templates,
+    require_tools,
+    run_app,
+    run_cdk,
+)
 
-from infra.lambda_asset import INCHIKEYS, READER
+from infra.lambda_asset import ASSETS, INCHIKEYS
 
 pytestmark = pytest.mark.slow
 
@@ -50,10 +60,11 @@ def test_objects_grow_cheaper_and_leftovers_go(stacks):
     rules = stacks["storage"].only("S3::Bucket")["LifecycleConfiguration"]["Rules"]
     by_prefix = {rule.pop("Prefix", ""): rule for rule in rules}
     assert by_prefix["raw/"]["Transitions"] == [{"StorageClass": "STANDARD_IA", "TransitionInDays": 30}]
-    assert by_prefix["quarantine/"]["ExpirationInDays"] == 180
+    assert by_prefix["quarantine/"]["ExpirationInDays"] == by_prefix["emptied/"]["ExpirationInDays"] == 180
     assert by_prefix["dagster/"]["ExpirationInDays"] == 90
     assert by_prefix[""]["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
-    assert {prefix for prefix, rule in by_prefix.items() if "ExpirationInDays" in rule} == {"quarantine/", "dagster/"}
+    expiring = {prefix for prefix, rule in by_prefix.items() if "ExpirationInDays" in rule}
+    assert expiring == {"quarantine/", "emptied/", "dagster/"}
 
 
 def test_registry_has_the_pipelines_schema_and_can_be_recovered(stacks):
@@ -89,18 +100,23 @@ def test_no_policy_allows_more_than_it_names(stacks):
                     assert "*" not in resource[:-1]
 
 
-def test_reader_policy_covers_its_tables_and_linked_files(stacks):
-    statements = [s for s in stacks["api"].statements() if s["Action"][0].startswith("dynamodb")]
-    assert {action for s in statements for action in s["Action"]} == {
-        "dynamodb:BatchGetItem",
-        "dynamodb:DescribeTable",
-        "dynamodb:ListTables",
+@pytest.mark.parametrize(
+    ("role", "tables", "folders"),
+    [
+        ("Reader", ("eos*", "library", "models"), ("predictions", "quarantine")),
+        ("ScreensRole", ("eos*", "models"), ("predictions",)),
+    ],
+)
+def test_lambda_reads_its_own_tables_and_files(stacks, role, tables, folders):
+    (policy,) = stacks["api"].named("IAM::Role", role)["Policies"]
+    allowed = {
+        (tuple(listed(s["Action"])), tuple(listed(s["Resource"]))) for s in policy["PolicyDocument"]["Statement"]
     }
-    assert resources_of(statements, "dynamodb:BatchGetItem") == {
-        f"{TABLE}{name}" for name in ("eos*", "library", "models")
+    assert allowed == {
+        (("dynamodb:BatchGetItem", "dynamodb:DescribeTable"), tuple(f"{TABLE}{name}" for name in tables)),
+        (("dynamodb:ListTables",), ("*",)),
+        (("s3:GetObject",), tuple(f"{BUCKET}/{folder}/*" for folder in folders)),
     }
-    (files,) = [s for s in stacks["api"].statements() if s["Action"][0].startswith("s3")]
-    assert (files["Action"], files["Resource"]) == (["s3:GetObject"], [f"{BUCKET}/predictions/*"])
 
 
 def test_lambda_with_rdkit_may_only_write_its_log(stacks):
@@ -123,7 +139,7 @@ def test_lambda_with_rdkit_may_only_write_its_log(stacks):
 
 def test_a_runner_computes_and_loads_shards_and_nothing_else(stacks):
     statements = list(stacks["github"].statements())
-    folders = {"executions", "predictions", "quarantine", "raw", "samples"}
+    folders = {"emptied", "executions", "predictions", "quarantine", "raw", "samples"}
     for action in ("s3:PutObject", "s3:DeleteObject"):
         assert resources_of(statements, action) == {f"{BUCKET}/{folder}/*" for folder in folders}
     assert resources_of(statements, "s3:GetObject") == {f"{BUCKET}/{folder}/*" for folder in {*folders, "library"}}
@@ -161,18 +177,20 @@ def methods_by_path(api):
     return {(method["HttpMethod"], path(method["ResourceId"]) or "/"): method for method in methods}
 
 
-OPEN = {("GET", path) for path in ("/", "/browse/{proxy+}", "/docs", "/health", "/openapi.json")}
+RDKIT = {("POST", path) for path in ("/inchikeys", "/rows", "/drawings")}
+SCREENS = {("GET", "/screens"), ("POST", "/screens")}
+OPEN = {("GET", path) for path in ("/", "/browse/{proxy+}", "/docs", "/health", "/openapi.json", "/screen")}
 
 
 def test_all_routes_but_pages_need_a_key_with_limits(stacks):
     api = stacks["api"]
     methods = methods_by_path(api)
-    with_key = {("ANY", "/"), ("ANY", "/{proxy+}"), ("POST", "/inchikeys")}
+    with_key = {("ANY", "/"), ("ANY", "/{proxy+}"), *RDKIT, *SCREENS}
     assert methods.keys() == OPEN | with_key
     for name, method in methods.items():
         assert method["ApiKeyRequired"] is (name in with_key)
         assert method["Integration"]["Type"] == "AWS_PROXY"
-        function = "InChIKeys" if name == ("POST", "/inchikeys") else "Function"
+        function = "InChIKeys" if name in RDKIT else "Screens" if name in SCREENS else "Function"
         assert re.search(rf"<{function}[0-9A-F]{{8}}\.Arn>", method["Integration"]["Uri"])
     plan = api.only("ApiGateway::UsagePlan")
     assert plan["Throttle"]["RateLimit"] < plan["Throttle"]["BurstLimit"]
@@ -192,14 +210,15 @@ def test_the_api_is_of_one_region_compressed_limited_and_logged(stacks):
     limits = {(s["HttpMethod"], path): s for s, path in zip(stage["MethodSettings"], paths, strict=True)}
     of_all = limits.pop(("*", "/*"))
     assert of_all["ThrottlingRateLimit"] > api.only("ApiGateway::UsagePlan")["Throttle"]["RateLimit"]
-    assert limits.keys() == {("POST", "/inchikeys"), *OPEN}
+    assert limits.keys() == {*RDKIT, *SCREENS, *OPEN}
     for settings in (of_all, *limits.values()):
         assert settings["DataTraceEnabled"] is False
         assert settings["LoggingLevel"] == "ERROR"
         assert settings["MetricsEnabled"] is True
     # They have no quota, so the rate limits their costs.
     assert max(limits[path]["ThrottlingRateLimit"] for path in OPEN) == 5
-    assert limits["POST", "/inchikeys"]["ThrottlingRateLimit"] < of_all["ThrottlingRateLimit"]
+    for route in RDKIT | SCREENS:
+        assert limits[route]["ThrottlingRateLimit"] < of_all["ThrottlingRateLimit"]
     assert "requestId" in stage["AccessLogSetting"]["Format"]
     assert {log["Properties"]["RetentionInDays"] for log in api.all("Logs::LogGroup")} == {90}
 
@@ -224,17 +243,17 @@ def test_browsers_of_named_origins_may_ask_without_a_key(stacks, tmp_path):
     done = run_app(tmp_path / "cdk.out", cors_origins="https://lab.example")
     assert done.returncode == 0, done.stderr
     api = load_templates(tmp_path / "cdk.out")["api"]
-    # Of the root, the routes below it, and /inchikeys.
-    assert [method["ApiKeyRequired"] for method in preflights(api)] == [False] * 3
-    for name in ("Function", "InChIKeys"):
+    # Of the root, the routes below it, those with RDKit, and screens.
+    assert [method["ApiKeyRequired"] for method in preflights(api)] == [False] * 6
+    for name in ("Function", "InChIKeys", "Screens"):
         variables = api.named("Lambda::Function", name)["Environment"]["Variables"]
         assert variables["PRECALC_CORS_ORIGINS"] == "https://lab.example"
 
 
-def test_lambda_environment_has_urls_and_no_secret(stacks):
-    function = stacks["api"].named("Lambda::Function", "Function")
+@pytest.mark.parametrize("name", ["Function", "Screens"])
+def test_lambda_environment_has_urls_and_no_secret(stacks, name):
+    function = stacks["api"].named("Lambda::Function", name)
     assert (function["Runtime"], function["Architectures"]) == ("python3.13", ["arm64"])
-    assert function["Handler"] == READER.handler
     assert function["Environment"]["Variables"] == {
         "PRECALC_TABLES_URL": "dynamodb://<AWS::Region>/precalc",
         "PRECALC_STORE_URL": "s3://precalc-<AWS::AccountId>-<AWS::Region>",
@@ -245,7 +264,7 @@ def test_lambda_environment_has_urls_and_no_secret(stacks):
 def test_somebody_hears_of_errors_throttles_and_slow_answers(stacks):
     alarms = [resource["Properties"] for resource in stacks["api"].all("CloudWatch::Alarm")]
     watched = sorted(alarm["MetricName"] for alarm in alarms)
-    assert watched == ["5XXError", "Errors", "Errors", "Latency", "Throttles", "Throttles"]
+    assert watched == ["5XXError", *["Errors"] * 3, "Latency", *["Throttles"] * 3]
     (topic,) = {action for alarm in alarms for action in alarm["AlarmActions"]}
     subscription = stacks["api"].only("SNS::Subscription")
     assert (subscription["TopicArn"], subscription["Protocol"]) == (topic, "email")
@@ -290,7 +309,7 @@ def test_cdk_command_synthesises_the_stacks_with_the_lambda(tmp_path):
     require_tools()
     run_cdk("synth", "--quiet", "--output", tmp_path, "-c", f"repository={REPOSITORY}", environment=os.environ)
     assert load_templates(tmp_path).keys() == {"storage", "api", "github"}
-    reader, inchikeys = sorted(tmp_path.glob("asset.*"), key=lambda asset: (asset / "rdkit").exists())
-    assert (reader / "precalc_assets" / "api" / "handler.py").is_file()
-    assert (inchikeys / "precalc_assets" / "api" / "inchikey_handler.py").is_file()
-    assert all(list(asset.glob("pydantic_core/*aarch64*.so")) for asset in (reader, inchikeys))
+    made = list(tmp_path.glob("asset.*"))
+    handlers = [asset.handler.rpartition(".")[0].replace(".", "/") + ".py" for asset in ASSETS]
+    assert sorted(name for name in handlers for folder in made if (folder / name).is_file()) == sorted(handlers)
+    assert all(list(folder.glob("pydantic_core/*aarch64*.so")) for folder in made)

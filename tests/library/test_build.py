@@ -5,7 +5,10 @@ import hashlib
 import io
 import random
 from collections.abc import Callable
+from contextlib import nullcontext
+from importlib.metadata import version
 from pathlib import Path
+from unittest.mock import ANY
 
 import obstore
 import pytest
@@ -13,20 +16,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from obstore.store import MemoryStore, ObjectStore
 
+from precalc.errors import MoleculeFileError
 from precalc_assets import storage
-from precalc_assets.library import (
+from precalc_assets.library import build as build_module
+from precalc_assets.library.build import build_library, demo_library, in_order
+from precalc_assets.library.library_manifest import (
     LibraryManifest,
-    build_library,
-    demo_library,
-    ensure_source,
-    fetch_source,
-    put_source,
     read_manifest,
     read_sample,
     read_shard,
     require_shards,
 )
-from precalc_assets.library.build import distinct
 from precalc_assets.platform_errors import LibraryError
 from precalc_assets.sharding import key_hash, shard_keys, shard_of
 
@@ -57,9 +57,13 @@ def objects(store: ObjectStore) -> dict[str, str | None]:
     return {entry["path"]: entry["e_tag"] for chunk in obstore.list(store) for entry in chunk}
 
 
-def rejected_rows(store: ObjectStore) -> list[dict[str, str]]:
-    content = obstore.get(store, storage.REJECTED).bytes().to_bytes().decode()
+def listed(store: ObjectStore, name: str) -> list[dict[str, str]]:
+    content = obstore.get(store, name).bytes().to_bytes().decode()
     return list(csv.DictReader(io.StringIO(content, newline="")))
+
+
+def rejected_rows(store: ObjectStore) -> list[dict[str, str]]:
+    return listed(store, read_manifest(store).rejected_file)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -72,7 +76,7 @@ def test_every_molecule_is_in_the_shard_of_its_hash(
 ) -> None:
     good = [line for line in lines if line in MOLECULES]
     if not good:
-        with pytest.raises(LibraryError, match="none of its"):
+        with pytest.raises(LibraryError, match="name another file, or its column"):
             build(lines, n_shards)
         return
     library = build(lines, n_shards)
@@ -83,7 +87,7 @@ def test_every_molecule_is_in_the_shard_of_its_hash(
         assert keys == sorted(keys, key=key_hash)
         assert {shard_of(key, n_shards) for key in keys} <= {shard}
         found += table["smiles"].to_pylist()
-    assert sorted(found) == sorted(set(good))
+    assert sorted(found) == sorted(set(good))  # they are canonical
     assert library.rows == len(lines) == library.molecules + library.duplicates + library.rejected
     assert library.molecules == len(found)
     assert [(row["row"], row["input"]) for row in rejected_rows(store)] == [
@@ -105,11 +109,25 @@ def test_the_number_of_processes_does_not_matter(build: Build) -> None:
     assert alone.molecules == len(lines)
 
 
-def test_the_first_row_of_a_molecule_is_kept(build: Build, store: ObjectStore) -> None:
-    library = build(["OCC", "CCO", "C(O)C", "CCC"])
-    assert (library.molecules, library.duplicates) == (2, 2)
+def test_a_molecule_is_stored_as_its_canonical_smiles(build: Build, store: ObjectStore) -> None:
+    library = build(["OCC", "CCO", "C([OH:3])[CH3:1]", "[2H]C", "CCC"])
+    assert (library.molecules, library.duplicates, library.other_forms) == (3, 2, 0)
+    assert library.rdkit == version("rdkit")
     smiles = {row["inchikey"]: row["smiles"] for row in read_sample(store, library, 9).to_pylist()}
-    assert smiles[KEY] == "OCC"
+    assert smiles[KEY] == "CCO"
+    assert set(smiles.values()) == {"CCO", "[2H]C", "CCC"}
+    assert listed(store, library.other_forms_file) == []
+
+
+def test_other_forms_of_a_molecule_are_counted_and_listed(build: Build, store: ObjectStore) -> None:
+    library = build(["Oc1ccccn1", "[NH3+]CC(=O)[O-]", "n1ccccc1O", "O=c1cccc[nH]1", "C(N)C(O)=O", "[nH]1ccccc1=O"])
+    assert (library.molecules, library.duplicates, library.other_forms) == (2, 4, 3)
+    smiles = {row["smiles"] for row in read_sample(store, library, 9).to_pylist()}
+    assert smiles == {"Oc1ccccn1", "[NH3+]CC(=O)[O-]"}
+    pyridone = {"inchikey": "UBQKCCHYAOITMY-UHFFFAOYSA-N", "form": "O=c1cccc[nH]1", "smiles": "Oc1ccccn1"}
+    glycine = {"inchikey": "DHMQDGOQFOQNFH-UHFFFAOYSA-N", "form": "NCC(=O)O", "smiles": "[NH3+]CC(=O)[O-]"}
+    found = sorted(listed(store, library.other_forms_file), key=lambda row: row["row"])
+    assert found == [{"row": "4"} | pyridone, {"row": "5"} | glycine, {"row": "6"} | pyridone]
 
 
 def test_building_again_touches_no_shard(build: Build, store: ObjectStore) -> None:
@@ -118,23 +136,27 @@ def test_building_again_touches_no_shard(build: Build, store: ObjectStore) -> No
     second = build(MOLECULES)
     after = objects(store)
     assert first.digest == second.digest
-    assert {name for name in before if before[name] != after[name]} <= {storage.LIBRARY_MANIFEST, storage.REJECTED}
+    assert before.keys() == after.keys()
+    kept = {storage.LIBRARY_MANIFEST, second.source_file, second.rejected_file, second.other_forms_file}
+    assert {name for name in before if before[name] != after[name]} <= kept
 
 
 def test_a_new_molecule_touches_its_shard_only(build: Build, store: ObjectStore) -> None:
     build(MOLECULES)
     before = objects(store)
-    build([*MOLECULES, "c1ccccc1"])
+    library = build([*MOLECULES, "c1ccccc1"])
     after = objects(store)
-    changed = {name for name in after if before[name] != after[name] and name.endswith(".parquet")}
-    assert changed == {storage.library_shard(shard_of("UHOVQNZJYSORNB-UHFFFAOYSA-N", 5))}
+    changed = {name for name in after if before.get(name) != after[name] and name.endswith(".parquet")}
+    shard = shard_of("UHOVQNZJYSORNB-UHFFFAOYSA-N", 5)
+    assert changed == {storage.library_shard(shard, library.shards[shard].digest)}
 
 
 def test_shards_of_a_finer_library_are_deleted(build: Build, store: ObjectStore) -> None:
     build(MOLECULES, n_shards=12)
     library = build(MOLECULES, n_shards=3)
-    shards = {storage.library_shard(shard) for shard in shard_keys(3)}
-    assert set(objects(store)) == {*shards, storage.REJECTED, storage.LIBRARY_MANIFEST}
+    shards = {storage.library_shard(shard, library.shards[shard].digest) for shard in shard_keys(3)}
+    others = {library.rejected_file, library.other_forms_file, library.source_file, storage.LIBRARY_MANIFEST}
+    assert set(objects(store)) == shards | others
     assert list(library.shards) == shard_keys(3)
 
 
@@ -170,16 +192,59 @@ def test_predictions_of_other_shards_stay_with_a_warning(
 def test_a_bad_file_leaves_the_library_unchanged(build: Build, store: ObjectStore) -> None:
     library = build(MOLECULES)
     before = objects(store)
-    with pytest.raises(LibraryError, match=r"none of its 2 rows is a molecule \(row 1: SMILES .*; row 3: Expl"):
+    with pytest.raises(LibraryError, match=r"2 of 2 rows are no molecules \(row 1: SMILES .*; row 3: too m") as refusal:
         build(["C(", "", "C[N](C)(C)(C)C"])
-    assert objects(store) == before
+    [name] = objects(store).keys() - before.keys()
+    assert f"{name} in {store} lists them" in str(refusal.value)
+    assert [row["input"] for row in listed(store, name)] == ["C(", "C[N](C)(C)(C)C"]
+    assert before.items() <= objects(store).items()
     assert read_manifest(store) == library
+    build(MOLECULES)
+    assert objects(store).keys() == before.keys()
+
+
+def test_after_a_refused_first_build_the_demo_can_be_built(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, demo = tmp_path / "names.csv", tmp_path / "demo.smi"
+    names.write_text("smiles\naspirin\n")
+    demo.write_text("CCO\n")
+    monkeypatch.setattr(build_module, "demo_library", lambda: demo)
+    with pytest.raises(LibraryError, match="name another file, or its column"):
+        build_library(store, names, n_shards=3, processes=1)
+    assert build_library(store, None, n_shards=3, processes=1).molecules == 1
+
+
+def test_file_of_mostly_rejected_rows_is_refused_unless_accepted(
+    build: Build, store: ObjectStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    library = build(MOLECULES)
+    source = tmp_path / "names.csv"
+    source.write_text("smiles\nCCO\naspirin\nC1CC\nc1cccc1\nC(\n")
+    with pytest.raises(
+        LibraryError, match=r"4 of 5 rows .*row 3: .*; row 4: .*; row 5: .*\. The library stays as it was.*--accept"
+    ):
+        build_library(store, source, n_shards=3, processes=1)
+    assert read_manifest(store) == library
+    accepted = build_library(store, source, n_shards=3, processes=1, accept_rejected=True)
+    assert (accepted.molecules, accepted.rejected) == (1, 4)
+    [said] = [line for line in warnings(caplog) if "no molecules" in line]
+    assert f"{accepted.rejected_file} in {store} lists them" in said
+    # What was accepted once is built again without a question.
+    assert build_library(store, None, n_shards=3, processes=1).molecules == 1
+
+
+def test_named_column_is_read_and_read_again(store: ObjectStore, tmp_path: Path) -> None:
+    source = tmp_path / "drugs.csv"
+    source.write_text("Drug_ID,Drug\n1,CCO\n2,CCN\n")
+    assert build_library(store, source, n_shards=3, processes=1, column="Drug").molecules == 2
+    assert build_library(store, None, n_shards=2, processes=1).molecules == 2
 
 
 def test_an_error_names_a_file_without_rows(store: ObjectStore, tmp_path: Path) -> None:
     source = tmp_path / "header.csv"
     source.write_text("smiles\n")
-    with pytest.raises(LibraryError, match=r"header\.csv: there are no rows below the header"):
+    with pytest.raises(MoleculeFileError, match=r"header\.csv: there is a header, and no row below it"):
         build_library(store, source, n_shards=5, processes=1)
     assert objects(store) == {}
 
@@ -196,27 +261,33 @@ def test_any_rejected_text_is_read_back_unchanged(text: str, store: ObjectStore,
 
 
 def test_the_demo_library_is_real_and_dirty(store: ObjectStore) -> None:
-    progress: list[tuple[int, int]] = []
+    progress: list[int] = []
+    totals: list[int] = []
     source = demo_library()
-    library = build_library(
-        store, source, n_shards=50, processes=2, on_progress=lambda done, total: progress.append((done, total))
-    )
+
+    def show(total: int):
+        totals.append(total)
+        return nullcontext(lambda done, _: progress.append(done))
+
+    library = build_library(store, None, n_shards=50, processes=2, show=show)
+    assert library.source == source.name
     # 8 rows are no valid SMILES, and one is a ferrocene with a bond that InChI does not know.
     assert (library.rows, library.rejected, library.duplicates, library.molecules) == (4999, 9, 99, 4891)
+    assert library.other_forms == 0
     assert library.source_sha256 == hashlib.sha256(source.read_bytes()).hexdigest()
-    assert progress[-1] == (4999, 4999)
-    assert progress == sorted(progress)
+    assert totals == [4999] == [sum(progress)]
+    assert min(progress) > 0
     reasons = {row["row"]: row["reason"] for row in rejected_rows(store)}
-    assert reasons["3400"] == "no InChI: Unrecognized bond type: 0"
-    assert reasons["4509"] == "Explicit valence for atom # 2 O, 4, is greater than permitted"
+    assert reasons["3400"] == "coordinate bond to a metal; InChI cannot express it"
+    assert reasons["4509"] == "too many bonds at atom 3 (O, valence 4)"
     for shard, info in library.shards.items():
         assert read_shard(store, library, shard).num_rows == info.rows
-        assert obstore.head(store, storage.library_shard(shard))["size"] == info.bytes
+        assert obstore.head(store, storage.library_shard(shard, info.digest))["size"] == info.bytes
 
 
 def test_two_molecules_with_the_same_hash_are_refused() -> None:
     with pytest.raises(LibraryError, match="A and B have the same hash"):
-        distinct([("B", "CC"), ("A", "C")], place=lambda inchikey: 7)
+        in_order({"B": "CC", "A": "C"}, place=lambda inchikey: 7)
 
 
 @pytest.mark.parametrize("n", [0, 1, 50, 10_000])
@@ -250,10 +321,11 @@ def test_another_number_of_shards_is_refused(build: Build) -> None:
 
 
 def test_a_shard_that_is_not_in_the_manifest_is_refused(build: Build, store: ObjectStore) -> None:
+    other = build([*MOLECULES, *(f"[13C]{molecule}" for molecule in MOLECULES)])
+    content = obstore.get(store, storage.library_shard("00", other.shards["00"].digest)).bytes().to_bytes()
     library = build(MOLECULES)
-    name = storage.library_shard("00")
-    content = obstore.get(store, name).bytes().to_bytes()
-    build([*MOLECULES, *(f"[13C]{molecule}" for molecule in MOLECULES)])
+    name = storage.library_shard("00", library.shards["00"].digest)
+    obstore.put(store, name, content)
     with pytest.raises(LibraryError, match="is not the one in the manifest"):
         read_shard(store, library, "00")
     obstore.put(store, name, content[: len(content) // 2])
@@ -266,7 +338,7 @@ def test_a_shard_that_is_not_in_the_manifest_is_refused(build: Build, store: Obj
 
 def test_rebuilding_repairs_a_shard_with_a_flipped_bit(build: Build, store: ObjectStore) -> None:
     library = build(MOLECULES, n_shards=1)
-    name = storage.library_shard("00")
+    name = storage.library_shard("00", library.shards["00"].digest)
     content = bytearray(obstore.get(store, name).bytes().to_bytes())
     content[len(content) // 3] ^= 1
     obstore.put(store, name, bytes(content))
@@ -276,21 +348,123 @@ def test_rebuilding_repairs_a_shard_with_a_flipped_bit(build: Build, store: Obje
     assert read_shard(store, library, "00").num_rows == len(MOLECULES)
 
 
-def test_the_source_is_put_into_the_store_and_fetched(store: ObjectStore, tmp_path: Path) -> None:
-    with pytest.raises(LibraryError, match=r"no reference_library\.csv or .* in"):
-        fetch_source(store, tmp_path)
-    ensure_source(store)
-    assert fetch_source(store, tmp_path).read_bytes() == demo_library().read_bytes()
-    source = tmp_path / "mine.CSV"
-    source.write_text("smiles\nCCO\n")
-    assert put_source(store, source) == "reference_library.csv"
-    ensure_source(store)
-    assert list(objects(store)) == ["reference_library.csv"]
-    assert fetch_source(store, tmp_path).read_text() == "smiles\nCCO\n"
+def rebuild(store: ObjectStore) -> LibraryManifest:
+    return build_library(store, None, n_shards=5, processes=1)
 
 
-def test_an_error_names_two_sources_in_the_store(store: ObjectStore, tmp_path: Path) -> None:
-    obstore.put(store, "reference_library.csv", b"smiles\nC\n")
-    obstore.put(store, "reference_library.smi", b"C\n")
-    with pytest.raises(LibraryError, match=r"reference_library\.csv and reference_library\.smi are both in"):
-        fetch_source(store, tmp_path)
+def test_the_library_is_built_again_from_its_source(build: Build, store: ObjectStore, tmp_path: Path) -> None:
+    library = build(MOLECULES)
+    (tmp_path / "molecules.smi").unlink()
+    assert rebuild(store) == library.model_copy(update={"built_at": ANY, "seconds": ANY})
+    obstore.delete(store, storage.LIBRARY_MANIFEST)
+    assert rebuild(store).digest == library.digest
+    obstore.put(store, storage.LIBRARY_MANIFEST, b"{")
+    assert rebuild(store).digest == library.digest
+
+
+def test_a_damaged_source_is_not_built_from(build: Build, store: ObjectStore) -> None:
+    library = build(MOLECULES)
+    content = bytearray(obstore.get(store, library.source_file).bytes().to_bytes())
+    content[len(content) // 2] ^= 1
+    obstore.put(store, library.source_file, bytes(content))
+    before = objects(store)
+    with pytest.raises(LibraryError, match=r"is damaged.* `precalc library build PATH` .* of molecules\.smi"):
+        rebuild(store)
+    obstore.put(store, storage.LIBRARY_MANIFEST, b"{")
+    with pytest.raises(LibraryError, match=r"is damaged.* `precalc library build PATH`"):
+        rebuild(store)
+    obstore.put(store, storage.LIBRARY_MANIFEST, library.model_dump_json().encode())
+    obstore.delete(store, library.source_file)
+    with pytest.raises(LibraryError, match=r"source file of the library .* is missing"):
+        rebuild(store)
+    assert objects(store).keys() == before.keys() - {library.source_file}
+    build(MOLECULES)
+    assert rebuild(store).digest == library.digest
+
+
+@pytest.mark.parametrize("change", [{"shards": {}}, {"n_shards": 10**12}, {"n_shards": 0}, {"rows": 0}])
+def test_a_manifest_that_lacks_a_shard_is_damaged(build: Build, store: ObjectStore, change: dict) -> None:
+    library = build(MOLECULES)
+    obstore.put(store, storage.LIBRARY_MANIFEST, library.model_copy(update=change).model_dump_json().encode())
+    with pytest.raises(LibraryError, match=r"manifest\.json is damaged .*; run `precalc library build`"):
+        read_manifest(store)
+
+
+class KilledError(BaseException):
+    """The process is killed."""
+
+
+def read_whole(store: ObjectStore) -> tuple[str, int]:
+    """Return the library's digest and its molecules; all shards are read, and the rejected rows."""
+    library = read_manifest(store)
+    assert len(rejected_rows(store)) == library.rejected
+    return library.digest, sum(read_shard(store, library, shard).num_rows for shard in library.shards)
+
+
+def test_a_kill_at_any_write_leaves_the_old_library_or_the_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process is killed before each of its writes; then somebody builds again without naming the file."""
+    writes = 0
+    killed_at = -1
+
+    def at_risk(work: Callable[..., object]) -> Callable[..., object]:
+        def write(*arguments: object, **options: object) -> object:
+            nonlocal writes
+            writes += 1
+            if writes == killed_at:
+                raise KilledError
+            return work(*arguments, **options)
+
+        return write
+
+    for name in ("put", "delete"):
+        monkeypatch.setattr(obstore, name, at_risk(getattr(obstore, name)))
+
+    def build(store: ObjectStore, lines: list[str]) -> tuple[str, int]:
+        source = tmp_path / "molecules.smi"
+        source.write_text("\n".join(lines) + "\n")
+        build_library(store, source, n_shards=3, processes=1)
+        return read_whole(store)
+
+    old_lines, new_lines = MOLECULES[:40], [*MOLECULES[20:], "bad"]
+    store = MemoryStore()
+    old, old_objects = build(store, old_lines), set(objects(store))
+    writes = 0
+    new, new_objects = build(store, new_lines), set(objects(store))
+    seen = []
+    for at in range(1, writes + 1):
+        store, killed_at = MemoryStore(), -1
+        build(store, old_lines)
+        writes, killed_at = 0, at
+        with pytest.raises(KilledError):
+            build(store, new_lines)
+        seen.append(read_whole(store))
+        build_library(store, None, n_shards=3, processes=1)
+        assert read_whole(store) == seen[-1]
+        assert set(objects(store)) == (old_objects if seen[-1] == old else new_objects)
+    assert set(seen) == {old, new}
+    assert seen == sorted(seen, key=[old, new].index)
+
+
+def test_of_two_builds_at_a_time_one_stands_and_one_fails(
+    build: Build, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = obstore.put
+
+    def put_while_another_builds(target: ObjectStore, name: str, content: object) -> None:
+        put(target, name, content)
+        if name.startswith("library/rejected-"):
+            monkeypatch.setattr(obstore, "put", put)
+            build(MOLECULES[:9])
+
+    build(MOLECULES[:5])
+    monkeypatch.setattr(obstore, "put", put_while_another_builds)
+    with pytest.raises(LibraryError, match=r"another build .* run the same command again"):
+        build(MOLECULES)
+    assert read_whole(store)[1] == 9
+
+
+def test_files_of_others_in_the_folder_stay(build: Build, store: ObjectStore) -> None:
+    obstore.put(store, "library/notes.txt", b"ours")
+    build(MOLECULES)
+    build(MOLECULES[:9])
+    assert "library/notes.txt" in objects(store)

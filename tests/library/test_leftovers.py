@@ -6,7 +6,7 @@ import obstore
 import pytest
 
 from precalc_assets import storage
-from precalc_assets.library.leftovers import warn_of_leftovers
+from precalc_assets.library.build import warn_of_leftovers
 from precalc_assets.storage import open_store
 
 

@@ -11,10 +11,13 @@ from typing import IO
 
 import pytest
 
-from precalc_assets.models import Environment, environment, find_model
-from precalc_assets.models.environment import model_environment
+from precalc_assets.models import environment
+from precalc_assets.models.environment import Environment, model_environment
+from precalc_assets.models.folder import find_model
 from precalc_assets.platform_errors import ModelError, UsageError
 from precalc_assets.settings import load_settings
+
+pytestmark = pytest.mark.slow
 
 
 def python_of(made: Environment) -> Path:
@@ -30,7 +33,6 @@ def test_environment_without_its_python_is_made_again(world, tmp_path: Path) -> 
     assert python_of(model_environment(folder, tmp_path)).exists()
 
 
-@pytest.mark.slow
 def test_hanging_installation_times_out_and_is_not_reused(
     world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from local_packages import PYTHON, CondaChannels, PackageIndex, serve_index
 
-from precalc_assets.models import Environment, ModelFolder, find_model, model_environment, remove_environments
+from precalc_assets.models.environment import Environment, model_environment, remove_environments
+from precalc_assets.models.folder import ModelFolder, find_model
 from precalc_assets.platform_errors import ModelError
 
 PACKAGED = "2025-01-01"

@@ -15,18 +15,12 @@ import pytest
 from aws_emulator import Emulator
 from filelock import FileLock
 
-from precalc_assets.models import (
-    Hub,
-    ModelFolder,
-    fetch_model,
-    fetching,
-    find_fetched,
-    list_fetched,
-    remove_fetched,
-    require_checkpoints,
-)
-from precalc_assets.models.folder import read_folder
+from precalc_assets.models import fetching
+from precalc_assets.models.checkpoints import require_checkpoints
+from precalc_assets.models.fetching import fetch_model, find_fetched, list_fetched, remove_fetched
+from precalc_assets.models.folder import ModelFolder, read_folder
 from precalc_assets.platform_errors import ModelError, UsageError
+from precalc_assets.settings import Settings
 
 MODEL = "eos3b5e"
 DAY = 24 * 3600.0
@@ -37,9 +31,9 @@ class Remote:
 
     def __init__(self, world, root: Path) -> None:
         self.world = world
-        self.hub = Hub(f"file://{root / 'hub'}", root / "cache")
+        self.hub = Settings(hub_url=f"file://{root / 'hub'}", cache_dir=root / "cache")
         self.path = root / "hub" / f"{MODEL}.git"
-        self.place = self.hub.folder / MODEL
+        self.place = root / "cache" / "models" / MODEL
         self.work = world.write_model(model=MODEL)
         self.git("init", "--quiet", "--initial-branch=main")
         self.commit(release="v0.9.0")
@@ -122,7 +116,7 @@ def test_annotated_tag_is_fetched_at_its_commit(remote: Remote) -> None:
     remote.commit(title="Later")
     assert remote.fetch().metadata.title == "Tagged"
     said = json.loads((remote.place / "v1.0.0" / "fetched.json").read_text())
-    assert (said["release"], said["url"], said["commit"]) == ("v1.0.0", f"{remote.hub.url}/{MODEL}.git", commit)
+    assert (said["release"], said["url"], said["commit"]) == ("v1.0.0", f"{remote.hub.hub_url}/{MODEL}.git", commit)
 
 
 def test_fetched_folder_without_a_date_has_its_commits(remote: Remote) -> None:
@@ -166,7 +160,7 @@ def test_hub_is_asked_for_the_newest_release_once_a_day(
     caplog.set_level(logging.INFO)
     remote.tag("v1.0.0")
     assert remote.release() == "v1.0.0"
-    assert caplog.messages == [f"fetching {MODEL} v1.0.0 from {remote.hub.url}/{MODEL}.git"]
+    assert caplog.messages == [f"fetching {MODEL} v1.0.0 from {remote.hub.hub_url}/{MODEL}.git"]
     remote.tag("v1.1.0")
     remote.days_pass(0.9)
     assert remote.release() == "v1.0.0"
@@ -181,7 +175,7 @@ def test_release_in_the_cache_is_used_offline(remote: Remote, caplog: pytest.Log
         remote.release(release=name)
     remote.unplug()
     assert remote.release() == "v1.1.0"
-    assert f"there is no repository {remote.hub.url}/{MODEL}" in caplog.text
+    assert f"there is no repository {remote.hub.hub_url}/{MODEL}" in caplog.text
     assert "using v1.1.0 from the cache" in caplog.text
     assert list_fetched(remote.hub) == [MODEL]
     known = find_fetched(MODEL, remote.hub)
@@ -190,7 +184,7 @@ def test_release_in_the_cache_is_used_offline(remote: Remote, caplog: pytest.Log
 
 
 def test_unreachable_hub_is_one_line_that_says_offline(tmp_path: Path) -> None:
-    hub = Hub("http://127.0.0.1:9", tmp_path)
+    hub = Settings(hub_url="http://127.0.0.1:9", cache_dir=tmp_path)
     with pytest.raises(ModelError, match=rf"^{MODEL} cannot be fetched from .*: git ls-remote: .*offline\?$"):
         fetch_model(MODEL, hub)
     assert find_fetched(MODEL, hub) is None
@@ -221,11 +215,11 @@ def test_release_of_another_hub_is_not_taken_for_this_one(remote: Remote, world,
     remote.tag("v1.0.0")
     remote.fetch()
     remote.path.parent.rename(tmp_path / "fork")
-    fork = Hub(f"file://{tmp_path / 'fork'}", remote.hub.cache_dir)
+    fork = Settings(hub_url=f"file://{tmp_path / 'fork'}", cache_dir=remote.hub.cache_dir)
     assert list_fetched(fork) == []
     assert fetch_model(MODEL, fork).metadata.release == "v1.0.0"
     said = json.loads((remote.place / "v1.0.0" / "fetched.json").read_text())
-    assert said["url"] == f"{fork.url}/{MODEL}.git"
+    assert said["url"] == f"{fork.hub_url}/{MODEL}.git"
 
 
 @pytest.mark.parametrize("content", ["{", '{"release": "v1.0.0"}', "[]"])
@@ -279,7 +273,7 @@ def test_git_lfs_objects_that_do_not_fit_on_the_disk_are_refused(
 ) -> None:
     remote.track_lfs("model/checkpoints/weights.bin", b"x" * 2_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 3_900_000))
-    with pytest.raises(ModelError, match=r"needs 4 MB in .* where 4 MB are free; .*PRECALC_CACHE_DIR"):
+    with pytest.raises(ModelError, match=r"needs 4 MB, .* has 4 MB free; .*PRECALC_CACHE_DIR"):
         remote.fetch()
 
 
@@ -338,7 +332,7 @@ def test_git_never_asks_for_a_password(tmp_path: Path) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Private)
     Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     with pytest.raises(UsageError, match=r"there is no repository http://.* that git can read"):
-        fetch_model(MODEL, Hub(f"http://127.0.0.1:{server.server_port}", tmp_path))
+        fetch_model(MODEL, Settings(hub_url=f"http://127.0.0.1:{server.server_port}", cache_dir=tmp_path))
     server.shutdown()
     server.server_close()
 
@@ -355,7 +349,7 @@ def test_one_fetches_and_another_waits_for_it(remote: Remote, caplog: pytest.Log
         assert caplog.messages == [f"waiting for another process that fetches {MODEL}"] * 2
     for thread in threads:
         thread.join()
-    assert caplog.messages[2:] == [f"fetching {MODEL} v1.0.0 from {remote.hub.url}/{MODEL}.git"]
+    assert caplog.messages[2:] == [f"fetching {MODEL} v1.0.0 from {remote.hub.hub_url}/{MODEL}.git"]
 
 
 @pytest.mark.slow

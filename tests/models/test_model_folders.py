@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precalc.identifiers import check_model_id
-from precalc_assets.models import find_model, list_models
-from precalc_assets.models.folder import parse_metadata
+from precalc_assets.models.folder import find_model, list_models, parse_metadata
 from precalc_assets.platform_errors import ModelError, UsageError
 from precalc_assets.settings import BUILT_IN_MODELS
 

@@ -5,9 +5,9 @@ import platform
 
 import pytest
 
-from precalc_assets.inference import open_backend
-from precalc_assets.models import check_folder, find_model, licence_warning, require_allowed
-from precalc_assets.models.policy import WIDE
+from precalc_assets.inference.opening import open_backend
+from precalc_assets.models.folder import find_model
+from precalc_assets.models.policy import WIDE, check_folder, licence_warning, require_allowed
 from precalc_assets.platform_errors import ModelError
 from precalc_assets.settings import Settings
 

@@ -1,6 +1,7 @@
 """Recipes: parsing the hub's forms of Dockerfile and install.yml."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -247,3 +248,16 @@ def test_the_digest_is_of_what_is_asked_for(
     other = of_commands(folders[2], *(["pip", name, of] for name, of in pins), "echo")
     assert docker.digest == yml.digest
     assert docker.digest != other.digest
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["echo " + "x" * 900_000, "rm " + "/var/" * 180_000, "pip install " + "a==1 " * 150_000, "a&&" * 200_000],
+    ids=["a word", "slashes", "packages", "commands"],
+)
+def test_a_command_without_end_is_refused_at_once(tmp_path: Path, line: str) -> None:
+    started = time.process_time()
+    with pytest.raises(ModelError, match="characters, and at most 32,768 are read") as error:
+        of_dockerfile(tmp_path, f"{FROM}RUN {line}\n")
+    assert len(str(error.value)) < 1_000
+    assert time.process_time() - started < 2

@@ -7,11 +7,12 @@ import polars as pl
 import pytest
 
 from precalc_assets.columns import Column
-from precalc_assets.inference import find_report, predict_shards, run_canary
-from precalc_assets.library import read_manifest
-from precalc_assets.predictions import validate_shards
+from precalc_assets.inference.canary import run_canary
+from precalc_assets.inference.predict import predict_shards
+from precalc_assets.library.library_manifest import read_manifest
 from precalc_assets.predictions.against_canary import Comparison, check_release
-from precalc_assets.predictions.validation import PREDICTION_CHECKS
+from precalc_assets.predictions.canary_report import find_report
+from precalc_assets.predictions.validate import PREDICTION_CHECKS, validate_shards
 from precalc_assets.settings import Settings
 from precalc_assets.sharding import shard_keys
 
@@ -151,11 +152,8 @@ def test_a_constant_shard_is_refused_and_an_unusual_one_is_not(world):
 
     def validate(answer: str) -> list:
         world.write_model(columns=columns, answer=answer)
-        list(
-            predict_shards(
-                world.store, library, MODEL, world.backend(), shard_keys(4), batch_size=1_000, max_failure_rate=0.5
-            )
-        )
+        settings = Settings(batch_size=1_000, max_failure_rate=0.5)
+        list(predict_shards(world.store, library, MODEL, world.backend(), shard_keys(4), settings=settings))
         report = find_report(world.store, MODEL)
         outcomes = validate_shards(
             world.store, read_manifest(world.store), MODEL, shard_keys(4), max_failure_rate=0.5, canary=report

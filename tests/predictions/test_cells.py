@@ -1,17 +1,25 @@
 """Cells: text survives a CSV file unchanged, and numbers equal the printed ones."""
 
-import math
 import struct
 from collections.abc import Sequence
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from precalc_assets.columns import Column
-from precalc_assets.predictions import format_record, read_records, read_text_csv, split_first_cells, split_records
-from precalc_assets.predictions.cells import parse_cells, read_cells
+from precalc_assets.emptied_cells import EmptiedColumn, describe_emptied, merge_emptied
+from precalc_assets.predictions.cells import (
+    count_emptied,
+    format_record,
+    parse_cells,
+    read_cells,
+    read_records,
+    read_text_csv,
+    split_first_cells,
+    split_records,
+)
 
 FLOAT, INTEGER, STRING = (Column("x", kind, "", "") for kind in ("float", "integer", "string"))
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -57,8 +65,8 @@ def text(cells: Sequence[str | None]) -> pl.DataFrame:
 
 
 def parse(cells: Sequence[str | None], column: Column) -> tuple[list[object], dict[int, str]]:
-    typed, problems = parse_cells(text(cells), [column])
-    return typed["x"].to_list(), problems
+    typed, invalid = parse_cells(text(cells), [column])
+    return typed["x"].to_list(), {row: cells.why(row) for cells in invalid for row in cells.printed}
 
 
 def write_csv(names: Sequence[str], rows: Sequence[Sequence[str | None]]) -> bytes:
@@ -185,7 +193,7 @@ def test_a_string_column_is_never_interpreted(cells: list[str | None]) -> None:
 @pytest.mark.parametrize(
     "cell", ["inf", "-inf", "Infinity", "1e400", "-1e400", "text", "1,5", "1.5.2", "0x1F", "1_000", "true", "1e", "--1"]
 )
-def test_a_non_finite_cell_is_its_row_s_problem(cell: str) -> None:
+def test_a_cell_that_is_no_finite_number_is_null(cell: str) -> None:
     assert parse(["1.5", cell, "NA", "-2"], FLOAT) == (
         [1.5, None, None, -2.0],
         {1: f"x is {cell!r}, not a finite number"},
@@ -196,7 +204,7 @@ def test_a_non_finite_cell_is_its_row_s_problem(cell: str) -> None:
     "cell",
     [str(2**63), str(-(2**63) - 1), "1" * 400, "1.5", "1e-3", "9007199254740994.0", "1e300", "inf", "text", "0x1F"],
 )  # fmt: skip
-def test_a_cell_that_is_no_int64_is_its_row_s_problem(cell: str) -> None:
+def test_a_cell_that_is_no_int64_is_null(cell: str) -> None:
     values, problems = parse(["1", cell, "NA", str(2**63 - 1)], INTEGER)
     assert values == [1, None, None, 2**63 - 1]
     assert list(problems) == [1]
@@ -204,6 +212,7 @@ def test_a_cell_that_is_no_int64_is_its_row_s_problem(cell: str) -> None:
     assert problems[1].endswith("not an integer of 64 bits")
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["1", "2.0", "NA", "bad", "inf", None, "1e400", "-0.0"]), max_size=12), st.booleans())
 def test_a_bad_cell_changes_no_other_cell(cells: list[str | None], integer: bool) -> None:
     column = INTEGER if integer else FLOAT
@@ -224,26 +233,75 @@ def test_a_file_is_typed_like_its_parsed_text(rows: list[tuple[str | None, ...]]
     columns = [Column("f", "float", "", ""), Column("i", "integer", "", ""), Column("s", "string", "", "")]
     frame = pl.DataFrame(rows, dict.fromkeys("fis", pl.String()), orient="row")
     keyed = frame.select(pl.Series("key", [f"K{i}" for i in range(frame.height)], pl.String), pl.all())
-    read, problems = read_cells(write_csv(keyed.columns, keyed.rows()), columns, "key")
-    expected, expected_problems = parse_cells(frame, columns)
-    alone, problems_alone = read_records([format_record(row) for row in rows], columns)
-    assert repr(alone.rows()) == repr(expected.rows())
-    assert problems_alone == expected_problems
+    read, invalid = read_cells(write_csv(keyed.columns, keyed.rows()), columns, "key")
+    expected, expected_invalid = parse_cells(frame, columns)
+    alone = read_records([format_record(row) for row in rows], columns)
+    assert repr(alone.typed.rows()) == repr(expected.rows())
+    assert (alone.misshapen, alone.invalid) == ({}, expected_invalid)
     assert repr(read.drop("key").rows()) == repr(expected.rows())
     assert read.schema == {"key": pl.String(), **expected.schema}
-    assert problems == expected_problems
-
-
-def test_a_row_is_blamed_for_its_first_bad_column() -> None:
-    columns = [Column(name, "float", "", "") for name in ("a", "b")]
-    frame = pl.DataFrame({"a": ["1", "x"], "b": ["y", "z"]})
-    typed, problems = parse_cells(frame, columns)
-    assert problems == {0: "b is 'y', not a finite number", 1: "a is 'x', not a finite number"}
-    assert typed.rows() == [(1.0, None), (None, None)]
+    assert invalid == expected_invalid
 
 
 def test_no_rows_are_typed_too() -> None:
-    typed, problems = parse_cells(text([]), [FLOAT])
+    typed, invalid = parse_cells(text([]), [FLOAT])
     assert typed.schema == {"x": pl.Float64()}
-    assert problems == {}
-    assert math.isclose(typed.height, 0)
+    assert (typed.height, invalid) == (0, ())
+
+
+TWO_FLOATS = [Column(name, "float", "", "") for name in ("a", "b")]
+
+
+def test_a_row_without_a_value_fails_for_its_first_bad_cell() -> None:
+    parsed = read_records([b"1,inf", b"x,y", b",", b"NA,z", b"1,2,3"], TWO_FLOATS)
+    assert parsed.typed.rows() == [(1.0, None), *[(None, None)] * 4]
+    assert parsed.failures(0.0) == {
+        1: "a is 'x', not a finite number",
+        2: "the model printed no value",
+        3: "b is 'z', not a finite number",
+        4: "the model printed a row with more cells than columns",
+    }
+
+
+def test_a_row_fails_below_the_required_share_of_values() -> None:
+    parsed = read_records([b"1,2", b"1,inf", b",2"], TWO_FLOATS)
+    assert parsed.failures(0.5) == {}
+    short = "1 of 2 columns have a value, and 2 must have one (PRECALC_REQUIRED_VALUES)"
+    assert parsed.failures(0.51) == {1: f"{short}: b is 'inf', not a finite number", 2: short}
+
+
+@given(st.floats(0, 1), st.integers(1, 12), st.data())
+def test_the_required_share_is_exact(required: float, width: int, data: st.DataObject) -> None:
+    values = data.draw(st.integers(1, width))
+    columns = [Column(f"c{i}", "integer", "", "") for i in range(width)]
+    record = b",".join([b"1"] * values + [b""] * (width - values))
+    share = data.draw(st.sampled_from([required, values / width]))
+    assert bool(read_records([record], columns).failures(share)) == (values / width < share)
+
+
+EMPTIED_CELLS = st.sampled_from(["1", "inf", "1e999", "high", "NA", None])
+
+
+@given(st.lists(st.tuples(EMPTIED_CELLS, EMPTIED_CELLS), max_size=30), st.integers(1, 60))
+def test_emptied_cells_are_counted_in_blocks_as_at_once(rows: list[tuple[str | None, ...]], size: int) -> None:
+    records, smiles = [format_record(row) for row in rows], [f"C{row}" for row in range(len(rows))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("precalc_assets.predictions.cells._RECORD_BYTES", size)
+        counted = count_emptied(smiles, records, TWO_FLOATS)
+    expected = []
+    for at, column in enumerate(TWO_FLOATS):
+        bad = [(row[at], of) for row, of in zip(rows, smiles, strict=True) if row[at] not in ("1", "NA", None)]
+        if bad:
+            expected.append(EmptiedColumn(column=column.name, cells=len(bad), example=bad[0][0], smiles=bad[0][1]))
+    assert counted == tuple(sorted(expected, key=lambda each: (-each.cells, each.column)))
+
+
+def test_emptied_cells_are_described_by_column() -> None:
+    counted = [
+        EmptiedColumn(column=name, cells=cells, example="inf", smiles="CCO")
+        for name, cells in [("a", 1), ("b", 2), ("a", 3), ("c", 1), ("d", 1)]
+    ]
+    assert describe_emptied(merge_emptied(counted)) == (
+        "8 cells are not of their column's type and are emptied: 4 in a, such as 'inf' of CCO; 2 in b, such as 'inf' "
+        "of CCO; 1 in c, such as 'inf' of CCO; 1 more columns"
+    )

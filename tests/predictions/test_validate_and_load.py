@@ -1,5 +1,6 @@
 """From raw predictions to Parquet to the table: values stay equal, and invalid data are refused."""
 
+import csv
 from hashlib import sha256
 from pathlib import Path
 
@@ -7,11 +8,21 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
-from precalc_assets.library import read_manifest, read_shard
-from precalc_assets.predictions import PREDICTION_CHECKS, open_predictions, require_manifest
+from precalc_assets.cards.publishing import make_card
+from precalc_assets.emptied_cells import EmptiedColumn, merge_emptied
+from precalc_assets.library.library_manifest import read_manifest, read_shard
+from precalc_assets.predictions import loading, parquet, shard_manifest
+from precalc_assets.predictions.loading import load_library_shards, verify_shards
+from precalc_assets.predictions.parquet import copy_predictions, open_parquet
+from precalc_assets.predictions.shard_manifest import require_manifest
+from precalc_assets.predictions.validate import PREDICTION_CHECKS
+from precalc_assets.settings import Settings
 from precalc_assets.sharding import shard_keys
-from precalc_assets.tables import TableReader
+from precalc_assets.tables import LIBRARY, Item, TableReader
+from precalc_assets.tables.directory import ShardRecord
+from precalc_assets.tables.pages import decompress
 
 MODEL = "eos9abc"
 SHARDS = shard_keys(4)
@@ -26,7 +37,17 @@ PRINTED = (
     ("0.30000000000000004,9007199254740993," + "long" * 2000, (0.30000000000000004, 9007199254740993, "long" * 2000)),
     (",,", (None, None, None)),
     ("2,1e3, padded ", (2.0, 1000, " padded ")),
+    ("inf,7,inf", (None, 7, "inf")),
+    ("-1e400,9223372036854775808,NaN", (None, None, "NaN")),
+    ('"invalid value, (MAXsLi)",1.5,x', (None, None, "x")),
 )
+
+
+EMPTIED = {
+    "score": {9: "inf", 10: "-1e400", 11: "invalid value, (MAXsLi)"},
+    "atoms": {10: "9223372036854775808", 11: "1.5"},
+}
+"""The cells of PRINTED that are not of their column's type, by line."""
 
 
 def write_odd_model(world) -> None:
@@ -62,7 +83,8 @@ def table_rows(world, shard: str) -> list[object]:
 
 
 def file_rows(world, shard: str) -> list[tuple[object, ...]]:
-    with open_predictions(world.store, f"predictions/model={MODEL}/shard={shard}.parquet") as (parquet, _):
+    name = f"predictions/model={MODEL}/shard={shard}.parquet"
+    with copy_predictions(world.store, name) as copy, open_parquet(copy.path, name) as (parquet, _):
         return list(zip(*parquet.read(["score", "atoms", "label"]).to_pydict().values(), strict=True))
 
 
@@ -81,7 +103,8 @@ def test_predictions_are_typed_and_equal_what_was_printed(validated) -> None:
 
 
 def test_row_groups_have_minimum_maximum_and_null_count(validated) -> None:
-    with open_predictions(validated.store, f"predictions/model={MODEL}/shard=00.parquet") as (parquet, _):
+    name = f"predictions/model={MODEL}/shard=00.parquet"
+    with copy_predictions(validated.store, name) as copy, open_parquet(copy.path, name) as (parquet, _):
         scores = parquet.read()["score"].to_pylist()
         column = parquet.schema_arrow.get_field_index("score")
         parts = [parquet.metadata.row_group(at).column(column).statistics for at in range(parquet.num_row_groups)]
@@ -99,7 +122,22 @@ def test_predictions_are_one_table_with_hive_partitions(validated) -> None:
     assert dataset.to_table(filter=ds.field("atoms") == 9007199254740993)["score"].to_pylist()[0] == 0.30000000000000004
 
 
-def test_the_table_equals_the_file_and_the_printed_text(validated) -> None:
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_the_table_equals_the_file_and_the_printed_text(predicted, monkeypatch, size: str) -> None:
+    validated = predicted
+    if size == "large":
+        # As if shards, parts and row groups were too large for memory.
+        for module, name, value in (
+            (shard_manifest, "_BLOCK_BYTES", 64),
+            (shard_manifest, "_FIRST_BYTES", 16),
+            (parquet, "_GROUP_CELLS", 9),
+            (parquet, "_MOST_CHUNKS", 5),
+            (parquet, "_LARGE_FOOTER", 0),
+            (loading, "_KEPT_BYTES", 0),
+            (loading, "_SPOOLED_COLUMNS", 3),
+        ):
+            monkeypatch.setattr(module, name, value)
+    assert [outcome.failure for outcome in validated.validate()] == [""] * len(SHARDS)
     outcomes = validated.load()
     assert [outcome.failure for outcome in outcomes] == [""] * len(SHARDS)
     assert all(check.passed for outcome in outcomes for check in outcome.checks)
@@ -175,7 +213,7 @@ def test_a_refused_shard_keeps_its_earlier_predictions(validated, limit: float) 
     given = read_shard(validated.store, read_manifest(validated.store), "01")["smiles"].to_pylist()
     bad = given[::4]
     files = validated.objects("predictions")
-    validated.write_model(release="v2", answer=f"return 'x,1,x' if smiles in {bad!r} else '1,1,x'")
+    validated.write_model(release="v2", answer=f"return 'x,,' if smiles in {bad!r} else '1,1,x'")
     validated.predict(max_failure_rate=1.0)
     outcomes = {outcome.shard: outcome for outcome in validated.validate(max_failure_rate=limit)}
     assert f"{len(bad)} of {len(given)} molecules quarantined" in outcomes["01"].failure
@@ -187,7 +225,7 @@ def test_a_refused_shard_keeps_its_earlier_predictions(validated, limit: float) 
 def test_a_quarantined_molecule_is_a_row_of_nulls(world) -> None:
     world.build_library()
     bad = read_shard(world.store, read_manifest(world.store), "01")["smiles"].to_pylist()[2]
-    world.write_model(answer=f"return 'x,1,x' if smiles == {bad!r} else '1,1,x'")
+    world.write_model(answer=f"return 'x,,' if smiles == {bad!r} else '1,1,x'")
     world.predict()
     (outcome,) = world.validate(["01"])
     assert (outcome.failure, outcome.facts["quarantined"]) == ("", 1)
@@ -239,7 +277,33 @@ def test_an_invalid_manifest_fails_its_shard_with_a_remedy(predicted, content: b
     assert set(outcomes.values()) == {""}
 
 
-def test_raw_text_in_a_number_column_is_refused_by_cell(predicted) -> None:
+def test_emptied_cells_are_counted_at_each_stage(predicted) -> None:
+    library = read_manifest(predicted.store)
+    outcomes = predicted.predict()
+    for outcome, validated in zip(outcomes, predicted.validate(), strict=True):
+        shard = outcome.shard
+        smiles = read_shard(predicted.store, library, shard)["smiles"].to_pylist()
+        expected = []
+        for column, cells in EMPTIED.items():
+            bad = [(cells[at], of) for of in smiles if (at := len(of) % len(PRINTED)) in cells]
+            if bad:
+                expected.append(EmptiedColumn(column=column, cells=len(bad), example=bad[0][0], smiles=bad[0][1]))
+        assert sorted(require_manifest(predicted.store, MODEL, shard).emptied, key=str) == sorted(expected, key=str)
+        assert sorted(outcome.emptied, key=str) == sorted(expected, key=str)
+        total = sum(each.cells for each in expected)
+        assert (outcome.facts["emptied_cells"], validated.facts["emptied_cells"]) == (total, total)
+        (check,) = [check for check in outcome.checks if check.name == "cells"]
+        assert not check.passed
+        assert f"{expected[0].cells} in {expected[0].column}, such as {expected[0].example!r}" in check.description
+        with predicted.path(f"emptied/model={MODEL}/shard={shard}.csv").open(newline="") as file:
+            listed = [{**row, "cells": int(row["cells"])} for row in csv.DictReader(file)]
+        assert listed == [each.model_dump() for each in outcome.emptied]
+    predicted.load()
+    card = make_card(predicted.store, predicted.tables, MODEL, Settings(models_dir=str(predicted.models_dir)))
+    assert card.emptied == merge_emptied(each for outcome in outcomes for each in outcome.emptied)
+
+
+def test_cells_emptied_beyond_the_manifest_s_are_refused(predicted) -> None:
     path = predicted.path(f"raw/model={MODEL}/shard=00/manifest.json")
     path.write_text(path.read_text().replace('"name":"label","type":"string"', '"name":"label","type":"float"'))
     (outcome,) = predicted.validate(["00"])
@@ -292,3 +356,72 @@ def test_loading_two_releases_again_keeps_the_newer_columns(world) -> None:
 
     assert [outcome.facts["write_units"] for outcome in again] == [0] * len(SHARDS)
     assert [column.name for column in TableReader(world.tables, MODEL).columns] == [name for name, _ in columns]
+
+
+def damage(tables, table: str, shard: str, how: str) -> None:
+    """Lose or change one page that readers see."""
+    current = ShardRecord.from_item(tables.get_many(table, [shard])[shard]).current
+    *_, key = current.pages.keys(shard)
+    if how == "lost":
+        tables.delete_many(table, [key])
+    elif how == "flipped":
+        value = tables.get_many(table, [key])[key].value
+        tables.put_many(table, [Item(key, value[:-1] + bytes([value[-1] ^ 1]))])
+    else:
+        content = decompress(tables.get_many(table, [key])[key].value)
+        other = content[:-1] + bytes([content[-1] ^ 1])
+        tables.put_many(table, [Item(key, zstandard.ZstdCompressor(write_checksum=True).compress(other))])
+
+
+@pytest.mark.parametrize(("how", "found"), [("lost", "lost"), ("flipped", "damaged"), ("changed", "different")])
+def test_verify_finds_every_difference_and_repairs_it(validated, how: str, found: str) -> None:
+    validated.load()
+    library = read_manifest(validated.store)
+    list(load_library_shards(validated.store, validated.tables, library, SHARDS))
+
+    def verify(table: str, repair: bool = False) -> dict[str, str]:
+        outcomes = verify_shards(validated.store, validated.tables, table, SHARDS, library=library, repair=repair)
+        return {outcome.shard: outcome.failure for outcome in outcomes}
+
+    for table in (MODEL, LIBRARY):
+        assert set(verify(table).values()) == {""}
+        damage(validated.tables, table, "02", how)
+        for _ in range(2):
+            differing = verify(table)
+            assert f"1 are {found}, such as 02/" in differing["02"]
+            assert f"`precalc verify {table} --repair`" in differing.pop("02")
+            assert set(differing.values()) == {""}
+        assert set(verify(table, repair=True).values()) == {""}
+        assert set(verify(table).values()) == {""}
+
+
+def test_verify_names_a_shard_that_was_loaded_from_other_predictions(validated) -> None:
+    validated.load(["00", "01", "02"])
+    library = read_manifest(validated.store)
+    path = parquet_path(validated, "01")
+    table = pq.read_table(path, partitioning=None)
+    pq.write_table(table.slice(1).replace_schema_metadata(pq.read_metadata(path).metadata), path)
+    outcomes = verify_shards(validated.store, validated.tables, MODEL, SHARDS, library=library, repair=False)
+    failures = {outcome.shard: outcome.failure for outcome in outcomes}
+    assert "molecules in the table" in failures["01"]
+    assert "it is not loaded" in failures["03"]
+    assert (failures["00"], failures["02"]) == ("", "")
+
+
+@pytest.mark.parametrize("how", ["lost", "flipped", "a flipped record"])
+def test_building_the_library_mends_its_table(validated, how: str) -> None:
+    library = read_manifest(validated.store)
+    list(load_library_shards(validated.store, validated.tables, library, SHARDS))
+    rows = [TableReader(validated.tables, LIBRARY).get(keys) for keys in library_keys(validated, library)]
+    if how == "a flipped record":
+        item = validated.tables.get_many(LIBRARY, ["02"])["02"]
+        validated.tables.put_many(LIBRARY, [Item("02", item.value[:-1] + b"x", item.version)])
+    else:
+        damage(validated.tables, LIBRARY, "02", how)
+    outcomes = list(load_library_shards(validated.store, validated.tables, library, ["02"]))
+    assert [outcome.failure for outcome in outcomes] == [""]
+    assert [TableReader(validated.tables, LIBRARY).get(keys) for keys in library_keys(validated, library)] == rows
+
+
+def library_keys(world, library) -> list[list[str]]:
+    return [read_shard(world.store, library, shard)["inchikey"].to_pylist() for shard in SHARDS]

@@ -70,6 +70,14 @@ def test_a_command_that_does_not_exist_ends_with_127_and_says_so(place: Place) -
     assert last_line(place.log) == "no-such-program cannot be started: No such file or directory"
 
 
+def test_a_machine_that_can_start_no_process_is_an_os_error(place: Place) -> None:
+    nowhere = place.folder / "nowhere" / "lock"
+    with pytest.raises(FileNotFoundError, match="no process can be started: No such file or directory"):
+        run_guarded(["true"], timeout=20, lock=nowhere, **place.options)
+    with pytest.raises(FileNotFoundError, match="no process can be started"):
+        hold(["true"], close=["true"], timeout=20, lock=nowhere, **place.options)
+
+
 def test_output_goes_to_the_log_and_input_is_empty(place: Place) -> None:
     assert place.run("cat; echo out; echo err >&2") == 0
     assert place.log.read_text() == "out\nerr\n"
@@ -88,10 +96,10 @@ def test_timeout_is_raised_after_all_processes_have_ended(place: Place) -> None:
 
 def test_server_is_held_until_its_own_command_closes_it(place: Place) -> None:
     close = place.shell("echo closed > closed")
-    server = hold(place.shell(f"{DAEMON}; sleep 0.3"), close=close, timeout=20, **place.options)
-    assert len(place.left()) == 2  # the guard's arguments have the mark, too
+    end = hold(place.shell(f"{DAEMON}; sleep 0.3"), close=close, timeout=20, **place.options)
+    assert len(place.left()) == 3  # the arguments of the guard's two processes have the mark, too
     assert not (place.folder / "closed").exists()
-    server.close()
+    end()
     assert place.left() == []
     assert (place.folder / "closed").exists()
 
@@ -118,7 +126,7 @@ folder = Path(folder)
 options = {"env": clean_variables(folder), "cwd": folder, "log": folder / "log.txt", "lock": folder / "lock"}
 command = ["sh", "-c", script, folder.name]
 if kind == "run":
-    run_guarded(command, timeout=100, **options)
+    sys.exit(run_guarded(command, timeout=100, **options) != 137)
 hold(command, close=["sh", "-c", close, folder.name], timeout=100, **options)
 time.sleep(100)
 """
@@ -171,7 +179,60 @@ def test_a_guard_asked_to_end_goes_on_guarding(place: Place, holder) -> None:
         child.terminate()
         child.send_signal(signal.SIGINT)
     time.sleep(0.3)
-    assert len(place.left()) == 3
+    assert len(place.left()) == 4
+
+
+def guards(process: psutil.Process | subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Return the outer and the inner process of the guard that a process of ours has started."""
+    outer = max(psutil.Process(process.pid).children(), key=lambda child: child.create_time())
+    (inner,) = outer.children()
+    return [outer, inner]
+
+
+ESCAPES = f"{DAEMON}; (sh -c '{STUBBORN}' $0 &); (setsid sh -c '{STUBBORN}' $0 &); sleep 0.3"
+"""Leaves a daemon, a background process and a session of its own."""
+
+
+@pytest.mark.parametrize("by_group", [False, True], ids=["process", "group"])
+@pytest.mark.parametrize("killed", [(0,), (1,), (0, 1), (1, 0)], ids=["outer", "inner", "both", "both, inner first"])
+def test_nothing_survives_a_kill_of_the_guard(place: Place, holder, killed: tuple[int, ...], by_group: bool) -> None:
+    process = holder("run", f"{ESCAPES}; touch started; {STUBBORN}")
+    found = guards(process)
+    assert len(place.left()) >= 6
+    for number in killed:
+        (os.killpg if by_group else os.kill)(found[number].pid, signal.SIGKILL)
+    assert process.wait(20) == 0
+    assert place.left() == []
+
+
+@pytest.mark.parametrize("killed", [(0,), (1,), (0, 1), (1, 0)], ids=["outer", "inner", "both", "both, inner first"])
+def test_no_server_survives_a_kill_of_its_guard(place: Place, killed: tuple[int, ...]) -> None:
+    close = place.shell("touch closed")
+    end = hold(place.shell(ESCAPES), close=close, timeout=20, **place.options)
+    found = guards(psutil.Process())
+    for number in killed:
+        found[number].kill()
+    if len(killed) == 1:
+        wait_for(lambda: not place.left())
+        assert (place.folder / "closed").exists()
+    end()
+    assert place.left() == []
+
+
+def test_a_kill_of_us_and_half_of_the_guard_leaves_nothing(place: Place, holder) -> None:
+    process = holder("run", f"{ESCAPES}; touch started; {STUBBORN}")
+    outer, _ = guards(process)
+    process.kill()
+    outer.kill()
+    wait_for(lambda: not place.left())
+
+
+def test_a_second_call_starts_after_the_first_s_processes_ended(place: Place, holder) -> None:
+    process = holder("run", f"{ESCAPES}; touch started; {STUBBORN}")
+    guards(process)[0].kill()
+    seen = place.shell(f"ps -eo args | grep -c '[d]aemon-{place.mark}' > seen; true")
+    assert run_guarded(seen, timeout=20, lock=place.folder / "lock", **place.options) == 0
+    assert (place.folder / "seen").read_text() == "0\n"
 
 
 @pytest.mark.parametrize(
@@ -189,8 +250,9 @@ def test_a_guard_asked_to_end_goes_on_guarding(place: Place, holder) -> None:
         ("HTTPS_PROXY", True),
         ("REQUESTS_CA_BUNDLE", True),
         ("LC_ALL", True),
-        ("PIP_INDEX_URL", True),
-        ("UV_INDEX_URL", True),
+        ("PIP_INDEX_URL", False),
+        ("UV_INDEX_URL", False),
+        ("UV_DEFAULT_INDEX", False),
         ("OMP_NUM_THREADS", True),
         ("CUDA_VISIBLE_DEVICES", True),
     ],
@@ -202,3 +264,14 @@ def test_a_model_sees_what_it_needs_and_no_secret_of_ours(
     variables = clean_variables(tmp_path / "home")
     assert variables.get(name) == ("value" if passed_on else None)
     assert variables["HOME"] == str(tmp_path / "home")
+
+
+@pytest.mark.parametrize(
+    ("name", "passed_on"),
+    [("PIP_INDEX_URL", True), ("UV_INDEX_URL", True), ("UV_PUBLISH_TOKEN", False), ("AWS_SECRET_ACCESS_KEY", False)],
+)
+def test_only_an_installer_sees_the_indexes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, passed_on: bool
+) -> None:
+    monkeypatch.setenv(name, "value")
+    assert (name in clean_variables(tmp_path / "home", installs=True)) == passed_on

@@ -7,6 +7,7 @@ from unittest.mock import patch
 import numpy as np
 import pyarrow as pa
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from table_doubles import record_batch
@@ -17,7 +18,7 @@ from precalc_assets.sharding import HASH_SPACE, shard_index
 from precalc_assets.tables import pages
 from precalc_assets.tables.directory import TableColumns
 from precalc_assets.tables.page_writer import DtypeChooser, PageEncoder, Rows
-from precalc_assets.tables.pages import Page, page_index, page_layout
+from precalc_assets.tables.pages import Page, narrowed, page_index, page_layout
 from precalc_assets.tables.paging import ShardRows
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -84,6 +85,44 @@ def test_wide_and_narrow_rows_are_read_alike(table):
     assert (wide.numbers._pick is None) == any(g.width > 1 and g.dtype != "utf8" for g in wide.groups)
     narrow_page, wide_page = Page(layout, value), Page(wide, value)
     assert [bits(wide_page.row(h)) for h in hashes] == [bits(narrow_page.row(h)) for h in hashes]
+
+
+@settings(max_examples=150, deadline=None)
+@given(tables(), st.data())
+def test_some_columns_are_read_as_all_are(table, data):
+    columns, rows = table
+    _, layout, hashes, value = encoded(columns, rows)
+    at = st.none() | st.integers(0, len(columns) - 1)
+    chosen = data.draw(st.lists(at, min_size=1, max_size=len(columns), unique=True))
+    page = Page(narrowed(layout, tuple(chosen)), value)
+    expected = [[None if at is None else row[at] for at in chosen] for row in rows]
+    assert [bits(page.row(h)) for h in hashes] == [bits(row) for row in expected]
+
+
+BYTE = st.integers(0, 255)
+
+
+@settings(max_examples=75, deadline=None)
+@given(st.data(), st.integers(1, 5), st.booleans())
+def test_rows_of_bytes_stay_so_if_they_are_asked_for(data, width, with_nulls):
+    columns = [Column(f"c{at}", "integer", "", "") for at in range(width)]
+    whole = st.tuples(*[BYTE] * width)
+    rows = data.draw(st.lists(whole, min_size=1, max_size=8)) + [(None,) * width] * with_nulls
+    _, layout, hashes, value = encoded(columns, rows)
+    page = Page(layout, value)
+    found = [page.row(h, as_bytes=True) for h in hashes]
+    assert found == [row if row[0] is None else bytes(row) for row in rows]
+    backwards = narrowed(layout, tuple(range(width)[::-1]))
+    assert [tuple(Page(backwards, value).row(h, as_bytes=True)) for h in hashes] == [row[::-1] for row in rows]
+
+
+@settings(max_examples=75, deadline=None)
+@given(tables())
+def test_other_rows_are_tuples_also_where_bytes_are_asked_for(table):
+    columns, rows = table
+    _, layout, hashes, value = encoded(columns, rows)
+    page = Page(layout, value)
+    assert [bits(page.row(h, as_bytes=True)) for h in hashes] == [bits(row) for row in rows]
 
 
 @settings(max_examples=50, deadline=None)
@@ -164,6 +203,32 @@ def test_a_match_across_two_hashes_is_no_molecule():
     assert page.hashes == tuple(keys)
     assert page.row(straddling) is None
     assert [page.row(h) for h in keys] == [(at,) for at in range(len(keys))]
+
+
+@pytest.mark.parametrize("distance", [1, 254, 255, 256, 257, 510, 511, 700])
+def test_counts_that_are_mostly_zero_are_listed_and_read_back_exactly(distance):
+    columns = [Column(f"c{at}", "integer", "", "") for at in range(900)]
+    rows = [tuple(7 if at in (0, distance, 899) else 0 for at in range(900)), (0,) * 900, (None,) + (0,) * 899]
+    _, layout, hashes, value = encoded(columns, rows)
+    assert len(pages.decompress(value)) < 200
+    assert [Page(layout, value).row(h) for h in hashes] == rows
+    chosen = 899, distance, 0, 450
+    some = Page(narrowed(layout, chosen), value)
+    assert [some.row(h) for h in hashes] == [tuple(row[at] for at in chosen) for row in rows]
+
+
+@given(st.lists(st.binary(max_size=3), max_size=6), st.integers(0, 2**32 - 1))
+def test_a_list_that_does_not_fit_is_an_error(entries, listed):
+    columns = [Column("c", "integer", "", "")]
+    _, layout, hashes, value = encoded(columns, [(0,)] * 8)
+    payload = pages.decompress(value)
+    numbers_at = 4 + 8 * 8
+    changed = payload[:numbers_at] + struct.pack("<I", listed) + b"".join(entries)
+    try:
+        row = Page(layout, zstandard.compress(changed)).row(hashes[3])
+    except TableError:
+        return
+    assert len(row) == 1
 
 
 @pytest.mark.parametrize("at", [0, 9, 30, -1])

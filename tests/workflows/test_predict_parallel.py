@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 import pytest
 from aws_emulator import tables_url
 
-from precalc_assets.executions import Execution, Settled, open_execution
-from precalc_assets.inference import find_report
-from precalc_assets.library import build_library, read_shard
-from precalc_assets.predictions import require_manifest
+from precalc_assets.executions.records import Execution, Settled, open_execution
+from precalc_assets.library.build import build_library
+from precalc_assets.library.library_manifest import read_shard
+from precalc_assets.predictions.canary_report import find_report
+from precalc_assets.predictions.shard_manifest import require_manifest
 from precalc_assets.sharding import shard_keys
 from precalc_assets.storage import open_store
 from precalc_assets.tables import KeyValueStore, TableReader, open_tables

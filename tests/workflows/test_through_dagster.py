@@ -7,42 +7,52 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import dagster as dg
+import obstore
 import pytest
 from aws_emulator import tables_url
 from dagster_dev import DagsterDev, dagster_dev, wait_until
 from fake_github import REPOSITORY, TOKEN, FakeGitHub
 from graphs import MODEL, Clock, Graph, QuickPlatform
+from obstore.store import ObjectStore
 from playwright.sync_api import Page, sync_playwright
-from test_predict_parallel import FEW, MANY, assert_served, refuse, smiles_of
+from test_predict_parallel import FEW, MANY, assert_served
 
-from precalc_assets.cards import find_card
-from precalc_assets.executions import list_executions
-from precalc_assets.library import build_library, put_source
+from precalc_assets.cards.model_card import find_card
+from precalc_assets.executions.records import list_executions
+from precalc_assets.library.build import build_library
+from precalc_assets.library.library_manifest import read_manifest
 from precalc_assets.sharding import shard_keys
-from precalc_assets.storage import open_store
+from precalc_assets.storage import library_shard, open_store
 
 pytestmark = pytest.mark.slow
 
 ASSETS = ("raw_predictions", "predictions", "prediction_table")
 
 
-class Actions:
-    """A GitHub that runs the workflow by act; the shard that fails in the first run is repaired before the second."""
+class Actions(FakeGitHub):
+    """A GitHub that runs the workflow by act. In the first run, a shard's molecules are gone once the canary ends."""
 
-    def __init__(self, workshop) -> None:
+    def __init__(self, workshop, store: ObjectStore, shard: str) -> None:
+        super().__init__(on_dispatch=self.run)
         self.workshop = workshop
-        self.fake = FakeGitHub(on_dispatch=self.run)
+        self.store = store
+        self.missing = library_shard(shard, read_manifest(store).shards[shard].digest)
+        self.molecules = obstore.get(store, self.missing).bytes()
         self.said: list[str] = []
 
     def run(self, inputs: dict[str, str], run_id: int) -> None:
-        if self.said:
-            self.workshop.world.write_model()
-        self.said.append(self.workshop.run_for(self.fake, inputs, run_id))
+        obstore.put(self.store, self.missing, self.molecules)
+        self.said.append(self.workshop.run_for(self, inputs, run_id))
+
+    def end_job(self, run_id: int, name: str, conclusion: str = "success") -> None:
+        super().end_job(run_id, name, conclusion)
+        if name == "Canary" and not self.said:
+            obstore.delete(self.store, self.missing)
 
     @contextmanager
-    def serving(self) -> Iterator[dict[str, str]]:
+    def as_backend(self) -> Iterator[dict[str, str]]:
         """Serve, and yield the settings for it."""
-        with self.fake.serving() as url:
+        with self.serving() as url:
             github = {"github_repository": REPOSITORY, "github_token": TOKEN, "github_api_url": url}
             yield {"compute": "github", **github}
 
@@ -60,15 +70,15 @@ def test_dagster_run_loads_a_table_on_aws_through_the_workflow(new_workshop, aws
     workshop = new_workshop(5, FEW)
     shards = shard_keys(5)
     keys = [f"{MODEL}|{shard}" for shard in shards]
-    workshop.world.write_model(answer=refuse(smiles_of(workshop, "04")))
     urls = {"store_url": f"s3://{aws.make_bucket()}/platform", "tables_url": tables_url()}
     workshop.variables |= {f"PRECALC_{name.upper()}": url for name, url in urls.items()}
-    build_library(open_store(urls["store_url"]), workshop.world.root / "library.smi", n_shards=5, processes=1)
-    actions = Actions(workshop)
-    with dg.DagsterInstance.local_temp() as instance, actions.serving() as github:
+    store = open_store(urls["store_url"])
+    build_library(store, workshop.world.root / "library.smi", n_shards=5, processes=1)
+    actions = Actions(workshop, store, "04")
+    with dg.DagsterInstance.local_temp() as instance, actions.as_backend() as github:
         graph = Graph(workshop.world, instance, QuickPlatform, n_shards=5, max_failure_rate=0.4, **github, **urls)
         graph.platform.clock = PatientClock()
-        actions.fake.now = graph.platform.clock.now
+        actions.now = graph.platform.clock.now
         instance.add_dynamic_partitions("models", [MODEL])
 
         for asset in ASSETS:
@@ -79,8 +89,7 @@ def test_dagster_run_loads_a_table_on_aws_through_the_workflow(new_workshop, aws
         raw = {event.partition: event for event in graph.materializations("raw_predictions")}
         assert [raw[key].metadata["attempt"].value for key in keys] == [1, 1, 1, 1, 2]
         assert [event.partition for event in graph.materializations("sample_predictions")] == [MODEL]
-    assert [run.inputs["shards"] for run in actions.fake.runs.values()] == ["00-04", "04"]
-    store = graph.platform.store
+    assert [run.inputs["shards"] for run in actions.runs.values()] == ["00-04", "04"]
     first, second = (execution.settled.read() for execution in list_executions(store))
     assert first.failures.keys() == {"04"}
     assert second is None or second.landed == ("04",)
@@ -115,7 +124,7 @@ def stages(clicked: float, published: float, actions: Actions, dev: DagsterDev) 
     """Return the seconds of each stage, as lines."""
     lines = []
     since = clicked
-    for run in actions.fake.runs.values():
+    for run in actions.runs.values():
         lines.append(f"launch of {run.inputs['shards']}: {run.created_at.timestamp() - since:.1f} s")
         for kind in ("Plan", "Canary", "Predict", "Load", "Report"):
             jobs = [job for name, job in run.jobs.items() if name.startswith(kind)]
@@ -138,10 +147,8 @@ def stages(clicked: float, published: float, actions: Actions, dev: DagsterDev) 
 def test_backfill_of_fifty_shards_ends_in_table_and_card(new_workshop, page: Page, capsys):
     workshop = new_workshop(50, MANY)
     world = workshop.world
-    put_source(world.store, world.root / "library.smi")
-    workshop.world.write_model(answer=refuse(smiles_of(workshop, "31")))
-    actions = Actions(workshop)
-    with actions.serving() as github, dagster_dev(world, **github) as dev:
+    actions = Actions(workshop, world.store, "31")
+    with actions.as_backend() as github, dagster_dev(world, **github) as dev:
         dev.add_model(MODEL)
         clicked = time.time()
         click_backfill(page, dev, "raw_predictions", upstream_is_there=False)
@@ -158,7 +165,7 @@ def test_backfill_of_fifty_shards_ends_in_table_and_card(new_workshop, page: Pag
             assert sorted(event["partition"] for event in recorded) == [f"{MODEL}|{shard}" for shard in shard_keys(50)]
         with capsys.disabled():
             print(f"\n{stages(clicked, published, actions, dev)}")  # noqa: T201 - the figures that the notes give
-    assert [run.inputs["shards"] for run in actions.fake.runs.values()] == ["00-49", "31"]
-    jobs = Counter(name.partition(" ")[0] for name in actions.fake.runs[1001].jobs)
+    assert [run.inputs["shards"] for run in actions.runs.values()] == ["00-49", "31"]
+    jobs = Counter(name.partition(" ")[0] for name in actions.runs[1001].jobs)
     assert jobs == {"Plan": 1, "Canary": 1, "Predict": 50, "Load": 10, "Report": 1}
     assert_served(workshop, shard_keys(50))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from precalc_assets.cli.durations import parse_duration
+from precalc_assets.cli.work import parse_duration
 from precalc_assets.executions.github import computed_shards
 from precalc_assets.settings import Settings
 

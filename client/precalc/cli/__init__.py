@@ -8,6 +8,7 @@ import signal
 import sys
 
 from precalc.cli.app import app
+from precalc.cli.terminal import say
 from precalc.errors import PrecalcError
 from precalc.plugins import find_plugin
 
@@ -28,14 +29,14 @@ def main() -> None:
     try:
         app()
     except PrecalcError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         sys.exit(error.exit_code)
     except SystemExit as stop:
         if stop.code == _INTERRUPTED:
-            print("interrupted; finished work is kept, and the same command continues", file=sys.stderr)
+            say("interrupted; finished work is kept, and the same command continues")
         raise
     except OSError as error:
-        print(f"error: {str(error).partition(chr(10))[0] or type(error).__name__}", file=sys.stderr)
+        say(f"error: {str(error).partition(chr(10))[0] or type(error).__name__}")
         sys.exit(1)
 
 
@@ -51,4 +52,4 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a message."""
-        print(record.getMessage(), file=sys.stderr, flush=True)
+        say(record.getMessage())

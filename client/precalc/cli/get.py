@@ -4,21 +4,29 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from precalc.cli.progress_bar import progress
+from precalc.cli.terminal import data_stream, say
 from precalc.downloading import MANIFEST
 from precalc.errors import ApiError, OneModelError, PrecalcError, UsageError
-from precalc.formats import find_format
-from precalc.getting import Computation, Counts, OnRows, Request, get_to_file, get_to_stream, ignore_rows
-from precalc.identifiers import check_model_id, is_model_id
-from precalc.molecule_input import MoleculeInput, identify_once, read_file, read_list, save_stream
+from precalc.formats import SUFFIXES, find_format
+from precalc.getting import MISSING, Computation, Counts, OnRows, Request, get_to_file, get_to_stream, ignore_rows
+from precalc.identifiers import check_model_id, is_model_id, split_names
+from precalc.joining import OpenFunction, open_joined
+from precalc.molecules.molecule_columns import Wanted
+from precalc.molecules.molecule_input import MoleculeInput, identify_once, read_list, read_rows, save_stream
+from precalc.molecules.reading import read_table
+from precalc.partial_files import replace_json
+from precalc.percentiles import open_with_percentiles
 from precalc.plugins import find_plugin, find_source
-from precalc.source import OpenModel, Source
+from precalc.scratch import scratch_folder
+from precalc.source import OpenModel, Source, reload
+from precalc.statuses import COMPUTED, FOUND, MODEL_FAILED, STATUSES, UNREADABLE
 
 _NAMED = 5
 """Maximum number of models that a message names."""
@@ -26,10 +34,10 @@ _NAMED = 5
 _WORTH_A_BAR = 1_000
 """Molecules from which on a progress bar is shown; fewer take less time than reading it."""
 
+_MANY_MODELS = "several models fill a folder, a file for each, or with --join one wide table"
+
 _LISTED = 20
 """Molecules in a batch of those on the command line, which are identified before any is read."""
-
-_UNREADABLE = "neither InChIKey nor SMILES"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,34 +48,52 @@ class Options:
     output: Path | None = None
     missing: Path | None = None
     format: str | None = None
+    join: bool = False
+    columns: str | None = None
+    input_column: str | None = None
+    only_predictions: bool = False
     api: str | None = None
     include_smiles: bool = False
+    percentiles: bool = False
+    reasons: bool = False
     all_models: bool = False
     compute_missing: bool = False
 
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The columns to read, None for all."""
+        return None if self.columns is None else split_names(self.columns)
+
 
 def get(words: Sequence[str], options: Options) -> None:
-    """Write `key,input` and the model's columns, a row per molecule; a missing molecule has empty cells.
+    """Write what came of each molecule and the model's columns, a row per molecule, with empty cells where it has none.
 
     Raises UsageError for an unreadable molecule on the command line; in a file it gets a row and is counted.
     """
     models, named = _split(words, options)
-    many = options.all_models or len(models) > 1
+    many = (options.all_models or len(models) > 1) and not options.join
     _check(options, many=many)
     sys.stdout.flush()
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(TemporaryDirectory(prefix="precalc-")))
+        scratch = stack.enter_context(scratch_folder())
         open_it = find_source(options.api)
-        molecules = _open_molecules(named, options.input_file, scratch)
+        molecules = _open_molecules(named, options, scratch)
         source = stack.enter_context(closing(open_it()))
+        open_one = _opener(source, options)
         try:
+            models = models or _all_models(source)
             if many:
-                _get_many(source, models or [entry.model for entry in source.models()], molecules, options, scratch)
+                _get_many(source, models, molecules, options, scratch)
             else:
-                _get_one(source.open(models[0]), molecules, options, scratch)
+                open_model = partial(open_joined, open_one, models) if options.join else partial(open_one, models[0])
+                _get_one(open_model(options.names), molecules, options, scratch)
         except BrokenPipeError:
             # The reader closed the pipe, as `head` does; without this, Python reports the error again at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _opener(source: Source, options: Options) -> OpenFunction:
+    return partial(open_with_percentiles, source) if options.percentiles else source.open
 
 
 def _split(words: Sequence[str], options: Options) -> tuple[list[str], list[str]]:
@@ -81,6 +107,13 @@ def _split(words: Sequence[str], options: Options) -> tuple[list[str], list[str]
     return list(words[:n_models]), list(words[n_models:])
 
 
+def _all_models(source: Source) -> list[str]:
+    models = [entry.model for entry in source.models()]
+    if not models:
+        raise PrecalcError(f"{source.name} has no models yet, so nothing was written; {reload('MODEL')}")
+    return models
+
+
 def _check(options: Options, *, many: bool) -> None:
     """Raise UsageError for options that do not go together, and for paths that cannot be written."""
     output, missing = options.output, options.missing
@@ -88,32 +121,37 @@ def _check(options: Options, *, many: bool) -> None:
         raise UsageError(f"{output} is named twice; give --output and --missing different files")
     if missing and options.compute_missing:
         raise UsageError("--compute-missing leaves no molecule missing; leave out --missing")
+    if options.percentiles and options.compute_missing:
+        raise UsageError("--percentiles are of precalculated values; leave out --compute-missing")
+    if options.join and options.compute_missing:
+        raise UsageError("--compute-missing runs one model; leave out --join, or compute each model by itself")
     if many and output is None:
-        raise UsageError("several models are written into a folder, a file for each; name the folder with -o")
+        raise UsageError(f"{_MANY_MODELS}; name a folder with -o, or add --join")
     for path in filter(None, (output, missing)):
-        if many and path.exists() and not path.is_dir():
-            raise UsageError(f"{path} is a file; several models are written into a folder, a file for each")
+        if many and not path.is_dir() and (path.exists() or path.name.lower().endswith(tuple(SUFFIXES))):
+            raise UsageError(f"{path} is a file; {_MANY_MODELS}; name a folder, or add --join")
         if not many and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise UsageError(f"{path} is a folder, or in a folder that does not exist; name a file")
     find_format(options.format, None if many else output)
-    if output is None and options.format == "parquet":
-        raise UsageError("Parquet cannot be written to standard output; name a file with -o")
+    if output is None and (options.format == "parquet" or (options.format == "csv.gz" and sys.stdout.isatty())):
+        raise UsageError(f"{options.format} cannot be written to standard output here; name a file with -o")
 
 
-def _open_molecules(named: Sequence[str], path: Path | None, scratch: Path) -> MoleculeInput:
+def _open_molecules(named: Sequence[str], options: Options, scratch: Path) -> MoleculeInput:
+    path = options.input_file
     if named and path:
         raise UsageError("give either molecules or a file of them with -i")
     if named:
         molecules = read_list(named)
         for batch in molecules.batches(_LISTED):
-            if batch.reasons:
-                raise UsageError(f"{batch.reasons[0]}; {_way_out(batch.texts[batch.inchikeys.index(None)])}")
+            for reason in batch.unreadable():
+                raise UsageError(f"{reason}; {_way_out(batch.texts[batch.inchikeys.index(None)])}")
         return molecules
     if path is None or str(path) == "-":
         if path is None and sys.stdin.isatty():
             raise UsageError("name molecules, a file of them with -i, or pipe them into standard input")
         path = save_stream(sys.stdin.buffer, scratch)
-    return read_file(path)
+    return read_rows(read_table(path, Wanted(options.input_column)), own_columns=not options.only_predictions)
 
 
 def _way_out(word: str) -> str:
@@ -125,24 +163,29 @@ def _way_out(word: str) -> str:
     return "give a SMILES or an InChIKey"
 
 
+def _request(model: OpenModel, molecules: MoleculeInput, options: Options, output: Path | None) -> Request:
+    kind = find_format(options.format, output)
+    return Request(model, molecules, kind, smiles=options.include_smiles, reasons=options.reasons)
+
+
 def _get_one(model: OpenModel, molecules: MoleculeInput, options: Options, scratch: Path) -> None:
-    request = Request(model, molecules, find_format(options.format, options.output), smiles=options.include_smiles)
+    request = _request(model, molecules, options, options.output)
     if options.output:
         counts, _ = _get_file(request, options.output, options.missing, options)
     elif options.missing or options.compute_missing:
         counts, _ = _get_file(request, scratch / "answers", options.missing, options)
         with (scratch / "answers").open("rb") as file:
-            shutil.copyfileobj(file, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
+            shutil.copyfileobj(file, data_stream())
+        sys.stdout.flush()
     else:
         _warn(request)
-        counts = get_to_stream(request, sys.stdout.buffer)
+        counts = get_to_stream(request, data_stream())
         _report(counts, None)
-    _explain(counts.unreadable, counts.reasons)
-    _advise(counts.missing, options)
+    _explain(counts.of(UNREADABLE), counts.reasons)
+    _advise(counts.of(*MISSING), options)
     if options.output or sys.stderr.isatty():
         where = f"{options.output}: " if options.output else ""
-        _say(f"{where}{_molecules(counts.rows)}, {model.info.citation}")
+        say(f"{where}{_molecules(counts.rows)}, {model.info.citation}")
 
 
 def _get_many(source: Source, models: Sequence[str], molecules: MoleculeInput, options: Options, scratch: Path) -> None:
@@ -150,80 +193,71 @@ def _get_many(source: Source, models: Sequence[str], molecules: MoleculeInput, o
 
     Raises PrecalcError at the end, after all other models are written, for models that cannot be read.
     """
-    if not models:
-        raise PrecalcError(f"{source.name} has no models yet; nothing was written")
     folders = [folder for folder in (options.output, options.missing) if folder]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-    manifest = _Manifest(folders[0] / MANIFEST)
     identified = identify_once(molecules, scratch / "molecules.jsonl")
     failed: list[str] = []
     written: list[Counts] = []
     for name in dict.fromkeys(models):
         try:
-            counts = _get_into_folder(source.open(name), identified, options, folders, manifest)
+            counts = _get_into_folder(_opener(source, options)(name, options.names), identified, options, folders)
         except PrecalcError as error:
             # An API error with a code concerns this model alone: the API is up.
             if not isinstance(error, OneModelError) and not (isinstance(error, ApiError) and error.code):
                 raise
-            _say(f"error: {error}")
+            say(f"error: {error}")
             failed.append(name)
         else:
             written += [counts] if counts else []
     if written:
         # Every model has the same unreadable molecules.
-        _explain(written[0].unreadable, written[0].reasons)
-        _advise(max(counts.missing for counts in written), options)
+        _explain(written[0].of(UNREADABLE), written[0].reasons)
+        _advise(max(counts.of(*MISSING) for counts in written), options)
     if failed:
         named = ", ".join(failed[:_NAMED]) + (f" and {len(failed) - _NAMED:,} more" if len(failed) > _NAMED else "")
         raise PrecalcError(f"not read: {named}; the others are in {folders[0]}, run the same command to retry")
 
 
 def _get_into_folder(
-    model: OpenModel, molecules: MoleculeInput, options: Options, folders: Sequence[Path], manifest: "_Manifest"
+    model: OpenModel, molecules: MoleculeInput, options: Options, folders: Sequence[Path]
 ) -> Counts | None:
     """Write a model's file and add it to the manifest; return None if it is already complete."""
     info = model.info
-    suffixes = (options.format or "csv", "csv")
+    suffixes = ("csv" if options.format in (None, "spreadsheet") else options.format, "csv")
     paths = [folder / f"{info.model}.{suffix}" for folder, suffix in zip(folders, suffixes, strict=False)]
-    choices = {"smiles": options.include_smiles, "compute_missing": options.compute_missing}
+    choices = {
+        "input_columns": list(molecules.names),
+        "smiles": options.include_smiles,
+        "reasons": options.reasons,
+        "compute_missing": options.compute_missing,
+        "columns": options.columns,
+    }
     entry = {"source": info.source, **info.provenance, "input_sha256": molecules.digest, **choices}
     path, missing = paths[0], paths[1] if len(paths) > 1 else None
-    if manifest.has(path.name, entry) and all(each.exists() for each in paths):
-        _say(f"{path} is already complete")
+    manifest = folders[0] / MANIFEST
+    described = _described_files(manifest)
+    if entry.items() <= described.get(path.name, {}).items() and all(each.exists() for each in paths):
+        say(f"{path} is already complete")
         return None
-    request = Request(model, molecules, find_format(options.format, None), smiles=options.include_smiles)
+    request = _request(model, molecules, options, None)
     counts, computation = _get_file(request, path, missing, options)
-    entry |= {name: getattr(counts, name) for name in ("found", "missing", "unreadable")}
+    entry |= {"statuses": counts.statuses, "other_forms": counts.other_forms}
     if computation and computation.release:
         entry |= {"computed": computation.computed, "failed": computation.failed}
         entry["computed_by_release"] = computation.release
-    manifest.add(path.name, entry)
-    _say(f"{path}: {_molecules(counts.rows)}, {info.citation}")
+    replace_json(manifest, {"files": described | {path.name: entry}})
+    say(f"{path}: {_molecules(counts.rows)}, {info.citation}")
     return counts
 
 
-class _Manifest:
-    """The JSON file that describes the other files of a folder: their content and its origin."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        try:
-            entries = json.loads(path.read_bytes())["files"]
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            entries = {}
-        self._entries: dict[str, dict[str, object]] = entries if isinstance(entries, dict) else {}
-
-    def has(self, name: str, entry: dict[str, object]) -> bool:
-        """Return whether a file's entry has these values."""
-        return entry.items() <= self._entries.get(name, {}).items()
-
-    def add(self, name: str, entry: dict[str, object]) -> None:
-        """Add a complete file."""
-        self._entries[name] = entry
-        partial = self._path.with_name(f".{self._path.name}.partial")
-        partial.write_text(json.dumps({"files": self._entries}, indent=2) + "\n", encoding="utf-8")
-        partial.replace(self._path)
+def _described_files(manifest: Path) -> dict[str, dict[str, object]]:
+    """Return what a folder's manifest says of its files: their content and its origin. A damaged one says nothing."""
+    try:
+        files = json.loads(manifest.read_bytes())["files"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return {}
+    return files if isinstance(files, dict) else {}
 
 
 def _get_file(
@@ -251,17 +285,15 @@ def _compute(request: Request, path: Path) -> tuple[Counts, Computation]:
 
         def on_computed(total: int) -> OnRows:
             stack.close()  # the bar of reading
-            _say(f"{_molecules(total)} not precalculated; running {model} on them")
+            say(f"{_molecules(total)} not precalculated; running {model} on them")
             return stack.enter_context(_bar(f"compute {model}", total))
 
         on_rows = stack.enter_context(_bar(f"get {model}", request.molecules.total))
         counts, computation = compute(request, path, on_rows=on_rows, on_computed=on_computed)
-    by = f" by {computation.release}" if computation.computed else ""
-    _say(
-        f"{counts.found:,} precalculated, {computation.computed:,} computed{by}"
-        + _unless_none(computation.failed, "failed")
-        + _unless_none(counts.unreadable, _UNREADABLE)
-    )
+    statuses = {status: n for status, n in counts.statuses.items() if status not in MISSING}
+    statuses[COMPUTED] = computation.computed
+    statuses[MODEL_FAILED] = statuses.get(MODEL_FAILED, 0) + computation.failed
+    say(_listed(statuses) + (f"; computed by {computation.release}" if computation.computed else ""))
     _explain(computation.failed, computation.reasons)
     return counts, computation
 
@@ -270,33 +302,32 @@ def _warn(request: Request) -> None:
     """Warn if the model's predictions vary between runs."""
     info = request.model.info
     if info.deterministic is False:
-        _say(f"warning: predictions of {info.model} vary between runs, in {info.variation}")
+        say(f"warning: predictions of {info.model} vary between runs, in {info.variation}")
 
 
 def _report(counts: Counts, missing: Path | None) -> None:
-    """Print counts of molecules without predictions, if any."""
-    if counts.silent:
-        _say(f"{counts.silent:,} of those found have no value: the model failed on them")
-    if not counts.missing and not counts.unreadable:
+    """Print how many molecules have each status, unless all are found, and how many predictions are of another form."""
+    if counts.other_forms:
+        say(f"{counts.other_forms:,} found for another form of the molecule, such as a tautomer: match is other_form")
+    if counts.of(FOUND) == counts.rows:
         return
-    _say(
-        f"{counts.found:,} found"
-        + _unless_none(counts.missing, "not precalculated")
-        + _unless_none(counts.unreadable, _UNREADABLE)
-        + (f"; {missing} lists {counts.missing - counts.unnamed:,}" if missing and counts.missing else "")
-    )
+    n_missing = counts.of(*MISSING)
+    lists = f"; {missing} lists {n_missing - counts.unnamed:,}" if missing and n_missing else ""
+    say(_listed(counts.statuses) + lists)
     if missing and counts.unnamed:
-        _say(f"{counts.unnamed:,} given by InChIKey cannot be listed or run: their SMILES are not in the library")
+        say(f"{counts.unnamed:,} given by InChIKey cannot be listed or run: their SMILES are not in the library")
 
 
 def _advise(missing: int, options: Options) -> None:
     """Name the options for molecules that are not precalculated, unless one was given."""
     if missing and not options.missing and not options.compute_missing:
-        _say("--missing FILE lists what is not precalculated, --compute-missing computes it here")
+        computes = "" if options.join else ", --compute-missing computes it here"
+        say(f"--missing FILE lists what is not precalculated{computes}")
 
 
-def _unless_none(number: int, what: str) -> str:
-    return f", {number:,} {what}" if number else ""
+def _listed(statuses: Mapping[str, int]) -> str:
+    """Return the counts of statuses, of those that there are."""
+    return ", ".join(f"{statuses[status]:,} {status}" for status in STATUSES if statuses.get(status))
 
 
 def _molecules(number: int) -> str:
@@ -305,13 +336,9 @@ def _molecules(number: int) -> str:
 
 def _explain(number: int, reasons: Sequence[str]) -> None:
     for reason in reasons:
-        _say(f"  {reason}")
+        say(f"  {reason}")
     if number > len(reasons):
-        _say(f"  and {number - len(reasons):,} more")
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
+        say(f"  and {number - len(reasons):,} more")
 
 
 @contextmanager

@@ -1,16 +1,15 @@
 """A command's progress on stderr: a bar on a terminal, plain lines elsewhere."""
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from precalc.progress import OnProgress, ProgressLines
+from precalc.cli.terminal import PlainConsole, say
+from precalc.progress import ProgressLines
 
-stderr = Console(stderr=True, highlight=False)
+stderr = PlainConsole(stderr=True)
 
 
 class _Rate(ProgressColumn):
@@ -22,10 +21,10 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def progress(title: str, total: int, unit: str = "molecules") -> Iterator[OnProgress]:
-    """Show progress towards `total` until the context ends."""
+def progress(title: str, total: int, unit: str = "molecules") -> Iterator[Callable[[float, int], None]]:
+    """Show progress towards `total` until the context ends; yield what is called as `OnProgress` is."""
     if not stderr.is_terminal:
-        yield ProgressLines(lambda line: print(f"{title}: {line}", file=sys.stderr, flush=True), total, unit)
+        yield ProgressLines(lambda line: say(f"{title}: {line}"), total, unit)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -40,7 +39,7 @@ def progress(title: str, total: int, unit: str = "molecules") -> Iterator[OnProg
         task = bar.add_task(title, total=total, quarantined="")
         seen = 0
 
-        def advance(molecules: int, quarantined: int) -> None:
+        def advance(molecules: float, quarantined: int) -> None:
             nonlocal seen
             seen += quarantined
             bar.update(task, advance=molecules, quarantined=f"{seen:,} quarantined" if seen else "")

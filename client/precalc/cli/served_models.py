@@ -1,12 +1,18 @@
 """`precalc models` and `precalc describe`: the precalculated models of an API or of the platform's tables."""
 
 from contextlib import closing
+from itertools import pairwise
 
-from rich.console import Console
 from rich.table import Table
 
+from precalc.cli.terminal import PlainConsole, show
+from precalc.errors import UsageError
+from precalc.expressions import make_question, write_name
 from precalc.plugins import open_source
-from precalc.source import ModelInfo
+from precalc.source import Column, Distribution, ModelInfo
+
+_WIDTH = 40
+"""Characters of the longest bar."""
 
 
 def list_models(api: str | None) -> None:
@@ -23,28 +29,77 @@ def list_models(api: str | None) -> None:
                 _number(model.molecules),
                 yes_or_no(model.deterministic),
             )
-    Console(markup=False, emoji=False).print(table)
+    PlainConsole().print(table)
 
 
-def describe(model: str, api: str | None) -> None:
-    """Print a model's facts, citation and columns."""
+def describe(model: str, column: str | None, where: str, api: str | None) -> None:
+    """Print a model's facts, citation and columns, or what there is to say of one column.
+
+    `where` chooses the molecules whose values the histogram of the column counts.
+    """
     with closing(open_source(api)) as source:
-        info = source.open(model).info
-    print(f"{model}: {info.title}" if info.title else f"{model}, not published")
+        info = source.open(model, None if column is None else [column]).info
+        if column is None:
+            if where:
+                raise UsageError("--where narrows the histogram of a column; name a column too")
+            _describe_model(info)
+            return
+        _describe_column(info, info.columns[0])
+        found: Distribution | None
+        if not where:
+            found = source.distributions(model, [column]).get(column)
+        else:
+            name = f"{model}.{column}"
+            answer = source.screen(make_question(where, select=write_name(name), limit=0, distributions=[name]))
+            found = answer.distributions[0]
+    show()
+    if found is None:
+        show("no distribution is published; publish the model's card again, or name molecules with --where")
+    else:
+        _draw(found)
+
+
+def _describe_column(info: ModelInfo, column: Column) -> None:
+    show(f"{info.model}, {column.name}: {column.description or 'no description'}")
+    is_same = None if info.deterministic is None else column.name not in info.varying
+    facts = {"type": column.type, "direction": column.direction or "–", "deterministic": yes_or_no(is_same)}
+    _show_facts({**facts, "cite as": info.citation})
+
+
+def _draw(distribution: Distribution) -> None:
+    """Print a bar for each value, or for each range of values: the first end belongs to it."""
+    counts = distribution.counts
+    bars = Table("value", "molecules", "", box=None, pad_edge=False)
+    for label, count in zip(_labels(distribution), counts, strict=True):
+        bars.add_row(label, f"{count:,}", "█" * round(_WIDTH * count / max(*counts, 1)) or ("▏" if count else ""))
+    for label, count in (("other", distribution.others), ("no value", distribution.nulls)):
+        if count:
+            bars.add_row(label, f"{count:,}")
+    PlainConsole().print(bars)
+    if distribution.minimum is not None:
+        ends = (distribution.minimum, distribution.median, distribution.maximum)
+        show("least {:.6g}, median {:.6g}, most {:.6g}".format(*ends))
+
+
+def _labels(distribution: Distribution) -> list[str]:
+    edges, least, most = distribution.edges, distribution.minimum, distribution.maximum
+    if not edges or least is None or most is None:
+        return list(map(str, distribution.values))
+    labels = [f"{low:.4g} to {high:.4g}" for low, high in pairwise(edges)]
+    if least < edges[0]:
+        labels[0] = f"less than {edges[1]:.4g}"
+    if most > edges[-1]:
+        labels[-1] = f"{edges[-2]:.4g} and more"
+    return labels
+
+
+def _describe_model(info: ModelInfo) -> None:
+    model = info.model
+    show(f"{model}: {info.title}" if info.title else f"{model}, not published")
     if info.description:
-        print(info.description)
-    for name, said in _facts(info).items():
-        print(f"{name:<15}{said}")
-    print()
-    columns = Table("column", "type", "direction", "description", box=None, pad_edge=False)
-    for column in info.columns:
-        columns.add_row(column.name, column.type, column.direction, column.description)
-    Console(markup=False, emoji=False).print(columns)
-
-
-def _facts(info: ModelInfo) -> dict[str, str]:
+        show(info.description)
     varies = f"no: runs differ in {info.variation}" if info.deterministic is False else yes_or_no(info.deterministic)
-    return {
+    facts = {
         "release": ", ".join(info.releases) or "–",
         "shards": f"{info.shards}/{info.n_shards}",
         "molecules": f"{info.molecules:,}",
@@ -55,6 +110,17 @@ def _facts(info: ModelInfo) -> dict[str, str]:
         "publication": info.publication or "–",
         "cite as": info.citation,
     }
+    _show_facts(facts)
+    show()
+    columns = Table("column", "type", "direction", "description", box=None, pad_edge=False)
+    for column in info.columns:
+        columns.add_row(column.name, column.type, column.direction, column.description)
+    PlainConsole().print(columns)
+
+
+def _show_facts(facts: dict[str, str]) -> None:
+    for name, said in facts.items():
+        show(f"{name:<15}{said}")
 
 
 def models_table() -> Table:

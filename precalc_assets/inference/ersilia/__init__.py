@@ -3,7 +3,3 @@
 The CLI is GPL-3, so it runs as a separate program. This package only uses its commands, its folders and the answers of
 its servers.
 """
-
-from precalc_assets.inference.ersilia.ersilia_backend import ErsiliaBackend, fetch_from_hub
-
-__all__ = ["ErsiliaBackend", "fetch_from_hub"]

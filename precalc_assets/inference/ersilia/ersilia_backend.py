@@ -3,21 +3,23 @@
 import json
 import logging
 import math
-import shutil
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
+from precalc_assets.foreign_files import ForeignFileError, read_foreign
 from precalc_assets.inference.ersilia.served_model import BreakerOpenError, ask, is_up
 from precalc_assets.inference.ersilia.slot import Slot, is_fetched, taken_slot
 from precalc_assets.inference.model_backend import BatchError, call_timeout, no_answer
-from precalc_assets.models import ERSILIA_VERSION, Hub, ModelFolder, describe_model, find_model
+from precalc_assets.models.environment import ERSILIA_VERSION
+from precalc_assets.models.fetching import describe_model
+from precalc_assets.models.folder import METADATA, MOST_BYTES, ModelFolder, find_model
 from precalc_assets.platform_errors import ModelError, UsageError
-from precalc_assets.processes import require_space
+from precalc_assets.processes import require_room, require_space
+from precalc_assets.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -34,18 +36,14 @@ _DOCKER_ROOT = Path("/var/lib/docker")
 class ErsiliaBackend:
     """Serves a model with the ersilia CLI, and sends one POST per call: the server runs the model once for each."""
 
-    def __init__(
-        self, folder: ModelFolder, *, cache_dir: Path, batch_size: int, batch_timeout: float, restart_batches: int
-    ) -> None:
+    def __init__(self, folder: ModelFolder, settings: Settings) -> None:
         self.columns = folder.columns
         self.release = folder.metadata.release
         self.environment = f"ersilia-{ERSILIA_VERSION}"
         self._model = folder.model
-        self._source = None if is_fetched(folder, cache_dir) else folder
-        self._cache_dir = cache_dir
-        self._batch_size = batch_size
-        self._batch_timeout = batch_timeout
-        self._lifetime = restart_batches * batch_size
+        self._source = None if is_fetched(folder, settings.cache_dir) else folder
+        self._settings = settings
+        self._lifetime = settings.restart_batches * settings.batch_size
         self._asked = 0
         self._slot: Slot
         self._url = ""
@@ -53,7 +51,7 @@ class ErsiliaBackend:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._slot = stack.enter_context(taken_slot(self._model, self._cache_dir))
+            self._slot = stack.enter_context(taken_slot(self._model, self._settings.cache_dir))
             version = self.release if "-v" in self._model else ""
             fetched = self._slot.fetch(self._source, find_version=lambda: version)
             if self._source is None:
@@ -62,9 +60,7 @@ class ErsiliaBackend:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Close the server, and keep the fetched model for the next run."""
         self._stack.close()
 
@@ -115,7 +111,7 @@ class ErsiliaBackend:
             raise
 
     def _ask(self, smiles: Sequence[str], deadline: float) -> list[bytes]:
-        timeout = call_timeout(len(smiles), deadline, batch_size=self._batch_size, batch_timeout=self._batch_timeout)
+        timeout = call_timeout(len(smiles), deadline, self._settings)
         try:
             return ask(self._url, self._model, self.columns, smiles, timeout)
         except TimeoutError:
@@ -123,7 +119,7 @@ class ErsiliaBackend:
             raise no_answer(timeout, deadline) from None
 
 
-def fetch_from_hub(model: str, hub: Hub) -> ModelFolder:
+def fetch_from_hub(model: str, settings: Settings) -> ModelFolder:
     """Fetch a model's image from the hub, unless it was fetched within a day, and return the model's folder.
 
     A versioned id (`eos…-v1`) is fetched once, at the tag of its newest release. Raises UsageError if the hub does not
@@ -133,37 +129,29 @@ def fetch_from_hub(model: str, hub: Hub) -> ModelFolder:
 
     def find_version() -> str:
         try:
-            release, metadata = describe_model(model, hub)
+            release, metadata = describe_model(model, settings)
         except (UsageError, ModelError) as error:
             if has_version:
                 raise
             logger.warning("the size of %s's image is unknown before the fetch: %s", model, error)
             return ""
-        _require_room(model, metadata.image_megabytes or 0)
+        if _DOCKER_ROOT.exists():
+            remedy = "remove images with `docker system prune --all`, or set PRECALC_MODEL_BACKEND=framework"
+            require_room(_DOCKER_ROOT, metadata.image_megabytes or 0, f"the image of {model}", remedy)
         return release if has_version else ""
 
-    with taken_slot(model, hub.cache_dir) as slot:
+    with taken_slot(model, settings.cache_dir) as slot:
         max_age = math.inf if has_version else _FRESH_SECONDS
         return _read_copy(slot.fetch(None, max_age=max_age, find_version=find_version), model, slot.version)
 
 
-def _require_room(model: str, megabytes: float) -> None:
-    free = shutil.disk_usage(_DOCKER_ROOT).free / 1e6 if _DOCKER_ROOT.exists() else math.inf
-    if free < megabytes:
-        raise ModelError(
-            f"the image of {model} takes {megabytes:,.0f} MB, and the disk of {_DOCKER_ROOT} has {free:,.0f} MB free: "
-            "remove images with `docker system prune --all`, or set PRECALC_MODEL_BACKEND=framework"
-        )
-
-
 def _read_copy(fetched: Path, model: str, version: str) -> ModelFolder:
-    """Return the model folder in the CLI's copy; `version` is its release if it is not empty.
-
-    Raises ModelError for an unusable copy.
-    """
-    if not any((fetched / name).exists() for name in ("metadata.yml", "metadata.json")):
-        with suppress(OSError, ValueError, KeyError):  # the copy of an image has the metadata as the card in this file
-            card = json.loads((fetched / "information.json").read_bytes(), parse_float=str)["card"]
+    """Return the model folder in the CLI's copy, of the release `version` if given. Raises ModelError."""
+    if not any((fetched / name).exists() for name in METADATA):
+        # The copy of an image has the metadata as the card in this file.
+        with suppress(OSError, ValueError, KeyError, TypeError, ForeignFileError, RecursionError):
+            information = read_foreign(fetched / "information.json", MOST_BYTES)
+            card = json.loads(information, parse_float=str)["card"]
             (fetched / "metadata.json").write_text(json.dumps(card), encoding="utf-8")
     folder = find_model(fetched.name, [fetched.parent])
     release = version or folder.metadata.release  # the card in an image may be older than its tag

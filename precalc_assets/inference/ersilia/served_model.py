@@ -6,9 +6,12 @@ This module uses only the standard library, and no proxy: the server is on this 
 import io
 import json
 import re
+import socket
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse
+from threading import Timer
 from typing import TextIO, cast
 from urllib.parse import urlsplit
 
@@ -16,7 +19,7 @@ from precalc_assets.columns import Column
 from precalc_assets.inference.model_backend import BatchError
 from precalc_assets.inference.output import check_columns, echo_columns
 from precalc_assets.platform_errors import ColumnsError
-from precalc_assets.predictions import format_record, misshapen_record
+from precalc_assets.predictions.cells import format_record, misshapen_record
 from precalc_assets.processes import printable
 
 _HEALTH_SECONDS = 10.0
@@ -32,6 +35,9 @@ _DECODER = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
 
 _PIECE = 1 << 20
 """Characters of an answer to read at a time."""
+
+_MOST_CELL = 1 << 12
+"""Characters of a cell on average, above which a row is no answer."""
 
 _SEPARATOR = re.compile(r"[\s,]*")
 
@@ -52,19 +58,24 @@ def is_up(url: str) -> bool:
 def ask(url: str, model: str, columns: Sequence[Column], smiles: Sequence[str], timeout: float) -> list[bytes]:
     """Return a record for each molecule.
 
-    Raises TimeoutError if the server sends nothing for `timeout` seconds, BreakerOpenError while it rejects requests,
-    BatchError if it does not answer for all molecules, ColumnsError if it answers with other columns.
+    Raises TimeoutError if the answer is not complete after `timeout` seconds, BreakerOpenError while the server rejects
+    requests, BatchError if it does not answer for all molecules, ColumnsError if it answers with other columns.
     """
+    deadline = time.monotonic() + timeout
     try:
         with _response(url, "POST", _RUN, json.dumps(list(smiles)).encode(), timeout) as response:
             if response.status == _BREAKER_OPEN:
                 raise BreakerOpenError
             if response.status != 200:
-                raise BatchError(f"the server answered {response.status}: {_reason(response.read())}")
+                raise BatchError(f"the server answered {response.status}: {_reason(response.read(_PIECE))}")
             return _records(io.TextIOWrapper(response, "utf-8", newline=""), model, columns, smiles)
     except TimeoutError:
         raise
-    except (OSError, HTTPException, UnicodeDecodeError) as error:
+    except (OSError, HTTPException, UnicodeDecodeError, BatchError) as error:
+        if time.monotonic() >= deadline:
+            raise TimeoutError from None
+        if isinstance(error, BatchError):
+            raise
         raise BatchError(f"the connection to the server failed: {type(error).__name__}") from None
 
 
@@ -72,10 +83,21 @@ def ask(url: str, model: str, columns: Sequence[Column], smiles: Sequence[str], 
 def _response(url: str, method: str, path: str, body: bytes | None, timeout: float) -> Iterator[HTTPResponse]:
     place = urlsplit(url)
     connection = HTTPConnection(place.hostname or "", place.port, timeout=timeout)
+    connection.connect()
+    connected: socket.socket = connection.sock
+
+    def cut() -> None:
+        with suppress(OSError):
+            connected.shutdown(socket.SHUT_RDWR)
+
+    # A connection's own timeout begins anew with every byte.
+    clock = Timer(timeout, cut)
+    clock.start()
     try:
         connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
         yield connection.getresponse()
     finally:
+        clock.cancel()
         connection.close()
 
 
@@ -95,9 +117,13 @@ def _records(answer: TextIO, model: str, columns: Sequence[Column], smiles: Sequ
     records: list[bytes] = []
     fault: ColumnsError | None = None
     answered: list[str] | None = None
-    for row in _rows(answer):
+    most = _PIECE + len(columns) * _MOST_CELL
+    count = 0
+    for count, row in enumerate(_rows(answer, most), 1):
+        if count > len(smiles):
+            continue
         for name in echoes & row.keys():
-            if len(records) < len(smiles) and row[name] != smiles[len(records)]:
+            if row[name] != smiles[len(records)]:
                 raise BatchError(f"the server answered for other molecules than those sent (column {name!r})")
         try:
             if list(row) != answered:
@@ -108,16 +134,17 @@ def _records(answer: TextIO, model: str, columns: Sequence[Column], smiles: Sequ
             missing = sum(name not in row for name in names)
             records.append(misshapen_record(len(names), -missing or 1))
         else:
-            records.append(format_record(_cell(row[name]) for name in names))
+            cells = (row[name] for name in names)
+            records.append(format_record(x if x is None or isinstance(x, str) else json.dumps(x) for x in cells))
     if fault and answered is None:
         raise fault
-    if len(records) != len(smiles):
-        raise BatchError(f"the server answered {len(records)} rows for {len(smiles)} molecules")
+    if count != len(smiles):
+        raise BatchError(f"the server answered {count} rows for {len(smiles)} molecules")
     return records
 
 
-def _rows(answer: TextIO) -> Iterator[dict[str, object]]:
-    """Parse a list of objects one by one while reading: a wide answer has a hundred megabytes."""
+def _rows(answer: TextIO, most: int) -> Iterator[dict[str, object]]:
+    """Parse a list of objects, of up to `most` characters each, while reading: a wide answer has a hundred MB."""
     held, place = answer.read(_PIECE).lstrip(), 1
     if not held.startswith("["):
         raise BatchError(f"the server's answer is not a list of rows: {printable(held[:60])!r}")
@@ -127,8 +154,10 @@ def _rows(answer: TextIO) -> Iterator[dict[str, object]]:
             return
         try:
             row, place = _DECODER.raw_decode(held, place)
+        except RecursionError:
+            raise BatchError("the server's answer is nested too deeply") from None
         except ValueError:  # the row probably continues in the next piece
-            piece = answer.read(max(_PIECE, len(held) - place))
+            piece = answer.read(max(_PIECE, len(held) - place)) if len(held) - place <= most else ""
             if not piece:
                 raise BatchError("the server's answer is not a list of rows, or is cut off") from None
             held, place = held[place:] + piece, 0
@@ -136,7 +165,3 @@ def _rows(answer: TextIO) -> Iterator[dict[str, object]]:
             if not isinstance(row, dict):
                 raise BatchError("the server's answer is not a list of rows with column names")
             yield row
-
-
-def _cell(value: object) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value)

@@ -13,23 +13,17 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from precalc_assets.models import ERSILIA_VERSION, ModelFolder, digest_files, ersilia_program, model_environment
+from precalc_assets import processes
+from precalc_assets.foreign_files import ForeignFileError, read_foreign
+from precalc_assets.models.environment import ERSILIA_VERSION, ersilia_program, model_environment
+from precalc_assets.models.folder import ModelFolder, digest_files
 from precalc_assets.platform_errors import ModelError
-from precalc_assets.processes import (
-    HeldServer,
-    clean_variables,
-    find_home,
-    hold,
-    last_line,
-    printable,
-    run_guarded,
-    wait_until_ended,
-)
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +32,9 @@ _FETCH_SECONDS = 4 * 3600.0
 
 _SERVE_SECONDS = 600.0
 """Timeout of a serve. Servers start in seconds, containers in minutes; the CLI waits 1,000 s for a dead server."""
+
+_MOST_BYTES = 1 << 20
+"""Limit on the size of the CLI's files that are read here."""
 
 _SESSION = "precalc"
 """Name of the session. By default the CLI names it after its parent process, which does not last."""
@@ -66,15 +63,18 @@ _CONFIG = {
 
 @contextmanager
 def taken_slot(model: str, cache_dir: Path) -> Iterator["Slot"]:
-    """Take the first free slot of this model. On exit, close its server and free it.
-
-    Raises ModelError if the CLI cannot be installed.
-    """
+    """Take a model's first free slot; close its server on exit. Raises ModelError if the CLI cannot be installed."""
     program = ersilia_program(cache_dir)
-    path, lock = _take_free(_slots(cache_dir), model)
+    for number in count():
+        path = _slots(cache_dir) / f"{model}-{number}"
+        path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path / "lock", timeout=0, thread_local=False)
+        with suppress(Timeout):
+            lock.acquire()
+            break
     slot = Slot(model, path, program, cache_dir)
     try:
-        slot.wait_until_quiet()
+        processes.wait_until_ended(slot.guard_lock)  # the guard of a killed former holder closes its server
         yield slot
     finally:
         slot.close()
@@ -98,19 +98,11 @@ class Slot:
         self._home = path / "home"
         self._log = path / "log.txt"
         self._before = path / "home-before"
-        self._guard_lock = path / "guard.lock"
-        self._server: HeldServer | None = None
-
-    def wait_until_quiet(self) -> None:
-        """Wait until the guard of a killed former holder has closed its server."""
-        wait_until_ended(self._guard_lock)
+        self.guard_lock = path / "guard.lock"
+        self._server = ExitStack()
 
     def fetch(
-        self,
-        folder: ModelFolder | None,
-        *,
-        max_age: float = math.inf,
-        find_version: Callable[[], str] = lambda: "",
+        self, folder: ModelFolder | None, *, max_age: float = math.inf, find_version: Callable[[], str] = lambda: ""
     ) -> Path:
         """Fetch a model from a folder, or as an image if `folder` is None; return the CLI's copy of it.
 
@@ -121,7 +113,7 @@ class Slot:
         source = f"{ERSILIA_VERSION} {digest_files(folder.path) if folder else 'hub'}"
         self._take_back()
         mark = _mark(self._home)
-        has_copy = mark.exists() and mark.read_text(encoding="utf-8").split()[:2] == source.split()
+        has_copy = _read(mark).split()[:2] == source.split()
         if not has_copy or time.time() - mark.stat().st_mtime > max_age:
             logger.info("fetching %s for the ersilia CLI", self._model)
             if self._home.exists():
@@ -134,7 +126,7 @@ class Slot:
                 else:
                     version = find_version()
                     origin = ["--version", version] if version else []
-                self._run(["fetch", self._identifier, *origin], self._variables(folder), _FETCH_SECONDS)
+                self._run(["fetch", self._identifier, *origin], self._variables(folder, installs=True), _FETCH_SECONDS)
             except ModelError as error:
                 self._take_back()
                 if not has_copy:
@@ -149,7 +141,7 @@ class Slot:
     @property
     def version(self) -> str:
         """The tag of the fetched image, empty for the latest."""
-        return " ".join(_mark(self._home).read_text(encoding="utf-8").split()[2:])
+        return " ".join(_read(_mark(self._home)).split()[2:])
 
     def forget(self) -> None:
         """Mark the copy as missing, so that the next run fetches it again."""
@@ -163,49 +155,48 @@ class Slot:
         shutil.rmtree(self._before, ignore_errors=True)
 
     def serve(self, folder: ModelFolder | None) -> str:
-        """Serve the fetched model, in place of a running server; return the server's URL.
-
-        Raises ModelError with the CLI's message.
-        """
+        """Serve the model in place of a running server; return the URL. Raises ModelError with the CLI's message."""
         self.close()
         variables = self._variables(folder)
         shutil.rmtree(self._home / "eos" / "sessions", ignore_errors=True)
         try:
-            self._server = hold(
+            end = processes.hold(
                 [str(self._program), "serve", self._identifier],
                 close=[str(self._program), "close"],
                 env=variables,
                 cwd=self.path,
                 log=self._log,
                 timeout=_SERVE_SECONDS,
-                lock=self._guard_lock,
+                lock=self.guard_lock,
             )
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
             raise self._failure("serve", error) from None
+        self._server.callback(end)
         return self._url()
 
     def close(self) -> None:
         """Close the server, if there is one."""
-        if self._server:
-            self._server.close()
-            self._server = None
+        self._server.close()
 
     def _url(self) -> str:
         """Read the server's URL from the CLI's session file: a line of process, URL and container."""
         said = self._home / "eos" / "sessions" / f"session_{_SESSION}" / f"{self._identifier}.pid"
         try:
-            return said.read_text(encoding="utf-8").split()[1].replace("0.0.0.0", "127.0.0.1")  # noqa: S104
-        except (OSError, IndexError):
+            return _read(said).split()[1].replace("0.0.0.0", "127.0.0.1")  # noqa: S104
+        except IndexError:
             raise ModelError(f"ersilia serve {self._identifier} left no URL in {said}") from None
 
-    def _variables(self, folder: ModelFolder | None) -> dict[str, str]:
+    def _variables(self, folder: ModelFolder | None, *, installs: bool = False) -> dict[str, str]:
         """Make the CLI's HOME and an empty TMPDIR, for files that it leaves behind; return its variables."""
         scratch = self.path / "tmp"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         (self._home / "eos").mkdir(parents=True, exist_ok=True)
         (self._home / "eos" / "config.json").write_text(json.dumps(_CONFIG), encoding="utf-8")
-        variables = clean_variables(self._home) | ({} if folder else _docker_variables())
+        variables = processes.clean_variables(self._home, installs=installs, own="" if folder else r"DOCKER_\w+")
+        if not folder and (ours := processes.find_home()):
+            # Docker would look for its configuration in HOME.
+            variables.setdefault("DOCKER_CONFIG", str(ours / ".docker"))
         if folder and _wants_system_python(folder.path):
             variables["PATH"] = model_environment(folder, self._cache_dir).variables["PATH"]
         # By default, the CLI calls its server through the proxy, too.
@@ -216,8 +207,8 @@ class Slot:
     def _run(self, arguments: list[str], variables: dict[str, str], timeout: float) -> None:
         command = [str(self._program), *arguments]
         try:
-            code = run_guarded(
-                command, env=variables, cwd=self.path, log=self._log, timeout=timeout, lock=self._guard_lock
+            code = processes.run_guarded(
+                command, env=variables, cwd=self.path, log=self._log, timeout=timeout, lock=self.guard_lock
             )
             if code:
                 raise subprocess.CalledProcessError(code, command)
@@ -234,6 +225,14 @@ class Slot:
         )
 
 
+def _read(path: Path) -> str:
+    """Return the content of a file that the CLI or a model may have written; empty if it is missing or no such file."""
+    try:
+        return read_foreign(path, _MOST_BYTES).decode()
+    except (FileNotFoundError, ForeignFileError, UnicodeDecodeError):
+        return ""
+
+
 def _mark(home: Path) -> Path:
     """Return the file that marks a successful fetch into this HOME; it has the source and tag of the model."""
     return home / "fetched"
@@ -243,28 +242,14 @@ def _slots(cache_dir: Path) -> Path:
     return cache_dir / "ersilia"
 
 
-def _take_free(slots: Path, model: str) -> tuple[Path, FileLock]:
-    number = 0
-    while True:
-        path = slots / f"{model}-{number}"
-        path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path / "lock", timeout=0, thread_local=False)
-        try:
-            lock.acquire()
-        except Timeout:
-            number += 1
-        else:
-            return path, lock
-
-
 def _wants_system_python(folder: Path) -> bool:
     """Return whether the CLI runs a model with the Python on the PATH, so that we have to provide it.
 
     It does so if the model's mode is `system`, and in a container for a model that names no mode.
     """
     try:
-        mode = json.loads((folder / "config.json").read_bytes())["default_mode"]
-    except (OSError, ValueError, KeyError, TypeError):
+        mode = json.loads(_read(folder / "config.json"))["default_mode"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return _IN_CONTAINER.exists()
     return bool(mode == "system")
 
@@ -283,17 +268,7 @@ def _require_for_folder(folder: ModelFolder) -> None:
         )
 
 
-def _docker_variables() -> dict[str, str]:
-    """Return Docker's variables. DOCKER_CONFIG replaces the configuration in HOME, which a slot does not have."""
-    ours = find_home()
-    default = {"DOCKER_CONFIG": str(ours / ".docker")} if ours else {}
-    return {**default, **{name: value for name, value in os.environ.items() if name.startswith("DOCKER_")}}
-
-
 def _error_message(log: Path) -> str:
-    """Return the CLI's error message: the first that it marks with a cross, or else its last line.
-
-    Later messages are the same for every error.
-    """
-    crossed = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if "✖" in line]
-    return printable(crossed[0].replace("✖", "").strip()) if crossed else last_line(log)
+    """Return the first line that the CLI marks with a cross, or else its last; later crosses say nothing new."""
+    crossed = [line for line in processes.read_log(log).splitlines() if "✖" in line]
+    return processes.printable(crossed[0].replace("✖", "").strip()) if crossed else processes.last_line(log)

@@ -1,0 +1,54 @@
+"""Runs whose process was killed. Dagster shows them as started until somebody says that they have ended.
+
+Dagster's code server reports a process that dies while the server lives. Nobody reports a `precalc run` that was
+killed, nor a run that died with the whole of Dagster. So each run has a tag that names its process, and the next
+command or tick of a sensor on the same machine settles those whose process is gone.
+"""
+
+import os
+import socket
+
+import dagster as dg
+import psutil
+
+PROCESS_TAG = "precalc/process"
+
+_CLOCK = 5.0
+"""Seconds by which a process's start may seem to move when the machine's clock is set."""
+
+_UNFINISHED = (
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+)
+
+
+def process_tags(run_id: str) -> dict[str, str]:
+    """Return the tags that say of a run that this process, on this machine, executes it.
+
+    They name the run, too, since Dagster copies tags to the runs that repeat it.
+    """
+    return {PROCESS_TAG: f"{run_id} {os.getpid()} {psutil.Process().create_time():.2f} {socket.gethostname()}"}
+
+
+def settle_dead_runs(instance: dg.DagsterInstance) -> None:
+    """Report the runs of this machine as failed, or as cancelled if that was asked for, whose process is gone."""
+    for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
+        tagged, pid, started, host = [*run.tags.get(PROCESS_TAG, "").split(" "), *[""] * 4][:4]
+        if (tagged, host) != (run.run_id, socket.gethostname()) or _is_alive(int(pid), float(started)):
+            continue
+        why = "the process of this run ended without a word, as by a kill; finished work is kept: start it again"
+        if run.status is dg.DagsterRunStatus.CANCELING:
+            instance.report_run_canceled(run, why)
+        else:
+            instance.report_run_failed(run, why)
+
+
+def _is_alive(pid: int, started: float) -> bool:
+    try:
+        process = psutil.Process(pid)
+        is_same = abs(process.create_time() - started) < _CLOCK
+        return bool(is_same and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

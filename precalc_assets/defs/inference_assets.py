@@ -1,0 +1,124 @@
+"""The assets of the group `inference`: canaries and raw predictions, computed in the run itself or on GitHub's runners.
+
+A run's configuration decides where, or else PRECALC_COMPUTE. `on_github` follows GitHub's runners.
+"""
+
+from collections.abc import Iterable, Iterator
+from enum import Enum
+
+import dagster as dg
+from pydantic import Field
+
+from precalc_assets.defs.asset_checks import check_outputs
+from precalc_assets.defs.canary_events import PrecedingCanary, canary_evaluations
+from precalc_assets.defs.checks import CANARY, RAW
+from precalc_assets.defs.on_github import compute_on_github, try_on_github
+from precalc_assets.defs.partitions import ShardPartitions, models, shards_by_model
+from precalc_assets.defs.recording import Event, Recorder, own_step
+from precalc_assets.defs.ui_metadata import canary_metadata
+from precalc_assets.inference.canary import CANARY_SIZE
+from precalc_assets.inference.opening import open_model
+from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
+from precalc_assets.platform import Platform
+from precalc_assets.predictions.canary_report import CanaryReport
+
+
+class Compute(Enum):
+    """Where to compute: in this run, or on GitHub's runners."""
+
+    local = "local"
+    github = "github"
+
+
+class RawConfig(dg.Config):
+    """Where shards are computed (default: PRECALC_COMPUTE)."""
+
+    compute: Compute | None = None
+
+    def is_local(self, platform: Platform) -> bool:
+        """Return whether this run itself computes."""
+        return (self.compute or Compute(platform.settings.compute)) is Compute.local
+
+
+class SampleConfig(RawConfig):
+    """The canary's number of molecules, and where it runs (default: PRECALC_COMPUTE)."""
+
+    size: int = Field(default=CANARY_SIZE, ge=1)
+
+
+def inference_assets(partitions: ShardPartitions, compute: str) -> list[dg.AssetsDefinition]:
+    """Return the canary, by model, and the raw predictions, by model and shard.
+
+    Runs of both take a slot of a pool: of runs that compute on this machine, or of runs that wait for GitHub's runners.
+    """
+    pool = "inference" if compute == "local" else "github"
+
+    @dg.asset(
+        deps=[dg.AssetDep("library_shards", partition_mapping=dg.AllPartitionMapping())],
+        partitions_def=models,
+        group_name="inference",
+        pool=pool,
+        kinds={"parquet"},
+        description="The canary: the model on the library's first molecules by hash, twice. Says whether the model can "
+        "be trusted, and what a run over the whole library will take.",
+        check_specs=CANARY.specs(models),
+    )
+    def sample_predictions(
+        context: dg.AssetExecutionContext, config: SampleConfig, platform: dg.ResourceParam[Platform]
+    ) -> Iterator[Event]:
+        """Run the model over a sample; a canary that breaks a blocking check is not recorded as materialized."""
+        with own_step(context):
+            run = _try if config.is_local(platform) else try_on_github
+            report = run(context, platform, context.partition_key, config.size)
+            if not report.broken:
+                yield dg.MaterializeResult(
+                    metadata=canary_metadata(report, platform), data_version=dg.DataVersion(report.version)
+                )
+            yield from canary_evaluations(context.instance, report)
+            if report.broken:
+                failures = "\n".join(f"{report.model} {check.name}: {check.description}" for check in report.broken)
+                raise dg.Failure(description=failures, metadata=canary_metadata(report, platform), allow_retries=False)
+            yield from check_outputs(context)
+
+    @dg.asset(
+        deps=["library_shards", sample_predictions],
+        partitions_def=partitions.model_shards,
+        group_name="inference",
+        pool=pool,
+        kinds={"csv"},
+        description="What the model printed for each molecule of the shard, unchanged, in parts with a manifest. "
+        "A molecule that it could not answer is in the quarantine list with the reason.",
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        check_specs=RAW.specs(partitions.model_shards),
+    )
+    def raw_predictions(
+        context: dg.AssetExecutionContext, config: RawConfig, platform: dg.ResourceParam[Platform]
+    ) -> Iterator[Event]:
+        """Have the shards of this run computed; a model that cannot be used fails its own shards alone."""
+        with own_step(context):
+            run = _compute if config.is_local(platform) else compute_on_github
+            recorder = Recorder(context, platform, "library_shards", RAW)
+            for model, shards in shards_by_model(context.partition_keys).items():
+                canary = PrecedingCanary(context.instance, platform, model)
+                for outcome in run(context, platform, model, shards):
+                    yield from canary.record()
+                    yield from recorder.record(outcome, model, [canary.input_of(outcome)])
+            yield from recorder.conclude()
+
+    return [sample_predictions, raw_predictions]
+
+
+def _compute(
+    context: dg.AssetExecutionContext, platform: Platform, model: str, shards: list[str]
+) -> Iterable[ShardOutcome]:
+    library = platform.library()
+    on_progress = platform.progress(context.log, sum(library.shards[shard].rows for shard in shards))
+    try:
+        return platform.predict(open_model(model, platform.settings), shards, on_progress)
+    except FAILURES as error:
+        return [ShardOutcome(shard, failure=reason(error)) for shard in shards]
+
+
+def _try(context: dg.AssetExecutionContext, platform: Platform, model: str, size: int) -> CanaryReport:
+    on_progress = platform.progress(context.log, 2 * min(size, platform.library().molecules))
+    return platform.run_canary(model, size, on_progress)

@@ -1,0 +1,100 @@
+"""The sensors of requests and executions: one meets requests, one follows executions that no Dagster run follows.
+
+A request is an object in the store. Dagster's runs, tagged with its id, hold its progress: first the model's canary,
+then all its shards.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+import dagster as dg
+
+from precalc_assets.defs.attempts import COMPUTE_SHARDS, TRY_MODEL, Attempts, new_models
+from precalc_assets.defs.dead_runs import settle_dead_runs
+from precalc_assets.defs.partitions import partition_key
+from precalc_assets.defs.unfollowed import follow_unfollowed
+from precalc_assets.executions.request_queue import Request, meet_request, pending_requests, read_request
+from precalc_assets.outcomes import FAILURES, reason
+from precalc_assets.platform import Platform
+from precalc_assets.platform_errors import PrecalcError
+from precalc_assets.predictions.canary_report import find_report
+from precalc_assets.sharding import shard_keys
+
+REQUEST_TAG = "precalc/request"
+
+_MOST_AT_ONCE = 100
+"""The most requests per tick; the others follow once these are met."""
+
+_Tick = Callable[[dg.SensorEvaluationContext, Platform], dg.SensorResult | dg.SkipReason]
+
+
+def execution_sensors(compute: str) -> list[dg.SensorDefinition]:
+    """Return the sensors. The one for executions on GitHub's runners is on by default if `compute` is github."""
+    running, stopped = dg.DefaultSensorStatus.RUNNING, dg.DefaultSensorStatus.STOPPED
+    requests = dg.sensor(
+        name="precalculation_requests",
+        jobs=[TRY_MODEL, COMPUTE_SHARDS],
+        minimum_interval_seconds=30,
+        default_status=running,
+        description="Meets what `precalc request` asks for: adds the model, runs its canary, and then all its shards. "
+        "A request for a sample ends with the canary.",
+    )
+    executions = dg.sensor(
+        name="github_executions",
+        jobs=[TRY_MODEL, COMPUTE_SHARDS],
+        minimum_interval_seconds=30,
+        default_status=running if compute == "github" else stopped,
+        description="Starts a run for each execution on GitHub's runners that no run follows, such as one that a "
+        "person started in GitHub's UI, or whose run died. That run records what landed and retries what failed.",
+    )
+    return [requests(_clear_skips(_meet_requests)), executions(_clear_skips(follow_unfollowed))]
+
+
+def _clear_skips(evaluate: _Tick) -> _Tick:
+    """Turn a PrecalcError into a skipped tick with its message, without a traceback."""
+
+    def tick(
+        context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
+    ) -> dg.SensorResult | dg.SkipReason:
+        try:
+            return evaluate(context, platform)
+        except PrecalcError as error:
+            return dg.SkipReason(str(error))
+
+    return tick
+
+
+def _meet_requests(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult:
+    """Return the runs that requests need next, mark met requests, and settle dead runs. Raises LibraryError."""
+    settle_dead_runs(context.instance)
+    platform.library()
+    runs: list[dg.RunRequest] = []
+    models: set[str] = set()
+    for request_id in islice(pending_requests(platform.store), _MOST_AT_ONCE):
+        try:
+            request = read_request(platform.store, request_id)
+            if request:
+                runs += _next_runs(context, platform, request)
+                models.add(request.model)
+        except FAILURES as error:
+            context.log.warning(reason(error))
+    return dg.SensorResult(run_requests=runs, dynamic_partitions_requests=new_models(context.instance, models))
+
+
+def _next_runs(context: dg.SensorEvaluationContext, platform: Platform, request: Request) -> Iterator[dg.RunRequest]:
+    """Yield the run that a request needs now, if any. Mark the request as met if it needs no more runs."""
+    model = request.model
+    canary = Attempts(context.instance, "sample_predictions", REQUEST_TAG, request.id)
+    raw = Attempts(context.instance, "raw_predictions", REQUEST_TAG, request.id)
+    if canary.under_way or raw.under_way:
+        return
+    report = find_report(platform.store, model)
+    if request.sample is None and canary.done and not (raw.done or raw.over):
+        keys = [partition_key(model, shard) for shard in shard_keys(platform.settings.n_shards)]
+        yield raw.next_run(keys[0], keys[-1], {})
+    elif not (canary.done or canary.over or (canary.made and report and report.broken)):
+        yield canary.next_run(model, model, {"size": request.sample} if request.sample else {})
+    else:
+        met = raw.done or (request.sample is not None and canary.done)
+        context.log.info(f"{request.id}: {'met' if met else 'given up; its last run says why'}")
+        meet_request(platform.store, request.id)

@@ -1,0 +1,106 @@
+"""The assets of the group `serving`: typed predictions, the tables that serve readers, and the cards."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from precalc_assets.cards.publishing import publish, warn_of_licence
+from precalc_assets.defs.asset_checks import Finding, check_outputs
+from precalc_assets.defs.checks import CARD, PREDICTIONS, TABLE, card_checks
+from precalc_assets.defs.dagster_internals import AndAutomationCondition
+from precalc_assets.defs.partitions import ShardPartitions, models
+from precalc_assets.defs.recording import Event, own_step, record_shards
+from precalc_assets.defs.ui_metadata import card_metadata
+from precalc_assets.outcomes import ShardOutcome
+from precalc_assets.platform import Platform
+from precalc_assets.predictions.loading import load_shards
+from precalc_assets.screening.full_scan import check_screens
+
+automation = dg.AutomationConditionSensorDefinition(
+    "automation",
+    target=dg.AssetSelection.all(),
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="When raw predictions are materialised, the rest follows by itself.",
+)
+
+
+def serving_assets(partitions: ShardPartitions, tables_kind: str) -> list[dg.AssetsDefinition]:
+    """Return predictions and tables, by model and shard, and cards, by model. `tables_kind` is such as sqlite."""
+
+    @dg.asset(
+        deps=["raw_predictions"],
+        partitions_def=partitions.model_shards,
+        group_name="serving",
+        pool="validation",
+        kinds={"parquet", "polars"},
+        description="Raw predictions parsed, typed as run_columns.csv declares, validated against the library's shard: "
+        "one Parquet file per model and shard. The columns shown are those of the partition that landed last.",
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        automation_condition=_follow_upstream(),
+        check_specs=PREDICTIONS.specs(partitions.model_shards),
+    )
+    def predictions(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> Iterator[Event]:
+        """Validate the shards of this run."""
+        yield from record_shards(context, platform, "raw_predictions", PREDICTIONS, platform.validate)
+
+    @dg.asset(
+        deps=[predictions],
+        partitions_def=partitions.model_shards,
+        group_name="serving",
+        pool="tables",
+        kinds={tables_kind},
+        description="The shard's pages in the model's table, from which readers get predictions by InChIKey.",
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        automation_condition=_follow_upstream(),
+        check_specs=TABLE.specs(partitions.model_shards),
+    )
+    def prediction_table(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> Iterator[Event]:
+        """Load the shards of this run, and read a sample of each back."""
+
+        def load(model: str, shards: list[str]) -> Iterator[ShardOutcome]:
+            warn_of_licence(platform.store, model, platform.settings)
+            return load_shards(platform.store, platform.tables, model, shards)
+
+        yield from record_shards(context, platform, "predictions", TABLE, load)
+
+    @dg.asset(
+        deps=[prediction_table],
+        partitions_def=models,
+        group_name="serving",
+        pool="tables",
+        kinds={tables_kind},
+        description="What readers see of a model: columns, coverage, releases, failures, plots. "
+        "Publishes it in the registry.",
+        automation_condition=_follow_upstream_in_part(),
+        check_specs=CARD.specs(models),
+    )
+    def model_card(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> Iterator[Event]:
+        """Gather and publish a model's card."""
+        with own_step(context):
+            card = publish(platform.store, platform.tables, context.partition_key, platform.settings)
+            yield dg.MaterializeResult(metadata=card_metadata(card))
+            checks = [*card_checks(card), check_screens(platform.store, platform.tables, card.model)]
+            yield from CARD.evaluations(context.instance, {card.model: Finding(checks, {})})
+            yield from CARD.summaries(context.instance, models)
+            yield from check_outputs(context)
+
+    return [predictions, prediction_table, model_card]
+
+
+def _follow_upstream() -> AndAutomationCondition[Any]:
+    """Materialize a partition when its upstream arrives or changes, or arrived while no daemon ran.
+
+    Dagster's `eager` only sees upstream events while the daemon runs. This condition also materializes a missing
+    partition, such as one whose upstream was computed by the command line or on a runner. A failed one waits for a
+    change.
+    """
+    unserved = dg.AutomationCondition.missing() & ~dg.AutomationCondition.execution_failed()
+    return dg.AutomationCondition.eager().replace("newly_missing", unserved).with_label("follow upstream")
+
+
+def _follow_upstream_in_part() -> AndAutomationCondition[Any]:
+    """Do the same for an asset that does not wait for all its upstream partitions."""
+    any_upstream = dg.AutomationCondition.any_deps_match(~dg.AutomationCondition.missing())
+    condition = _follow_upstream().without(~dg.AutomationCondition.any_deps_missing()) & any_upstream
+    return condition.with_label("follow upstream, also in part")
