@@ -68,13 +68,14 @@ slow: install infra .venv/deploy tests/executions/node_modules/installed tests/w
 chaos: install  ## Kill commands at random instants for ten minutes, and compare what they leave
 	PYTHONPATH=tests $(BIN)/python tests/chaos/kill_matrix.py
 
-check: install  ## Check lint, format, types, layers, definitions and documents
+check: install  ## Check lint, format, types, layers, definitions, documents and that all tests can be imported
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/dg check defs
 	$(BIN)/python docs/build_site.py
+	@collected=$$($(BIN)/pytest --collect-only -qq -m '' 2>&1) || { echo "$$collected"; exit 1; }
 
 docs: install  ## Build the documentation site into site/html
 	$(BIN)/python docs/build_site.py

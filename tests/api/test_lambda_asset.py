@@ -22,7 +22,7 @@ from spreadsheet import write_workbook
 
 from infra import lambda_asset
 from infra.lambda_asset import ASSETS, INCHIKEYS, LAMBDA, READER, SCREENS, THIS_PYTHON, Asset, build_asset
-from precalc.expressions import ask as question
+from precalc.expressions import make_question
 from precalc_assets.screening.engine import open_engine
 from precalc_assets.screening.query import read_question
 from precalc_assets.tables import open_tables
@@ -173,7 +173,7 @@ def test_screens_asset_alone_answers(world, tmp_path):
         "PRECALC_STORE_URL": f"file://{world.root / 'store'}",
     }
     answer = ask(asset, SCREENS.handler, event("GET", f"/screens?{urlencode(asked)}", None, {}), **urls)
-    query = read_question(question(asked["where"], order=asked["order"], distributions=[asked["distributions"]]))
+    query = read_question(make_question(asked["where"], order=asked["order"], distributions=[asked["distributions"]]))
     expected = open_engine(world.store, world.tables).answer(query)
     assert json.loads(answer["response"]["body"]) == json.loads(json.dumps(asdict(expected)))
     assert expected.rows
