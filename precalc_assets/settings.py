@@ -107,11 +107,18 @@ class Settings(BaseSettings):
     allow_online: bool = False
     """Allows models that send each molecule to a third party's server."""
 
-    model_backend: Literal["framework", "ersilia"] = "framework"
-    """How models are run: by their own `run.sh`, or served by the ersilia CLI (from images if Docker is present)."""
+    model_backend: Literal["framework", "ersilia", "image"] = "framework"
+    """How models are run: by their own `run.sh`, served by the ersilia CLI (from images if Docker is present), or by
+    the `run.sh` in the image that the hub publishes."""
+
+    container_program: Literal["", "docker", "podman", "apptainer", "ch-run"] = ""
+    """What runs images; by default the first of docker, podman, apptainer and ch-run that is on the PATH."""
+
+    image_registry: Annotated[str, _matching(r"[\w.:/-]+", "write host/owner")] = "docker.io/ersiliaos"
+    """Where images come from. The model's id and release are appended: docker.io/ersiliaos/eos3b5e:v1.0.0."""
 
     cache_dir: Annotated[Path, AfterValidator(_absolute)] = Path("~/.cache/precalc")
-    """The folder for fetched models, and for the environments of models and of the ersilia CLI."""
+    """The folder for fetched models and images, and for the environments of models and of the ersilia CLI."""
 
     processes: Annotated[int, Field(ge=1)] = os.cpu_count() or 1
     """Processes that parse molecules when the library is built."""

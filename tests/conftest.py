@@ -15,6 +15,7 @@ import hypothesis
 import obstore
 import pytest
 from aws_emulator import aws, ministack, strict_ministack  # noqa: F401
+from image_machine import image_machine  # noqa: F401
 from obstore.store import ObjectStore
 from warm_commands import run_command
 

@@ -10,7 +10,7 @@ from precalc.cli.app import Model
 from precalc.cli.terminal import PlainConsole, say, show
 from precalc.identifiers import is_model_id
 from precalc_assets.inference.opening import fetch as fetch_model
-from precalc_assets.inference.opening import open_model
+from precalc_assets.inference.opening import open_backend, open_model
 from precalc_assets.inference.opening import remove as remove_model
 from precalc_assets.models.checkpoints import require_checkpoints
 from precalc_assets.models.environment import model_environment
@@ -39,8 +39,12 @@ def install(
         bool, typer.Option("--skip-failed", help="Skip lines of the recipe that fail, as the hub's packer does.")
     ] = False,
 ) -> None:
-    """Make a model's environment, as its first run would, and print its name."""
+    """Make a model's environment or get its image, as its first run would, and print its name."""
     settings = load_settings()
+    if settings.model_backend == "image":
+        with open_backend(open_model(model, settings), settings) as backend:
+            show(backend.environment)
+        return
     if settings.model_backend != "framework":
         raise UsageError(
             f"the {settings.model_backend} backend installs {model} itself when it runs; "

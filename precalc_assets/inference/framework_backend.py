@@ -1,22 +1,20 @@
 """The framework backend: the hub's contract for a model folder, `bash run.sh <framework dir> <in.csv> <out.csv>`."""
 
-import csv
 import math
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
+from tempfile import gettempdir
 from typing import Self
 
-from precalc_assets.inference.model_backend import BatchError, call_timeout, no_answer
-from precalc_assets.inference.output import read_output
+from precalc_assets.inference.model_backend import call_timeout, no_answer
 from precalc_assets.inference.private_folder import PrivateFolder, private_folder
+from precalc_assets.inference.script_call import ScriptCall, call_script
 from precalc_assets.models.environment import model_environment
 from precalc_assets.models.folder import ModelFolder
 from precalc_assets.outcomes import reason
 from precalc_assets.platform_errors import MachineError, ModelError
-from precalc_assets.processes import last_line, require_space, run_guarded
+from precalc_assets.processes import run_guarded
 from precalc_assets.settings import Settings
 
 
@@ -56,29 +54,20 @@ class FrameworkBackend:
         """See `ModelBackend.predict`."""
         timeout = call_timeout(len(smiles), deadline, self._settings)
         self._private.clean()
-        framework = self._private.framework
-        with TemporaryDirectory(dir=self._private.path, ignore_cleanup_errors=True) as scratch:
-            given, printed, log = (Path(scratch) / name for name in ("input.csv", "output.csv", "log.txt"))
-            with given.open("w", encoding="utf-8", newline="") as file:
-                csv.writer(file, lineterminator="\n").writerows([("smiles",), *((text,) for text in smiles)])
-            command = ["bash", str(framework / "run.sh"), str(framework), str(given), str(printed)]
+
+        def run(call: ScriptCall) -> int:
+            framework = self._private.framework
             try:
-                code = run_guarded(
-                    command,
-                    env={**self._variables, "TMPDIR": scratch},
-                    cwd=Path(scratch),
-                    log=log,
+                return run_guarded(
+                    ["bash", str(framework / "run.sh"), str(framework), str(call.given), str(call.printed)],
+                    env={**self._variables, "TMPDIR": str(call.folder)},
+                    cwd=call.folder,
+                    log=call.log,
                     lock=self._private.lock,
                     timeout=timeout,
                 )
             except subprocess.TimeoutExpired:
                 raise no_answer(timeout, deadline) from None
-            if code:
-                require_space(self._private.path)
-                said = last_line(log).replace(scratch, "…")
-                said = said.replace(str(self._private.model), str(self._folder.path / "model"))
-                raise BatchError(f"run.sh exited {code}: {said}")
-            try:
-                return read_output(self._folder.model, printed, self.columns, smiles)
-            except FileNotFoundError:
-                raise BatchError("run.sh exited 0 but wrote no output file") from None
+
+        shown = {str(self._private.model): str(self._folder.path / "model")}
+        return call_script(self._folder.model, self.columns, smiles, self._private.path, run, shown)

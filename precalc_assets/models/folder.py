@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -112,6 +113,21 @@ def read_folder(path: Path) -> ModelFolder:
         "packaged_on": metadata.packaged_on or (fetched and fetched.committed_on),
     }
     return ModelFolder(path.name, path, metadata.model_copy(update=update), columns, warnings)
+
+
+def read_packed(path: Path, model: str, release: str) -> ModelFolder:
+    """Read the folder of a model that ersilia's tools have packed. Raises ModelError if it cannot be used.
+
+    Its metadata may be a card in `information.json` alone. `release`, unless it is empty, counts rather than the
+    metadata's, which may be older than the image's tag.
+    """
+    if not any((path / name).exists() for name in METADATA):
+        with suppress(OSError, ValueError, KeyError, TypeError, ForeignFileError, RecursionError):
+            card = json.loads(read_foreign(path / "information.json", MOST_BYTES), parse_float=str)["card"]
+            (path / "metadata.json").write_text(json.dumps(card), encoding="utf-8")
+    folder = read_folder(path)
+    metadata = folder.metadata.model_copy(update={"release": release or folder.metadata.release})
+    return replace(folder, model=model, metadata=metadata)
 
 
 def read_fetched(folder: Path) -> Fetched | None:

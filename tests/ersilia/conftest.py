@@ -52,10 +52,10 @@ class Machine:
     def __init__(self, cache_dir: Path) -> None:
         self.cache_dir = cache_dir
 
-    def settings(self, folder: Path, backend: str, **options: float) -> Settings:
+    def settings(self, folder: Path, backend: str, **options: float | str) -> Settings:
         return Settings(models_dir=(folder.parent,), model_backend=backend, cache_dir=self.cache_dir, **options)
 
-    def backend(self, folder: Path, backend: str = "ersilia", **options: float) -> ModelBackend:
+    def backend(self, folder: Path, backend: str = "ersilia", **options: float | str) -> ModelBackend:
         settings = self.settings(folder, backend, **options)
         return open_backend(open_model(folder.name, settings), settings)
 

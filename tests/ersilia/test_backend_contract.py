@@ -4,16 +4,24 @@ import time
 from pathlib import Path
 
 import pytest
+from image_machine import REGISTRY
 
 from precalc_assets.inference.model_backend import BatchError, ModelBackend, TimeIsUpError
 from precalc_assets.predictions.cells import read_records
 
 pytestmark = pytest.mark.slow
 
+SECONDS = 5.0
 
-@pytest.fixture(params=["framework", "ersilia"])
+
+@pytest.fixture(params=["framework", "ersilia", "podman", "ch-run"])
 def backend(request: pytest.FixtureRequest, machine, obedient: Path) -> ModelBackend:
-    return machine.backend(obedient, request.param, batch_size=1, batch_timeout=3.0)
+    if request.param in ("framework", "ersilia"):
+        return machine.backend(obedient, request.param, batch_size=1, batch_timeout=SECONDS)
+    images = request.getfixturevalue("image_machine")
+    images.make(obedient, machine.cache_dir, "v1.2.3")
+    image = {"container_program": request.param, "image_registry": REGISTRY}
+    return machine.backend(obedient, "image", batch_size=1, batch_timeout=SECONDS, **image)
 
 
 def test_columns_and_release_are_known_before_entering(backend: ModelBackend) -> None:
@@ -37,7 +45,7 @@ def test_a_backend_fulfils_its_contract(backend: ModelBackend, machine) -> None:
             with pytest.raises(BatchError, match="cannot parse BAD"):
                 backend.predict(["C", "BAD"])
         assert backend.predict(["CC"]) == [b"0.6666666666666666,2"]
-        with pytest.raises(BatchError, match=r"no answer within 3 s \(PRECALC_BATCH_TIMEOUT\)"):
+        with pytest.raises(BatchError, match=r"no answer within 5 s \(PRECALC_BATCH_TIMEOUT\)"):
             backend.predict(["HANG"])
         assert backend.predict(["CC"]) == [b"0.6666666666666666,2"]
         # A call that the deadline cuts is no failure, and no call begins after the deadline.

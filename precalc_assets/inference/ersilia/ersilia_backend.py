@@ -1,22 +1,19 @@
 """The ersilia backend: the CLI serves the model, and the server is restarted at intervals."""
 
-import json
 import logging
 import math
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import replace
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from precalc_assets.foreign_files import ForeignFileError, read_foreign
 from precalc_assets.inference.ersilia.served_model import BreakerOpenError, ask, is_up
 from precalc_assets.inference.ersilia.slot import Slot, is_fetched, taken_slot
 from precalc_assets.inference.model_backend import BatchError, call_timeout, no_answer
 from precalc_assets.models.environment import ERSILIA_VERSION
 from precalc_assets.models.fetching import describe_model
-from precalc_assets.models.folder import METADATA, MOST_BYTES, ModelFolder, find_model
+from precalc_assets.models.folder import ModelFolder, read_packed
 from precalc_assets.platform_errors import ModelError, UsageError
 from precalc_assets.processes import require_room, require_space
 from precalc_assets.settings import Settings
@@ -55,7 +52,7 @@ class ErsiliaBackend:
             version = self.release if "-v" in self._model else ""
             fetched = self._slot.fetch(self._source, find_version=lambda: version)
             if self._source is None:
-                self._require_release(_read_copy(fetched, self._model, self._slot.version).metadata.release)
+                self._require_release(read_packed(fetched, self._model, self._slot.version).metadata.release)
             self.restart()
             self._stack = stack.pop_all()
         return self
@@ -142,17 +139,4 @@ def fetch_from_hub(model: str, settings: Settings) -> ModelFolder:
 
     with taken_slot(model, settings.cache_dir) as slot:
         max_age = math.inf if has_version else _FRESH_SECONDS
-        return _read_copy(slot.fetch(None, max_age=max_age, find_version=find_version), model, slot.version)
-
-
-def _read_copy(fetched: Path, model: str, version: str) -> ModelFolder:
-    """Return the model folder in the CLI's copy, of the release `version` if given. Raises ModelError."""
-    if not any((fetched / name).exists() for name in METADATA):
-        # The copy of an image has the metadata as the card in this file.
-        with suppress(OSError, ValueError, KeyError, TypeError, ForeignFileError, RecursionError):
-            information = read_foreign(fetched / "information.json", MOST_BYTES)
-            card = json.loads(information, parse_float=str)["card"]
-            (fetched / "metadata.json").write_text(json.dumps(card), encoding="utf-8")
-    folder = find_model(fetched.name, [fetched.parent])
-    release = version or folder.metadata.release  # the card in an image may be older than its tag
-    return replace(folder, model=model, metadata=folder.metadata.model_copy(update={"release": release}))
+        return read_packed(slot.fetch(None, max_age=max_age, find_version=find_version), model, slot.version)
