@@ -38,6 +38,9 @@ N_COLUMNS = {NARROW: 11, OTHER: 4, WIDE: size(2_048, 64)}
 COUNT = make_question(f"{NARROW}.c3 between 0 and 0.5", limit=0)
 WIDE_COUNT = make_question(f"{WIDE}.c3 >= 2", limit=0)
 TOP = make_question(f"{NARROW}.c3 between 0 and 0.5 and {OTHER}.c1 > 0.5", order=f"{NARROW}.c4 desc", limit=100)
+MANY = make_question(
+    f"{WIDE}.c3 >= 1", select=", ".join(f"{WIDE}.c{at}" for at in range(size(100, 64))), limit=size(10_000, 10)
+)
 BARS = make_question(f"{NARROW}.c3 > 0", limit=0, distributions=[f"{NARROW}.c4"])
 
 
@@ -48,6 +51,7 @@ def main() -> None:
         apart(write_files, folder, molecules)
         begin(f"{len(molecules) * N_ISOTOPES:,} molecules, {N_SHARDS} shards")
         ours = apart(time_ours, folder)
+        many = apart(time_many, folder)
         baseline = apart(time_duckdb, folder)
         for name, limit in (("count", 150), ("join and top 100", 400)):
             figure(f"{name}, warm, p95", ours[name], "ms", at_most=limit)
@@ -57,6 +61,8 @@ def main() -> None:
         figure("count, cold, 2,048 columns", ours["wide, cold"], "ms", at_most=2_000)
         figure("count, warm, 2,048 columns", ours["wide, median"], "ms", baseline=ours["count, median"], at_least=0.67)
         figure("memory", ours["memory"], "MB", at_most=600)
+        figure("10,000 molecules with 100 columns, cold", many["cold"], "ms")
+        figure("10,000 molecules with 100 columns, memory", many["memory"], "MB", at_most=600)
     end()
 
 
@@ -111,6 +117,10 @@ def open_engine(folder: Path) -> ScreeningEngine:
     entries = {}
     for model in N_COLUMNS:
         directories = {}
+        first = folder / predictions(model, shard_keys(N_SHARDS)[0])
+        with open_parquet(first, first.name) as (parquet, provenance):
+            rows = parquet.metadata.num_rows
+            reader = SimpleNamespace(columns=provenance.columns, n_shards=N_SHARDS)
         for shard in shard_keys(N_SHARDS):
             path = folder / predictions(model, shard)
             directories[shard] = SimpleNamespace(
@@ -118,11 +128,9 @@ def open_engine(folder: Path) -> ScreeningEngine:
                 file_bytes=path.stat().st_size,
                 built_from=model,
                 shard_digest="" if model != WIDE else shard,
-                rows=0,
+                rows=rows,
                 release="v1.0.0",
             )
-        with open_parquet(path, path.name) as (_, provenance):
-            reader = SimpleNamespace(columns=provenance.columns, n_shards=N_SHARDS)
         entries[model] = SimpleNamespace(model=model, reader=reader, directories=directories, library_digest="")
     return ScreeningEngine(open_store(folder.as_uri()), entries.get, lambda: list(entries))
 
@@ -139,7 +147,16 @@ def time_ours(folder: Path) -> dict[str, float]:
         times = sorted(milliseconds(engine, question) for _ in range(TIMES))
         found[name] = times[int(0.95 * (len(times) - 1))]
         found[f"{name}, median"] = times[len(times) // 2]
-    return found | {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1_000}
+    return found | {"memory": memory()}
+
+
+def time_many(folder: Path) -> dict[str, float]:
+    return {"cold": milliseconds(open_engine(folder), MANY), "memory": memory()}
+
+
+def memory() -> float:
+    """Return the most memory that this process has had, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1_000
 
 
 def milliseconds(engine: ScreeningEngine, question: dict[str, Any]) -> float:

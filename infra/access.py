@@ -1,8 +1,8 @@
 """The IAM policy statements of each kind of program.
 
-A reader is the Lambda behind the API, a screener the Lambda that answers screens, a runner a rented machine that
-computes shards, the pipeline the machine with Dagster, a deployer a job that deploys. Each is allowed only its own
-work, which `tests/infra` tests.
+A reader is the Lambda behind the API, a screener the Lambda that answers screens, an analyst a person who asks Athena,
+a publisher what keeps its tables, a runner a rented machine that computes shards, the pipeline the machine with
+Dagster, a deployer a job that deploys. Each is allowed only its own work, which `tests/infra` tests.
 """
 
 from collections.abc import Iterable
@@ -48,6 +48,28 @@ def screener_statements(prefix: str, bucket: str) -> list[PolicyStatement]:
     ]
 
 
+def publisher_statements(database: str) -> list[PolicyStatement]:
+    """Return what keeps the tables of a Glue database as the models are, for the pipeline and for runners."""
+    return [_allow(["glue:CreateTable", "glue:DeleteTable", "glue:UpdateTable"], _glue(database))]
+
+
+def analyst_statements(prefix: str, bucket: str, database: str, results: str) -> list[PolicyStatement]:
+    """Return what questions to Athena need: what screens need, its workgroup and tables, and a bucket of results."""
+    listed = _allow(["s3:ListBucket"], [_bucket_arn(bucket)])
+    listed.add_conditions({"StringLike": {"s3:prefix": "predictions/*"}})
+    asking = ("GetQueryExecution", "GetQueryResults", "GetWorkGroup", "StartQueryExecution", "StopQueryExecution")
+    workgroup = f"arn:{Aws.PARTITION}:athena:{Aws.REGION}:{Aws.ACCOUNT_ID}:workgroup/{database}"
+    return [
+        *screener_statements(prefix, bucket),
+        listed,
+        _allow([f"athena:{action}" for action in asking], [workgroup]),
+        _allow(["glue:GetDatabase", "glue:GetPartitions", "glue:GetTable", "glue:GetTables"], _glue(database)),
+        _allow(["s3:GetBucketLocation"], [_bucket_arn(bucket), _bucket_arn(results)]),
+        _allow(["s3:AbortMultipartUpload", "s3:GetObject", "s3:PutObject"], [f"{_bucket_arn(results)}/*"]),
+        _allow(["s3:ListBucketMultipartUploads"], [_bucket_arn(results)]),
+    ]
+
+
 def runner_statements(prefix: str, bucket: str) -> list[PolicyStatement]:
     """Return what a rented machine needs: to compute a model's shards, load them into its table and publish its card.
 
@@ -80,9 +102,10 @@ def deployer_statements() -> list[PolicyStatement]:
 def acknowledge_wildcards(construct: IConstruct, statements: Iterable[PolicyStatement]) -> None:
     """Tell cdk-nag why these statements' resources have wildcards."""
     reasons = {
-        ":table/": "A model's table is made when it is first loaded; its name is the prefix and the model's id.",
+        ":glue:": "A model's table in Glue is made when the model is first published.",
         ":role/": "The names of the CDK's roles hold their purpose and a configurable qualifier.",
         ":s3:::": "Objects are made at run time; those of one kind are in one folder.",
+        ":table/": "A model's table is made when it is first loaded; its name is the prefix and the model's id.",
         "*": "Tables can only be listed as a whole (Service Authorization Reference, DynamoDB, ListTables).",
     }
     resources = [_as_cdk_nag_writes(r) for statement in statements for r in statement.resources if "*" in r]
@@ -119,6 +142,12 @@ def _allow(actions: Iterable[str], resources: Iterable[str]) -> PolicyStatement:
 
 def _bucket_arn(bucket: str) -> str:
     return f"arn:{Aws.PARTITION}:s3:::{bucket}"
+
+
+def _glue(database: str) -> list[str]:
+    """Return a database and its tables: Glue wants the right to a table's database and catalog, too."""
+    glue = f"arn:{Aws.PARTITION}:glue:{Aws.REGION}:{Aws.ACCOUNT_ID}"
+    return [f"{glue}:catalog", f"{glue}:database/{database}", f"{glue}:table/{database}/*"]
 
 
 def _objects(bucket: str, *folders: str) -> list[str]:

@@ -23,7 +23,7 @@ _RDKIT_MB = 1769
 """One core, by the same page: RDKit uses one, and its process may take 1 GB of memory."""
 _SCREENS_MB = 3008
 """The most that a new account may have, with 1.7 cores. Over 1.4 million molecules, a screen that joins two models took
-0.5 GB and 2 s of a core; one that read a hundred columns, 1.8 GB and 10 s."""
+0.5 GB and 2 s of a core; one that answered 10,000 molecules with a hundred columns, 0.5 GB and 10 s."""
 
 
 def make_reader(scope: Construct, parameters: Parameters) -> lambda_.Function:

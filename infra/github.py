@@ -7,7 +7,7 @@ from aws_cdk import Aws, CfnOutput, Duration, Stack
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 
-from infra.access import acknowledge_wildcards, deployer_statements, runner_statements
+from infra.access import acknowledge_wildcards, deployer_statements, publisher_statements, runner_statements
 from infra.parameters import Parameters
 
 _ISSUER = "token.actions.githubusercontent.com"
@@ -28,7 +28,10 @@ class GitHubStack(Stack):
             "Runner",
             "What a job needs to compute shards and to load them",
             parameters.environment,
-            runner_statements(parameters.prefix, parameters.bucket),
+            [
+                *runner_statements(parameters.prefix, parameters.bucket),
+                *(publisher_statements(parameters.glue_database) if parameters.athena else ()),
+            ],
             _SESSION,
         )
         deployer = self._make_role(

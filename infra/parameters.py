@@ -23,6 +23,7 @@ _PATTERNS = {
     "cors_origins": r"\*|https?://[^/\s,]+(,https?://[^/\s,]+)*",
     "keep": "true|false",
     "github_provider": "create|existing",
+    "athena": "true|false",
 }
 
 
@@ -39,6 +40,7 @@ class Parameters:
     environment: str = "precalc"
     deploy_environment: str = "aws"
     github_provider: str = "create"
+    athena: bool = False
 
     @classmethod
     def from_context(cls, find: Callable[[str], Any]) -> "Parameters":
@@ -52,8 +54,7 @@ class Parameters:
             if name in text and not re.fullmatch(pattern, text[name]):
                 raise ValueError(f"-c {name}={text[name]} does not match {pattern}; correct it and try again")
         typed: dict[str, Any] = dict(text)
-        if "keep" in text:
-            typed["keep"] = text["keep"] == "true"
+        typed |= {name: text[name] == "true" for name in ("keep", "athena") if name in text}
         if "lambda_folder" in text:
             typed["lambda_folder"] = Path(text["lambda_folder"])
         return cls(**typed)
@@ -72,6 +73,11 @@ class Parameters:
     def tables_url(self) -> str:
         """The value of PRECALC_TABLES_URL."""
         return f"dynamodb://{Aws.REGION}/{self.prefix}"
+
+    @property
+    def glue_database(self) -> str:
+        """The value of PRECALC_GLUE_DATABASE; AWS recommends names without hyphens."""
+        return self.prefix.replace("-", "_")
 
     @property
     def removal(self) -> RemovalPolicy:

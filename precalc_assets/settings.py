@@ -93,6 +93,9 @@ class Settings(BaseSettings):
     table_protection: bool = False
     """Protects new DynamoDB tables against deletion, including by `precalc drop`."""
 
+    glue_database: Annotated[str, _matching(r"[a-z0-9_]*", "write small letters, digits and _")] = ""
+    """The Glue database in which publishing keeps a table for each model, and Athena's workgroup of the same name."""
+
     n_shards: Annotated[int, Field(ge=1, le=10_000)] = 50
     """Shards of the library. After a change, drop the tables built with another number: `precalc drop`."""
 

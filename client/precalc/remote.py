@@ -28,6 +28,7 @@ from precalc.source import (
     ColumnType,
     CutOffError,
     Distribution,
+    Engine,
     LinkExpiredError,
     Listing,
     ModelInfo,
@@ -196,8 +197,10 @@ class RemoteSource:
                 found |= {each["column"]: _record(Distribution, each) for each in answer["distributions"]}
         return found
 
-    def screen(self, question: Question) -> ScreenAnswer:
-        """See `Source.screen`."""
+    def screen(self, question: Question, *, engine: Engine | None = None) -> ScreenAnswer:
+        """See `Source.screen`. An API has one engine."""
+        if engine:
+            raise UsageError(f"{self.name} answers by its own engine; leave --engine out, or --api")
         try:
             found = self.send("POST", "/screens", question)
         except ApiError as error:

@@ -187,6 +187,9 @@ class CutOffError(Exception):
     """A download ended early or did not start; a retry may help. The message is the reason."""
 
 
+Engine = Literal["athena"]
+"""What answers a screen in place of the source's own engine."""
+
 Question = Mapping[str, Any]
 """The data of a screen, as `POST /screens` takes it."""
 
@@ -296,8 +299,8 @@ class Source(Protocol):
         """Return the distributions of columns over the library, by name; those that are not known are left out."""
         ...
 
-    def screen(self, question: Question) -> ScreenAnswer:
-        """Answer a screen. Raises UsageError for a question that cannot be answered."""
+    def screen(self, question: Question, *, engine: Engine | None = None) -> ScreenAnswer:
+        """Answer a screen, by an engine that may be chosen. Raises UsageError for what cannot be answered."""
         ...
 
     def open_file(self, file: ServedFile, start: int) -> AbstractContextManager[Stream]:

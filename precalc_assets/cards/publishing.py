@@ -10,6 +10,7 @@ from obstore.store import ObjectStore
 from precalc.source import Distribution
 from precalc_assets.cards.distributions import describe_predictions
 from precalc_assets.cards.examples import find_examples
+from precalc_assets.cards.glue_tables import publish_glue_table
 from precalc_assets.cards.model_card import (
     PLOTTED_COLUMNS,
     ModelCard,
@@ -38,7 +39,8 @@ logger = logging.getLogger(__name__)
 def publish(store: ObjectStore, tables: KeyValueStore, model: str, settings: Settings) -> ModelCard:
     """Gather a model's card and put it into the registry. Repeats this if shards were loaded meanwhile.
 
-    So of several processes that load shards at the same time, the last publishes all shards. Raises as `make_card`.
+    So of several processes that load shards at the same time, the last publishes all shards. The table in Glue follows,
+    if the settings name a database. Raises as `make_card` and `publish_glue_table`.
     """
     while True:
         before = _find_before(tables, model)
@@ -47,6 +49,7 @@ def publish(store: ObjectStore, tables: KeyValueStore, model: str, settings: Set
             publish_distributions(tables, model, _describe_further(store, model, TableReader(tables, model)))
         publish_card(tables, card)
         if _digest(*_plotted(TableReader(tables, model, consistent=True))) == card.distributions_of:
+            publish_glue_table(settings, card)
             return card
 
 

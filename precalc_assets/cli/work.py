@@ -9,6 +9,7 @@ from pathlib import Path
 from precalc.cli.progress_bar import progress
 from precalc.cli.terminal import say
 from precalc.identifiers import check_model_id
+from precalc_assets.cards.glue_tables import drop_glue_table
 from precalc_assets.cards.publishing import publish, warn_of_licence
 from precalc_assets.emptied_cells import EmptiedColumn, describe_emptied, merge_emptied
 from precalc_assets.inference.opening import find_known, open_model
@@ -181,10 +182,11 @@ def verify(model: str, shards: str | None, *, repair: bool) -> None:
 def drop(model: str) -> None:
     """Drop a model's table. Raises TableError if it has none."""
     check_model_id(model)
-    tables = open_platform().tables
-    if not tables.has_table(model):
+    platform = open_platform()
+    if not platform.tables.has_table(model):
         raise missing_table(model)
-    tables.drop_table(model)
+    drop_glue_table(platform.settings, model)
+    platform.tables.drop_table(model)
     say(f"dropped the table of {model}")
 
 

@@ -9,7 +9,7 @@ from precalc import source
 from precalc.errors import ChangedError, DownloadError
 from precalc.identifiers import check_model_id, find_columns
 from precalc.reasons import Reasons
-from precalc.source import Question, ScreenAnswer
+from precalc.source import Engine, Question, ScreenAnswer
 from precalc_assets.cards.model_card import ModelCard
 from precalc_assets.catalogue import (
     CatalogueEntry,
@@ -29,6 +29,7 @@ from precalc_assets.tables import LIBRARY, KeyValueStore, TableReader, open_tabl
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
+    from precalc_assets.screening.athena import AthenaEngine
     from precalc_assets.screening.engine import ScreeningEngine
 
 _MOST_MOLECULES = 100_000
@@ -135,11 +136,12 @@ class LocalSource:
         """See `Source.distributions`."""
         return self._read(model).distributions(self._tables, columns)
 
-    def screen(self, question: Question) -> ScreenAnswer:
-        """See `Source.screen`."""
+    def screen(self, question: Question, *, engine: Engine | None = None) -> ScreenAnswer:
+        """See `Source.screen`. The engine `athena` is the workgroup that the settings name."""
         from precalc_assets.screening.query import read_question
 
-        return self._engine.answer(read_question(question))
+        query = read_question(question)
+        return self._athena.answer(query) if engine == "athena" else self._engine.answer(query)
 
     @contextmanager
     def open_file(self, file: source.ServedFile, start: int) -> Iterator[source.Stream]:
@@ -169,6 +171,14 @@ class LocalSource:
         from precalc_assets.screening.engine import open_engine
 
         return open_engine(self._store, self._tables)
+
+    @cached_property
+    def _athena(self) -> "AthenaEngine":
+        from precalc_assets.screening.athena import open_athena
+        from precalc_assets.storage import open_store
+
+        # Analysts read predictions alone, so opening the store must not read the library.
+        return open_athena(open_store(self._store_url, probe=False), self._tables, load_settings().glue_database)
 
     @cached_property
     def _store(self) -> "ObjectStore":

@@ -39,7 +39,8 @@ def _differences(
 ) -> Iterator[str]:
     """Yield, for each column, in what its screen differs: by one of its values, and by having none."""
     # Read all of them at once: the engine keeps them, and names a file that is missing.
-    engine.answer(Query(select=tuple(f"{entry.model}.{column.name}" for column in columns), limit=0))
+    nulls = tuple(Condition(column=f"{entry.model}.{column.name}", op="is_null") for column in columns)
+    engine.answer(Query(where=nulls, limit=0))
     for column, count in zip(columns, _scan(store, entry, columns), strict=True):
         name = f"{entry.model}.{column.name}"
         expected = {Condition(column=name, op="is_null"): count.nulls}

@@ -1,4 +1,7 @@
-"""The same questions through every door: Python, the command, HTTP by POST and by GET, and a plain full scan."""
+"""The same questions through every door, and by a plain full scan.
+
+The doors are Python, the command, HTTP by POST and by GET, the page, the SQL for Athena run by DuckDB, and Athena.
+"""
 
 import csv
 import html
@@ -10,7 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import httpx
+import obstore
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
@@ -20,10 +25,19 @@ from rdkit import Chem
 from served_model import URL, remote
 
 from precalc.client import Client
-from precalc.errors import PrecalcError
+from precalc.errors import PrecalcError, UsageError
 from precalc.expressions import make_question
+from precalc_assets.cards.glue_tables import drop_glue_table, publish_glue_table
+from precalc_assets.cards.model_card import find_card
 from precalc_assets.client.local_tables import LocalSource
-from precalc_assets.storage import predictions
+from precalc_assets.platform_errors import ShardError
+from precalc_assets.screening.athena import open_athena
+from precalc_assets.screening.plan import Entries, make_plan
+from precalc_assets.screening.query import read_question
+from precalc_assets.screening.sql import quoted, write_sql
+from precalc_assets.settings import Settings
+from precalc_assets.sharding import shard_keys
+from precalc_assets.storage import open_store, predictions
 
 A, B = "eos9abc", "eos8xyz"
 Row = dict[str, Any]
@@ -56,6 +70,17 @@ def doors(served):
     local = LocalSource(served.tables, "tables", store_url)
     yield local, api
     api.close()
+
+
+@pytest.fixture(scope="module")
+def duck(served):
+    """DuckDB with a view of each model's files."""
+    with duckdb.connect() as connection:
+        for model in (A, B):
+            files = [str(served.path(predictions(model, shard))) for shard in shard_keys(4)]
+            relation = f"read_parquet({files}, hive_partitioning=false)"
+            connection.execute(f"CREATE VIEW {quoted(model)} AS SELECT * FROM {relation}")
+        yield connection
 
 
 QUESTIONS: list[tuple[dict[str, Any], Callable[[Row], bool], Callable[[Row], Any]]] = [
@@ -94,7 +119,7 @@ def all_rows(world) -> list[Row]:
 
 
 @pytest.mark.parametrize(("question", "meets", "place"), QUESTIONS)
-def test_all_doors_answer_what_a_full_scan_does(served, doors, question, meets, place):
+def test_all_doors_answer_what_a_full_scan_does(served, doors, duck, question, meets, place):
     expected = sorted(filter(meets, all_rows(served)), key=place)
     local, api = (source.screen(make_question(**question)) for source in doors)
     names = [column.name for column in local.columns]
@@ -102,6 +127,11 @@ def test_all_doors_answer_what_a_full_scan_does(served, doors, question, meets, 
     assert repr(list(local.rows)) == repr(rows)
     assert local.matched == len(expected)
     assert api == local
+
+    entries = Entries(served.tables)
+    statements = write_sql(make_plan(read_question(make_question(**question)), entries.find, entries.names), quoted)
+    assert duck.execute(statements.count).fetchone() == (local.screened, local.matched)
+    assert repr(duck.execute(statements.rows).fetchall()) == repr(rows)
 
     frame = Client(source=doors[0]).screen(**question)
     assert frame.attrs["matched"] == len(expected)
@@ -216,3 +246,72 @@ def test_no_question_over_http_is_our_own_error(doors, where, limit):
     params = {"where": where, "select": f"{A}.atoms", "limit": limit}
     answer = httpx.Client(transport=doors[1].transport).get(f"{URL}/screens", params=params)
     assert answer.status_code in (200, 400), answer.text
+
+
+@pytest.fixture
+def in_glue(served, aws):
+    """The settings of an installation on S3 with a Glue database, in which both models are published."""
+    settings = Settings(store_url=f"s3://{aws.make_bucket()}/platform", glue_database="precalc")
+    store = open_store(settings.store_url)
+    for model in (A, B):
+        for shard in shard_keys(4):
+            obstore.put(store, predictions(model, shard), served.path(predictions(model, shard)).read_bytes())
+    results = {"ResultConfiguration": {"OutputLocation": f"s3://{aws.make_bucket()}/"}}
+    glue, athena = aws.client("glue"), aws.client("athena")
+    glue.create_database(DatabaseInput={"Name": "precalc"})
+    athena.create_work_group(Name="precalc", Configuration=results)
+    for model in (A, B):
+        publish_glue_table(settings, find_card(served.tables, model))
+    yield settings
+    athena.delete_work_group(WorkGroup="precalc")
+    glue.delete_database(Name="precalc")
+
+
+@pytest.mark.slow
+def test_athena_answers_what_the_engine_does(served, doors, in_glue):
+    athena = open_athena(open_store(in_glue.store_url), served.tables, in_glue.glue_database)
+    for question, *_ in QUESTIONS:
+        asked = make_question(**question)
+        assert repr(athena.answer(read_question(asked))) == repr(doors[0].screen(asked))
+    where = ("--where", f"{A}.atoms >= 7 and {B}.kind = 'high'")
+    places = {"store_url": in_glue.store_url, "glue_database": in_glue.glue_database}
+    by_athena = served.precalc("screen", *where, "--engine", "athena", **places)
+    assert by_athena.returncode == 0, by_athena.stderr
+    assert (by_athena.stdout, by_athena.stderr) == (lambda d: (d.stdout, d.stderr))(served.precalc("screen", *where))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", ["changed", "gone", "not loaded"])
+def test_athena_is_not_asked_of_other_files(served, in_glue, harm):
+    store = open_store(in_glue.store_url)
+    if harm == "gone":
+        obstore.delete(store, predictions(A, "02"))
+    else:
+        obstore.put(store, predictions(A, "02" if harm == "changed" else "04"), b"other")
+    athena = open_athena(store, served.tables, in_glue.glue_database)
+    name = predictions(A, "04" if harm == "not loaded" else "02")
+    with pytest.raises(ShardError, match=f"^{name} is not what the table of {A} was loaded from"):
+        athena.answer(read_question(make_question(f"{A}.atoms > 1")))
+
+
+@pytest.mark.slow
+def test_query_that_fails_says_why(served, in_glue):
+    drop_glue_table(in_glue, A)
+    drop_glue_table(in_glue, A)
+    athena = open_athena(open_store(in_glue.store_url), served.tables, in_glue.glue_database)
+    with pytest.raises(PrecalcError, match=r"^Athena's query .* ended as FAILED: .*; `precalc load MODEL` publishes"):
+        athena.answer(read_question(make_question(f"{A}.atoms > 1")))
+    elsewhere = open_athena(open_store(in_glue.store_url), served.tables, "nowhere")
+    with pytest.raises(PrecalcError, match=r"^Athena, workgroup nowhere: InvalidRequestException: "):
+        elsewhere.answer(read_question(make_question(f"{A}.atoms > 1")))
+
+
+def test_athena_needs_a_database_and_no_api(served, doors):
+    asked = make_question(f"{A}.atoms > 1")
+    with pytest.raises(UsageError, match="needs PRECALC_GLUE_DATABASE"):
+        doors[0].screen(asked, engine="athena")
+    with pytest.raises(UsageError, match="answers by its own engine; leave --engine out"):
+        doors[1].screen(asked, engine="athena")
+    athena = open_athena(doors[0]._store, served.tables, "precalc")
+    with pytest.raises(UsageError, match="Athena counts no distributions"):
+        athena.answer(read_question(make_question(f"{A}.atoms > 1", distributions=[f"{A}.score"])))

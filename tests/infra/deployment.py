@@ -77,8 +77,13 @@ class Deployment:
     @cached_property
     def pipeline(self) -> Caller:
         """The machine with Dagster."""
+        return self.user_with("PipelinePolicy", "PublisherPolicy")
+
+    def user_with(self, *policies: str) -> Caller:
+        """Return a user with the policies of these outputs."""
         user = self._new_user()
-        self.emulator.client("iam").attach_user_policy(UserName=user, PolicyArn=self.outputs["PipelinePolicy"])
+        for policy in policies:
+            self.emulator.client("iam").attach_user_policy(UserName=user, PolicyArn=self.outputs[policy])
         return self._caller(user)
 
     def in_role(self, name: str) -> Caller:
@@ -138,6 +143,7 @@ class Deployment:
             "DAGSTER_HOME": str(self.home),
             "PRECALC_API_KEY": self.key,
             "PRECALC_CACHE_DIR": str(self.models_cache),
+            "PRECALC_GLUE_DATABASE": self.outputs["GlueDatabase"],
             "PRECALC_STORE_URL": self.outputs["StoreUrl"],
             "PRECALC_TABLES_URL": self.outputs["TablesUrl"],
         }

@@ -50,6 +50,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> 
             "repository": REPOSITORY,
             # The emulator cannot create a provider, but validates its tokens.
             "github_provider": "existing",
+            "athena": "true",
         }
         chosen = [word for name, value in context.items() for word in ("-c", f"{name}={value}")]
         app = "PYTHONPATH=.. .venv/bin/python -m infra.app"
@@ -235,6 +236,25 @@ def test_screens_have_the_answer_of_the_files(materialised):
     assert materialised.ask(f"/screens?where={MODEL}.mass>1").error == (400, "bad_screen")
 
 
+def test_athena_answers_analysts_as_the_engine_does(materialised):
+    analyst = materialised.user_with("AnalystPolicy")
+    question = ("--where", f"{MODEL}.logp between 2 and 3", "--order", f"{MODEL}.logp desc", "--limit", "3000")
+    here = materialised.precalc(materialised.pipeline, "screen", *question)
+    there = materialised.precalc(analyst, "screen", *question, "--engine", "athena")
+    assert there.returncode == 0, there.stderr
+    assert (there.stdout, there.stderr) == (here.stdout, here.stderr)
+    glue, s3 = analyst.client("glue"), analyst.client("s3")
+    database = materialised.outputs["GlueDatabase"]
+    table = glue.get_table(DatabaseName=database, Name=MODEL)["Table"]["StorageDescriptor"]
+    assert table["Location"] == f"s3://{materialised.bucket}/predictions/model={MODEL}/"
+    assert_refused(
+        lambda: glue.delete_table(DatabaseName=database, Name=MODEL),
+        lambda: s3.list_objects_v2(Bucket=materialised.bucket, Prefix="raw/"),
+        lambda: s3.put_object(Bucket=materialised.bucket, Key=predictions(MODEL, "00"), Body=b""),
+        lambda: s3.get_object(Bucket=materialised.bucket, Key="library/manifest.json"),
+    )
+
+
 @pytest.mark.parametrize("through", ["lambda", "precalc api"])
 def test_the_client_reads_what_is_in_the_parquet(materialised, through, tmp_path, monkeypatch):
     for name, value in materialised.emulator.environment.items():
@@ -363,13 +383,20 @@ def test_unchanged_deployment_is_a_no_op_and_destroy_is_complete(computed_on_git
         "diff", "--all", "--app", deployment.assembly, environment=environment
     )
 
+    glue, database = deployment.emulator.client("glue"), deployment.outputs["GlueDatabase"]
+    assert [table["Name"] for table in glue.get_tables(DatabaseName=database)["TableList"]] == [MODEL, RUNNER_MODEL]
     dropped = [deployment.precalc(deployment.pipeline, "drop", model, "--yes") for model in (MODEL, RUNNER_MODEL)]
     assert {done.returncode for done in dropped} == {0}
+    assert not glue.get_tables(DatabaseName=database)["TableList"]
     s3 = deployment.pipeline.client("s3")
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=deployment.bucket):
         s3.delete_objects(
             Bucket=deployment.bucket, Delete={"Objects": [{"Key": found["Key"]} for found in page["Contents"]]}
         )
+    results = deployment.emulator.client("s3")
+    for bucket in (each["Name"] for each in results.list_buckets()["Buckets"] if f"{PREFIX}-athena-" in each["Name"]):
+        for found in results.list_objects_v2(Bucket=bucket)["Contents"]:
+            results.delete_object(Bucket=bucket, Key=found["Key"])
     run_cdk("destroy", "--all", "--force", "--app", deployment.assembly, environment=environment)
 
     administrator = deployment.emulator.client

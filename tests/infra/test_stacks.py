@@ -23,6 +23,7 @@ from infra.lambda_asset import ASSETS, INCHIKEYS
 pytestmark = pytest.mark.slow
 
 BUCKET = "arn:<AWS::Partition>:s3:::precalc-<AWS::AccountId>-<AWS::Region>"
+GLUE = "arn:<AWS::Partition>:glue:<AWS::Region>:<AWS::AccountId>"
 TABLE = "arn:<AWS::Partition>:dynamodb:<AWS::Region>:<AWS::AccountId>:table/precalc-"
 
 
@@ -31,7 +32,7 @@ def resources_of(statements, action):
 
 
 def test_no_template_names_an_account_or_a_region(stacks):
-    assert stacks.keys() == {"storage", "api", "github"}
+    assert stacks.keys() == {"storage", "api", "athena", "github"}
     for template in stacks.values():
         text = template.path.read_text()
         assert not re.search(r"(?<![0-9a-f])\d{12}(?![0-9a-f])", text)
@@ -137,6 +138,35 @@ def test_lambda_with_rdkit_may_only_write_its_log(stacks):
     assert "InChIKeysRole" in function["Role"]
 
 
+def test_athena_is_limited_encrypted_and_its_results_expire(stacks):
+    athena = stacks["athena"]
+    database, workgroup = athena.only("Glue::Database"), athena.only("Athena::WorkGroup")
+    assert database["DatabaseInput"]["Name"] == workgroup["Name"] == "precalc"
+    configuration = workgroup["WorkGroupConfiguration"]
+    assert configuration["EnforceWorkGroupConfiguration"] is True
+    assert configuration["BytesScannedCutoffPerQuery"] == 10**11
+    results = configuration["ResultConfiguration"]
+    assert results["EncryptionConfiguration"] == {"EncryptionOption": "SSE_S3"}
+    assert re.fullmatch(r"s3://<Results[0-9A-F]{8}>/", results["OutputLocation"])
+    bucket = athena.only("S3::Bucket")
+    assert [rule["ExpirationInDays"] for rule in bucket["LifecycleConfiguration"]["Rules"]] == [7]
+    assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
+
+
+def test_analysts_read_predictions_and_write_only_results(stacks):
+    statements = [
+        statement | {key: listed(statement[key]) for key in ("Action", "Resource")}
+        for statement in stacks["athena"].named("IAM::ManagedPolicy", "Analyst")["PolicyDocument"]["Statement"]
+    ]
+    results = "arn:<AWS::Partition>:s3:::precalc-athena-<AWS::AccountId>-<AWS::Region>"
+    assert resources_of(statements, "s3:GetObject") == {f"{BUCKET}/predictions/*", f"{results}/*"}
+    assert resources_of(statements, "s3:PutObject") == {f"{results}/*"}
+    (listing,) = (s for s in statements if s["Action"] == ["s3:ListBucket"])
+    assert listing["Condition"] == {"StringLike": {"s3:prefix": "predictions/*"}}
+    changing = {a for s in statements for a in s["Action"] if re.search(r":(Create|Update|Delete|BatchWrite)", a)}
+    assert not changing
+
+
 def test_a_runner_computes_and_loads_shards_and_nothing_else(stacks):
     statements = list(stacks["github"].statements())
     folders = {"emptied", "executions", "predictions", "quarantine", "raw", "samples"}
@@ -145,6 +175,7 @@ def test_a_runner_computes_and_loads_shards_and_nothing_else(stacks):
     assert resources_of(statements, "s3:GetObject") == {f"{BUCKET}/{folder}/*" for folder in {*folders, "library"}}
     assert resources_of(statements, "dynamodb:BatchWriteItem") == {f"{TABLE}eos*", f"{TABLE}models"}
     assert not resources_of(statements, "dynamodb:DeleteTable")
+    assert resources_of(statements, "glue:UpdateTable") >= {f"{GLUE}:table/precalc/*"}
 
 
 def test_environments_separate_computing_from_deploying_jobs(stacks):
@@ -274,6 +305,7 @@ def test_somebody_hears_of_errors_throttles_and_slow_answers(stacks):
 def test_every_output_says_what_it_is_for(stacks):
     outputs = {name: output for template in stacks.values() for name, output in template.outputs.items()}
     wanted = "StoreUrl TablesUrl LogsBucket PipelinePolicy Url KeyId RoleArn DeployRoleArn Region"
+    wanted += " GlueDatabase AnalystPolicy PublisherPolicy"
     assert outputs.keys() == set(wanted.split())
     assert all(output["Description"] for output in outputs.values())
 

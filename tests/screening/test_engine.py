@@ -4,7 +4,9 @@ import math
 import random
 from collections.abc import Callable
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import polars as pl
@@ -393,3 +395,44 @@ def test_mixed_libraries_of_other_numbers_of_shards_lose_no_molecule(tmp_path: P
     assert [(one.shards, one.n_shards) for one in answer.models] == [(3, 3), (2, 2)]
     assert same(list(answer.rows), full_scan(files, query)[1])
     assert answer.screened == 120
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """Answers as S3 does for a missing object to a role that may not list the bucket."""
+
+    def do_HEAD(self) -> None:
+        self.send_error(403)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_file_that_may_be_gone_is_named(tmp_path: Path):
+    files = Files(tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        store = HTTPStore(f"http://127.0.0.1:{server.server_port}", client_options={"allow_http": True})
+        engine = ScreeningEngine(store, files.entries.get, list)
+        with pytest.raises(ShardError, match=r"shard=0.\.parquet is gone, or the role may not read it; load its shard"):
+            engine.answer(Query(select=("eos1aaa.weight",)))
+        server.shutdown()
+
+
+def test_an_entry_is_used_until_its_files_are_others(files: Files):
+    read: list[str] = []
+    entries = {"eos1aaa": files.entries["eos1aaa"]}
+
+    def forget() -> None:
+        read.append("again")
+        entries["eos1aaa"] = files.entries["eos1aaa"]
+
+    engine = ScreeningEngine(files.store, entries.get, list, forget)
+    query = Query(where=(Condition(column="eos1aaa.atoms", op="gt", value=0),))
+    expected = engine.answer(query)
+    directories = {
+        shard: SimpleNamespace(**vars(d) | {"built_from": "before", "file_sha256": f"before {shard}"})
+        for shard, d in files.entries["eos1aaa"].directories.items()
+    }
+    entries["eos1aaa"] = SimpleNamespace(**vars(files.entries["eos1aaa"]) | {"directories": directories})
+    assert engine.answer(query) == expected
+    assert read == ["again"]

@@ -9,6 +9,7 @@ import typer
 
 from precalc.cli.terminal import say
 from precalc.plugins import URL_VARIABLE
+from precalc.source import Engine
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -138,6 +139,10 @@ def screen(
     allow_mixed: Annotated[
         bool, typer.Option("--allow-mixed", help="Join models of different libraries, over the molecules of both.")
     ] = False,
+    engine: Annotated[
+        Engine | None,
+        typer.Option(help="athena: Amazon Athena, over the tables of PRECALC_GLUE_DATABASE (default: this process)."),
+    ] = None,
     api: Api = None,
 ) -> None:
     """Find the molecules whose predictions meet conditions, of one model or of several."""
@@ -145,7 +150,7 @@ def screen(
     from precalc.expressions import make_question
 
     question = make_question(where, order=order, select=select, limit=limit, allow_mixed=allow_mixed)
-    work(question, output, file_format, api)
+    work(question, output, file_format, api, engine)
 
 
 @app.command()

@@ -7,16 +7,18 @@ from precalc.cli.terminal import data_stream, say
 from precalc.errors import PrecalcError, UsageError
 from precalc.hits import find_encoder, to_parquet
 from precalc.plugins import open_source
-from precalc.source import Question, ScreenAnswer
+from precalc.source import Engine, Question, ScreenAnswer
 
 
-def screen(question: Question, output: Path | None, file_format: str | None, api: str | None) -> None:
+def screen(
+    question: Question, output: Path | None, file_format: str | None, api: str | None, engine: Engine | None
+) -> None:
     """Print the molecules that meet the conditions of a question, or write them to a file; say how many there are."""
     encode = find_encoder(file_format, output)
     if encode is to_parquet and output is None:
         raise UsageError("parquet cannot be written to standard output here; name a file with -o")
     with closing(open_source(api)) as source:
-        answer = source.screen(question)
+        answer = source.screen(question, engine=engine)
     if question["limit"]:
         _write(encode(answer), output)
     say(_summary(answer, len(answer.rows) if question["limit"] else None))
