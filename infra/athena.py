@@ -13,8 +13,8 @@ from constructs import Construct
 from infra.access import acknowledge_wildcards, analyst_statements, publisher_statements
 from infra.parameters import Parameters
 
-_MOST_BYTES = 100 * 10**9
-"""Bytes that a query may scan: half a dollar at $5 a TB. A column of 1.4 million numbers is 11 MB."""
+_MOST_BYTES = 50 * 10**9
+"""Bytes that a query may scan: a quarter of a dollar at $5 a TB. A column of 1.4 million numbers is 11 MB."""
 _RESULTS_KEPT = Duration.days(7)
 
 

@@ -14,6 +14,13 @@ from precalc.source import Answer, Column, Distribution, OpenModel, Row, Source,
 SUFFIX = "_percentile"
 
 
+def find_percentile(value: Value, percentiles: Sequence[float | int]) -> int | None:
+    """Return the percentile of a value, from 0 to 100; None if it is none, or if no percentiles are known."""
+    if value is None or isinstance(value, str) or not percentiles:
+        return None
+    return max(0, bisect_right(percentiles, value) - 1)
+
+
 class ModelWithPercentiles:
     """A model whose rows have the percentile of each number after it."""
 
@@ -49,7 +56,7 @@ class ModelWithPercentiles:
         for value, ranks in zip(row, self._ranks, strict=True):
             yield value
             if ranks is not None:
-                yield None if value is None or not ranks else max(0, bisect_right(ranks, value) - 1)
+                yield find_percentile(value, ranks)
 
 
 def open_with_percentiles(source: Source, model: str, columns: Sequence[str] | None = None) -> ModelWithPercentiles:

@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from precalc.expressions import write_name
+from precalc.percentiles import find_percentile
 from precalc.source import cite, name_variation
 from precalc_assets.api.answers import MAX_MOLECULES
 from precalc_assets.api.inchikeys import MAX_SMILES
@@ -245,6 +246,7 @@ def templates() -> "jinja2.Environment":
         "day": lambda time: str(time)[:10],
         "paragraphs": lambda text: [part for part in re.split(r"\n\s*\n", text) if part.strip()],
         "short": short_value,
+        "percentile": find_percentile,
         "is_link": lambda text: text.startswith(("https://", "http://")),
     }
     return made

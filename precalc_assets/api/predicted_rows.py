@@ -107,6 +107,7 @@ def add_predicted_rows(app: FastAPI, models: ServedModels) -> None:
             "block": block,
             "drawn": [form or smiles for form, smiles in zip(body.forms, predictions.smiles, strict=True)],
             "columns": predictions.columns,
+            "percentiles": models.percentiles(predictions.entry, [column.name for column in predictions.columns]),
             "n_columns": len(predictions.entry.reader.columns),
             "words": IN_WORDS,
             "n_own": _SHOWN_OWN,

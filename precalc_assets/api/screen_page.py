@@ -116,7 +116,7 @@ def add_screen_page(app: FastAPI, models: ServedModels, screen: Screen | None) -
 
     @app.post("/hits", include_in_schema=False)
     def show_molecules(request: Request, body: Answered) -> Response:
-        shown = _show_answer(request, body.question, body.answer)
+        shown = _show_answer(models, request, body.question, body.answer)
         return Response(templates().get_template("hits.html").render(shown), media_type=HTML)
 
 
@@ -181,7 +181,7 @@ def _describe(models: ServedModels, screen: Screen | None, request: Request) -> 
         "orders": _orders(figures, question.order),
         "limits": list(dict.fromkeys([*_LIMITS, question.limit])),
     }
-    return shown | (_show_answer(request, question, answer) if answer else {})
+    return shown | (_show_answer(models, request, question, answer) if answer else {})
 
 
 def _answer(screen: Screen | None, question: Question) -> ScreenAnswer | None:
@@ -239,6 +239,15 @@ def _find_figures(models: ServedModels, names: Sequence[str]) -> list[_Figure]:
     return [figures[name] for name in names]
 
 
+def _find_percentiles(models: ServedModels, names: Sequence[str]) -> list[Sequence[float | int]]:
+    """Return the percentiles of columns over the library, none for those that are not known, as in an old answer."""
+    try:
+        figures = _find_figures(models, names)
+    except UsageError:
+        return [()] * len(names)
+    return [each.distribution.percentiles if each.distribution else () for each in figures]
+
+
 def _offer(entry: CatalogueEntry | None, figures: Sequence[_Figure]) -> list[tuple[str, Column]]:
     """Return the columns of a model that are not in the screen, by the names that expressions write."""
     taken = {figure.name for figure in figures}
@@ -256,7 +265,7 @@ def _orders(figures: Sequence[_Figure], asked: str) -> dict[str, str]:
     return orders if asked in orders else {known if known in orders else asked: asked} | orders
 
 
-def _show_answer(request: Request, question: Question, answer: ScreenAnswer) -> dict[str, Any]:
+def _show_answer(models: ServedModels, request: Request, question: Question, answer: ScreenAnswer) -> dict[str, Any]:
     """Return what the page shows of an answer."""
     notes = [
         f"Screened are {one.shards:,} of the {one.n_shards:,} shards of {one.model}: the others are not loaded"
@@ -270,6 +279,7 @@ def _show_answer(request: Request, question: Question, answer: ScreenAnswer) -> 
     return {
         "answer": answer,
         "rows": answer.rows[:_SHOWN_ROWS],
+        "percentiles": _find_percentiles(models, [column.name for column in answer.columns[2:]]),
         "notes": notes,
         "download": f"{request.scope['root_path']}/screens?{question.address}",
         "command": " \\\n  ".join(["precalc screen", *written, f"-o hits.csv --api {url}"]),

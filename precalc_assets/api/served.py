@@ -176,6 +176,11 @@ class ServedModels:
         """Return what `CatalogueEntry.distributions` does. Raises TableError, and UsageError for an unknown name."""
         return entry.distributions(self._tables, names)
 
+    def percentiles(self, entry: CatalogueEntry, names: Sequence[str]) -> list[Sequence[float | int]]:
+        """Return the percentiles of each of these columns that are published. Raises as `distributions`."""
+        found = self.distributions(entry, names)
+        return [found[name].percentiles if name in found else () for name in names]
+
     def _open(self, model: str) -> CatalogueEntry | None:
         opened_at = self._clock()
         try:

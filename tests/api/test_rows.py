@@ -1,18 +1,22 @@
 """Rows of a file: what is read of it, what is refused, and what comes back with predictions."""
 
 import base64
+import dataclasses
 import gzip
+import re
 from urllib.parse import urlencode
 
 import pytest
 from gateway_events import event
-from made_up import COLUMNS, MODEL, serve
-from serving import KEYS, Answer, Api
+from made_up import COLUMNS, FLOATS, MODEL, serve
+from serving import KEYS, Answer, Api, card
+from test_pages import distributions
 
 from precalc_assets.api import row_process, row_reading
 from precalc_assets.api.drawings import MAX_DRAWINGS, add_drawing_route
 from precalc_assets.api.html_pages import short_value
 from precalc_assets.api.row_reading import add_row_reading
+from precalc_assets.cards.model_card import publish_card
 from precalc_assets.columns import Column
 from precalc_assets.tables import LIBRARY
 
@@ -108,6 +112,15 @@ def test_own_cells_are_shown_as_text(api):
     ).text
     assert "<script" not in shown
     assert "<img" not in shown
+
+
+def test_numbers_say_where_they_stand_in_the_library(tables, api):
+    ranked = dataclasses.replace(distributions()[0], percentiles=(*range(-99, 1), 2.0))
+    publish_card(tables, card(distributions=(ranked,)))
+    shown = api.post(f"/models/{MODEL}/rows/shown", rows(KEYS[:6])).text
+    assert FLOATS == (2.0, 1 / 3, -0.0, 5e-324, -1.7976931348623157e308, None)
+    assert re.findall(r"<small>P(\d+)</small>", shown) == ["100", "99", "99", "99", "0"]
+    assert 'data-ranked="1"' in shown
 
 
 def test_so_many_molecules_are_drawn_at_a_time(api):

@@ -4,9 +4,10 @@ from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
 import pytest
 from made_up import MODEL, serve
-from serving import KEYS, Api, card
+from serving import KEYS, card
 from test_pages import Page, distributions
 
+from precalc.source import Distribution
 from precalc_assets.cards.model_card import publish_card
 from precalc_assets.columns import Column
 
@@ -94,7 +95,9 @@ def test_mistake_is_shown_beside_the_question(page, question, words):
         assert found.texts[question["where"]] == 1
 
 
-def test_answer_is_shown_with_its_numbers_and_its_gaps(tables):
+def test_answer_is_shown_with_its_numbers_and_its_gaps(tables, api):
+    ranked = Distribution("count", "values", 30, 0, counts=(30,), values=(7,), percentiles=(7,) * 101)
+    publish_card(tables, card(distributions=(ranked,)))
     answer = {
         "id": "0" * 32,
         "matched": 2,
@@ -107,10 +110,11 @@ def test_answer_is_shown_with_its_numbers_and_its_gaps(tables):
         "distributions": [],
     }  # fmt: skip
     question = {"where": f"{COUNT} > 1", "order": "", "select": "", "limit": "100"}
-    shown = Api(tables).post("/hits", {"question": question, "answer": answer})
+    shown = api.post("/hits", {"question": question, "answer": answer})
     assert shown.status == 200
     page = Page(shown.text)
     assert f'title="{2**63 - 1}"' in shown.text or page.texts[str(2**63 - 1)] == 1
     assert page.texts["<b>"] == 1
+    assert page.texts["P100"] == 1
     assert any(text.startswith(f"Screened are 3 of the 4 shards of {MODEL}") for text in page.texts)
     assert any(f"Screen {'0' * 32} of {MODEL} v1, library incomplete." in text for text in page.texts)

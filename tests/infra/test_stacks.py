@@ -144,7 +144,7 @@ def test_athena_is_limited_encrypted_and_its_results_expire(stacks):
     assert database["DatabaseInput"]["Name"] == workgroup["Name"] == "precalc"
     configuration = workgroup["WorkGroupConfiguration"]
     assert configuration["EnforceWorkGroupConfiguration"] is True
-    assert configuration["BytesScannedCutoffPerQuery"] == 10**11
+    assert configuration["BytesScannedCutoffPerQuery"] == 50 * 10**9
     results = configuration["ResultConfiguration"]
     assert results["EncryptionConfiguration"] == {"EncryptionOption": "SSE_S3"}
     assert re.fullmatch(r"s3://<Results[0-9A-F]{8}>/", results["OutputLocation"])

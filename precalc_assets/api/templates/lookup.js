@@ -212,8 +212,9 @@ async function view(first) {
   }
   draw();
   const n = $("table").tHead.dataset;
-  $("cut").textContent = n.columns === n.shown ? "" :
-    "Shown are the first " + n.shown + " of " + number(Number(n.columns)) + " columns; the files have all.";
+  const ranked = n.ranked ? "P90: 90% of the library’s molecules have at most this value. " : "";
+  $("cut").textContent = ranked + (n.columns === n.shown ? "" :
+    "Shown are the first " + n.shown + " of " + number(Number(n.columns)) + " columns; the files have all.");
 }
 
 async function turn(first) {
