@@ -5,6 +5,7 @@ asked, and again when it has answered: an answer is of the files that were loade
 """
 
 import time
+from contextlib import suppress
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -93,8 +94,9 @@ class AthenaEngine:
         try:
             _wait(client, query)
         except BaseException:
-            # Also when a person interrupts: what it scans is paid for.
-            client.stop_query_execution(QueryExecutionId=query)
+            # Also when a person interrupts: what it scans is paid for. The first error is the one to tell.
+            with suppress(BotoCoreError, ClientError):
+                client.stop_query_execution(QueryExecutionId=query)
             raise
         pages = client.get_paginator("get_query_results").paginate(QueryExecutionId=query)
         rows = [row["Data"] for page in pages for row in page["ResultSet"]["Rows"]]

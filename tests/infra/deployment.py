@@ -79,11 +79,15 @@ class Deployment:
         """The machine with Dagster."""
         return self.user_with("PipelinePolicy", "PublisherPolicy")
 
-    def user_with(self, *policies: str) -> Caller:
-        """Return a user with the policies of these outputs."""
-        user = self._new_user()
+    def user_with(self, *policies: str, beyond: Sequence[str] = ()) -> Caller:
+        """Return a user with the policies of these outputs, who may do some actions on every resource."""
+        user, iam = self._new_user(), self.emulator.client("iam")
         for policy in policies:
-            self.emulator.client("iam").attach_user_policy(UserName=user, PolicyArn=self.outputs[policy])
+            iam.attach_user_policy(UserName=user, PolicyArn=self.outputs[policy])
+        if beyond:
+            allow = {"Effect": "Allow", "Action": beyond, "Resource": "*"}
+            document = json.dumps({"Version": "2012-10-17", "Statement": [allow]})
+            iam.put_user_policy(UserName=user, PolicyName="beyond", PolicyDocument=document)
         return self._caller(user)
 
     def in_role(self, name: str) -> Caller:
