@@ -49,6 +49,8 @@ class Question:
     order: str = ""
     select: str = ""
     limit: str = _LIMITS[0]
+    allow_mixed: str = ""
+    """`true`, or nothing."""
 
     @property
     def address(self) -> str:
@@ -57,6 +59,23 @@ class Question:
 
 
 _DEFAULT = Question()
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """The ends of a range as its fields have them. `open` has the signs of the ends that do not belong to it."""
+
+    low: str = ""
+    high: str = ""
+    open: str = ""
+
+    def write(self, name: str) -> str:
+        """Return the range as conditions."""
+        if self.low and self.high and not self.open:
+            return f"{name} between {self.low} and {self.high}"
+        ends = ((">", self.low), ("<", self.high))
+        signs = (f"{name} {sign if sign in self.open else f'{sign}='} {end}" for sign, end in ends if end)
+        return " and ".join(signs)
 
 
 class Answered(BaseModel):
@@ -123,8 +142,8 @@ def add_screen_page(app: FastAPI, models: ServedModels, screen: Screen | None) -
 def _merge(form: QueryParams) -> str:
     """Return the query of the address that says what the fields of the form do."""
     removed = form.get("remove")
-    columns = zip(form.getlist("column"), form.getlist("from"), form.getlist("to"), strict=False)
-    ranges = [_write_range(name, low.strip(), high.strip()) for name, low, high in columns if name != removed]
+    fields = zip(*map(form.getlist, ("column", "from", "to", "open")), strict=False)
+    ranges = [_Range(*map(str.strip, ends)).write(name) for name, *ends in fields if name != removed]
     named = [*form.getlist("select"), form.get("add", "")]
     order = form.get("order", "")
     question = Question(
@@ -132,15 +151,10 @@ def _merge(form: QueryParams) -> str:
         order="" if removed and order.startswith(f"{removed} ") else order,
         select=", ".join(dict.fromkeys(name for name in named if name and name != removed)),
         limit=form.get("limit", _DEFAULT.limit),
+        allow_mixed=form.get("allow_mixed", ""),
     )
     chosen = form.get("model")
     return question.address + (f"&{urlencode({'model': chosen})}" if chosen and not form.get("add") else "")
-
-
-def _write_range(name: str, low: str, high: str) -> str:
-    if low and high:
-        return f"{name} between {low} and {high}"
-    return f"{name} >= {low}" if low else f"{name} <= {high}" if high else ""
 
 
 def _describe(models: ServedModels, screen: Screen | None, request: Request) -> dict[str, Any]:
@@ -151,7 +165,7 @@ def _describe(models: ServedModels, screen: Screen | None, request: Request) -> 
     question = Question(**texts)
     cards = models.cards()
     chosen = asked.get("model") or next((model for model, card in cards.items() if card), "")
-    ranges: dict[str, tuple[str, str]] = {}
+    ranges: dict[str, _Range] = {}
     problem, others = "", question.where
     figures: list[_Figure] = []
     try:
@@ -169,7 +183,8 @@ def _describe(models: ServedModels, screen: Screen | None, request: Request) -> 
         "question": question,
         "others": others,
         "figures": figures,
-        "ranges": ranges,
+        "ranges": {figure.key: ranges.get(figure.key, _Range()) for figure in figures},
+        "n_models": len({figure.entry.model for figure in figures}),
         "problem": problem,
         "answered": answer is not None,
         "engine": screen is not None,
@@ -185,7 +200,8 @@ def _describe(models: ServedModels, screen: Screen | None, request: Request) -> 
 
 
 def _answer(screen: Screen | None, question: Question) -> ScreenAnswer | None:
-    query = read_expressions(question.where, question.order, question.select, question.limit)
+    expressions = (question.where, question.order, question.select, question.limit)
+    query = read_expressions(*expressions, allow_mixed=question.allow_mixed == "true")
     return answer_screen(screen, query) if screen else None
 
 
@@ -200,20 +216,28 @@ def _columns_of(where: Sequence[Mapping[str, Any]]) -> list[str]:
     return [one["column"] for entry in where for one in entry.get("any", [entry])]
 
 
-def _split_ranges(
-    where: Sequence[Mapping[str, Any]], columns: Collection[str]
-) -> tuple[dict[str, tuple[str, str]], str]:
+def _split_ranges(where: Sequence[Mapping[str, Any]], columns: Collection[str]) -> tuple[dict[str, _Range], str]:
     """Return the ranges of these columns, which have fields for one, and the other conditions as an expression."""
-    ranges: dict[str, tuple[str, str]] = {}
+    ranges: dict[str, _Range] = {}
     others = []
     for entry in where:
-        column, value = entry.get("column", ""), entry.get("value")
-        ends = {"between": value, "ge": (value, ""), "le": ("", value)}.get(entry.get("op", ""))
-        if ends and column in columns and column not in ranges:
-            ranges[column] = (str(ends[0]), str(ends[1]))
-        else:
+        column, known = entry.get("column", ""), ranges.get(entry.get("column", ""), _Range())
+        added = _read_range(entry) if column in columns else None
+        if added is None or (added.low and known.low) or (added.high and known.high):
             others.append(entry)
+        else:
+            ranges[column] = _Range(known.low + added.low, known.high + added.high, known.open + added.open)
     return ranges, write_conditions(others)
+
+
+def _read_range(entry: Mapping[str, Any]) -> _Range | None:
+    """Return the range that a condition is, None if it is another one."""
+    op, value = entry.get("op", ""), entry.get("value")
+    if op == "between":
+        return _Range(str(entry["value"][0]), str(entry["value"][1]))
+    if op in ("ge", "gt"):
+        return _Range(low=str(value), open=">" * (op == "gt"))
+    return _Range(high=str(value), open="<" * (op == "lt")) if op in ("le", "lt") else None
 
 
 def _find_figures(models: ServedModels, names: Sequence[str]) -> list[_Figure]:
@@ -275,7 +299,8 @@ def _show_answer(models: ServedModels, request: Request, question: Question, ans
     ]
     url = str(request.base_url).rstrip("/")
     options = {name: text for name, text in asdict(question).items() if text and text != getattr(_DEFAULT, name)}
-    written = [f"--{name} {quote(text)}" for name, text in options.items()]
+    mixed = options.pop("allow_mixed", "")
+    written = [f"--{name} {quote(text)}" for name, text in options.items()] + ["--allow-mixed"] * bool(mixed)
     return {
         "answer": answer,
         "rows": answer.rows[:_SHOWN_ROWS],
@@ -283,7 +308,8 @@ def _show_answer(models: ServedModels, request: Request, question: Question, ans
         "notes": notes,
         "download": f"{request.scope['root_path']}/screens?{question.address}",
         "command": " \\\n  ".join(["precalc screen", *written, f"-o hits.csv --api {url}"]),
-        "arguments": [f"{name}={int(text) if name == 'limit' else repr(text)}," for name, text in options.items()],
+        "arguments": [f"{name}={int(text) if name == 'limit' else repr(text)}," for name, text in options.items()]
+        + ["allow_mixed=True,"] * bool(mixed),
         "url": url,
         "citation": f"{url}/screen?{question.address}\nScreen {answer.id} of {answer.citation}.",
     }

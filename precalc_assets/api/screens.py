@@ -61,15 +61,16 @@ ScreenFormat = Annotated[
 ]
 
 
-def read_expressions(where: str, order: str, select: str, limit: str, distributions: str = "") -> Query:
+def read_expressions(
+    where: str, order: str, select: str, limit: str, distributions: str = "", **options: bool
+) -> Query:
     """Return the query that expressions write. Raises Problem that shows the place of a mistake."""
     if not limit.isdecimal():
         raise _bad_screen(f"limit={limit[:40]!r} is no number; write limit=100")
     try:
         names = parse_names(distributions)
-        return read_question(
-            make_question(where, order=order, select=select, limit=int(limit[:9]), distributions=names)
-        )
+        question = make_question(where, order=order, select=select, limit=int(limit[:9]), distributions=names)
+        return read_question(question | options)
     except UsageError as error:
         raise _bad_screen(str(error)) from None
 
@@ -138,8 +139,13 @@ def add_screen_routes(app: FastAPI | APIRouter, screen: Screen) -> None:
         order: Annotated[str, Parameter(description="Columns to order by, each with `asc` or `desc`.")] = "",
         select: Annotated[str, Parameter(description="Columns to answer with; those of `order` and `where`.")] = "",
         distributions: Annotated[str, Parameter(description="Columns whose distributions are wanted.")] = "",
+        library_bars: Annotated[
+            bool, Parameter(description="Count `distributions` in the bars of the library's.")
+        ] = False,
+        allow_mixed: Annotated[bool, Parameter(description="Join models of different libraries.")] = False,
         limit: Annotated[str, Parameter(description=f"The most molecules, up to {MOST_ROWS:,}.")] = "100",
         answer_format: ScreenFormat = None,
     ) -> Response:
-        query = read_expressions(where, order, select, limit, distributions)
+        options = {"library_bars": library_bars, "allow_mixed": allow_mixed}
+        query = read_expressions(where, order, select, limit, distributions, **options)
         return respond(request, query, answer_format)

@@ -184,6 +184,21 @@ def describe_numbers(column: str, numbers: _Numbers, molecules: int, nulls: int)
     return Distribution(**facts, kind="histogram", edges=tuple(edges.tolist()), counts=tuple(counts.tolist()))
 
 
+def describe_in_bars(library: Distribution, numbers: _Numbers, molecules: int, nulls: int) -> Distribution:
+    """Return the distribution of numbers over the bars of the library's; the outermost ones count what lies beyond."""
+    inner = library.edges[1:-1] if library.edges else library.values[1:]
+    counts = np.diff(np.searchsorted(np.sort(numbers), inner, side="left"), prepend=0, append=len(numbers))
+    return Distribution(
+        column=library.column,
+        kind=library.kind,
+        molecules=molecules,
+        nulls=nulls,
+        counts=tuple(counts.tolist()),
+        edges=library.edges,
+        values=library.values,
+    )
+
+
 def _ranks(n: int, shares: Sequence[float]) -> list[int]:
     """Return the places in n sorted numbers of the least ones that such shares of all do not exceed."""
     return [max(0, math.ceil(share * n) - 1) for share in shares]

@@ -9,6 +9,7 @@ page that it reads. Models whose shards have the same molecules are joined by po
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial, reduce
 from itertools import accumulate
 from threading import Lock
@@ -23,9 +24,8 @@ from obstore.store import ObjectStore
 
 from precalc.source import Distribution, Row, ScreenAnswer, Value
 from precalc_assets import storage
-from precalc_assets.cards.distributions import count_texts, describe_numbers, describe_texts
+from precalc_assets.cards.distributions import count_texts, describe_in_bars, describe_numbers, describe_texts
 from precalc_assets.catalogue import CatalogueEntry
-from precalc_assets.columns import Column
 from precalc_assets.outcomes import reason
 from precalc_assets.platform_errors import ShardError
 from precalc_assets.predictions.parquet import ARROW_TYPES, StoredFile, open_parquet
@@ -113,8 +113,7 @@ class ScreeningEngine:
             sum(part.screened for part in found),
             self._show(plan, found) if plan.query.limit and found else (),
             distributions=tuple(
-                _describe(plan.columns[name], name, [part.values[name] for part in found])
-                for name in plan.query.distributions
+                _describe(plan, name, [part.values[name] for part in found]) for name in plan.query.distributions
             ),
         )
 
@@ -313,7 +312,8 @@ def _first(keys: pa.Table, query: Query) -> pa.Array:
     return pc.select_k_unstable(keys, k=query.limit, sort_keys=sort_keys) if query.limit else pa.array([], pa.uint64())
 
 
-def _describe(column: Column, name: str, parts: Sequence[pa.ChunkedArray]) -> Distribution:
+def _describe(plan: Plan, name: str, parts: Sequence[pa.ChunkedArray]) -> Distribution:
+    column, card = plan.columns[name], plan.entries[split(name)[0]].card
     values = pa.chunked_array([chunk for part in parts for chunk in part.chunks], ARROW_TYPES[column.type])
     present = values.drop_null()
     nulls = len(values) - len(present)
@@ -321,4 +321,8 @@ def _describe(column: Column, name: str, parts: Sequence[pa.ChunkedArray]) -> Di
         counted: Counter[str] = Counter()
         count_texts(present, counted)
         return describe_texts(name, counted, len(values), nulls)
+    library = next((each for each in card.distributions if each.column == column.name), None) if card else None
+    if plan.query.library_bars and library and library.counts:
+        bars = replace(library, column=name)
+        return describe_in_bars(bars, present.to_numpy(), len(values), nulls)
     return describe_numbers(name, present.to_numpy(), len(values), nulls)

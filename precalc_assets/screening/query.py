@@ -56,8 +56,9 @@ class Query(_Data):
     """A question by value: the molecules that meet all conditions, in an order, with some columns.
 
     By default the columns are those that conditions and order name. `limit` is the most rows, 0 to count alone.
-    `distributions` are those of the named columns over all molecules that meet the conditions. Predictions of several
-    models are joined by InChIKey; they must be of one library, unless `allow_mixed`.
+    `distributions` are those of the named columns over all molecules that meet the conditions; with `library_bars`,
+    numbers are counted in the bars that the model's card has for the library. Predictions of several models are joined
+    by InChIKey; they must be of one library, unless `allow_mixed`.
     """
 
     where: Annotated[tuple[AnyOf | Condition, ...], Field(max_length=MOST_CONDITIONS)] = ()
@@ -65,6 +66,7 @@ class Query(_Data):
     select: Annotated[tuple[str, ...], Field(max_length=MOST_COLUMNS)] = ()
     limit: Annotated[StrictInt, Field(ge=0, le=MOST_ROWS)] = 100
     distributions: Annotated[tuple[str, ...], Field(max_length=MOST_MODELS)] = ()
+    library_bars: bool = False
     allow_mixed: bool = False
 
     @model_validator(mode="after")

@@ -486,6 +486,12 @@ def test_range_is_dragged_and_answers_as_the_command(served, url, open_page, siz
     chip.wait_for()
     page.locator("#answer:not([aria-busy]) .picture img").first.wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") == size[0]
+    # In front of the library's bars are those of the molecules that match, and none of those outside the range.
+    heights = page.locator("[data-label=logp] .match").evaluate_all("all => all.map((bar) => bar.height.baseVal.value)")
+    n = len(heights)
+    assert max(heights) == 100
+    assert heights[: int(0.3 * n)] == [0] * int(0.3 * n)
+    assert heights[int(0.6 * n) + 1 :] == [0] * (n - int(0.6 * n) - 1)
 
     question = dict(parse_qsl(urlsplit(page.url).query))
     low, high = map(float, re.fullmatch(rf"{MODEL}.logp between (\S+) and (\S+)", question["where"]).groups())
@@ -525,7 +531,8 @@ def test_range_is_chosen_by_keyboard(served, url, open_page):
     page.locator("#order").select_option(f"{MODEL}.logp desc")
     page.wait_for_url("**order=*")
     top = max(row["logp"] for row in served.rows().values() if row["logp"] <= high)
-    page.locator(f"#table tr:first-child td.n:is([title='{top}'], :text-is('{top}'))").wait_for()
+    page.locator(f"#table tr:first-child td.n:is([title='{top}'], :has-text('{top}'))").wait_for()
+    assert page.locator("#table tr:first-child td.n small").inner_text().startswith("P")
     assert page.evaluate(CONTRASTS) == []
 
 

@@ -27,8 +27,8 @@ def values(page: Page, name: str) -> list[str]:
 
 def test_form_leads_to_the_address_of_its_question(api):
     fields = [
-        ("select", SCORE), ("column", SCORE), ("from", "0.5"), ("to", ""),
-        ("select", COUNT), ("column", COUNT), ("from", "1"), ("to", "3"),
+        ("select", SCORE), ("column", SCORE), ("from", "0.5"), ("to", ""), ("open", ""),
+        ("select", COUNT), ("column", COUNT), ("from", "1"), ("to", "3"), ("open", "<"),
         ("select", LABEL),
         ("where", f"{LABEL} is null"), ("order", f"{COUNT} desc"), ("limit", "100"), ("add", "eos4e40.activity"),
     ]  # fmt: skip
@@ -40,10 +40,11 @@ def test_form_leads_to_the_address_of_its_question(api):
         return parse_qs(urlsplit(answer.headers["Location"]).query)
 
     assert address() == {
-        "where": [f"{LABEL} is null and {SCORE} >= 0.5 and {COUNT} between 1 and 3"],
+        "where": [f"{LABEL} is null and {SCORE} >= 0.5 and {COUNT} >= 1 and {COUNT} < 3"],
         "order": [f"{COUNT} desc"],
         "select": [f"{SCORE}, {COUNT}, {LABEL}, eos4e40.activity"],
     }
+    assert address(allow_mixed="true")["allow_mixed"] == ["true"]
     assert address(remove=COUNT) == {
         "where": [f"{LABEL} is null and {SCORE} >= 0.5"],
         "select": [f"{SCORE}, {LABEL}, eos4e40.activity"],
@@ -61,6 +62,22 @@ def test_ranges_are_in_fields_and_the_rest_is_text(page):
     ]
     assert found.texts[f"({COUNT} = 1 or {COUNT} is null) and {SCORE} > 0.7"] == 1
     assert [field["value"] for field in found.all("option") if "selected" in field] == [MODEL, "100", f"{SCORE} desc"]
+
+
+def test_ends_that_do_not_belong_to_a_range_are_kept(page, api):
+    found = page(where=f"{SCORE} > 0.5 and {SCORE} < 0.7 and {COUNT} between 1 and 3")
+    ranges = [values(found, name) for name in ("column", "from", "to", "open")]
+    assert ranges == [[SCORE, COUNT], ["0.5", "1"], ["0.7", "3"], ["><", ""]]
+    fields = urlencode({"column": SCORE, "from": "0.5", "to": "0.7", "open": "><"})
+    location = api.get(f"/screen?{fields}").headers["Location"]
+    assert parse_qs(urlsplit(location).query) == {"where": [f"{SCORE} > 0.5 and {SCORE} < 0.7"]}
+
+
+def test_mixed_libraries_are_a_choice_where_models_are_joined(tables, page):
+    serve(tables, {KEYS[0]: ("a", 1.0)}, model="eos4e40", columns=[Column(n, k, "", "") for n, k in
+          (("kind", "string"), ("a", "float"))])  # fmt: skip
+    assert values(page(select=SCORE), "allow_mixed") == []
+    assert values(page(select=f"{SCORE}, eos4e40.a"), "allow_mixed") == ["true"]
 
 
 def test_empty_question_begins_with_columns_of_the_model(tables, page):

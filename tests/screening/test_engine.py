@@ -9,12 +9,14 @@ from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from obstore.store import HTTPStore
 
+from precalc_assets.cards.distributions import describe_numbers
 from precalc_assets.columns import Column
 from precalc_assets.platform_errors import MissingTableError, ShardError, UsageError
 from precalc_assets.predictions.parquet import PredictionsWriter, Provenance, StoredFile
@@ -76,6 +78,7 @@ class Files:
             reader=SimpleNamespace(columns=columns, n_shards=N_SHARDS),
             directories=directories,
             library_digest="the digest",
+            card=None,
         )
 
     def write(self, model: str, shard: str, columns: tuple[Column, ...], rows: list[Row]) -> SimpleNamespace:
@@ -242,6 +245,24 @@ def test_distributions_are_of_the_molecules_that_match(files: Files):
     assert dict(zip(texts.values, texts.counts, strict=True)) == {k: kinds.count(k) for k in set(kinds) - {None}}
     assert (atoms.values, atoms.counts) == ((2,), (len(kinds),))
     assert answer.rows == ()
+
+
+def test_matching_molecules_are_counted_in_the_librarys_bars(tmp_path: Path):
+    files = Files(tmp_path)
+    rows = files.rows["eos1aaa"]
+    weights = np.array([row["weight"] for row in rows if row["weight"] is not None])
+    library = describe_numbers("weight", weights, len(rows), len(rows) - len(weights))
+    files.entries["eos1aaa"].card = SimpleNamespace(distributions=(library,))
+    where = (Condition(column="eos1aaa.weight", op="ge", value=0),)
+    query = Query(where=where, limit=0, distributions=("eos1aaa.weight", "eos1aaa.atoms"), library_bars=True)
+    found, own = files.engine().answer(query).distributions
+    positive = [weight for weight in weights if weight >= 0]
+    assert (found.column, found.edges, found.molecules) == ("eos1aaa.weight", library.edges, len(positive))
+    assert sum(found.counts) == len(positive)
+    assert all(count <= of for count, of in zip(found.counts, library.counts, strict=True))
+    assert own.percentiles
+    everything = files.engine().answer(query.model_copy(update={"where": ()})).distributions[0]
+    assert (everything.counts, everything.nulls) == (library.counts, library.nulls)
 
 
 def test_the_id_is_of_the_question_and_the_files(files: Files, tmp_path: Path):

@@ -1,15 +1,25 @@
 // The page of screens: ranges that are dragged over histograms, and the answer to them.
 (() => {
 const form = $("screen"), ranges = [...form.querySelectorAll(".range")];
-const DEFAULTS = {where: "", order: "", select: "", limit: "100"};
+const DEFAULTS = {where: "", order: "", select: "", limit: "100", allow_mixed: ""};
+const MOST_SHADED = 8; // distributions that a question may ask for
 const NEAR = 4; // pixels that a pointer may move in a click
 for (const element of document.querySelectorAll(".no-script")) element.hidden = true;
 
 const ends = (range) => [...range.querySelectorAll("input[type=number]")];
 
+const open = (range) => range.querySelector("[name=open]");
+
+// The signs and the ends of a range: > or ≥, which the grammar writes >=.
+function limits(range, least, most) {
+  const [from, to] = ends(range).map((end) => end.value), signs = open(range).value;
+  return [[from, signs.includes(">") ? ">" : least], [to, signs.includes("<") ? "<" : most]].filter(([end]) => end);
+}
+
 function condition(range) {
   const [from, to] = ends(range).map((end) => end.value), name = range.dataset.name;
-  return from && to ? name + " between " + from + " and " + to : from ? name + " >= " + from : to ? name + " <= " + to : "";
+  if (from && to && !open(range).value) return name + " between " + from + " and " + to;
+  return limits(range, ">=", "<=").map(([end, sign]) => name + " " + sign + " " + end).join(" and ");
 }
 
 // The question as the address has it, and /screens.
@@ -19,6 +29,7 @@ function question() {
     order: $("order").value,
     select: [...form.querySelectorAll("[name=select]")].map((field) => field.value).join(", "),
     limit: $("limit").value,
+    allow_mixed: $("mixed")?.checked ? "true" : "",
   };
 }
 
@@ -26,11 +37,37 @@ const written = (asked) => new URLSearchParams(Object.entries(asked).filter(([na
 
 async function screen(asked) {
   const text = await (await ask("/screens?" + written(asked), {headers: {accept: "application/json"}})).text();
-  const {matched, screened} = JSON.parse(text), count = document.createElement("b");
+  const {matched, screened, distributions} = JSON.parse(text), count = document.createElement("b");
   count.textContent = number(matched);
   $("problem").textContent = "";
   $("matched").replaceChildren(count, " of " + number(screened) + " molecules match");
+  if (asked.distributions) shade(distributions);
   return text;
+}
+
+// The count, and the bars of the molecules that match if these are not all.
+function overview(asked) {
+  shade([]);
+  const plotted = ranges.filter((range) => range.querySelector(".plot")).map((range) => range.dataset.name);
+  const distributions = asked.where && plotted.slice(0, MOST_SHADED).join(", ");
+  return screen({...asked, limit: "0", ...(distributions && {distributions, library_bars: "true"})});
+}
+
+// The molecules that match, as bars before those of the library, the highest as high.
+function shade(distributions) {
+  for (const range of ranges) {
+    const found = distributions.find((each) => each.column === range.dataset.key), plot = range.querySelector(".plot");
+    plot?.querySelectorAll(".match").forEach((bar) => bar.remove());
+    const bars = plot ? [...plot.querySelectorAll(".bar")] : [], height = plot?.viewBox.baseVal.height;
+    if (!found || found.counts.length !== bars.length) continue;
+    const peak = Math.max(1, ...found.counts);
+    bars.forEach((bar, at) => {
+      const match = bar.parentNode.insertBefore(bar.cloneNode(), bar.nextSibling), high = height * found.counts[at] / peak;
+      match.setAttribute("class", "match");
+      match.setAttribute("y", height - high);
+      match.setAttribute("height", high);
+    });
+  }
 }
 
 // While one drags: one request at a time, the last one for the range as it is then.
@@ -63,7 +100,7 @@ async function answer() {
   $("answer").setAttribute("aria-busy", "true");
   try {
     // The count is there in a tenth of the time that the molecules of a large library take.
-    await screen({...asked, limit: "0"});
+    await overview(asked);
     const text = await screen(asked);
     const body = '{"question":' + JSON.stringify(asked) + ',"answer":' + text + "}";
     const request = {method: "POST", headers: {"content-type": "application/json"}, body};
@@ -107,10 +144,12 @@ function showChips() {
     const chip = document.createElement("button"), [from, to] = ends(range).map((end) => end.value);
     chip.type = "button";
     chip.className = "chip";
-    chip.textContent = range.dataset.label + (from && to ? " " + from + " to " + to : from ? " ≥ " + from : " ≤ " + to);
+    const whole = from && to && !open(range).value;
+    chip.textContent = range.dataset.label + " " + (whole ? from + " to " + to
+      : limits(range, "≥", "≤").map(([end, sign]) => sign + " " + end).join(", "));
     chip.setAttribute("aria-label", "Remove the range " + chip.textContent);
     chip.addEventListener("click", () => {
-      ends(range).forEach((end) => { end.value = ""; });
+      [...ends(range), open(range)].forEach((field) => { field.value = ""; });
       paint.get(range)?.();
       answer();
       (range.querySelector(".grip") || ends(range)[0]).focus();
@@ -156,6 +195,7 @@ function arm(range) {
   // What begins or ends at the edge of the plot is open there: its last bars hold what lies farther out.
   function set(start, end) {
     const value = (at) => low + clamp(at) * (high - low);
+    open(range).value = "";
     from.value = start <= 0.004 ? "" : whole ? text(Math.floor(value(start) + 1e-9)) : text(value(start));
     to.value = end >= 0.996 ? "" : whole ? text(Math.max(Math.ceil(value(end) - 1e-9) - 1, Number(from.value || low))) : text(value(end));
     draw();
@@ -211,7 +251,7 @@ for (const range of ranges) for (const end of ends(range)) {
   end.addEventListener("input", () => { paint.get(range)?.(); answerSoon(); });
 }
 $("where").addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(answer, 500); });
-for (const id of ["order", "limit"]) $(id).addEventListener("change", answer);
+for (const id of ["order", "limit", "mixed"]) $(id)?.addEventListener("change", answer);
 form.addEventListener("submit", (event) => {
   if (event.submitter?.name === "remove") return;
   event.preventDefault();
@@ -226,6 +266,8 @@ $("choose-model").addEventListener("change", async () => {
 });
 
 showChips();
-if ($("answer").dataset.answered === "1") arrive();
-else if (!$("problem").textContent) answer();
+if ($("answer").dataset.answered === "1") {
+  arrive();
+  if (question().where) overview(question()).catch((error) => fail(error.message));
+} else if (!$("problem").textContent) answer();
 })();
