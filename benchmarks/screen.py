@@ -131,7 +131,9 @@ def open_engine(folder: Path) -> ScreeningEngine:
                 rows=rows,
                 release="v1.0.0",
             )
-        entries[model] = SimpleNamespace(model=model, reader=reader, directories=directories, library_digest="", card=None)
+        entries[model] = SimpleNamespace(
+            model=model, reader=reader, directories=directories, library_digest="", card=None
+        )
     return ScreeningEngine(open_store(folder.as_uri()), entries.get, lambda: list(entries))
 
 
