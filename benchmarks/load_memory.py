@@ -27,7 +27,6 @@ from precalc_assets import storage
 from precalc_assets.columns import Column
 from precalc_assets.library.library_manifest import SHARD_SCHEMA, LibraryManifest, ShardInfo, read_manifest, with_digest
 from precalc_assets.outcomes import ShardOutcome
-from precalc_assets.own_process import limit_malloc
 from precalc_assets.predictions.loading import load_shards
 from precalc_assets.predictions.shard_manifest import PartInfo, RawManifest, manifest_name
 from precalc_assets.predictions.validate import validate_shards
@@ -67,18 +66,18 @@ def main() -> None:
 
 def peak_of(stage: str, folder: str) -> float:
     """Return the peak resident set in MB of a process that runs a stage."""
-    command = [sys.executable, "-c", f"from benchmarks import load_memory; load_memory.{stage}({folder!r})"]
+    # As commands do, before Arrow is imported.
+    begin = "from precalc_assets.own_process import limit_malloc; limit_malloc(); from benchmarks import load_memory"
+    command = [sys.executable, "-c", f"{begin}; load_memory.{stage}({folder!r})"]
     return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout) / 1e6
 
 
 def validate(folder: str) -> None:
-    limit_malloc()
     store = open_store(Path(folder).as_uri())
     report(validate_shards(store, read_manifest(store), MODEL, SHARDS, max_failure_rate=0.0))
 
 
 def load(folder: str) -> None:
-    limit_malloc()
     report(load_shards(open_store(Path(folder).as_uri()), open_tables(f"sqlite:///{folder}/tables.db"), MODEL, SHARDS))
 
 

@@ -13,6 +13,7 @@ from obstore.exceptions import BaseError
 
 from precalc_assets.columns import Column
 from precalc_assets.emptied_cells import EmptiedColumn
+from precalc_assets.own_process import return_memory
 from precalc_assets.platform_errors import PrecalcError
 
 Fact = str | int | float
@@ -93,7 +94,8 @@ _CAUSE = re.compile(r'\bmessage: "(?P<message>[^"]+)"')
 def each_shard(shards: Iterable[str], work: Callable[[str], ShardOutcome]) -> Iterator[ShardOutcome]:
     """Do the work of the shards, two at a time, and yield their outcomes in order.
 
-    A failure becomes an outcome and stops no other shard. When the caller stops, no further shard begins.
+    A failure becomes an outcome and stops no other shard. When the caller stops, no further shard begins. What a shard
+    has freed is returned to the system before the next one begins.
     """
 
     def attempt(shard: str) -> ShardOutcome:
@@ -101,6 +103,8 @@ def each_shard(shards: Iterable[str], work: Callable[[str], ShardOutcome]) -> It
             return work(shard)
         except FAILURES as error:
             return ShardOutcome(shard, failure=reason(error))
+        finally:
+            return_memory()
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         outcomes = [pool.submit(attempt, shard) for shard in shards]

@@ -9,12 +9,13 @@ import os
 import re
 import time
 import weakref
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import obstore
 import pyarrow as pa
@@ -22,8 +23,9 @@ from obstore.exceptions import BaseError, GenericError
 from obstore.store import ObjectStore, from_url
 from typing_extensions import Buffer
 
+from precalc.scratch import scratch_folder
 from precalc_assets.outcomes import reason, s3_error_code
-from precalc_assets.platform_errors import UsageError
+from precalc_assets.platform_errors import PrecalcError, UsageError
 from precalc_assets.store_urls import check_store_url
 
 if TYPE_CHECKING:
@@ -36,6 +38,9 @@ _STAGED = re.compile(r".+#[0-9]+")
 
 _LONGEST_PAUSE = 3_600.0
 """Seconds without a write after which a put counts as given up, whoever began it."""
+
+_CHUNK = 8 << 20
+"""Bytes to copy from the store at a time."""
 
 _LISTS = 3
 """How often to ask for a list at most."""
@@ -159,14 +164,38 @@ def _whole_answer(ask: Callable[[], T]) -> T:
     return ask()
 
 
+class LocalCopy(NamedTuple):
+    """A local copy of an object, with its size in bytes and its SHA-256 in hexadecimal."""
+
+    path: Path
+    bytes: int
+    sha256: str
+
+
+@contextmanager
+def local_copy(store: ObjectStore, name: str, missing: PrecalcError) -> Iterator[LocalCopy]:
+    """Copy an object to a local file, deleted on exit. Raises `missing` if there is none."""
+    with scratch_folder() as folder:
+        path = folder / "copy"
+        digest = sha256()
+        try:
+            with path.open("wb") as file:
+                for chunk in obstore.get(store, name).stream(min_chunk_size=_CHUNK):
+                    digest.update(chunk)
+                    file.write(chunk)
+        except FileNotFoundError:
+            raise missing from None
+        yield LocalCopy(path, path.stat().st_size, digest.hexdigest())
+
+
 def arrow_reader(content: Buffer) -> pa.BufferReader:
     """Return an Arrow reader over a copy of an object's bytes in Arrow's memory.
 
     Arrow's threads may release a buffer while Python exits, and releasing Python's own bytes then aborts the process.
     """
-    copy = pa.BufferOutputStream()
-    copy.write(content)
-    return pa.BufferReader(copy.getvalue())
+    copy = pa.allocate_buffer(memoryview(content).nbytes)
+    pa.FixedSizeBufferWriter(copy).write(content)
+    return pa.BufferReader(copy)
 
 
 LIBRARY = "library"

@@ -3,6 +3,8 @@
 `build` writes them.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -17,12 +19,18 @@ from precalc_assets.json_records import Slot
 from precalc_assets.outcomes import reason
 from precalc_assets.platform_errors import LibraryError
 from precalc_assets.sharding import shard_keys
-from precalc_assets.storage import arrow_reader
+from precalc_assets.storage import local_copy
 
 SHARD_SCHEMA = pa.schema([("inchikey", pa.string()), ("smiles", pa.string())])
 
 _DIGEST = b"precalc.digest"
 _REBUILD = "run `precalc library build`"
+
+_BATCH_ROWS = 1_000
+_BUFFER_BYTES = 1 << 20
+"""Bytes of a column to read at a time; without a buffer, all of it is read at once."""
+
+Batches = Callable[[], Iterator[pa.RecordBatch]]
 
 _RowsFile = Annotated[str, StringConstraints(pattern=r"^(library/[\w-]+\.csv)?$")]
 
@@ -97,21 +105,40 @@ def require_shards(library: LibraryManifest, n_shards: int) -> LibraryManifest:
 
 
 def read_shard(store: ObjectStore, library: LibraryManifest, shard: str) -> pa.Table:
-    """Return a shard's `inchikey` and `smiles`, sorted by `key_hash`. Raises LibraryError if missing or damaged."""
+    """Return all rows of a shard as one table; otherwise like `open_shard`."""
+    with open_shard(store, library, shard) as batches:
+        return pa.Table.from_batches(batches(), SHARD_SCHEMA)
+
+
+@contextmanager
+def open_shard(store: ObjectStore, library: LibraryManifest, shard: str) -> Iterator[Batches]:
+    """Copy a shard, and give a function that yields its rows: `inchikey` and `smiles`, sorted by `key_hash`.
+
+    Each call yields them again. Raises LibraryError if the shard is missing or damaged.
+    """
     digest = library.shards[shard].digest
     name = storage.library_shard(shard, digest)
-    try:
-        reader = arrow_reader(storage.read_object(store, name))
-        table = pq.ParquetFile(reader, page_checksum_verification=True).read(use_threads=False)
-    except FileNotFoundError:
-        raise LibraryError(
-            f"{name} is missing from {store}, or a new library replaces it; try again, or {_REBUILD}"
-        ) from None
-    except (pa.ArrowException, OSError) as error:
-        raise LibraryError(f"{name} in {store} is damaged ({reason(error)}); {_REBUILD}") from error
-    if (table.schema.metadata or {}).get(_DIGEST) != digest.encode():
-        raise LibraryError(f"{name} in {store} is not the one in the manifest; {_REBUILD}")
-    return table.replace_schema_metadata(None)
+    damaged = f"{name} in {store} is damaged ({{}}); {_REBUILD}"
+    missing = f"{name} is missing from {store}, or a new library replaces it; try again, or {_REBUILD}"
+    with local_copy(store, name, LibraryError(missing)) as copy:
+        try:
+            parquet = pq.ParquetFile(
+                copy.path, page_checksum_verification=True, pre_buffer=False, buffer_size=_BUFFER_BYTES
+            )
+        except (pa.ArrowException, OSError) as error:
+            raise LibraryError(damaged.format(reason(error))) from error
+        if (parquet.schema_arrow.metadata or {}).get(_DIGEST) != digest.encode():
+            raise LibraryError(f"{name} in {store} is not the one in the manifest; {_REBUILD}")
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            try:
+                for batch in parquet.iter_batches(_BATCH_ROWS, use_threads=False):
+                    yield batch.replace_schema_metadata(None)
+            except (pa.ArrowException, OSError) as error:
+                raise LibraryError(damaged.format(reason(error))) from error
+
+        with parquet:
+            yield batches
 
 
 def read_sample(store: ObjectStore, library: LibraryManifest, n: int) -> pa.Table:

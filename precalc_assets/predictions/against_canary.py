@@ -25,6 +25,9 @@ suspicious: enough even if a value that the canary saw once is in truth twenty t
 _FALSE_ALARM = 1e-9
 """Probability of a false alarm per column and shard: 2,048 columns in 50 shards raise one in ten thousand models."""
 
+_COLUMNS_AT_ONCE = 128
+"""Columns to compare together: memory holds several copies of their values."""
+
 _MIN_VALUES = 100
 """Minimum values of a shard for a comparison: a few molecules say little about a distribution."""
 
@@ -115,19 +118,18 @@ class Comparison:
         return Check("distribution", passed=False, description=found)
 
     def _add_numbers(self, frame: pl.DataFrame) -> None:
-        if not self._numbers:
-            return
-        values = frame.select(pl.col(self._numbers).cast(pl.Float64)).to_numpy()
-        # Nulls are NaN here, and numbers are finite. If a square overflows, the mean is not compared.
-        with np.errstate(over="ignore", invalid="ignore"):
-            off = values - self._mean
-            present = ~np.isnan(values)
-            self._count += present.sum(axis=0)
-            self._outside += ((values < self._low) | (values > self._high)).sum(axis=0)
-            self._sum += np.nansum(off, axis=0)
-            self._squares += np.nansum(off * off, axis=0)
-        self._least = np.fmin(self._least, np.fmin.reduce(values, axis=0))
-        self._most = np.fmax(self._most, np.fmax.reduce(values, axis=0))
+        for start in range(0, len(self._numbers), _COLUMNS_AT_ONCE):
+            some = slice(start, start + _COLUMNS_AT_ONCE)
+            values = frame.select(pl.col(self._numbers[some]).cast(pl.Float64)).to_numpy()
+            # Nulls are NaN here, and numbers are finite. If a square overflows, the mean is not compared.
+            with np.errstate(over="ignore", invalid="ignore"):
+                off = values - self._mean[some]
+                self._count[some] += (~np.isnan(values)).sum(axis=0)
+                self._outside[some] += ((values < self._low[some]) | (values > self._high[some])).sum(axis=0)
+                self._sum[some] += np.nansum(off, axis=0)
+                self._squares[some] += np.nansum(off * off, axis=0)
+            self._least[some] = np.fmin(self._least[some], np.fmin.reduce(values, axis=0))
+            self._most[some] = np.fmax(self._most[some], np.fmax.reduce(values, axis=0))
 
     def _add_texts(self, frame: pl.DataFrame) -> None:
         for name in self._texts:

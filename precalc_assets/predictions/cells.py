@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pacsv
@@ -102,8 +103,7 @@ def read_cells(
         text = read_text_csv(content, [*keys, *types])
         typed, invalid = parse_cells(text, columns)
         return (typed.insert_column(0, text[key]) if key else typed), invalid
-    floats = [column.name for column in columns if column.type == "float"]
-    odd = {name for name, finite in frame.select(pl.col(floats).is_finite().all()).to_dict().items() if not finite[0]}
+    odd = set(infinite_columns(frame))
     if b"0x" in content or b"0X" in content:  # to Arrow, these are integers too
         odd |= {column.name for column in columns if column.type == "integer"}
     if not odd:
@@ -111,6 +111,16 @@ def read_cells(
     again = [column for column in columns if column.name in odd]
     typed, invalid = parse_cells(read_text_csv(content, [column.name for column in again]), again)
     return frame.with_columns(typed.get_columns()), invalid
+
+
+def infinite_columns(frame: pl.DataFrame) -> list[str]:
+    """Return the columns of floats that have a value which is not finite.
+
+    An expression of polars takes three times as long for 2,048 columns, and 10 KB for each.
+    """
+    floats = [column for column in frame.iter_columns() if column.dtype == pl.Float64]
+    # Nulls are NaN here.
+    return [c.name for c in floats if np.count_nonzero(np.isfinite(c.to_numpy())) + c.null_count() < len(c)]
 
 
 def read_records(records: Sequence[bytes], columns: Sequence[Column]) -> ParsedRecords:

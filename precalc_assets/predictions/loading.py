@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from obstore.store import ObjectStore
 
 from precalc_assets import storage
 from precalc_assets.columns import Column
-from precalc_assets.library.library_manifest import LibraryManifest, read_shard
+from precalc_assets.library.library_manifest import LibraryManifest, open_shard
 from precalc_assets.outcomes import Check, ShardOutcome, each_shard, reason
+from precalc_assets.own_process import return_memory
 from precalc_assets.platform_errors import MissingTableError, ShardError, TableError
 from precalc_assets.predictions.parquet import Provenance, copy_predictions, one_large_read, open_parquet
 from precalc_assets.sharding import shard_of
@@ -94,18 +94,18 @@ def _load_library_shard(
     store: ObjectStore, tables: KeyValueStore, library: LibraryManifest, shard: str
 ) -> ShardOutcome:
     started = time.perf_counter()
-    source = _library_source(store, library, shard)
     info = library.shards[shard]
-    keys = [key for batch in source.molecules.batches() for key in batch.column("inchikey").to_pylist()]
-    strays = [key for key in keys if shard_of(key, library.n_shards) != shard]
-    if strays:
-        check = Check(
-            "membership",
-            passed=False,
-            description=f"{len(strays)} molecules belong to other shards, such as {strays[0]}",
-        )
-        return ShardOutcome(shard, failure=f"{check.description}; build the library again", checks=(check,))
-    loaded, (row_count, read_back) = _load_and_read_back(tables, source)
+    with _open_library(store, library, shard) as source:
+        keys = (key for batch in source.molecules.batches() for key in batch.column("inchikey").to_pylist())
+        strays = [key for key in keys if shard_of(key, library.n_shards) != shard]
+        if strays:
+            check = Check(
+                "membership",
+                passed=False,
+                description=f"{len(strays)} molecules belong to other shards, such as {strays[0]}",
+            )
+            return ShardOutcome(shard, failure=f"{check.description}; build the library again", checks=(check,))
+        loaded, (row_count, read_back) = _load_and_read_back(tables, source)
     broken = [check.description for check in (row_count, read_back) if not check.passed]
     return ShardOutcome(
         shard,
@@ -121,7 +121,7 @@ def _load_library_shard(
             "seconds": round(time.perf_counter() - started, 3),
         },
         checks=(
-            Check("membership", passed=True, description=f"all {len(keys)} are in the shard of their hash"),
+            Check("membership", passed=True, description=f"all {source.rows} are in the shard of their hash"),
             row_count,
         ),
     )
@@ -178,7 +178,7 @@ def verify_shards(
         started = time.perf_counter()
         with ExitStack() as stack:
             if table == LIBRARY:
-                source = _library_source(store, library, shard)
+                source = stack.enter_context(_open_library(store, library, shard))
             else:
                 source, _ = stack.enter_context(_open_source(store, table, shard))
             found = before = differences(tables, source.molecules, source.rows)
@@ -201,10 +201,8 @@ def _open_source(store: ObjectStore, model: str, shard: str) -> Iterator[tuple[_
     """Open a shard's predictions. Raises ShardError if there are none or they are damaged."""
     name = storage.predictions(model, shard)
     with copy_predictions(store, name) as copy, one_large_read(copy.path):
-        with open_parquet(copy.path, name) as (parquet, provenance):
-            names = ["inchikey", *(column.name for column in provenance.columns)]
-            batches = _batches(parquet, names, copy.path.parent)
-            rows = parquet.metadata.num_rows
+        batches, rows, provenance = _read_rows(copy.path, name)
+        return_memory()
         origin = Origin(
             release=provenance.release,
             shard_digest=provenance.shard_digest,
@@ -216,16 +214,13 @@ def _open_source(store: ObjectStore, model: str, shard: str) -> Iterator[tuple[_
         yield _Source(ShardRows(table, shard, batches), rows, origin), provenance
 
 
-def _library_source(store: ObjectStore, library: LibraryManifest, shard: str) -> _Source:
-    """Read a shard of the library. Raises LibraryError if it is missing or damaged."""
-    molecules = read_shard(store, library, shard)
-    digest = library.shards[shard].digest
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        return iter(molecules.to_batches(_BATCH_ROWS))
-
-    rows = ShardRows(TableColumns(LIBRARY, library.n_shards, (SMILES,)), shard, batches)
-    return _Source(rows, molecules.num_rows, Origin(release="", shard_digest=digest, built_from=digest))
+@contextmanager
+def _open_library(store: ObjectStore, library: LibraryManifest, shard: str) -> Iterator[_Source]:
+    """Open a shard of the library. Raises LibraryError if it is missing or damaged."""
+    info = library.shards[shard]
+    with open_shard(store, library, shard) as batches:
+        rows = ShardRows(TableColumns(LIBRARY, library.n_shards, (SMILES,)), shard, batches)
+        yield _Source(rows, info.rows, Origin(release="", shard_digest=info.digest, built_from=info.digest))
 
 
 def _load_and_read_back(tables: KeyValueStore, source: _Source) -> tuple[LoadResult, tuple[Check, Check]]:
@@ -242,44 +237,47 @@ def _load_and_read_back(tables: KeyValueStore, source: _Source) -> tuple[LoadRes
     return loaded, checks
 
 
-def _batches(parquet: pq.ParquetFile, names: list[str], folder: Path) -> Batches:
-    """Return a function that iterates over the rows, which loading does several times, without the Parquet file.
+def _read_rows(path: Path, name: str) -> tuple[Batches, int, Provenance]:
+    """Return a function that iterates over a file's rows, which loading does several times; their number and origin.
 
     The rows of a small file stay in memory. Those of a larger one are copied, some columns at a time, into files of
-    record batches in the folder: to read whole rows of thousands of columns, Parquet takes hundreds of MB.
+    record batches beside it: to read whole rows of thousands of columns, Parquet takes hundreds of MB. Nothing of the
+    Parquet file stays in memory, since its footer takes a KB for each column of each row group.
     """
-    groups = range(parquet.metadata.num_row_groups)
-    small = sum(parquet.metadata.row_group(group).total_byte_size for group in groups) <= _KEPT_BYTES
-    rows = max(1, min(_BATCH_ROWS, _BATCH_CELLS // len(names)))
+    with open_parquet(path, name) as (parquet, provenance):
+        names = ["inchikey", *(column.name for column in provenance.columns)]
+        groups = range(parquet.metadata.num_row_groups)
+        small = sum(parquet.metadata.row_group(group).total_byte_size for group in groups) <= _KEPT_BYTES
+        rows = max(1, min(_BATCH_ROWS, _BATCH_CELLS // len(names)))
 
-    def read(some: list[str]) -> Iterator[pa.RecordBatch]:
-        try:
-            for group in groups:
-                yield from parquet.read_row_group(group, some, use_threads=False).to_batches(rows)
-        except (pa.ArrowException, OSError) as error:
-            raise ShardError(f"the predictions of the shard are damaged ({reason(error)}); load it again") from None
+        def read(some: list[str]) -> Iterator[pa.RecordBatch]:
+            try:
+                for group in groups:
+                    yield from parquet.read_row_group(group, some, use_threads=False).to_batches(rows)
+            except (pa.ArrowException, OSError) as error:
+                raise ShardError(f"the predictions of the shard are damaged ({reason(error)}); load it again") from None
 
-    if small:
-        kept = list(read(names))
-        return lambda: iter(kept)
-    paths = []
-    arrow_schema = parquet.schema_arrow  # made anew at each access, in a millisecond for 2,048 columns
-    for at in range(0, len(names), _SPOOLED_COLUMNS):
-        paths.append(folder / f"{at}.arrows")
-        some = names[at : at + _SPOOLED_COLUMNS]
-        schema = pa.schema([arrow_schema.field(name) for name in some])
-        with pa.ipc.new_stream(paths[-1], schema) as file:
-            for batch in read(some):
-                file.write_batch(batch)
-    return lambda: _side_by_side(paths, names)
+        if small:
+            kept = list(read(names))
+            return lambda: iter(kept), parquet.metadata.num_rows, provenance
+        paths = []
+        arrow_schema = parquet.schema_arrow  # made anew at each access, in a millisecond for 2,048 columns
+        for at in range(0, len(names), _SPOOLED_COLUMNS):
+            paths.append(path.with_name(f"{at}.arrows"))
+            some = names[at : at + _SPOOLED_COLUMNS]
+            schema = pa.schema([arrow_schema.field(name) for name in some])
+            with pa.ipc.new_stream(paths[-1], schema) as file:
+                for batch in read(some):
+                    file.write_batch(batch)
+        return lambda: _side_by_side(paths, names), parquet.metadata.num_rows, provenance
 
 
 def _side_by_side(paths: list[Path], names: list[str]) -> Iterator[pa.RecordBatch]:
     """Yield the record batches of files that have some columns each, as batches of all columns."""
     with ExitStack() as stack:
         files = [stack.enter_context(pa.ipc.open_stream(stack.enter_context(pa.OSFile(str(path))))) for path in paths]
-        for parts in zip(*files, strict=True):
-            yield pa.record_batch([column for part in parts for column in part.columns], names=names)
+        # A loop would keep one batch while it reads the next.
+        yield from map(lambda *parts: pa.record_batch([column for part in parts for column in part], names), *files)
 
 
 def _sample_rows(batches: Iterable[pa.RecordBatch], rows: int, columns: int) -> list[tuple[object, ...]]:

@@ -3,11 +3,10 @@
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from hashlib import sha256
 from io import SEEK_CUR, SEEK_END, SEEK_SET, RawIOBase
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import obstore
 import pyarrow as pa
@@ -17,19 +16,17 @@ from obstore.exceptions import PreconditionError
 from obstore.store import ObjectStore
 from pydantic import ValidationError
 
-from precalc.scratch import scratch_folder
 from precalc_assets.columns import Column
 from precalc_assets.frozen_record import FrozenRecord
+from precalc_assets.own_process import return_memory
 from precalc_assets.platform_errors import ShardError
+from precalc_assets.storage import LocalCopy, local_copy
 
 if TYPE_CHECKING:
     import polars as pl
     from obstore import GetOptions
 
 ARROW_TYPES = {"float": pa.float64(), "integer": pa.int64(), "string": pa.string()}
-
-_CHUNK = 8 << 20
-"""Bytes to copy from the store at a time."""
 
 _METADATA_KEY = b"precalc"
 _MOST_PROVENANCE = 64 << 20
@@ -115,6 +112,7 @@ class PredictionsWriter:
     def _write_group(self) -> None:
         if self._spool and self._spooled:
             self._spooled.close()
+            return_memory()
             with pa.OSFile(str(self._spool)) as file, pa.ipc.open_stream(file) as stream:
                 self._pending = [stream.read_all()]
             self._spooled = pa.ipc.new_stream(self._spool, self._schema)
@@ -191,28 +189,9 @@ class StoredFile(RawIOBase):
         return content
 
 
-class Copy(NamedTuple):
-    """A local copy of an object, with its size in bytes and its SHA-256 in hexadecimal."""
-
-    path: Path
-    bytes: int
-    sha256: str
-
-
-@contextmanager
-def copy_predictions(store: ObjectStore, name: str) -> Iterator[Copy]:
+def copy_predictions(store: ObjectStore, name: str) -> AbstractContextManager[LocalCopy]:
     """Copy a Parquet file of the store to a local one, deleted on exit. Raises ShardError if there is none."""
-    with scratch_folder() as folder:
-        path = folder / "predictions.parquet"
-        digest = sha256()
-        try:
-            with path.open("wb") as file:
-                for chunk in obstore.get(store, name).stream(min_chunk_size=_CHUNK):
-                    digest.update(chunk)
-                    file.write(chunk)
-        except FileNotFoundError:
-            raise ShardError(f"{name} does not exist: there are no predictions for this shard yet") from None
-        yield Copy(path, path.stat().st_size, digest.hexdigest())
+    return local_copy(store, name, ShardError(f"{name} does not exist: there are no predictions for this shard yet"))
 
 
 @contextmanager

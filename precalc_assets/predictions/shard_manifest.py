@@ -166,13 +166,13 @@ def _split_content(file: IO[bytes], width: int) -> Iterator[bytes]:
     with gzip.GzipFile(fileobj=file, mode="rb") as content:
         rest, size = b"", _FIRST_BYTES
         while chunk := content.read(size):
-            text = rest + chunk
-            end = _end_of_records(text, text.rfind(b"\n") + 1)
-            if end:
-                yield text[:end]
-            rest = text[end:]
-            bytes_per_row = len(text) // (text.count(b"\n") + 1)
+            rest += chunk
+            bytes_per_row = len(rest) // (rest.count(b"\n") + 1)
             size = min(_BLOCK_BYTES, max(_FIRST_BYTES, bytes_per_row * _BLOCK_CELLS // max(1, width)))
+            end = _end_of_records(rest, rest.rfind(b"\n") + 1)
+            chunk, rest = rest[:end], rest[end:]
+            if chunk:
+                yield chunk
         if rest:
             yield rest
 

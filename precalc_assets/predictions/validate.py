@@ -6,19 +6,19 @@ from pathlib import Path
 
 import obstore
 import polars as pl
-import polars.selectors as cs
+import pyarrow as pa
 from obstore.store import ObjectStore
 
 from precalc.scratch import scratch_folder
 from precalc_assets import storage
 from precalc_assets.columns import Column
 from precalc_assets.emptied_cells import count_cells, describe_emptied
-from precalc_assets.library.library_manifest import LibraryManifest, read_shard
+from precalc_assets.library.library_manifest import SHARD_SCHEMA, LibraryManifest, open_shard
 from precalc_assets.outcomes import Check, ShardOutcome, each_shard
 from precalc_assets.platform_errors import ShardError
 from precalc_assets.predictions.against_canary import Comparison, check_release
 from precalc_assets.predictions.canary_report import CanaryReport
-from precalc_assets.predictions.cells import DTYPES
+from precalc_assets.predictions.cells import DTYPES, infinite_columns
 from precalc_assets.predictions.parquet import PredictionsWriter, Provenance, one_large_write
 from precalc_assets.predictions.shard_manifest import RawManifest, read_part, require_manifest
 
@@ -47,6 +47,10 @@ PREDICTION_WARNINGS = frozenset({"one_release", "distribution"})
 
 _CHECKED_CELLS = 1_000_000
 """Cells to check together, about 8 MB."""
+_PUTS_AT_ONCE = 4
+"""Pieces of a large file to put at once, of 5 MB each."""
+_CELLS_OF_TEXTS = 16
+"""The InChIKey and the SMILES of a row take as many bytes as this many numbers."""
 
 
 class FailedCheckError(Exception):
@@ -106,7 +110,7 @@ def _validate_shard(
         except FailedCheckError as broken:
             check = Check(broken.name, passed=False, description=str(broken))
             return ShardOutcome(shard, failure=f"shard {shard} of {model}: {broken}", checks=(check,))
-        obstore.put(store, path_in_store, path)
+        obstore.put(store, path_in_store, path, max_concurrency=_PUTS_AT_ONCE)
         size = path.stat().st_size
     compared.append(check_release(manifest.release, canary, tuple(releases)))
     releases.append(manifest.release)
@@ -137,7 +141,6 @@ def _write_predictions(
     path: Path, store: ObjectStore, library: LibraryManifest, manifest: RawManifest, canary: CanaryReport | None
 ) -> list[Check]:
     """Write a shard's file, and return the checks of the comparison with the canary."""
-    molecules = pl.DataFrame(pl.from_arrow(read_shard(store, library, manifest.shard)))
     comparison = Comparison(canary, manifest.release, manifest.columns)
     provenance = Provenance(
         model=manifest.model,
@@ -151,24 +154,27 @@ def _write_predictions(
     )
     writer = PredictionsWriter(path, provenance, manifest.rows)
     rows = values = 0
-    for batch in _concatenated(_read_parts(store, manifest)):
-        expected = molecules.slice(rows, batch.height)
-        if expected.height < batch.height:
-            raise FailedCheckError(
-                "keys", f"the parts have more than the {molecules.height} molecules of the library's shard"
-            )
-        frame = batch.insert_column(1, expected["smiles"])
-        broken = broken_check(frame, manifest.columns, expected["inchikey"])
-        if broken:
-            name, found = broken
-            raise FailedCheckError(name, f"{found} (expected: {PREDICTION_CHECKS[name]})")
-        writer.write(frame)
-        comparison.add(frame)
-        rows += frame.height
-        values += frame.height * len(manifest.columns) - sum(frame.null_count().row(0))
+    molecules = library.shards[manifest.shard].rows
+    with open_shard(store, library, manifest.shard) as batches:
+        all_expected = _Molecules(batches())
+        for batch in _concatenated(_read_parts(store, manifest)):
+            expected = all_expected.take(batch.height)
+            if expected.height < batch.height:
+                raise FailedCheckError(
+                    "keys", f"the parts have more than the {molecules} molecules of the library's shard"
+                )
+            frame = batch.insert_column(1, expected["smiles"])
+            broken = broken_check(frame, manifest.columns, expected["inchikey"])
+            if broken:
+                name, found = broken
+                raise FailedCheckError(name, f"{found} (expected: {PREDICTION_CHECKS[name]})")
+            writer.write(frame)
+            comparison.add(frame)
+            rows += frame.height
+            values += frame.height * len(manifest.columns) - sum(frame.null_count().row(0))
     writer.close()
-    if rows != molecules.height:
-        raise FailedCheckError("keys", f"the parts have {rows} molecules, the library's shard has {molecules.height}")
+    if rows != molecules:
+        raise FailedCheckError("keys", f"the parts have {rows} molecules, the library's shard has {molecules}")
     if rows and not values:
         raise FailedCheckError("nulls", f"all values of all {rows} molecules are null; see the model's log")
     checks = comparison.checks()
@@ -179,6 +185,23 @@ def _write_predictions(
                 f"{check.description}; see the model's log, or run its canary again if the predictions are right",
             )
     return checks
+
+
+class _Molecules:
+    """The molecules of the library's shard, taken in order."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
+        self._batches = batches
+        self._rest = pa.Table.from_batches([], SHARD_SCHEMA)
+
+    def take(self, rows: int) -> pl.DataFrame:
+        """Return the next rows; fewer at the end."""
+        tables = [self._rest]
+        while sum(table.num_rows for table in tables) < rows and (batch := next(self._batches, None)):
+            tables.append(pa.Table.from_batches([batch]))
+        table = pa.concat_tables(tables)
+        self._rest = table.slice(rows)
+        return pl.DataFrame(pl.from_arrow(table.slice(0, rows)))
 
 
 def _read_parts(store: ObjectStore, manifest: RawManifest) -> Iterator[pl.DataFrame]:
@@ -205,9 +228,9 @@ def _concatenated(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
     group: list[pl.DataFrame] = []
     for frame in frames:
         group.append(frame)
-        if sum(part.height for part in group) * frame.width >= _CHECKED_CELLS:
-            yield pl.concat(group)
-            group = []
+        if sum(part.height for part in group) * (frame.width + _CELLS_OF_TEXTS) >= _CHECKED_CELLS:
+            joined, group = pl.concat(group), []
+            yield joined
     if group:
         yield pl.concat(group)
 
@@ -224,9 +247,7 @@ def broken_check(frame: pl.DataFrame, columns: Sequence[Column], inchikeys: pl.S
         return "schema", f"the columns are not those expected: {wrong or 'they have another order'}"
     if not frame["inchikey"].equals(inchikeys) or frame["smiles"].null_count():
         return "keys", "the molecules are not those of the library's shard at this place"
-    finite = frame.select(cs.float().is_finite().all())
-    infinite = [column.name for column in finite if not column.all()]
-    if infinite:
+    if infinite := infinite_columns(frame):
         return "finite", f"a value of {infinite[0]!r} is not finite"
     return None
 

@@ -179,9 +179,10 @@ class _ArrangedGroup:
         if self.texts:
             numbers = _narrowed(np.stack([np.diff(texts.ends) for texts in self.texts]), "u4")
         else:
-            starts = range(0, len(arrays), _COLUMNS_AT_ONCE)
-            parts = [_narrowed(_matrix(arrays[at : at + _COLUMNS_AT_ONCE]), group.dtype) for at in starts]
-            numbers = np.concatenate(parts)
+            numbers = np.empty((len(arrays), len(arrays[0])), "<" + group.dtype)
+            for at in range(0, len(arrays), _COLUMNS_AT_ONCE):
+                some = slice(at, at + _COLUMNS_AT_ONCE)
+                numbers[some] = _narrowed(_matrix(arrays[some]), group.dtype)
         columns, rows = numbers.shape
         self._planes = numbers.view(np.uint8).reshape(columns, rows, numbers.itemsize).transpose(2, 0, 1)
         if group.nullable:

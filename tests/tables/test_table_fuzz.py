@@ -14,7 +14,6 @@ import zstandard
 from table_doubles import COLUMNS, MODEL, SHARD, MemoryStore, load, record, shard_molecules
 
 from precalc_assets.platform_errors import PrecalcError
-from precalc_assets.predictions.parquet import open_parquet
 from precalc_assets.tables import Item, TableReader
 from precalc_assets.tables.directory import COLUMNS_KEY, ShardRecord, TableColumns
 from precalc_assets.tables.pages import Page, decompress, page_layout
@@ -155,10 +154,8 @@ def read(path):
     """Read a file as a load does."""
     from precalc_assets.predictions import loading
 
-    with open_parquet(path, "shard.parquet") as (parquet, provenance):
-        names = ["inchikey", *(column.name for column in provenance.columns)]
-        for _ in loading._batches(parquet, names, path.parent)():
-            pass
+    for _ in loading._read_rows(path, "shard.parquet")[0]():
+        pass
 
 
 def test_damaged_parquet_file_is_read_or_refused(parquet_file, tmp_path):
