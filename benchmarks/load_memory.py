@@ -27,8 +27,9 @@ from precalc_assets import storage
 from precalc_assets.columns import Column
 from precalc_assets.library.library_manifest import SHARD_SCHEMA, LibraryManifest, ShardInfo, read_manifest, with_digest
 from precalc_assets.outcomes import ShardOutcome
+from precalc_assets.predictions.canary_report import CanaryReport, ColumnReport
 from precalc_assets.predictions.loading import load_shards
-from precalc_assets.predictions.shard_manifest import PartInfo, RawManifest, manifest_name
+from precalc_assets.predictions.shard_manifest import PartInfo, RawManifest, manifest_name, require_manifest
 from precalc_assets.predictions.validate import validate_shards
 from precalc_assets.sharding import shard_keys
 from precalc_assets.storage import open_store
@@ -74,7 +75,15 @@ def peak_of(stage: str, folder: str) -> float:
 
 def validate(folder: str) -> None:
     store = open_store(Path(folder).as_uri())
-    report(validate_shards(store, read_manifest(store), MODEL, SHARDS, max_failure_rate=0.0))
+    manifest = require_manifest(store, MODEL, SHARDS[0])
+    values = {"nulls": 0, "distinct": 9, "minimum": -9.0, "maximum": 9.0, "mean": 0.0}
+    columns = [
+        ColumnReport.model_validate({"name": c.name, "type": c.type, "seen": c.type, **values})
+        for c in manifest.columns
+    ]
+    # What the comparison reads of a report.
+    canary = CanaryReport.model_construct(release=manifest.release, molecules=1_000, columns=tuple(columns))
+    report(validate_shards(store, read_manifest(store), MODEL, SHARDS, max_failure_rate=0.0, canary=canary))
 
 
 def load(folder: str) -> None:

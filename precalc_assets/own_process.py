@@ -30,9 +30,8 @@ def hide_process() -> None:
 def limit_malloc() -> None:
     """Have malloc return the memory of large blocks to the system, and share its arenas between threads.
 
-    Arrow and polars, unless they are imported already, keep less: Arrow's own allocator keeps what each thread has freed,
-    so it uses malloc, and that of polars keeps it for 0.2 s, not 10 s. Validating 3,200 columns takes 40 MB less, in the
-    same time.
+    Arrow and polars, unless they are imported already, keep less of what they have freed: Arrow uses malloc instead of
+    an allocator of its own, and that of polars waits 0.2 s instead of 10 s. Validating 3,200 columns takes 50 MB less.
     """
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     os.environ.setdefault("_RJEM_MALLOC_CONF", "dirty_decay_ms:200,muzzy_decay_ms:0")

@@ -7,16 +7,19 @@ from hashlib import sha256
 from itertools import count, islice
 
 import pyarrow as pa
+import zstandard
 
 from precalc_assets.columns import Column
 from precalc_assets.sharding import key_hash, shard_of
 from precalc_assets.tables.directory import Origin, ShardRecord, TableColumns
 from precalc_assets.tables.loader import LoadResult, load_shard
+from precalc_assets.tables.pages import decompress
 from precalc_assets.tables.paging import ShardRows
 from precalc_assets.tables.store import (
     ConditionalPut,
     Consumed,
     Found,
+    Item,
     missing_table,
     units_to_read,
     write_units,
@@ -231,3 +234,18 @@ def without_time(store: MemoryStore) -> dict[str, object]:
         text = repr(record(store, shard))
         items[shard] = text.replace(record(store, shard).current.loaded_at, "")
     return items
+
+
+def damage(tables, table: str, shard: str, how: str) -> None:
+    """Lose or change one page that readers see."""
+    current = ShardRecord.from_item(tables.get_many(table, [shard])[shard]).current
+    *_, key = current.pages.keys(shard)
+    if how == "lost":
+        tables.delete_many(table, [key])
+    elif how == "flipped":
+        value = tables.get_many(table, [key])[key].value
+        tables.put_many(table, [Item(key, value[:-1] + bytes([value[-1] ^ 1]))])
+    else:
+        content = decompress(tables.get_many(table, [key])[key].value)
+        other = content[:-1] + bytes([content[-1] ^ 1])
+        tables.put_many(table, [Item(key, zstandard.ZstdCompressor(write_checksum=True).compress(other))])

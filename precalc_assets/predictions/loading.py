@@ -15,7 +15,7 @@ from precalc_assets.library.library_manifest import LibraryManifest, open_shard
 from precalc_assets.outcomes import Check, ShardOutcome, each_shard, reason
 from precalc_assets.own_process import return_memory
 from precalc_assets.platform_errors import MissingTableError, ShardError, TableError
-from precalc_assets.predictions.parquet import Provenance, copy_predictions, one_large_read, open_parquet
+from precalc_assets.predictions.parquet import LOAD, Provenance, copy_predictions, one_large_read, open_parquet
 from precalc_assets.sharding import shard_of
 from precalc_assets.tables import LIBRARY, KeyValueStore, TableReader
 from precalc_assets.tables.comparison import differences
@@ -255,7 +255,7 @@ def _read_rows(path: Path, name: str) -> tuple[Batches, int, Provenance]:
                 for group in groups:
                     yield from parquet.read_row_group(group, some, use_threads=False).to_batches(rows)
             except (pa.ArrowException, OSError) as error:
-                raise ShardError(f"the predictions of the shard are damaged ({reason(error)}); load it again") from None
+                raise ShardError(f"{name} is damaged ({reason(error)}); {LOAD}") from None
 
         if small:
             kept = list(read(names))

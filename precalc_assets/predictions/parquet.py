@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 ARROW_TYPES = {"float": pa.float64(), "integer": pa.int64(), "string": pa.string()}
 
+LOAD = "run `precalc load` for its model, which writes it from the raw predictions"
+
 _METADATA_KEY = b"precalc"
 _MOST_PROVENANCE = 64 << 20
 """The most bytes of provenance that a reader believes in; 2,048 columns with descriptions take 200 KB."""
@@ -191,7 +193,9 @@ class StoredFile(RawIOBase):
 
 def copy_predictions(store: ObjectStore, name: str) -> AbstractContextManager[LocalCopy]:
     """Copy a Parquet file of the store to a local one, deleted on exit. Raises ShardError if there is none."""
-    return local_copy(store, name, ShardError(f"{name} does not exist: there are no predictions for this shard yet"))
+    return local_copy(
+        store, name, ShardError(f"{name} does not exist: there are no predictions for this shard; {LOAD}")
+    )
 
 
 @contextmanager
@@ -210,6 +214,6 @@ def open_parquet(source: Path | RawIOBase, name: str) -> Iterator[tuple[pq.Parqu
         if [(field.name, field.type) for field in parquet.schema_arrow] != fields:
             raise ValueError("it has other columns than its provenance")
     except (pa.ArrowException, OSError, ValidationError, LookupError, ValueError, zstandard.ZstdError) as error:
-        raise ShardError(f"{name} is damaged or not one of ours ({type(error).__name__}); delete it") from None
+        raise ShardError(f"{name} is damaged or not one of ours ({type(error).__name__}); {LOAD}") from None
     with parquet:
         yield parquet, provenance

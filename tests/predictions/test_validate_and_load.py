@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-import zstandard
+from table_doubles import damage
 
 from precalc_assets.cards.publishing import make_card
 from precalc_assets.emptied_cells import EmptiedColumn, merge_emptied
@@ -21,8 +21,6 @@ from precalc_assets.predictions.validate import PREDICTION_CHECKS
 from precalc_assets.settings import Settings
 from precalc_assets.sharding import shard_keys
 from precalc_assets.tables import LIBRARY, Item, TableReader
-from precalc_assets.tables.directory import ShardRecord
-from precalc_assets.tables.pages import decompress
 
 MODEL = "eos9abc"
 SHARDS = shard_keys(4)
@@ -356,21 +354,6 @@ def test_loading_two_releases_again_keeps_the_newer_columns(world) -> None:
 
     assert [outcome.facts["write_units"] for outcome in again] == [0] * len(SHARDS)
     assert [column.name for column in TableReader(world.tables, MODEL).columns] == [name for name, _ in columns]
-
-
-def damage(tables, table: str, shard: str, how: str) -> None:
-    """Lose or change one page that readers see."""
-    current = ShardRecord.from_item(tables.get_many(table, [shard])[shard]).current
-    *_, key = current.pages.keys(shard)
-    if how == "lost":
-        tables.delete_many(table, [key])
-    elif how == "flipped":
-        value = tables.get_many(table, [key])[key].value
-        tables.put_many(table, [Item(key, value[:-1] + bytes([value[-1] ^ 1]))])
-    else:
-        content = decompress(tables.get_many(table, [key])[key].value)
-        other = content[:-1] + bytes([content[-1] ^ 1])
-        tables.put_many(table, [Item(key, zstandard.ZstdCompressor(write_checksum=True).compress(other))])
 
 
 @pytest.mark.parametrize(("how", "found"), [("lost", "lost"), ("flipped", "damaged"), ("changed", "different")])
