@@ -19,7 +19,8 @@ PROGRAMS: tuple[Program, ...] = get_args(Program)
 MOUNT = "/mnt"
 """Where a container sees the mounted folder: images have this folder, which ch-run needs."""
 
-_DAEMONS = ("docker", "podman")
+_KEEPERS = {"docker": "{{.DockerRootDir}}", "podman": "{{.Store.GraphRoot}}"}
+"""Programs that keep images themselves, and where their `info` says in which folder."""
 
 
 def find_program(named: str) -> Program:
@@ -35,7 +36,7 @@ def find_program(named: str) -> Program:
 
 def container_variables(program: Program) -> Mapping[str, str]:
     """Return the variables of a container program: ours, as it may need a login. No container gets them."""
-    return os.environ if program in _DAEMONS else {"USER": "precalc", **os.environ}
+    return os.environ if program in _KEEPERS else {"USER": "precalc", **os.environ}
 
 
 def image_path(program: Program, folder: Path) -> Path | None:
@@ -46,6 +47,11 @@ def image_path(program: Program, folder: Path) -> Path | None:
 def look_command(program: Program, reference: str) -> list[str]:
     """Return the command that exits 0 if a program that keeps images itself has this one."""
     return [program, "image", "inspect", "--format", "{{.Id}}", reference]
+
+
+def folder_command(program: Program) -> list[str]:
+    """Return the command by which a program that keeps images itself prints their folder."""
+    return [program, "info", "--format", _KEEPERS[program]]
 
 
 def get_commands(program: Program, reference: str, target: Path) -> list[list[str]]:

@@ -18,6 +18,7 @@ from precalc_assets.inference.containers import (
     MOUNT,
     container_variables,
     find_program,
+    folder_command,
     get_commands,
     image_path,
     look_command,
@@ -182,9 +183,7 @@ class _Image:
             if self._path.exists() if self._path else self._keeps():
                 return
             logger.info("getting the image %s with %s", self._reference, self._program)
-            if self._path:
-                remedy = "set PRECALC_CACHE_DIR to a folder on another disk"
-                require_room(self._place, megabytes or 0, f"the image of {self._model}", remedy)
+            self._require_room(megabytes or 0)
             making = self._place / f"making-{self._path.name}" if self._path else self._place
             if self._path:
                 _remove(making)  # a killed process left it
@@ -197,6 +196,15 @@ class _Image:
                     )
             if self._path:
                 making.rename(self._path)
+
+    def _require_room(self, megabytes: float) -> None:
+        folder, remedy = self._place, "set PRECALC_CACHE_DIR to a folder on another disk"
+        if not self._path:
+            code = self._run(folder_command(self._program), _LOOK_SECONDS)
+            folder, remedy = Path(last_line(self._log)), f"remove images with `{self._program} image prune --all`"
+            if code or not folder.is_dir():  # the daemon may be another machine's; getting the image says what is wrong
+                return
+        require_room(folder, megabytes, f"the image of {self._model}", remedy)
 
     def _keeps(self) -> bool:
         return self._run(look_command(self._program, self._reference), _LOOK_SECONDS) == 0

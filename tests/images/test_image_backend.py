@@ -134,6 +134,14 @@ def test_a_missing_image_is_an_error_with_the_programs_words(world, image_machin
         predict(made, ["C"])
 
 
+def test_image_that_the_disk_has_no_room_for_is_refused(world, image_machine, tmp_path: Path) -> None:
+    metadata = world.write_model(release="v9.9.9") / "metadata.yml"
+    metadata.write_text(f"{metadata.read_text()}Image Size: 90000000\n")
+    made = settings("podman", world, tmp_path)
+    with pytest.raises(ModelError, match=r"the image of eos9abc needs 90,000,000 MB.*podman image prune --all"):
+        predict(made, ["C"])
+
+
 def test_model_of_the_hub_is_taken_out_of_its_image(image, world, tmp_path: Path, monkeypatch) -> None:
     made = image()
     hub = world.move_to_hub(MODEL, "v1.0.0")
