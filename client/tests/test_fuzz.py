@@ -143,6 +143,7 @@ def test_the_answers_that_are_changed_are_right_without_a_change(folder: Path) -
     assert (folder / "files" / "shard=00.parquet").read_bytes() == b"file"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ANSWERS)
 @fuzz
 @given(data=st.data())
@@ -195,6 +196,7 @@ ROWS = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(fuzz, max_examples=200)
 @given(
     content=damaged(ROWS | st.binary(max_size=40)), suffix=st.sampled_from([".csv", ".smi", ".csv.gz"]), data=st.data()

@@ -98,6 +98,7 @@ def test_parquet(tmp_path: Path, table: Table) -> None:
     assert_whole(tmp_path / "a.parquet", table)
 
 
+@pytest.mark.slow
 @settings(anything, max_examples=60)
 @given(tables(CELL.filter(CHARACTERS_OF_XML.fullmatch)))
 def test_workbook(tmp_path: Path, table: Table) -> None:

@@ -44,6 +44,7 @@ def test_partial_file_of_another_plan_starts_again(tmp_path: Path) -> None:
     assert files.partials[0].read_bytes() == b"new\n"
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(["journal", "partial"]), st.data())
 def test_damage_of_any_byte_is_noticed_and_starts_anew(tmp_path_factory, kind: str, data) -> None:

@@ -171,6 +171,7 @@ def test_answer_that_is_not_read_closes_the_connection(monkeypatch, then):
         assert connections_after(server, 5) == 0
 
 
+@pytest.mark.slow
 def test_slow_client_that_goes_on_is_answered(monkeypatch):
     monkeypatch.setattr(limits, "HEADER_SECONDS", 1.0)
     monkeypatch.setattr(limits, "READ_SECONDS", 10.0)

@@ -106,6 +106,7 @@ def test_recovery_is_switched_on_once_a_table_is_ready(aws, pauses):
     assert len(pauses) == 1
 
 
+@pytest.mark.slow
 def test_concurrent_creations_of_a_table_succeed(aws):
     url = tables_url()
     stores = [open_tables(url) for _ in range(4)]
@@ -327,6 +328,7 @@ def test_units_are_spent_within_the_rate_limit():
     assert now[0] - before == pytest.approx(0.1)
 
 
+@pytest.mark.slow
 def test_a_process_writes_a_table_within_its_setting(aws, monkeypatch):
     monkeypatch.setenv("PRECALC_TABLE_WRITE_UNITS", "400")
     store = open_tables(tables_url())

@@ -27,6 +27,7 @@ def test_models_fetch_prints_the_folder_and_models_lists_it(world, hub: str, tmp
     assert "v1.0.0" in listed
 
 
+@pytest.mark.slow
 def test_model_that_only_the_hub_has_is_predicted_and_served(world, hub: str, tmp_path: Path) -> None:
     world.build_library()
     options = {"hub_url": hub, "cache_dir": str(tmp_path / "cache")}

@@ -32,6 +32,7 @@ def library_versions(home: Path) -> list[str]:
         return [record.asset_materialization.tags["dagster/data_version"] for record in records]
 
 
+@pytest.mark.slow
 def test_a_run_does_everything_and_records_it(world, home):
     world.write_model()
     source = world.root / "molecules.smi"

@@ -236,6 +236,7 @@ def test_commands_in_order_return_the_models_predictions(world) -> None:
     assert [row[2:6] for row in rows] == [["found", "", "same", ""]] * 3
 
 
+@pytest.mark.slow
 def test_a_model_s_first_run_says_that_it_makes_an_environment(world, tmp_path: Path) -> None:
     world.write_model()
     world.build_library()

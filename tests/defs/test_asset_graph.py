@@ -160,6 +160,7 @@ def test_unusable_model_holds_no_later_model_back(graph: Graph):
     assert recorded == [f"{MODEL}|01", f"{MODEL}|02"]
 
 
+@pytest.mark.slow
 def test_range_may_span_models(graph: Graph):
     graph.world.write_model(model="eos9abd")
     graph.instance.add_dynamic_partitions("models", ["eos9abd"])
@@ -170,6 +171,7 @@ def test_range_may_span_models(graph: Graph):
     assert recorded == [f"{model}|{shard}" for model in (MODEL, "eos9abd") for shard in ("01", "02")]
 
 
+@pytest.mark.slow
 def test_downstream_catches_up_after_daemon_was_down(graph: Graph):
     graph.run_range("raw_predictions")
 
@@ -188,6 +190,7 @@ def test_card_waits_for_the_first_shard_only(graph: Graph):
     assert graph.requested_of_late("model_card") == {MODEL}
 
 
+@pytest.mark.slow
 def test_failed_shard_is_not_requested_again(graph: Graph):
     graph.run_range("raw_predictions")
     for name in graph.world.objects(f"raw/model={MODEL}/shard=02"):
@@ -209,6 +212,7 @@ def test_card_is_published_before_all_shards_landed(graph: Graph):
     assert graph.evaluations("model_card", "coverage") == {None: False, MODEL: False}
 
 
+@pytest.mark.slow
 def test_changed_library_makes_only_changed_shards_stale(graph: Graph):
     run_everything(graph)
     assert graph.stale("raw_predictions", EVERYTHING) == []
@@ -242,6 +246,7 @@ def run_everything(graph: Graph) -> None:
     assert graph.materialize("raw_predictions", first=EVERYTHING[0], last=EVERYTHING[-1]).success
 
 
+@pytest.mark.slow
 def test_later_canary_makes_no_shard_stale(graph: Graph):
     run_everything(graph)
     assert graph.stale("raw_predictions", EVERYTHING) == []

@@ -96,6 +96,7 @@ def test_rerun_of_a_settled_executions_job_computes_nothing(world, library: Libr
     assert not world.calls()
 
 
+@pytest.mark.slow
 def test_the_report_publishes_what_the_load_jobs_loaded(world, library: LibraryManifest):
     world.write_model(answer="import random\nreturn f'{random.random()},1,x'")
     key = outputs(jobs(world, "plan", MODEL))["key"]
