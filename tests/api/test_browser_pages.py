@@ -199,9 +199,11 @@ def test_spreadsheet_comes_back_with_its_predictions(served, url, open_page, siz
     assert [[text for text, _ in row[2:5]] for row in cells] == [[cell.strip() for cell in row] for row in own]
     assert cells[3][5][0].startswith("not read\nSMILES Parse Error")
     for row, known in zip(cells, order, strict=True):
-        for (text, title), name in zip(row[6:], columns, strict=True):
+        for (cell, title), name in zip(row[6:], columns, strict=True):
+            text, _, percentile = cell.partition("\n")
             assert (title or text) == ("" if known is None else repr(known[name]))
             assert len(re.sub(r"e.*|\D", "", text).strip("0")) <= 6
+            assert re.fullmatch("" if known is None else r"P(\d|\d\d|100)", percentile)
 
     header, *rows = read_download(page, "Download CSV")
     leading = ["inchikey", "status", "reason", "match", "library_smiles"]

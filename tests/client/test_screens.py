@@ -159,6 +159,20 @@ def test_all_doors_answer_what_a_full_scan_does(served, doors, duck, question, m
         assert served.precalc(*command[1:]).stdout.splitlines()[1:] == text.text.splitlines()[1:]
 
 
+def test_options_of_a_screen_are_in_its_url(served, doors):
+    def get(**params: str) -> dict[str, Any]:
+        return httpx.Client(transport=doors[1].transport).get(f"{URL}/screens", params=params).json()
+
+    select = f"{A}.atoms, {B}.kind"
+    mixed = doors[0].screen(make_question(select=select, allow_mixed=True))
+    assert get(select=select, allow_mixed="true")["id"] == mixed.id != get(select=select)["id"]
+    question = {"where": f"{A}.score > 1", "distributions": f"{A}.score"}
+    (found,) = get(**question, library_bars="true")["distributions"]
+    library = find_card(served.tables, A).distributions[0]
+    assert (found["edges"], len(found["counts"])) == (list(library.edges), len(library.counts))
+    assert get(**question)["distributions"][0]["edges"] != found["edges"]
+
+
 def test_a_count_prints_no_molecules(served):
     done = served.precalc("screen", "--where", f"{A}.atoms >= 7", "--limit", "0")
     assert (done.returncode, done.stdout) == (0, "")

@@ -55,6 +55,7 @@ function overview(asked) {
 
 // The molecules that match, as bars before those of the library, the highest as high.
 function shade(distributions) {
+  document.querySelector(".shading").hidden = !distributions.length;
   for (const range of ranges) {
     const found = distributions.find((each) => each.column === range.dataset.key), plot = range.querySelector(".plot");
     plot?.querySelectorAll(".match").forEach((bar) => bar.remove());
