@@ -252,8 +252,7 @@ def _read_rows(path: Path, name: str) -> tuple[Batches, int, Provenance]:
 
         def read(some: list[str]) -> Iterator[pa.RecordBatch]:
             try:
-                for group in groups:
-                    yield from parquet.read_row_group(group, some, use_threads=False).to_batches(rows)
+                yield from parquet.iter_batches(rows, columns=some, use_threads=False)
             except (pa.ArrowException, OSError) as error:
                 raise ShardError(f"{name} is damaged ({reason(error)}); {LOAD}") from None
 

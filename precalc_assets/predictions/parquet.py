@@ -3,7 +3,8 @@
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from io import SEEK_CUR, SEEK_END, SEEK_SET, RawIOBase
+from io import SEEK_CUR, SEEK_END, SEEK_SET, FileIO, RawIOBase
+from mmap import ACCESS_READ, MADV_DONTNEED, mmap
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ import zstandard
 from obstore.exceptions import PreconditionError
 from obstore.store import ObjectStore
 from pydantic import ValidationError
+from typing_extensions import Buffer
 
 from precalc_assets.columns import Column
 from precalc_assets.frozen_record import FrozenRecord
@@ -36,9 +38,13 @@ _MOST_PROVENANCE = 64 << 20
 
 _GROUP_CELLS = 1_000_000
 """Cells of a row group, 8 MB before compression."""
-_MOST_GROUP_CELLS = 8_000_000
 _MOST_CHUNKS = 16_384
 """Column chunks of a file, above which row groups are larger: each chunk takes a KB of whoever writes or reads it."""
+
+_PAGE_BYTES = 64 << 10
+"""Bytes of a page of a large row group: a reader of many columns holds a page of each. Also of what it buffers."""
+_MAPPED_WRITES = 256
+"""Writes of the file, two for each page, after which what was mapped of the spool is let go."""
 
 _LARGE_FOOTER = 512 << 10
 """Bytes of footer above which the rows take hundreds of MB to write or to read."""
@@ -65,8 +71,8 @@ class PredictionsWriter:
 
     Queries skip row groups by their statistics. In a small shard with thousands of columns, most of the file would be
     footer. So it omits Arrow's copy of the schema, compresses the provenance (zstd, base64), and only `smiles` may have
-    a dictionary. Memory holds a row group, and a KB for each column of each group. A large row group is collected in a
-    file, since pieces of thousands of columns take several times their size.
+    a dictionary. Memory holds a million cells, and a KB for each column of each group. A large row group is collected
+    in a file and mapped from it: Arrow writes column after column, and what it has written leaves memory.
     """
 
     def __init__(self, path: Path, provenance: Provenance, molecules: int) -> None:
@@ -79,13 +85,15 @@ class PredictionsWriter:
         large = self._group_rows * len(provenance.columns) > _GROUP_CELLS
         self._spool = path.with_suffix(".arrows") if large else None
         self._spooled = pa.ipc.new_stream(self._spool, self._schema) if self._spool else None
+        self._target = _MappingFile(path)
         self._writer = pq.ParquetWriter(
-            path,
+            self._target,
             self._schema,
             compression="zstd",
             use_dictionary=["smiles"],
             store_schema=False,
             write_page_checksum=True,
+            data_page_size=_PAGE_BYTES if large else None,
         )
         packed = zstandard.compress(provenance.model_dump_json().encode())
         self._writer.add_key_value_metadata({_METADATA_KEY: b64encode(packed)})
@@ -107,27 +115,51 @@ class PredictionsWriter:
         """Write the last row group and the footer, which completes the file."""
         self._write_group()
         self._writer.close()
+        self._target.close()
         if self._spool and self._spooled:
             self._spooled.close()
             self._spool.unlink()
 
     def _write_group(self) -> None:
-        if self._spool and self._spooled:
+        if self._rows and self._spool and self._spooled:
             self._spooled.close()
             return_memory()
-            with pa.OSFile(str(self._spool)) as file, pa.ipc.open_stream(file) as stream:
-                self._pending = [stream.read_all()]
+            with self._target.mapped(self._spool) as content:
+                self._writer.write_table(pa.ipc.open_stream(content).read_all(), self._rows)
             self._spooled = pa.ipc.new_stream(self._spool, self._schema)
-        if self._rows:
+        elif self._pending:
             self._writer.write_table(pa.concat_tables(self._pending))
         self._pending = []
         self._rows = 0
 
 
+class _MappingFile(FileIO):
+    """A file to write, and a mapped one that is written into it, whose pages leave memory as the writing goes on."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w")
+        self._mapped: mmap | None = None
+        self._writes = 0
+
+    @contextmanager
+    def mapped(self, path: Path) -> Iterator[pa.Buffer]:
+        """Map a file until the context ends."""
+        with path.open("rb") as file:
+            self._mapped = mmap(file.fileno(), 0, access=ACCESS_READ)
+        yield pa.py_buffer(self._mapped)
+        self._mapped = None
+
+    def write(self, content: Buffer) -> int:
+        """See `io.RawIOBase`."""
+        self._writes += 1
+        if self._mapped and self._writes % _MAPPED_WRITES == 0:
+            self._mapped.madvise(MADV_DONTNEED)
+        return super().write(content)
+
+
 def _group_rows(molecules: int, columns: int) -> int:
     """Return the rows of a row group: a million cells, or more if the file had too many column chunks."""
-    cells = max(_GROUP_CELLS, molecules * columns * columns // _MOST_CHUNKS)
-    return max(1, min(_MOST_GROUP_CELLS, cells) // max(1, columns))
+    return max(1, _GROUP_CELLS // max(1, columns), -(-molecules * columns // _MOST_CHUNKS))
 
 
 def one_large_write(molecules: int, columns: int) -> AbstractContextManager[object]:
@@ -203,8 +235,10 @@ def open_parquet(source: Path | RawIOBase, name: str) -> Iterator[tuple[pq.Parqu
     """Open the content of the object `name`. Raises ShardError if it is damaged or not ours."""
     try:
         # Pre-buffering reads neighbouring columns in one request, and holds them until the file is closed.
-        pre_buffer = not isinstance(source, Path)
-        parquet = pq.ParquetFile(source, pre_buffer=pre_buffer, page_checksum_verification=True)
+        local = isinstance(source, Path)
+        parquet = pq.ParquetFile(
+            source, pre_buffer=not local, buffer_size=_PAGE_BYTES if local else 0, page_checksum_verification=True
+        )
         packed = b64decode((parquet.metadata.metadata or {})[_METADATA_KEY])
         if zstandard.frame_content_size(packed) > _MOST_PROVENANCE:
             raise ValueError("its provenance is too large")

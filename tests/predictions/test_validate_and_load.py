@@ -190,7 +190,7 @@ def test_without_raw_predictions_each_shard_says_what_to_run(world) -> None:
 
 def test_without_predictions_each_shard_says_that_there_are_none(predicted) -> None:
     for outcome in predicted.load():
-        assert "no predictions for this shard yet" in outcome.failure
+        assert "there are no predictions for this shard; run `precalc load`" in outcome.failure
 
 
 def test_raw_predictions_of_an_older_shard_are_refused(validated) -> None:
