@@ -12,6 +12,7 @@ from obstore.store import ObjectStore
 from pydantic import AfterValidator, BaseModel, StringConstraints, ValidationError
 
 from precalc.identifiers import is_model_id
+from precalc_assets.frozen_record import first_fault
 from precalc_assets.platform_errors import PrecalcError
 
 
@@ -53,9 +54,7 @@ class Slot(Generic[RecordType]):
         try:
             return self.kind.model_validate_json(bytes(found.bytes()))
         except ValidationError as invalid:
-            first = invalid.errors()[0]
-            fault = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
-            raise self.error(f"{self.name} is damaged ({fault[:300]}); {self.remedy}") from None
+            raise self.error(f"{self.name} is damaged ({first_fault(invalid)[:300]}); {self.remedy}") from None
 
     def create(self, record: RecordType) -> bool:
         """Write the record unless one exists. Return whether it was written."""

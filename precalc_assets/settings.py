@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from precalc_assets.frozen_record import plain_reason
 from precalc_assets.platform_errors import UsageError
 from precalc_assets.store_urls import check_store_url, check_tables_url, is_server_url
 
@@ -206,7 +207,9 @@ def load_settings() -> Settings:
         name = str(first["loc"][0])
         is_secret = Settings.model_fields[name].annotation is SecretStr
         shown = "" if is_secret else f"={repr(first['input'])[:200]}"
-        raise UsageError(f"PRECALC_{name.upper()}{shown}: {first['msg']}; correct it and try again") from None
+        raise UsageError(
+            f"PRECALC_{name.upper()}{shown}: {plain_reason(first['msg'])}; correct it and try again"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
         raise UsageError(f"{Path('.env').absolute()} cannot be read: {why}; correct it or remove it") from None

@@ -28,6 +28,7 @@ from precalc_assets.api.problems import (
     unknown_route,
     unsupported_media_type,
 )
+from precalc_assets.frozen_record import plain_reason
 
 
 def new_app(origins: Sequence[str] = ()) -> FastAPI:
@@ -119,7 +120,7 @@ def _invalid(error: RequestValidationError) -> Problem:
         return unsupported_media_type()
     if first["type"] == "missing" and not place:
         return invalid_json()
-    return Problem(HTTPStatus.BAD_REQUEST, "bad_request", f"{'.'.join(['body', *place])}: {first['msg']}")
+    return Problem(HTTPStatus.BAD_REQUEST, "bad_request", f"{'.'.join(['body', *place])}: {plain_reason(first['msg'])}")
 
 
 def _unroutable(request: Request, error: HTTPException) -> Problem:

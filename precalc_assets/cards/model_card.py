@@ -13,7 +13,7 @@ from precalc.source import Distribution
 from precalc_assets.adoption_record import Adoption
 from precalc_assets.columns import Column
 from precalc_assets.emptied_cells import EmptiedColumn
-from precalc_assets.frozen_record import FrozenRecord
+from precalc_assets.frozen_record import FrozenRecord, first_fault
 from precalc_assets.model_metadata import ModelMetadata
 from precalc_assets.platform_errors import TableError
 from precalc_assets.tables import REGISTRY, Item, KeyValueStore
@@ -123,5 +123,5 @@ def read_card(item: Item) -> ModelCard:
     try:
         return ModelCard.model_validate_json(decompress(item.value))
     except (TableError, ValidationError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "it cannot be unpacked"
+        reason = first_fault(error) if isinstance(error, ValidationError) else "it cannot be unpacked"
         raise TableError(f"the card of {item.key} is damaged ({reason}); run `precalc run {item.key}` again") from None

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 from precalc.identifiers import check_model_id
 from precalc_assets.columns import Column, read_columns
 from precalc_assets.foreign_files import ForeignFileError, read_foreign
-from precalc_assets.frozen_record import FrozenRecord
+from precalc_assets.frozen_record import FrozenRecord, first_fault
 from precalc_assets.model_metadata import ModelMetadata
 from precalc_assets.platform_errors import ModelError, UsageError
 
@@ -138,7 +138,7 @@ def read_fetched(folder: Path) -> Fetched | None:
     except FileNotFoundError:
         return None
     except (ValidationError, ForeignFileError) as error:
-        why = _first_error(error) if isinstance(error, ValidationError) else error
+        why = first_fault(error) if isinstance(error, ValidationError) else error
         raise ModelError(f"{path} is damaged: {why}; run `precalc models remove {folder.name}`") from None
 
 
@@ -169,13 +169,7 @@ def parse_metadata(path: Path) -> ModelMetadata:
     try:
         return ModelMetadata.model_validate(content)
     except ValidationError as error:
-        raise ModelError(f"{path}: {_first_error(error)}") from None
-
-
-def _first_error(error: ValidationError) -> str:
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"]) or "its content"
-    return f"{field}: {first['msg']}"
+        raise ModelError(f"{path}: {first_fault(error)}") from None
 
 
 class _Loader(yaml.BaseLoader):

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, Stric
 
 from precalc.identifiers import check_model_id
 from precalc.source import Question
+from precalc_assets.frozen_record import plain_reason
 from precalc_assets.platform_errors import UsageError
 
 MOST_ROWS = 10_000
@@ -120,4 +121,5 @@ def read_question(question: Question) -> Query:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if part not in ("AnyOf", "Condition"))
-        raise UsageError(f"the screen's {place}: {first['msg']}") from None
+        reason = plain_reason(first["msg"])
+        raise UsageError(f"the screen's {place}: {reason}" if place else f"the screen: {reason}") from None

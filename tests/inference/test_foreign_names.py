@@ -49,7 +49,7 @@ def test_a_part_of_another_place_is_refused(predicted, name: str, stage: str) ->
     (first, *rest) = json.loads(predicted.path(manifest).read_text())["parts"]
     change(predicted, manifest, parts=[first | {"name": name}, *rest])
     (outcome,) = getattr(predicted, stage)(["00"])
-    assert outcome.failure.startswith(f"{manifest} is damaged (Value error, {name[:80]!r} is not the name of a part")
+    assert outcome.failure.startswith(f"{manifest} is damaged (its content: {name[:80]!r} is not the name of a part")
     assert "delete it and predict shard 00 again" in outcome.failure
     assert "\n" not in outcome.failure
 
