@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cache, cached_property, partial
 from logging import Logger
 
 from obstore.store import ObjectStore
 
 from precalc.progress import OnProgress, ProgressLines, ignore_progress
-from precalc_assets.executions.compute_backend import Engine
+from precalc_assets.executions.compute_backend import ComputeBackend, Engine
+from precalc_assets.executions.records import Compute
 from precalc_assets.inference.canary import run_canary
 from precalc_assets.inference.opening import open_backend
 from precalc_assets.inference.predict import predict_shards
@@ -81,16 +82,27 @@ class Platform:
         """Return a callback that writes a long step's progress to the run's log."""
         return ProgressLines(log.info, molecules)
 
-    def engine(self, say: Callable[[str], None], *, patient: bool = True) -> Engine:
-        """Return the engine over GitHub's runners; `say` gets its progress, and `patient` retries failed reads.
+    def engine(self, say: Callable[[str], None], compute: str = "", *, patient: bool = True) -> Engine:
+        """Return the engine that launches on `compute` (default: PRECALC_COMPUTE), and follows on each backend.
 
-        Raises UsageError if a setting is missing, LibraryError if there is no library.
+        `say` gets its progress, and `patient` retries failed reads. Raises UsageError if a setting is missing,
+        LibraryError if there is no library.
         """
+        open_compute = cache(partial(self._open_compute, patient=patient))
+        chosen: Compute = "slurm" if (compute or self.settings.compute) == "slurm" else "github"
+        if compute or self.settings.compute != "local":
+            open_compute(chosen)
+        return Engine(self.store, chosen, open_compute, self.library(), self.settings, say=say)
+
+    def _open_compute(self, compute: Compute, *, patient: bool) -> ComputeBackend:
+        if compute == "slurm":
+            from precalc_assets.executions.slurm import open_slurm
+
+            return open_slurm(self.settings, self.store)
         # githubkit takes a third of a second to load, and a run on this machine needs none of it.
         from precalc_assets.executions.github import open_github
 
-        github = open_github(self.settings) if patient else open_github(self.settings, read_pauses=())
-        return Engine(self.store, github, self.library(), self.settings, say=say)
+        return open_github(self.settings) if patient else open_github(self.settings, read_pauses=())
 
     def uri(self, path: str) -> str:
         """Return the URL of an object of the store."""

@@ -39,4 +39,4 @@ class MissingTableError(TableError):
 
 
 class ExecutionError(PrecalcError):
-    """An execution on GitHub's runners cannot be launched, followed or claimed; the others are not affected."""
+    """An execution cannot be launched, followed or claimed; the others are not affected."""

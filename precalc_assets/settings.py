@@ -152,8 +152,14 @@ class Settings(BaseSettings):
     max_runner_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
     """The most machine hours that a full run of a model may take by the canary's estimate."""
 
-    compute: Literal["local", "github"] = "local"
-    """Where Dagster computes raw predictions: in its own run, or on GitHub's runners."""
+    compute: Literal["local", "github", "slurm"] = "local"
+    """Where Dagster computes raw predictions: in its own run, on GitHub's runners, or on a SLURM cluster."""
+
+    run_id: Annotated[int, Field(ge=0)] = 0
+    """The run that a job of `precalc jobs` belongs to. The workflow and the job scripts set it."""
+
+    run_url: str = ""
+    """Where that run is to be seen; set with `PRECALC_RUN_ID`."""
 
     github_repository: Annotated[str, _matching(r"([\w.-]+/[\w.-]+)?", "write owner/name")] = ""
     """The repository whose workflow runs models on GitHub's runners: owner/name."""
@@ -180,6 +186,31 @@ class Settings(BaseSettings):
 
     github_api_url: Annotated[str, _url("https://", "http://")] = "https://api.github.com"
     """The URL of GitHub's API. Change it for GitHub Enterprise Server."""
+
+    slurm_ssh: str = ""
+    """How to reach the cluster: ssh's arguments, e.g. me@login.lab or "-J gate me@login.lab". Empty: SLURM is here."""
+
+    slurm_folder: Annotated[str, _matching(r"[^~\s-]\S*", "write a path without ~ and spaces")] = "."
+    """The folder on the cluster, visible to all its nodes, in which jobs run. Jobs read its `.env`, call the `precalc`
+    of its `.venv` or else of PATH, and write their logs to its `slurm-logs`. With ssh, it is relative to the home."""
+
+    slurm_partition: str = ""
+    """The partition that jobs are submitted to. Empty: the cluster's default."""
+
+    slurm_account: str = ""
+    """The account that jobs are charged to."""
+
+    slurm_qos: str = ""
+    """The quality of service that jobs ask for."""
+
+    slurm_memory: Annotated[int, Field(ge=1)] = 4_000
+    """Megabytes that a job asks for while no canary has measured the model. Later: its peak, with headroom."""
+
+    slurm_minutes: Annotated[int, Field(ge=3)] = 360
+    """Time limit of a job in minutes. It stops computing 20 minutes before, and the next execution continues."""
+
+    slurm_options: str = ""
+    """More options of sbatch for each job, e.g. "--cpus-per-task=4 --gres=gpu:1"."""
 
     cors_origins: Annotated[tuple[str, ...], NoDecode, _from_text(_split_origins)] = ()
     """Origins whose web pages may read the API's answers: https://lab.example,https://other.example, or * for all."""

@@ -310,6 +310,10 @@ class FakeGitHub:
         jobs = self.list_jobs(int(run_id))
         return 200, {"total_count": len(jobs), "jobs": [job_object(int(run_id), job) for job in _page(jobs, query)]}
 
+    def _answer_log(self, query: dict, body: dict, job_id: str) -> tuple[int, None]:
+        self._ask_or_refuse("log")
+        return 302, None
+
     def _answer_cancel(self, query: dict, body: dict, run_id: str, force: str | None) -> tuple[int, dict]:
         self.cancel(int(run_id), force=bool(force))
         return 202, {}
@@ -323,6 +327,7 @@ class FakeGitHub:
         ("GET", "/actions/workflows/(?P<name>[^/]+)/runs", _answer_runs),
         ("GET", r"/actions/runs/(?P<run_id>\d+)", _answer_run),
         ("GET", r"/actions/runs/(?P<run_id>\d+)/jobs", _answer_jobs),
+        ("GET", r"/actions/jobs/(?P<job_id>\d+)/logs", _answer_log),
         ("POST", r"/actions/runs/(?P<run_id>\d+)/(?P<force>force-)?cancel", _answer_cancel),
     )
 
@@ -353,12 +358,18 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         query = {name: values[-1] for name, values in parse_qs(url.query).items()}
         path = unquote(url.path)
+        if path.startswith("/logs/"):
+            self._send(200, f"The log of job {path.removeprefix('/logs/')}", {})
+            return
         try:
             if not path.endswith("/access_tokens") and self.headers.get("authorization") != f"token {TOKEN}":
                 raise RefusalError(UNAUTHORIZED)
             status, answer = self.server.fake.answer(self.command, path, query, json.loads(body or b"{}"))
             self.server.fake.before_answer(path, answer, self.client_address[1])
-            self._send(status, answer, {})
+            # GitHub sends the reader of a log elsewhere.
+            host, job_id = self.server.server_address, path.split("/")[-2] if status == 302 else ""
+            headers = {"location": f"http://{host[0]}:{host[1]}/logs/{job_id}"} if job_id else {}
+            self._send(status, answer, headers)
         except RefusalError as refusal:
             if refusal.fault.status is None:
                 # Reset the connection, as a broken line does.
@@ -369,8 +380,8 @@ class _Handler(BaseHTTPRequestHandler):
                 said = {"message": refusal.fault.message, "documentation_url": "https://docs.github.com/rest"}
                 self._send(refusal.fault.status, said, refusal.fault.headers)
 
-    def _send(self, status: int, answer: dict | None, headers: Mapping[str, str]) -> None:
-        content = json.dumps(answer).encode()
+    def _send(self, status: int, answer: dict | str | None, headers: Mapping[str, str]) -> None:
+        content = b"" if status == 302 else json.dumps(answer).encode()
         self.send_response(status)
         for name, value in {"content-type": "application/json; charset=utf-8", **headers}.items():
             self.send_header(name, value)

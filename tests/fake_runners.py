@@ -9,7 +9,7 @@ import obstore
 from fake_github import FakeGitHub
 from obstore.store import ObjectStore
 
-from precalc_assets.executions.records import Execution
+from precalc_assets.executions.records import Execution, Run
 from precalc_assets.inference.canary import run_canary
 from precalc_assets.inference.model_backend import ModelBackend
 from precalc_assets.inference.predict import predict_shards
@@ -48,7 +48,7 @@ class FakeRunners:
         self._fake.end_job(run_id, "Plan")
         self.go_on.wait(60)
         execution = Execution(self._store, inputs["key"])
-        if not execution.take(run_id):
+        if not execution.take(Run(run_id=run_id, url="")):
             self._fake.end_run(run_id)
             return
         bad = self.compute(execution, run_id)

@@ -155,5 +155,5 @@ class QuickPlatform(Platform):
 
     clock = Clock()
 
-    def engine(self, say, *, patient=True):
-        return replace(super().engine(say, patient=False), now=self.clock.now, sleep=self.clock.sleep)
+    def engine(self, say, compute="", *, patient=True):
+        return replace(super().engine(say, compute, patient=False), now=self.clock.now, sleep=self.clock.sleep)

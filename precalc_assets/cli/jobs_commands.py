@@ -1,7 +1,7 @@
-"""`precalc jobs …`: a command for each kind of workflow job. The workflow itself decides nothing.
+"""`precalc jobs …`: a command for each kind of job of a run. GitHub's workflow and SLURM's job scripts decide nothing.
 
 A job reports through the store: a shard's manifest says that it landed, a record of the execution why it did not. The
-platform does not read the job's status on GitHub.
+platform does not trust the job's status.
 
 `plan` prints `key`, the execution's key, and `predict` and `load`, JSON lists with the shards of each job. A run
 without a key was started by hand and becomes a new execution. If another run computes the shards, key and lists are
@@ -9,7 +9,6 @@ empty, and no later job starts.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
@@ -62,7 +61,7 @@ def plan(
         execution = _take(platform, key)
     else:
         chosen = [] if sample else parse_shards(shards or None, library.n_shards)
-        execution = claim_own(platform.store, _this_run(), model, library.digest, chosen, sample=sample)
+        execution = claim_own(platform.store, _this_run(platform), model, library.digest, chosen, sample=sample)
         if execution is None:
             say(f"{model}: another run computes or has computed this; nothing to do here")
     wanted = execution.intent.shards if execution else ()
@@ -176,27 +175,27 @@ def _open() -> Platform:
     platform = open_platform()
     if not platform.settings.store_url or not platform.settings.tables_url:
         raise UsageError(
-            "PRECALC_STORE_URL or PRECALC_TABLES_URL is empty; set both as variables of the repository: docs/github.md"
+            "PRECALC_STORE_URL or PRECALC_TABLES_URL is empty; on GitHub, set both as variables of the repository: "
+            "docs/github.md"
         )
     return platform
 
 
 def _take(platform: Platform, key: str) -> Execution | None:
-    """Return the execution, None if this run may not compute it: GitHub can rerun a job weeks later."""
+    """Return the execution, None if this run may not compute it: a job can be run again weeks later."""
     execution = Execution(platform.store, key)
-    if execution.take(_this_run().run_id):
+    if execution.take(_this_run(platform)):
         return execution
     say(f"{key}: another run computes or has computed this; nothing to do here")
     return None
 
 
-def _this_run() -> Run:
-    """Return this job's workflow run, from the variables that every runner sets."""
-    run_id = os.environ.get("GITHUB_RUN_ID", "")
-    if not run_id.isdecimal():
-        raise UsageError("GITHUB_RUN_ID is not set: `precalc jobs` is for GitHub's runners; use `precalc predict` here")
-    repository = f"{os.environ.get('GITHUB_SERVER_URL')}/{os.environ.get('GITHUB_REPOSITORY')}"
-    return Run(run_id=int(run_id), url=f"{repository}/actions/runs/{run_id}")
+def _this_run(platform: Platform) -> Run:
+    """Return the run that this job belongs to."""
+    settings = platform.settings
+    if not settings.run_id:
+        raise UsageError("PRECALC_RUN_ID is not set: `precalc jobs` is for a run's jobs; use `precalc predict` here")
+    return Run(run_id=settings.run_id, url=settings.run_url)
 
 
 def _left(platform: Platform, model: str, shards: Sequence[str]) -> dict[str, str]:

@@ -45,8 +45,8 @@ app.add_typer(library_app, name="library")
 models_app = typer.Typer(cls=_LazyGroup, help="List, fetch, install, check and remove models.")
 app.add_typer(models_app, name="models")
 for name, about in {
-    "github": "GitHub's runners: check the setup, cancel an execution.",
-    "jobs": "Commands of the GitHub workflow's jobs; by hand, use `predict` and `load`.",
+    "executions": "GitHub's runners and SLURM clusters: check the setup, cancel an execution.",
+    "jobs": "Commands of the jobs on runners and clusters; by hand, use `predict` and `load`.",
 }.items():
     app.add_typer(typer.Typer(cls=_LazyGroup, no_args_is_help=True, help=about), name=name)
 

@@ -44,7 +44,7 @@ def is_recorded(instance: dg.DagsterInstance, report: CanaryReport) -> bool:
 
 @dataclass
 class PrecedingCanary:
-    """The canary of a model whose shards a run records. GitHub's workflow may run or rerun it before the shards."""
+    """The canary of a model whose shards a run records. An execution may run or rerun it before the shards."""
 
     _instance: dg.DagsterInstance
     _platform: Platform

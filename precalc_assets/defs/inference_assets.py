@@ -1,10 +1,11 @@
-"""The assets of the group `inference`: canaries and raw predictions, computed in the run itself or on GitHub's runners.
+"""The assets of the group `inference`: canaries and raw predictions, computed in the run itself or by executions.
 
-A run's configuration decides where, or else PRECALC_COMPUTE. `on_github` follows GitHub's runners.
+A run's configuration decides where, or else PRECALC_COMPUTE. `on_engine` follows executions.
 """
 
 from collections.abc import Iterable, Iterator
 from enum import Enum
+from functools import partial
 
 import dagster as dg
 from pydantic import Field
@@ -12,7 +13,7 @@ from pydantic import Field
 from precalc_assets.defs.asset_checks import check_outputs
 from precalc_assets.defs.canary_events import PrecedingCanary, canary_evaluations
 from precalc_assets.defs.checks import CANARY, RAW
-from precalc_assets.defs.on_github import compute_on_github, try_on_github
+from precalc_assets.defs.on_engine import compute_on_engine, try_on_engine
 from precalc_assets.defs.partitions import ShardPartitions, models, shards_by_model
 from precalc_assets.defs.recording import Event, Recorder, own_step
 from precalc_assets.defs.ui_metadata import canary_metadata
@@ -24,10 +25,11 @@ from precalc_assets.predictions.canary_report import CanaryReport
 
 
 class Compute(Enum):
-    """Where to compute: in this run, or on GitHub's runners."""
+    """Where to compute: in this run, on GitHub's runners, or on a SLURM cluster."""
 
     local = "local"
     github = "github"
+    slurm = "slurm"
 
 
 class RawConfig(dg.Config):
@@ -35,9 +37,9 @@ class RawConfig(dg.Config):
 
     compute: Compute | None = None
 
-    def is_local(self, platform: Platform) -> bool:
-        """Return whether this run itself computes."""
-        return (self.compute or Compute(platform.settings.compute)) is Compute.local
+    def where(self, platform: Platform) -> str:
+        """Return `local` if this run itself computes, or the backend's name."""
+        return self.compute.value if self.compute else platform.settings.compute
 
 
 class SampleConfig(RawConfig):
@@ -49,9 +51,9 @@ class SampleConfig(RawConfig):
 def inference_assets(partitions: ShardPartitions, compute: str) -> list[dg.AssetsDefinition]:
     """Return the canary, by model, and the raw predictions, by model and shard.
 
-    Runs of both take a slot of a pool: of runs that compute on this machine, or of runs that wait for GitHub's runners.
+    Runs of both take a slot of a pool: of runs that compute on this machine, or of runs that wait for executions.
     """
-    pool = "inference" if compute == "local" else "github"
+    pool = "inference" if compute == "local" else "executions"
 
     @dg.asset(
         deps=[dg.AssetDep("library_shards", partition_mapping=dg.AllPartitionMapping())],
@@ -68,8 +70,9 @@ def inference_assets(partitions: ShardPartitions, compute: str) -> list[dg.Asset
     ) -> Iterator[Event]:
         """Run the model over a sample; a canary that breaks a blocking check is not recorded as materialized."""
         with own_step(context):
-            run = _try if config.is_local(platform) else try_on_github
-            report = run(context, platform, context.partition_key, config.size)
+            where = config.where(platform)
+            run = _try if where == "local" else partial(try_on_engine, compute=where)
+            report = run(context, platform, model=context.partition_key, size=config.size)
             if not report.broken:
                 yield dg.MaterializeResult(
                     metadata=canary_metadata(report, platform), data_version=dg.DataVersion(report.version)
@@ -96,11 +99,12 @@ def inference_assets(partitions: ShardPartitions, compute: str) -> list[dg.Asset
     ) -> Iterator[Event]:
         """Have the shards of this run computed; a model that cannot be used fails its own shards alone."""
         with own_step(context):
-            run = _compute if config.is_local(platform) else compute_on_github
+            where = config.where(platform)
+            run = _compute if where == "local" else partial(compute_on_engine, compute=where)
             recorder = Recorder(context, platform, "library_shards", RAW)
             for model, shards in shards_by_model(context.partition_keys).items():
                 canary = PrecedingCanary(context.instance, platform, model)
-                for outcome in run(context, platform, model, shards):
+                for outcome in run(context, platform, model=model, shards=shards):
                     yield from canary.record()
                     yield from recorder.record(outcome, model, [canary.input_of(outcome)])
             yield from recorder.conclude()

@@ -29,7 +29,7 @@ _Tick = Callable[[dg.SensorEvaluationContext, Platform], dg.SensorResult | dg.Sk
 
 
 def execution_sensors(compute: str) -> list[dg.SensorDefinition]:
-    """Return the sensors. The one for executions on GitHub's runners is on by default if `compute` is github."""
+    """Return the sensors. The one for executions is on by default unless `compute` is local."""
     running, stopped = dg.DefaultSensorStatus.RUNNING, dg.DefaultSensorStatus.STOPPED
     requests = dg.sensor(
         name="precalculation_requests",
@@ -40,12 +40,12 @@ def execution_sensors(compute: str) -> list[dg.SensorDefinition]:
         "A request for a sample ends with the canary.",
     )
     executions = dg.sensor(
-        name="github_executions",
+        name="executions",
         jobs=[TRY_MODEL, COMPUTE_SHARDS],
         minimum_interval_seconds=30,
-        default_status=running if compute == "github" else stopped,
-        description="Starts a run for each execution on GitHub's runners that no run follows, such as one that a "
-        "person started in GitHub's UI, or whose run died. That run records what landed and retries what failed.",
+        default_status=stopped if compute == "local" else running,
+        description="Starts a run for each execution that no run follows, such as one that a person started in "
+        "GitHub's UI, or whose run died. That run records what landed and retries what failed.",
     )
     return [requests(_clear_skips(_meet_requests)), executions(_clear_skips(follow_unfollowed))]
 

@@ -15,7 +15,7 @@ from precalc_assets.defs.attempts import Attempts, any_under_way, new_models, ru
 from precalc_assets.defs.canary_events import is_recorded
 from precalc_assets.defs.checks import RAW
 from precalc_assets.defs.dagster_internals import DATA_VERSION_TAG
-from precalc_assets.defs.on_github import EXECUTION_TAG, find_outcome
+from precalc_assets.defs.on_engine import EXECUTION_TAG, find_outcome
 from precalc_assets.defs.partitions import partition_key
 from precalc_assets.executions.compute_backend import Engine
 from precalc_assets.executions.following import retry_reasons
@@ -27,8 +27,8 @@ from precalc_assets.predictions.canary_report import find_report
 from precalc_assets.sharding import contiguous_ranges
 
 _TICK_SECONDS = 15.0
-"""Seconds after which a tick looks at no further execution. One takes two of GitHub's answers, of 12 seconds each at
-most, and Dagster's timeout of a tick is 60 seconds."""
+"""Seconds after which a tick looks at no further execution. One takes two answers of a backend, of 12 seconds each
+at most, and Dagster's timeout of a tick is 60 seconds."""
 
 
 class Position(BaseModel):
@@ -42,7 +42,7 @@ def follow_unfollowed(context: dg.SensorEvaluationContext, platform: Platform) -
     """Return runs for executions that no run follows, and settle executions with nothing to record.
 
     A tick that is lost or repeated does no harm: runs have keys, and settling is idempotent. Raises PrecalcError if
-    there is no library, or a GitHub setting is missing.
+    there is no library, or a setting of the backend is missing.
     """
     deadline = time.monotonic() + _TICK_SECONDS
     engine = platform.engine(context.log.info, patient=False)
@@ -95,7 +95,7 @@ def _needed_runs(
         # The run had no time to cancel the execution, or a person marked a dead run as cancelled.
         execution.cancellation.create(Cancellation(requested_at=engine.now()))
     if not cancelled and not attempts.over:
-        config = {"compute": "github"} | ({} if sample is None else {"size": sample})
+        config = {"compute": execution.intent.compute} | ({} if sample is None else {"size": sample})
         ranges = _unrecorded(instance, engine, execution, settled, later)
         if ranges:
             return [attempts.next_run(first, last, config) for first, last in ranges]

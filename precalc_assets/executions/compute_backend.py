@@ -1,6 +1,6 @@
 """The interface of compute backends, their errors, and the engine that executions work with.
 
-Each backend is a module of its own, such as `github`. `protocol` says when a backend is asked for what.
+Each backend is a module of its own: `github`, `slurm`. `protocol` says when a backend is asked for what.
 """
 
 import time
@@ -11,12 +11,13 @@ from typing import Protocol
 
 from obstore.store import ObjectStore
 
-from precalc_assets.executions.records import Intent, Job, Moment, Run
+from precalc_assets.executions.records import Compute, Intent, Job, Moment, Run
 from precalc_assets.frozen_record import FrozenRecord
 from precalc_assets.inference.parts import find_landed
 from precalc_assets.library.library_manifest import LibraryManifest
 from precalc_assets.outcomes import ShardOutcome
 from precalc_assets.platform_errors import ExecutionError
+from precalc_assets.processes import printable
 from precalc_assets.settings import Settings
 
 
@@ -48,6 +49,11 @@ class UnansweredError(BackendError):
     """It is unknown whether it was done: the server failed, or its answer is missing or cannot be read."""
 
 
+def tail(log: str, lines: int = 20) -> str:
+    """Return the last lines of a log, of at most 300 characters each, without control characters."""
+    return "\n".join(printable(line) for line in log.rstrip().splitlines()[-lines:])
+
+
 class RunStatus(FrozenRecord):
     """A run as the backend shows it, with its jobs, each in its last attempt.
 
@@ -73,19 +79,26 @@ class ComputeBackend(Protocol):
     def look_up(self, intent: Intent) -> Run | None:
         """Return the first run of an execution by its key, None if none is listed. A list may lag behind."""
 
-    def status(self, intent: Intent, run_id: int) -> RunStatus | None:
+    def status(self, intent: Intent, run: Run) -> RunStatus | None:
         """Return the status of a run, None if it is gone. Raises RefusedError if the backend refuses to show runs."""
 
-    def cancel(self, run_id: int, *, force: bool = False) -> None:
+    def read_log(self, intent: Intent, job: Job) -> str:
+        """Return the end of what a job of an execution's run has printed, about a screen of it."""
+
+    def cancel(self, intent: Intent, run: Run, *, force: bool = False) -> None:
         """Request the end of a run; with `force`, also of one that ignored a request. An ended run stays as it is."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A compute backend, with its store and library. `say` gets the lines that a waiting person reads."""
+    """What executions work with: store, library and backends. `say` gets the lines that a waiting person reads.
+
+    `open_backend` returns the backend of an execution, which may be another one than that of new ones, `compute`.
+    """
 
     store: ObjectStore
-    backend: ComputeBackend
+    compute: Compute
+    open_backend: Callable[[Compute], ComputeBackend]
     library: LibraryManifest
     settings: Settings
     say: Callable[[str], None] = lambda _: None

@@ -30,6 +30,9 @@ _CANCEL_WAIT = timedelta(seconds=120)
 
 _CANCEL_LOOK = timedelta(seconds=5)
 
+_MOST_LOGS = 3
+"""Logs of failed jobs that a follower shows; the others are most often the same."""
+
 _State = records.Settled | RunStatus | Waiting
 """What a step of an execution returns."""
 
@@ -65,6 +68,7 @@ def follow_sample(engine: Engine, model: str, size: int, *, dagster_run: str = "
         tell(execution, state)
         engine.wait_until(_next_look(state, engine.now()))
     if state.failures:
+        _tell_logs(engine, execution.intent, state)
         raise ExecutionError(f"the canary of {model}: {state.failures[records.SAMPLE]}")
     return state
 
@@ -95,7 +99,7 @@ def cancel(engine: Engine, executions: Sequence[records.Execution]) -> None:
         if left:
             engine.wait_until(min(look, deadline))
     for execution in left:
-        engine.say(f"{execution.key}: its run has not ended yet; the sensor github_executions goes on with it")
+        engine.say(f"{execution.key}: its run has not ended yet; the sensor executions goes on with it")
 
 
 def retry_reasons(intent: records.Intent, settled: records.Settled) -> dict[str, tuple[str, ...]]:
@@ -194,7 +198,9 @@ class _Following:
         if free:
             reasons = {shard: self.left[shard] for shard in free if self.left[shard]}
             digest = self.engine.library.digest
-            opened = records.open_execution(self.engine.store, self.model, digest, free, reasons=reasons)
+            opened = records.open_execution(
+                self.engine.store, self.model, digest, free, compute=self.engine.compute, reasons=reasons
+            )
             if opened:
                 self._attach(opened)
 
@@ -216,6 +222,8 @@ class _Following:
 
     def _end(self, intent: records.Intent, settled: records.Settled) -> Iterator[ShardOutcome]:
         """Yield the shards that have failed for good in a settled execution, and keep the others for the next one."""
+        if not self.left.keys().isdisjoint(settled.failures):
+            _tell_logs(self.engine, intent, settled)
         again = retry_reasons(intent, settled)
         for shard in intent.shards:
             if shard not in self.left:
@@ -234,11 +242,35 @@ class _Following:
 
 def _open_sample(engine: Engine, model: str, size: int) -> records.Execution:
     """Return the execution of a model's canary: the one that is under way, or a new one."""
+    reasons = _memory_reasons(engine.store, model)
     while True:
-        opened = records.open_execution(engine.store, model, engine.library.digest, (), sample=size)
+        opened = records.open_execution(
+            engine.store, model, engine.library.digest, (), compute=engine.compute, sample=size, reasons=reasons
+        )
         for execution in [opened] if opened else records.unsettled(engine.store, model):
             if execution.intent.sample is not None:
                 return execution
+
+
+def _memory_reasons(store: ObjectStore, model: str) -> dict[str, tuple[str, ...]]:
+    """Return why the last canaries failed if the last one lacked memory: the next one gets more."""
+    for execution in reversed(records.list_executions(store, model)):
+        if execution.intent.sample is not None and (settled := execution.settled.read()):
+            why = settled.failures.get(records.SAMPLE, "")
+            before = execution.intent.reasons.get(records.SAMPLE, ())
+            return {records.SAMPLE: (*before, why)} if why.startswith(records.OUT_OF_MEMORY) else {}
+    return {}
+
+
+def _tell_logs(engine: Engine, intent: records.Intent, settled: records.Settled) -> None:
+    """Say the end of the logs of the first jobs that failed."""
+    failed = [job for job in settled.jobs if job.status not in ("success", "skipped", "cancelled") and job.started_at]
+    for job in failed[:_MOST_LOGS]:
+        try:
+            log = engine.open_backend(intent.compute).read_log(intent, job)
+        except BackendError as error:
+            log = f"it cannot be read: {error}"
+        engine.say(f"{job.name} ended ({job.status}); the end of its log, {job.url}:\n{log}")
 
 
 def _shard_facts(intent: records.Intent, state: records.Settled | RunStatus) -> _Facts:

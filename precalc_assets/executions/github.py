@@ -26,6 +26,7 @@ from precalc_assets.executions.compute_backend import (
     RefusedError,
     RunStatus,
     UnansweredError,
+    tail,
 )
 from precalc_assets.executions.records import Intent, Job, Run
 from precalc_assets.platform_errors import UsageError
@@ -124,21 +125,27 @@ class GitHubBackend:
         mine = [status.run for title, status in self._list_runs(intent) if f"[{intent.key}]" in title]
         return min(mine, key=lambda run: run.run_id, default=None)
 
-    def status(self, intent: Intent, run_id: int) -> RunStatus | None:
+    def status(self, intent: Intent, run: Run) -> RunStatus | None:
         """See `ComputeBackend`."""
-        found = self.find(f"/actions/runs/{run_id}")
+        path = f"/actions/runs/{run.run_id}"
+        found = self.find(path)
         # GitHub also answers 404 for all that a token may not see. A token that may list runs may see this one.
-        listed = (status for _, status in self._list_runs(intent) if status.run.run_id == run_id)
+        listed = (status for _, status in self._list_runs(intent) if status.run.run_id == run.run_id)
         status = _run_status(found) if found else next(listed, None)
         if status is None:
             return None
-        jobs = [_job(job, self._settings.n_shards) for job in self._list(f"/actions/runs/{run_id}/jobs", "jobs")]
+        jobs = [_job(job, self._settings.n_shards) for job in self._list(f"{path}/jobs", "jobs")]
         return status.model_copy(update={"jobs": tuple(jobs)})
 
-    def cancel(self, run_id: int, *, force: bool = False) -> None:
+    def read_log(self, intent: Intent, job: Job) -> str:  # noqa: ARG002 - the protocol's signature
+        """See `ComputeBackend`. A job's id is the end of its URL."""
+        response = self._send("GET", f"/actions/jobs/{job.url.rpartition('/')[2]}/logs")
+        return tail(response.text)
+
+    def cancel(self, intent: Intent, run: Run, *, force: bool = False) -> None:  # noqa: ARG002 - the protocol's signature
         """See `ComputeBackend`."""
         try:
-            self._ask("POST", f"/actions/runs/{run_id}/{'force-cancel' if force else 'cancel'}")
+            self._ask("POST", f"/actions/runs/{run.run_id}/{'force-cancel' if force else 'cancel'}")
         except RefusedError as error:
             if error.status != httpx.codes.CONFLICT:  # GitHub's answer if the run has ended
                 raise
@@ -194,15 +201,20 @@ class GitHubBackend:
     def _ask(
         self, method: Literal["GET", "POST"], path: str, *, params: dict[str, str] | None = None, json: object = None
     ) -> Any:  # noqa: ANN401 - JSON
-        path = f"/repos/{self.repository}{path}"
-        what = f"{method} {path}"
+        response = self._send(method, path, params=params, json=json)
         try:
-            response = self._github.request(method, path, params=params, json=json, headers=_VERSION)
             return response.json() if response.raw_response.content else None
-        except GitHubException as error:
-            raise _explain(error, what) from error
         except ValueError as error:
-            raise UnansweredError(f"GitHub's answer to {what} is not JSON: {error}") from error
+            raise UnansweredError(f"GitHub's answer to {method} {path} is not JSON: {error}") from error
+
+    def _send(
+        self, method: str, path: str, *, params: dict[str, str] | None = None, json: object = None
+    ) -> githubkit.Response[Any]:
+        path = f"/repos/{self.repository}{path}"
+        try:
+            return self._github.request(method, path, params=params, json=json, headers=_VERSION)
+        except GitHubException as error:
+            raise _explain(error, f"{method} {path}") from error
 
 
 def _authenticate(settings: Settings) -> Auth:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from precalc_assets.executions.compute_backend import RunStatus
-from precalc_assets.executions.records import NOBODY, Answer, Cancellation, Claim, Intent, Limit, Run
+from precalc_assets.executions.records import Answer, Cancellation, Claim, Intent, Limit, Run
 
 GRACE = timedelta(seconds=180)
 """How long a run is looked up after a dispatch without an answer. GitHub's lists were seen to lag by less."""
@@ -54,7 +54,7 @@ class Dispatched:
 class Look:
     """A look at a run: how it is, None if it is gone."""
 
-    run_id: int
+    run: Run
     status: RunStatus | None
 
 
@@ -77,7 +77,7 @@ class State:
     intent: Intent
     cancellation: Cancellation | None = None
     claim: Claim | None = None
-    run: Run | None = None
+    recorded_run: Run | None = None
     dispatches: tuple[Dispatched, ...] = ()
     limit: Limit | None = None
     cancel_sent: bool = False
@@ -86,11 +86,9 @@ class State:
     waiting: Waiting | None = None
 
     @property
-    def run_id(self) -> int | None:
+    def run(self) -> Run | None:
         """The execution's run: the one that claimed it or, while none has, the one on record."""
-        if self.claim and self.claim.run_id != NOBODY:
-            return self.claim.run_id
-        return self.run.run_id if self.run else None
+        return (self.claim and self.claim.run) or self.recorded_run
 
     @property
     def launched_at(self) -> datetime:
@@ -109,7 +107,7 @@ class Close:
 class CancelRun:
     """Ask the backend to cancel a run."""
 
-    run_id: int
+    run: Run
     force: bool
 
 
@@ -129,7 +127,7 @@ class LookUp:
 class CheckRun:
     """Look at a run: ask the backend for its status."""
 
-    run_id: int
+    run: Run
 
 
 @dataclass(frozen=True)
@@ -152,28 +150,28 @@ Action = Close | CancelRun | Post | LookUp | CheckRun | Waiting | RunStatus | Gi
 
 def next_action(state: State, now: datetime) -> Action:
     """Return what to do next for an execution that is not settled; the numbers are those of the protocol above."""
-    cancellation, run_id = state.cancellation, state.run_id
+    cancellation, run = state.cancellation, state.run
     if state.waiting:
         return state.waiting
     if cancellation and state.claim is None:
         return Close("it was cancelled")  # 1
-    if cancellation and run_id and not state.cancel_sent:
-        return CancelRun(run_id, force=now >= cancellation.requested_at + FORCE_AFTER)  # 1
+    if cancellation and run and not state.cancel_sent:
+        return CancelRun(run, force=now >= cancellation.requested_at + FORCE_AFTER)  # 1
     if state.limit and now < state.limit.not_before:
         return Waiting(state.limit.not_before, state.limit.message)  # 2
-    if run_id:
-        return _follow(state, run_id, now)  # 3
+    if run:
+        return _follow(state, run, now)  # 3
     if state.claim:
         return GiveUp(state.claim.reason)  # 4
     return _launch(state, now)
 
 
-def _follow(state: State, run_id: int, now: datetime) -> Action:
+def _follow(state: State, run: Run, now: datetime) -> Action:
     look = state.look
-    if look is None or look.run_id != run_id:
-        return CheckRun(run_id)
+    if look is None or look.run != run:
+        return CheckRun(run)
     if look.status is None and now < state.launched_at + GRACE:
-        return Waiting(now + LOOK, f"the backend does not show run {run_id} yet")
+        return Waiting(now + LOOK, f"the backend does not show run {run.run_id} yet")
     if look.status and look.status.conclusion is None:
         return look.status
     return Settle(look) if state.claim else Close("its run ended before it began to compute")

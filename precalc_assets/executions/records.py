@@ -19,10 +19,10 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Literal
 
 from obstore.store import ObjectStore
-from pydantic import AwareDatetime, Field, NonNegativeInt, PositiveInt
+from pydantic import AwareDatetime, Field, PositiveInt
 
 from precalc.identifiers import check_model_id, is_model_id
 from precalc_assets import storage
@@ -31,15 +31,18 @@ from precalc_assets.json_records import RecordType, ReplaceableSlot, ShardKey, S
 from precalc_assets.outcomes import ShardOutcome
 from precalc_assets.platform_errors import ExecutionError
 
-NOBODY = 0
-"""The run id of a claim that keeps every run from computing. Real ids begin at 1."""
-
 SAMPLE = "sample"
 """Stands for the canary where a shard's key would stand."""
 
 NOT_LAUNCHED = "not launched"
 CANCELLED = "cancelled by precalc"
 VANISHED = "vanished"
+
+OUT_OF_MEMORY = "out of memory"
+"""The status of a job that was killed for its memory, and how the reason of its shards begins."""
+
+Compute = Literal["github", "slurm"]
+"""The compute backends."""
 
 Moment = Annotated[AwareDatetime, Field(ge=datetime(2000, 1, 1, tzinfo=UTC), lt=datetime(3000, 1, 1, tzinfo=UTC))]
 """A time with its zone, far enough from the first and the last one of Python for waits to be added to it."""
@@ -52,11 +55,13 @@ _KEY = re.compile(r"(?P<model>.+)-(?P<number>[0-9]{4,})")
 class Intent(FrozenRecord):
     """What an execution computes: shards of a model or, with `sample`, the canary on that many molecules.
 
-    `reasons` tells by shard why the earlier attempts failed; it is empty at the first attempt.
+    `compute` names the backend. `reasons` tells by shard why the earlier attempts failed; it is empty at the first
+    attempt.
     """
 
     key: str
     model: str
+    compute: Compute
     library_digest: str
     shards: tuple[ShardKey, ...]
     sample: PositiveInt | None = None
@@ -71,6 +76,12 @@ class Intent(FrozenRecord):
     def attempt(self, shard: str) -> int:
         """Return which attempt at a shard this is, from 1."""
         return 1 + len(self.reasons.get(shard, ()))
+
+    @property
+    def memory_failures(self) -> int:
+        """How many attempts at one of the shards, or at the canary, ended for lack of memory."""
+        counts = (sum(why.startswith(OUT_OF_MEMORY) for why in whys) for whys in self.reasons.values())
+        return max(counts, default=0)
 
 
 class Dispatch(FrozenRecord):
@@ -97,16 +108,16 @@ class Limit(FrozenRecord):
 
 
 class Run(FrozenRecord):
-    """The backend's run of an execution."""
+    """The backend's run of an execution. The URL also tells apart runs with one id, such as those of two clusters."""
 
     run_id: PositiveInt
     url: str
 
 
 class Claim(FrozenRecord):
-    """The only run that may compute. NOBODY closes the execution to all runs, for a `reason`."""
+    """The only run that may compute. Without a run, the execution is closed to all runs, for a `reason`."""
 
-    run_id: NonNegativeInt
+    run: Run | None = None
     reason: str = ""
     claimed_at: Moment
 
@@ -220,24 +231,24 @@ class Execution:
             raise ExecutionError(f"{self.intent_slot.name} is damaged (it is of {intent.key[:100]!r}); {_REMEDY}")
         return intent
 
-    def take(self, run_id: int) -> bool:
+    def take(self, run: Run) -> bool:
         """Claim the execution for a run. Return whether this run may compute it.
 
         Only the first run of an execution gets True, each time it asks, and none does once the execution is settled:
-        another execution may compute the rest by then. Every job asks, since GitHub can run a job again weeks later.
+        another execution may compute the rest by then. Every job asks, since a backend can run a job again weeks later.
         Raises ExecutionError if there is no such execution.
         """
         _ = self.intent  # a claim must not be written where there is no execution
         if self.settled.read():
             return False
-        if self.claim.create(Claim(run_id=run_id, claimed_at=datetime.now(UTC))):
+        if self.claim.create(Claim(run=run, claimed_at=datetime.now(UTC))):
             return True
         claim = self.claim.read()
-        return claim is not None and claim.run_id == run_id
+        return claim is not None and claim.run == run
 
     def close(self, reason: str) -> None:
         """Keep late runs from computing, unless a run has claimed the execution by now."""
-        self.claim.create(Claim(run_id=NOBODY, reason=reason, claimed_at=datetime.now(UTC)))
+        self.claim.create(Claim(reason=reason, claimed_at=datetime.now(UTC)))
 
     def report(self, outcome: ShardOutcome) -> None:
         """Record, on the runner, why a shard did not land. If it landed, its manifest says everything."""
@@ -264,6 +275,7 @@ def open_execution(
     library_digest: str,
     shards: Sequence[str],
     *,
+    compute: Compute,
     sample: int | None = None,
     reasons: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Execution | None:
@@ -284,6 +296,7 @@ def open_execution(
         intent = Intent(
             key=execution.key,
             model=model,
+            compute=compute,
             library_digest=library_digest,
             shards=tuple(free),
             sample=sample,
@@ -297,13 +310,16 @@ def open_execution(
 def claim_own(
     store: ObjectStore, run: Run, model: str, library_digest: str, shards: Sequence[str], *, sample: int | None = None
 ) -> Execution | None:
-    """Open and claim an execution for a run that was started by hand, once a run; None if others compute it all."""
+    """Open and claim an execution for a run that a person started on GitHub; None if others compute it all.
+
+    A run gets the same execution each time it asks.
+    """
     for execution in unsettled(store, model):
         claim = execution.claim.read()
-        if claim and claim.run_id == run.run_id:
+        if claim and claim.run == run:
             return execution
-    opened = open_execution(store, model, library_digest, shards, sample=sample)
-    if opened and opened.take(run.run_id):
+    opened = open_execution(store, model, library_digest, shards, compute="github", sample=sample)
+    if opened and opened.take(run):
         opened.run.put(run)
         return opened
     return None

@@ -11,6 +11,7 @@ from precalc_assets import storage
 from precalc_assets.executions import protocol, records
 from precalc_assets.executions.compute_backend import (
     BackendError,
+    ComputeBackend,
     Engine,
     LimitError,
     NotNowError,
@@ -45,7 +46,7 @@ def read_state(execution: records.Execution) -> protocol.State:
         intent=execution.intent,
         cancellation=find(execution.cancellation),
         claim=find(execution.claim),
-        run=find(execution.run),
+        recorded_run=find(execution.run),
         dispatches=tuple(dispatches),
         limit=records.rate_limit(execution.store).read(),
     )
@@ -79,15 +80,15 @@ class _Step:
     def _carry_out(self, action: protocol.Action, state: protocol.State) -> protocol.State:
         """Return the state after an action. What this step has asked the backend for still counts."""
         match action:
-            case protocol.CheckRun(run_id):
-                return self._check(run_id, state)
+            case protocol.CheckRun(run):
+                return self._check(run, state)
             case protocol.LookUp():
                 state = self._look_up(state)
             case protocol.Close(reason):
                 self.execution.close(reason)
-            case protocol.CancelRun(run_id, force):
+            case protocol.CancelRun(run, force):
                 try:
-                    self.engine.backend.cancel(run_id, force=force)
+                    self._backend.cancel(state.intent, run, force=force)
                 except BackendError as error:  # the next step asks again
                     self._when_to_ask_again(error)
                     self.engine.say(str(error))
@@ -107,9 +108,13 @@ class _Step:
             waiting=state.waiting,
         )
 
-    def _check(self, run_id: int, state: protocol.State) -> protocol.State:
+    @property
+    def _backend(self) -> ComputeBackend:
+        return self.engine.open_backend(self.execution.intent.compute)
+
+    def _check(self, run: records.Run, state: protocol.State) -> protocol.State:
         try:
-            look = protocol.Look(run_id, self.engine.backend.status(state.intent, run_id))
+            look = protocol.Look(run, self._backend.status(state.intent, run))
             return replace(state, look=look)
         except RefusedError:
             raise
@@ -118,7 +123,7 @@ class _Step:
 
     def _look_up(self, state: protocol.State) -> protocol.State:
         try:
-            run = self.engine.backend.look_up(state.intent)
+            run = self._backend.look_up(state.intent)
         except BackendError as error:
             # The run may be there all the same, so nothing is posted, however long this lasts.
             why = f"the runs cannot be looked through: {error}"
@@ -130,7 +135,7 @@ class _Step:
     def _post(self, number: int) -> None:
         answer = self.execution.answer(number)
         try:
-            run = self.engine.backend.launch(self.execution.intent)
+            run = self._backend.launch(self.execution.intent)
         except RefusedError as error:
             self.execution.close(str(error))
         except NotNowError as error:
@@ -163,8 +168,9 @@ def _conclude(engine: Engine, execution: records.Execution, look: protocol.Look)
     for item in intent.items:
         report = execution.shard_report(item).read()
         if item == records.SAMPLE:
-            succeeded = ended == "success" and report is None and find_report(engine.store, intent.model)
-            found = ShardOutcome(records.SAMPLE) if succeeded else None
+            canary = find_report(engine.store, intent.model)
+            is_new = canary and (ended == "success" or canary.finished_at >= intent.created_at)
+            found = ShardOutcome(records.SAMPLE) if is_new and report is None else None
         else:
             found = engine.find_landed(intent.model, item)
         if found and found.landed:
@@ -176,7 +182,8 @@ def _conclude(engine: Engine, execution: records.Execution, look: protocol.Look)
         elif report and report.unfinished:
             unfinished.append(item)
         else:
-            failures[item] = report.failure if report else _why_not(item, look)
+            why = report.failure if report else _why_not(item, look)
+            failures[item] = f"{records.OUT_OF_MEMORY}: {why}" if _lacked_memory(item, look) else why
     computed = (
         entry
         for shard in intent.shards
@@ -202,6 +209,12 @@ def _conclude(engine: Engine, execution: records.Execution, look: protocol.Look)
         runner_seconds=sum(job.runner_seconds for job in jobs),
         settled_at=engine.now(),
     )
+
+
+def _lacked_memory(item: str, look: protocol.Look) -> bool:
+    """Return whether the job of a shard, or one that comes before all shards, was killed for its memory."""
+    jobs = look.status.jobs if look.status else ()
+    return any(job.status == records.OUT_OF_MEMORY and (item in job.shards or not job.shards) for job in jobs)
 
 
 def _why_not(item: str, look: protocol.Look) -> str:

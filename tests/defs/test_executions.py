@@ -325,7 +325,7 @@ def started_by_hand(graph: RunnerGraph, shards=SHARDS, *, size: int | None = Non
 
 
 def requested(graph: RunnerGraph) -> list[dg.RunRequest]:
-    return graph.tick("github_executions")[0].run_requests
+    return graph.tick("executions")[0].run_requests
 
 
 def run_requested(graph: RunnerGraph) -> list[dg.ExecuteInProcessResult]:
@@ -333,7 +333,7 @@ def run_requested(graph: RunnerGraph) -> list[dg.ExecuteInProcessResult]:
     results: list[dg.ExecuteInProcessResult] = []
     cursor = None
     for _ in range(10):
-        ticked, cursor = graph.tick("github_executions", cursor)
+        ticked, cursor = graph.tick("executions", cursor)
         results += [graph.launch(request) for request in ticked.run_requests]
         if not ticked.run_requests and not unsettled(graph.platform.store):
             return results
@@ -575,7 +575,7 @@ def test_cancelled_shards_are_not_retried(graph: RunnerGraph):
     store, digest = graph.platform.store, graph.platform.library().digest
     ended = (("00", digest, CANCELLED), ("01", "another", "failure"), ("02", digest, "failure"))
     for shard, of, conclusion in (*ended, ("03", digest, "cancelled")):
-        execution = open_execution(store, MODEL, of, [shard])
+        execution = open_execution(store, MODEL, of, [shard], compute="github")
         settled = Settled(conclusion=conclusion, failures={shard: "its job ended"}, settled_at=datetime.now(UTC))
         execution.settled.create(settled)
 
@@ -598,7 +598,7 @@ def test_execution_is_given_up_after_three_runs_and_settled(graph: RunnerGraph):
 def test_without_settings_the_sensors_say_what_is_missing(world):
     with dg.DagsterInstance.ephemeral() as instance:
         graph = Graph(world, instance)
-        for name in ("github_executions", "precalculation_requests"):
+        for name in ("executions", "precalculation_requests"):
             repository = graph.defs.get_repository_def()
             context = dg.build_sensor_context(
                 instance, repository_def=repository, resources={"platform": graph.platform}

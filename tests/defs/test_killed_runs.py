@@ -80,7 +80,7 @@ def platform(world) -> Iterator[tuple[DagsterDev, Killer, FakeRunners]]:
         runners = FakeRunners(fake, world.store, Settings(_env_file=None, n_shards=4), world.backend)
         runners.canary = False
         with dagster_dev(world, n_shards="4", github_api_url=url, **settings) as dev:
-            for sensor in ("automation", "github_executions"):
+            for sensor in ("automation", "executions"):
                 dev.switch_off(sensor)
             yield dev, Killer(fake, dev), runners
 
@@ -116,7 +116,7 @@ def test_killed_runs_are_taken_over_and_a_terminated_one_cancels(world):
             )
         for held in runners.half.values():
             held.set()
-        dev.switch_on("github_executions")
+        dev.switch_on("executions")
         wait_until(lambda: [dev.runs_of("raw_predictions")[run] for run in again.values()] == ["SUCCESS"] * 3)
         wait_until(lambda: all({shard for shard, _ in recorded(dev, model)} == set(SHARDS) for model in LEFT))
         wait_until(lambda: dev.runs_of("raw_predictions")[terminated] == "CANCELED")

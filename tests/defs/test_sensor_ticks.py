@@ -18,7 +18,7 @@ from precalc_assets.sharding import shard_keys
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-SENSORS = ("github_executions", "precalculation_requests")
+SENSORS = ("executions", "precalculation_requests")
 SHARDS = shard_keys(50)
 LATENCY = 0.1
 LIMIT = 40.0
@@ -43,10 +43,10 @@ class Sensors:
 
     def execute(self, model: str, came: str) -> None:
         """Let a model's execution be running, have ended, be settled, or have failed a shard and be settled."""
-        execution = open_execution(self.store, model, self.library.digest, SHARDS)
+        execution = open_execution(self.store, model, self.library.digest, SHARDS, compute="github")
         run_id = self.fake.dispatch("main", {"model-id": model, "key": execution.key})
         execution.run.put(Run(run_id=run_id, url=f"https://github.example/{run_id}"))
-        execution.take(run_id)
+        execution.take(Run(run_id=run_id, url=""))
         for shard in SHARDS:
             self.fake.begin_job(run_id, f"Predict {shard}")
         if came == "running":
@@ -103,11 +103,11 @@ def test_ticks_over_every_model_stay_within_their_time(sensors: Sensors, capsys)
 
     took: dict[str, list[float]] = {name: [] for name in SENSORS}
     followed: Counter[str] = Counter()
-    while len(followed) < 240 and len(took["github_executions"]) < 20:
+    while len(followed) < 240 and len(took["executions"]) < 20:
         for name in SENSORS:
             seconds, requested = sensors.tick(name)
             took[name].append(seconds)
-            followed.update(request.run_key for request in requested if name == "github_executions")
+            followed.update(request.run_key for request in requested if name == "executions")
 
     with capsys.disabled():
         for name, seconds in took.items():

@@ -20,7 +20,7 @@ CONSOLIDATED = {"module": "dagster._core.storage.event_log", "class": "Consolida
 
 REPOSITORY = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("precalc"), "__repository__")
 
-LIMITS = {**dict.fromkeys(("library", "inference", "validation", "tables"), 1), "github": 20}
+LIMITS = {**dict.fromkeys(("library", "inference", "validation", "tables"), 1), "executions": 20}
 """The limits of pools that docs/deploy.md sets."""
 
 

@@ -36,13 +36,22 @@ from fake_github import (
     github_settings,
 )
 from fake_runners import put_manifest
+from fake_slurm import FakeSlurm
 from obstore.store import MemoryStore
 
 from precalc_assets import json_records
-from precalc_assets.executions.compute_backend import BackendError, Engine, LimitError, RefusedError, UnansweredError
+from precalc_assets.executions.compute_backend import (
+    BackendError,
+    ComputeBackend,
+    Engine,
+    LimitError,
+    RefusedError,
+    UnansweredError,
+)
 from precalc_assets.executions.following import follow
 from precalc_assets.executions.github import GitHubBackend
-from precalc_assets.executions.records import Execution
+from precalc_assets.executions.records import Compute, Execution, Intent, Job, Run
+from precalc_assets.executions.slurm import SlurmBackend
 from precalc_assets.library.library_manifest import LibraryManifest, ShardInfo
 from precalc_assets.outcomes import ShardOutcome
 from precalc_assets.sharding import parse_shards, shard_keys
@@ -76,7 +85,7 @@ class CrashError(BaseException):
 
 
 class Simulation:
-    """A store, a library of four shards, GitHub, and runners that take a minute for a run's shards.
+    """A store, a library of four shards, a backend, and machines that take a minute for a run's shards.
 
     `point` is called with the name of each point at which the launching process could die. `computed` holds by shard
     the runs that computed it, `fails` how many more runs fail it, and `no_time` how many more have no time for it,
@@ -84,10 +93,11 @@ class Simulation:
     `wrong_jobs` each job concludes the opposite. `each_time` is called as time passes.
     """
 
-    def __init__(self, *, list_lag: float = 0.0) -> None:
+    def __init__(self, compute: Compute = "github", *, list_lag: float = 0.0) -> None:
         self.time = datetime.now(UTC)
         self.store = MemoryStore()
-        self.fake = FakeGitHub(now=lambda: self.time)
+        self.compute = compute
+        self.fake = (FakeSlurm if compute == "slurm" else FakeGitHub)(now=lambda: self.time)
         self.fake.list_lag = timedelta(seconds=list_lag)
         self.point: Callable[[str], None] | None = None
         self.computed: dict[str, list[int]] = defaultdict(list)
@@ -114,10 +124,15 @@ class Simulation:
         return follow(self.engine(), MODEL, SHARDS, dagster_run=dagster_run)
 
     def engine(self, sleep: Callable[[float], None] | None = None) -> Engine:
-        """Return an engine over GitHub without HTTP."""
+        """Return an engine over GitHub without HTTP, or over the stand-in of SLURM's commands."""
+        backend: ComputeBackend = DirectGitHub(self)
+        if isinstance(self.fake, FakeSlurm):
+            self.fake.reach = self.reach
+            backend = SlurmBackend(SETTINGS, self.store, self.fake.run)
         return Engine(
             self.store,
-            DirectGitHub(self),
+            self.compute,
+            lambda _: backend,
             self.library,
             SETTINGS,
             say=self.said.append,
@@ -168,7 +183,7 @@ class Simulation:
     def begin(self, run: FakeRun) -> None:
         """Let a run claim its execution, and begin to compute if it may."""
         self.fake.begin_run(run.id)
-        if not Execution(self.store, run.inputs["key"]).take(run.id):
+        if not Execution(self.store, run.inputs["key"]).take(Run(run_id=run.id, url="")):
             self.fake.end_run(run.id)
             return
         for shard in _shards(run):
@@ -247,6 +262,9 @@ class DirectGitHub(GitHubBackend):
     def __init__(self, simulation: Simulation) -> None:
         super().__init__(SETTINGS, githubkit.TokenAuthStrategy(TOKEN), ())
         self._simulation = simulation
+
+    def read_log(self, intent: Intent, job: Job) -> str:
+        return "the end of its log"
 
     def _ask(self, method: str, path: str, *, params: dict[str, str] | None = None, json: object = None) -> object:
         changes = "cancel" if path.endswith("cancel") else method

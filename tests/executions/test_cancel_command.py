@@ -1,9 +1,9 @@
-"""`precalc github cancel` ends the run on GitHub, and tells which shards have landed."""
+"""`precalc executions cancel` ends the run on GitHub, and tells which shards have landed."""
 
 import pytest
 from fake_github import FakeGitHub, github_settings
 
-from precalc_assets.cli.github_commands import cancel
+from precalc_assets.cli.executions_commands import cancel
 from precalc_assets.executions.following import shards_to_retry
 from precalc_assets.executions.records import Run, open_execution
 from precalc_assets.platform_errors import ExecutionError
@@ -15,7 +15,7 @@ MODEL = "eos9abc"
 def key(world, served: str, fake: FakeGitHub, monkeypatch: pytest.MonkeyPatch) -> str:
     """The key of an execution whose run is at work, with settings for cancelling it in the environment."""
     library = world.build_library()
-    execution = open_execution(world.store, MODEL, library.digest, list(library.shards))
+    execution = open_execution(world.store, MODEL, library.digest, list(library.shards), compute="github")
     assert execution is not None
     run_id = fake.dispatch("main", {"model-id": MODEL, "key": execution.key})
     execution.run.put(Run(run_id=run_id, url="https://github.com/runs/1001"))

@@ -148,7 +148,7 @@ def test_damaged_manifest_of_a_shard(data: st.DataObject) -> None:
 
 def records(execution: Execution) -> Iterator[tuple[str, bytes]]:
     """Yield a valid record of each kind, by its name."""
-    claim = Claim(run_id=7, claimed_at=NOW)
+    claim = Claim(run=RUN, claimed_at=NOW)
     settled = Settled(
         conclusion="success", jobs=(JOB,), landed=("00",), unfinished=("01",), failures={"02": "why"}, settled_at=NOW
     )
@@ -172,7 +172,7 @@ def records(execution: Execution) -> Iterator[tuple[str, bytes]]:
 def test_damaged_record_of_an_execution(data: st.DataObject) -> None:
     simulation = Simulation()
     store = simulation.store
-    opened = open_execution(store, MODEL, simulation.library.digest, SHARDS)
+    opened = open_execution(store, MODEL, simulation.library.digest, SHARDS, compute="github")
     assert opened
     named = dict(records(opened))
     wanted = data.draw(st.sampled_from(sorted(named)))
@@ -187,9 +187,9 @@ def test_damaged_record_of_an_execution(data: st.DataObject) -> None:
         for state in (read_state(execution),):
             for later in (now, now + timedelta(days=1)):
                 next_action(state, later)
-        _conclude(simulation.engine(), execution, Look(7, status))
+        _conclude(simulation.engine(), execution, Look(RUN, status))
         format_shards(execution.intent.shards)
-        execution.take(7)
+        execution.take(RUN)
         settled = execution.settled.read()
         assert settled is None or retry_reasons(execution.intent, settled) is not None
 
@@ -212,7 +212,7 @@ def test_damaged_request(data: st.DataObject) -> None:
 @pytest.mark.parametrize("when", ["2026-01-01T00:00:00", "9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z"])
 def test_time_that_cannot_be_compared_is_damage(when: str) -> None:
     simulation = Simulation()
-    opened = open_execution(simulation.store, MODEL, simulation.library.digest, SHARDS)
+    opened = open_execution(simulation.store, MODEL, simulation.library.digest, SHARDS, compute="github")
     assert opened
     for name, record in records(opened):
         content = json.loads(record)

@@ -47,7 +47,7 @@ def _settled(simulation: Simulation) -> Settled:
 
 
 def _open(simulation: Simulation, *shards: str) -> Execution:
-    opened = open_execution(simulation.store, MODEL, simulation.library.digest, shards)
+    opened = open_execution(simulation.store, MODEL, simulation.library.digest, shards, compute="github")
     assert opened is not None
     return opened
 
@@ -125,7 +125,7 @@ def test_execution_of_a_library_with_more_shards_settles(simulation: Simulation)
     execution = _open(simulation, "07")
     run_id = simulation.fake.dispatch("main", {"model-id": MODEL, "key": execution.key})
     execution.run.put(Run(run_id=run_id, url=""))
-    assert execution.take(run_id)
+    assert execution.take(Run(run_id=run_id, url=""))
     simulation.fake.end_run(run_id, "success")
     put_manifest(simulation.store, library.model_copy(update={"shards": shards}), MODEL, "07")
     settled = step(simulation.engine(), execution)
@@ -352,7 +352,7 @@ def test_running_shards_are_followed_and_the_rest_launched(simulation: Simulatio
 def test_no_shard_is_in_two_unsettled_executions(simulation: Simulation) -> None:
     first, second = _open(simulation, "00", "01"), _open(simulation, "01", "02")
     assert (first.intent.shards, second.intent.shards) == (("00", "01"), ("02",))
-    assert open_execution(simulation.store, MODEL, "library", ["00", "02"]) is None
+    assert open_execution(simulation.store, MODEL, "library", ["00", "02"], compute="github") is None
 
 
 def test_rate_limit_of_one_execution_binds_all(simulation: Simulation) -> None:
@@ -429,7 +429,7 @@ def test_settled_execution_tells_what_to_retry(simulation: Simulation) -> None:
     assert list(again) == ["02", "01"]
     assert again["02"] == ()
     assert "its job ended (failure)" in again["01"][0]
-    open_execution(simulation.store, MODEL, simulation.library.digest, list(again), reasons=again)
+    open_execution(simulation.store, MODEL, simulation.library.digest, list(again), compute="github", reasons=again)
     assert shards_to_retry(simulation.store, MODEL) == {}
 
 
@@ -447,7 +447,7 @@ def test_failed_canary_says_why_and_is_not_retried(simulation: Simulation) -> No
 
 def test_run_started_by_hand_becomes_an_execution(simulation: Simulation) -> None:
     run_id = simulation.fake.dispatch("main", {"model-id": MODEL, "shards": "00-03"})
-    run, other = Run(run_id=run_id, url="https://github.com/runs/1001"), Run(run_id=7, url="")
+    run, other = Run(run_id=run_id, url=""), Run(run_id=7, url="")
     first, again, another = (
         claim_own(simulation.store, each, MODEL, simulation.library.digest, SHARDS) for each in (run, run, other)
     )
@@ -465,18 +465,19 @@ def test_bad_records_and_keys_are_named(simulation: Simulation) -> None:
     with pytest.raises(ExecutionError, match=r"executions/eos9abc-0001/intent.json is damaged \(model: Field required"):
         _ = _execution(simulation).intent
     with pytest.raises(ExecutionError, match="there is no execution eos9abc-0009 in this store"):
-        _execution(simulation, 9).take(1)
+        _execution(simulation, 9).take(Run(run_id=1, url=""))
     with pytest.raises(ExecutionError, match="is not the key of an execution"):
         Execution(simulation.store, "../eos9abc")
 
 
 def test_claim_is_for_one_run_until_it_is_settled(simulation: Simulation) -> None:
     execution = _open(simulation, "00")
-    assert execution.take(1)
-    assert not execution.take(2)
-    assert execution.take(1)
+    first, second = (Run(run_id=1, url=f"slurm://{cluster}/1") for cluster in ("ours", "theirs"))
+    assert execution.take(first)
+    assert not execution.take(second)
+    assert execution.take(first)
     assert execution.settled.create(Settled(conclusion="x", settled_at=simulation.time))
-    assert not execution.take(1)
+    assert not execution.take(first)
 
 
 def test_requests_are_met_once(simulation: Simulation) -> None:

@@ -1,4 +1,4 @@
-"""`precalc github check` finds each thing that can be wrong, says what to do about it, and launches nothing."""
+"""`precalc executions check github` finds each thing that is wrong, says what to do about it, and launches nothing."""
 
 import os
 import re
@@ -72,6 +72,7 @@ def test_checked_inputs_are_the_inputs_sent() -> None:
         {
             "key": "k",
             "model": "eos9abc",
+            "compute": "github",
             "library_digest": "d",
             "shards": ["00"],
             "sample": 5,
@@ -93,7 +94,7 @@ def test_check_command_prints_one_line_for_the_fault(served: str, fake: FakeGitH
         "PRECALC_GITHUB_REPOSITORY": REPOSITORY,
         "PRECALC_GITHUB_TOKEN": TOKEN,
     }
-    command = [str(Path(sys.executable).parent / "precalc"), "github", "check"]
+    command = [str(Path(sys.executable).parent / "precalc"), "executions", "check", "github"]
     ready = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (ready.returncode, ready.stderr) == (0, "")
     assert "ready" in ready.stdout

@@ -24,13 +24,18 @@ from simulation import MEANINGS
 
 from precalc_assets.executions.compute_backend import BackendError, NotNowError, RefusedError, UnansweredError
 from precalc_assets.executions.github import GitHubBackend, open_github
-from precalc_assets.executions.records import Intent
+from precalc_assets.executions.records import Intent, Run
 from precalc_assets.platform_errors import UsageError
 
 INPUTS = {"model-id": "eos9abc", "shards": "00-03", "key": "eos9abc-0001"}
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 INTENT = Intent(
-    key="eos9abc-0001", model="eos9abc", library_digest="d", shards=("00", "01", "02", "03"), created_at=LONG_AGO
+    key="eos9abc-0001",
+    model="eos9abc",
+    compute="github",
+    library_digest="d",
+    shards=("00", "01", "02", "03"),
+    created_at=LONG_AGO,
 )
 
 
@@ -108,7 +113,7 @@ def test_read_is_retried_twice(fault: Fault, backend: GitHubBackend, fake: FakeG
 def test_refused_read_is_not_retried(fault: Fault, backend: GitHubBackend, fake: FakeGitHub) -> None:
     fake.faults["get_run"].append(fault)
     with pytest.raises(BackendError):
-        backend.status(INTENT, 1)
+        backend.status(INTENT, Run(run_id=1, url=""))
     assert fake.asked == ["get_run"]
 
 
@@ -121,7 +126,7 @@ def test_lists_are_read_to_their_end(backend: GitHubBackend, fake: FakeGitHub) -
     found = backend.look_up(INTENT)
     assert found is not None
     assert found.run_id == first
-    status = backend.status(INTENT, first)
+    status = backend.status(INTENT, found)
     assert status is not None
     assert {job.name for job in status.jobs} == {f"Predict {number}" for number in range(256)}
 
@@ -147,7 +152,7 @@ def test_queued_or_skipped_job_has_not_started(
     run_id = fake.dispatch("main", INPUTS)
     job = fake.add_job(run_id, "Predict 00-01")
     job.status, job.conclusion = status, conclusion
-    described = backend.status(INTENT, run_id)
+    described = backend.status(INTENT, Run(run_id=run_id, url=""))
     assert described is not None
     [found] = described.jobs
     assert (found.status, found.shards) == (conclusion or status, ("00", "01"))

@@ -19,18 +19,24 @@ from precalc_assets.executions.compute_backend import BackendError, UnansweredEr
 from precalc_assets.executions.following import follow
 from precalc_assets.executions.github import GitHubBackend, open_github
 from precalc_assets.executions.github_check import check
-from precalc_assets.executions.records import Intent
+from precalc_assets.executions.records import Intent, Run
 
 pytestmark = pytest.mark.slow
 
 INTENT = Intent(
-    key=f"{MODEL}-0009", model=MODEL, library_digest="d", shards=SHARDS, created_at=datetime(2020, 1, 1, tzinfo=UTC)
+    key=f"{MODEL}-0009",
+    model=MODEL,
+    compute="github",
+    library_digest="d",
+    shards=SHARDS,
+    created_at=datetime(2020, 1, 1, tzinfo=UTC),
 )
 
 _MODULES = Path(__file__).parent / "node_modules"
 _DESCRIPTION = _MODULES / "@octokit" / "openapi" / "generated" / "api.github.com.json"
 _IN_REPOSITORY = (
     "",
+    "/actions/jobs/{job_id}/logs",
     "/actions/runs/{run_id}",
     "/actions/runs/{run_id}/cancel",
     "/actions/runs/{run_id}/force-cancel",
@@ -115,15 +121,15 @@ def test_every_request_of_ours_keeps_the_contract(
 ) -> None:
     simulation.fails = {"02": 1}
     assert len(list(check(checked))) == 5
-    engine = replace(simulation.engine(), backend=checked)
+    engine = replace(simulation.engine(), open_backend=lambda _: checked)
     assert all(outcome.landed for outcome in follow(engine, MODEL, SHARDS))
     run_id = fake.dispatch("main", {"model-id": MODEL, "key": INTENT.key})
     found = checked.look_up(INTENT)
     assert found is not None
     assert found.run_id == run_id
-    checked.cancel(run_id)
-    checked.cancel(run_id, force=True)
-    asked = {"repository", "ref", "workflow", "contents", "dispatch", "list_runs", "get_run", "list_jobs"}
+    checked.cancel(INTENT, found)
+    checked.cancel(INTENT, found, force=True)
+    asked = {"repository", "ref", "workflow", "contents", "dispatch", "list_runs", "get_run", "list_jobs", "log"}
     assert asked | {"cancel", "force_cancel"} == set(fake.asked)
 
 
@@ -158,4 +164,4 @@ def test_answer_that_breaks_the_contract_is_caught(checked: GitHubBackend, fake:
     run_id = fake.dispatch("main", {"model-id": MODEL})
     fake.describe_run = _without_title
     with pytest.raises(UnansweredError, match="Request/Response not valid"):
-        checked.status(INTENT, run_id)
+        checked.status(INTENT, Run(run_id=run_id, url=""))

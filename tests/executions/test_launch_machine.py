@@ -22,6 +22,7 @@ from simulation import MEANINGS, MODEL, SHARDS, CrashError, Simulation
 
 from precalc_assets.executions.compute_backend import RefusedError
 from precalc_assets.executions.following import follow
+from precalc_assets.executions.records import Compute
 from precalc_assets.outcomes import ShardOutcome
 
 pytestmark = pytest.mark.slow
@@ -90,9 +91,11 @@ class _Process:
 class Launching(RuleBasedStateMachine):
     """In every order of events, each shard is computed in the end, and by one run."""
 
+    compute: Compute = "github"
+
     def __init__(self) -> None:
         super().__init__()
-        self.simulation = Simulation()
+        self.simulation = Simulation(self.compute)
         self.processes: list[_Process] = []
         self.turn: _Process | None = None
         self.context = ExitStack()
@@ -104,17 +107,22 @@ class Launching(RuleBasedStateMachine):
         beginning=st.sampled_from([5, 400, 900]),
         dispatches=st.lists(st.sampled_from([*MEANINGS, *_UNANSWERED]), max_size=3),
         reads=st.lists(st.sampled_from(["list_runs", "get_run", "list_jobs"]), max_size=4),
+        shards=st.lists(st.sampled_from(["502, done", "dropped", "422"]), max_size=2),
         points=st.sampled_from([20, 10, 5, 0]),
     )
     def something_is_amiss(
-        self, lag: int, beginning: int, dispatches: list[str], reads: list[str], points: int
+        self, lag: int, beginning: int, dispatches: list[str], reads: list[str], shards: list[str], points: int
     ) -> None:
-        """Make lists lag, runners busy and GitHub fail later requests, with one process on its way already."""
+        """Make lists lag, machines busy and later requests fail, with one process on its way already.
+
+        `shards` are faults of SLURM alone: of a launch whose first job was accepted.
+        """
         fake = self.simulation.fake
         fake.list_lag = timedelta(seconds=lag)
         self.simulation.seconds_to_begin = beginning
         self.simulation.seconds_to_compute = 600
         fake.faults["dispatch"].extend(MEANINGS[name][0] for name in dispatches)
+        fake.faults["submit_shards"].extend(MEANINGS[name][0] for name in shards)
         for endpoint in reads:
             fake.faults[endpoint].append(BAD_GATEWAY)
         STEPS["faults"] += len(dispatches) + len(reads)
@@ -192,10 +200,19 @@ class Launching(RuleBasedStateMachine):
         STEPS["second runs"] += len({run.inputs["key"] for run in runs}) < len(runs)
 
 
-def test_each_shard_is_computed_once_by_many_processes(capsys: pytest.CaptureFixture[str]) -> None:
+class LaunchingOnSlurm(Launching):
+    """The same over the commands of SLURM."""
+
+    compute: Compute = "slurm"
+
+
+@pytest.mark.parametrize("machine", [Launching, LaunchingOnSlurm])
+def test_each_shard_is_computed_once_by_many_processes(
+    machine: type[Launching], capsys: pytest.CaptureFixture[str]
+) -> None:
     STEPS.clear()
     run_state_machine_as_test(
-        Launching,
+        machine,
         settings=settings(
             max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
         ),

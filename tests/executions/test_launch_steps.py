@@ -8,7 +8,7 @@ from simulation import MODEL, SHARDS, Simulation
 
 from precalc_assets.executions.compute_backend import RunStatus
 from precalc_assets.executions.protocol import GRACE, MOST_DISPATCHES, Waiting
-from precalc_assets.executions.records import NOBODY, Settled, open_execution
+from precalc_assets.executions.records import Run, Settled, open_execution
 from precalc_assets.executions.stepping import step
 
 SLOW = timedelta(hours=1)
@@ -22,7 +22,7 @@ class _Launch:
         self.simulation = Simulation()
         self.simulation.seconds_to_begin = 1e9
         self.fake = self.simulation.fake
-        execution = open_execution(self.simulation.store, MODEL, "library", SHARDS)
+        execution = open_execution(self.simulation.store, MODEL, "library", SHARDS, compute="github")
         assert execution is not None
         self.execution = execution
 
@@ -48,7 +48,7 @@ class _Launch:
         return self.fake.asked.count("dispatch")
 
     def may_compute(self, run: FakeRun) -> bool:
-        return self.execution.take(run.id)
+        return self.execution.take(Run(run_id=run.id, url=""))
 
 
 @pytest.fixture
@@ -182,4 +182,4 @@ def test_run_that_ends_without_a_claim_closes_the_execution(launch: _Launch) -> 
     assert "its run ended (failure) without a job for it" in settled.failures["00"]
     claim = launch.execution.claim.read()
     assert claim is not None
-    assert claim.run_id == NOBODY
+    assert claim.run is None

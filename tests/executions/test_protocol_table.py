@@ -24,18 +24,20 @@ from precalc_assets.executions.protocol import (
     Waiting,
     next_action,
 )
-from precalc_assets.executions.records import NOBODY, Answer, Cancellation, Claim, Intent, Limit, Run
+from precalc_assets.executions.records import Answer, Cancellation, Claim, Intent, Limit, Run
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 LONG_AGO = NOW - timedelta(hours=1)
-INTENT = Intent(key="eos9abc-0001", model="eos9abc", library_digest="d", shards=("00",), created_at=LONG_AGO)
+INTENT = Intent(
+    key="eos9abc-0001", model="eos9abc", compute="github", library_digest="d", shards=("00",), created_at=LONG_AGO
+)
 OTHER_RUN = Run(run_id=8, url="")
 RUN = Run(run_id=7, url="")
 
 
-def claim(run_id: int) -> Claim:
-    return Claim(run_id=run_id, reason="refused" if run_id == NOBODY else "", claimed_at=LONG_AGO)
+def claim(run: Run | None) -> Claim:
+    return Claim(run=run, reason="" if run else "refused", claimed_at=LONG_AGO)
 
 
 def limit(seconds: int) -> Limit:
@@ -57,10 +59,10 @@ def put_off(seconds: int) -> Dispatched:
 
 
 def look(run: Run, conclusion: str | None = None) -> Look:
-    return Look(run.run_id, RunStatus(run=run, conclusion=conclusion, created_at=LONG_AGO))
+    return Look(run, RunStatus(run=run, conclusion=conclusion, created_at=LONG_AGO))
 
 
-GONE = Look(RUN.run_id, None)
+GONE = Look(RUN, None)
 SEARCHING = "looking for the run [eos9abc-0001]"
 
 
@@ -72,74 +74,77 @@ TABLE: dict[str, tuple[State, Action]] = {
     # 1. cancelling
     "cancelled: closed first": (State(INTENT, cancelled(SECOND)), Close("it was cancelled")),
     "cancelled, with a run on record: closed first": (
-        State(INTENT, cancelled(SECOND), run=RUN),
+        State(INTENT, cancelled(SECOND), recorded_run=RUN),
         Close("it was cancelled"),
     ),
     "cancelled and closed, with a run: cancelled there": (
-        State(INTENT, cancelled(SECOND), claim(NOBODY), RUN),
-        CancelRun(7, force=False),
+        State(INTENT, cancelled(SECOND), claim(None), RUN),
+        CancelRun(RUN, force=False),
     ),
     "cancelled a minute ago: by force": (
-        State(INTENT, cancelled(FORCE_AFTER), claim(7), RUN),
-        CancelRun(7, force=True),
+        State(INTENT, cancelled(FORCE_AFTER), claim(RUN), RUN),
+        CancelRun(RUN, force=True),
     ),
     "cancelled under a rate limit: cancelled there all the same": (
-        State(INTENT, cancelled(SECOND), claim(7), limit=limit(30)),
-        CancelRun(7, force=False),
+        State(INTENT, cancelled(SECOND), claim(RUN), limit=limit(30)),
+        CancelRun(RUN, force=False),
     ),
     "cancelled there in this step: the run is looked at": (
-        State(INTENT, cancelled(SECOND), claim(7), cancel_sent=True),
-        CheckRun(7),
+        State(INTENT, cancelled(SECOND), claim(RUN), cancel_sent=True),
+        CheckRun(RUN),
     ),
     "cancelled and closed without a run: not launched": (
-        State(INTENT, cancelled(SECOND), claim(NOBODY)),
+        State(INTENT, cancelled(SECOND), claim(None)),
         GiveUp("refused"),
     ),
     "no answer in this step: waited for": (
-        State(INTENT, cancelled(SECOND), claim(7), cancel_sent=True, waiting=Waiting(NOW + LOOK, "502")),
+        State(INTENT, cancelled(SECOND), claim(RUN), cancel_sent=True, waiting=Waiting(NOW + LOOK, "502")),
         Waiting(NOW + LOOK, "502"),
     ),
     # 2. rate limits
     "rate limit: nothing is asked": (State(INTENT, limit=limit(30)), Waiting(limit(30).not_before, "rate limit")),
     "rate limit, with a run: nothing is asked": (
-        State(INTENT, run=RUN, limit=limit(30)),
+        State(INTENT, recorded_run=RUN, limit=limit(30)),
         Waiting(limit(30).not_before, "rate limit"),
     ),
     "a rate limit that is over: launched": (State(INTENT, limit=limit(0)), Post(0)),
     # 3. the run
-    "run on record: looked at": (State(INTENT, run=RUN), CheckRun(7)),
-    "run that claimed, nothing on record: looked at": (State(INTENT, claim=claim(7)), CheckRun(7)),
-    "another run claimed: that one is looked at": (State(INTENT, claim=claim(8), run=RUN), CheckRun(8)),
-    "another run claimed after the look: that one is looked at": (
-        State(INTENT, claim=claim(8), run=RUN, look=look(RUN, "success")),
-        CheckRun(8),
+    "run on record: looked at": (State(INTENT, recorded_run=RUN), CheckRun(RUN)),
+    "run that claimed, nothing on record: looked at": (State(INTENT, claim=claim(RUN)), CheckRun(RUN)),
+    "another run claimed: that one is looked at": (
+        State(INTENT, claim=claim(OTHER_RUN), recorded_run=RUN),
+        CheckRun(OTHER_RUN),
     ),
-    "run at work: under way": (State(INTENT, run=RUN, look=look(RUN)), look(RUN).status),
+    "another run claimed after the look: that one is looked at": (
+        State(INTENT, claim=claim(OTHER_RUN), recorded_run=RUN, look=look(RUN, "success")),
+        CheckRun(OTHER_RUN),
+    ),
+    "run at work: under way": (State(INTENT, recorded_run=RUN, look=look(RUN)), look(RUN).status),
     "run ended without a claim: closed": (
-        State(INTENT, run=RUN, look=look(RUN, "failure")),
+        State(INTENT, recorded_run=RUN, look=look(RUN, "failure")),
         Close("its run ended before it began to compute"),
     ),
     "run ended and closed: settled": (
-        State(INTENT, claim=claim(NOBODY), run=RUN, look=look(RUN, "failure")),
+        State(INTENT, claim=claim(None), recorded_run=RUN, look=look(RUN, "failure")),
         Settle(look(RUN, "failure")),
     ),
     "run that claimed has ended: settled": (
-        State(INTENT, claim=claim(8), run=RUN, look=look(OTHER_RUN, "success")),
+        State(INTENT, claim=claim(OTHER_RUN), recorded_run=RUN, look=look(OTHER_RUN, "success")),
         Settle(look(OTHER_RUN, "success")),
     ),
     "run not shown within the grace period: waited for": (
-        State(INTENT, run=RUN, dispatches=(asked(GRACE - SECOND),), look=GONE),
+        State(INTENT, recorded_run=RUN, dispatches=(asked(GRACE - SECOND),), look=GONE),
         Waiting(NOW + LOOK, "the backend does not show run 7 yet"),
     ),
     "run not shown after the grace period: closed": (
-        State(INTENT, run=RUN, dispatches=(asked(GRACE),), look=GONE),
+        State(INTENT, recorded_run=RUN, dispatches=(asked(GRACE),), look=GONE),
         Close("its run ended before it began to compute"),
     ),
-    "claimed run that is gone: settled": (State(INTENT, claim=claim(7), run=RUN, look=GONE), Settle(GONE)),
+    "claimed run that is gone: settled": (State(INTENT, claim=claim(RUN), recorded_run=RUN, look=GONE), Settle(GONE)),
     # 4. closed without a run
-    "closed without a run: not launched": (State(INTENT, claim=claim(NOBODY)), GiveUp("refused")),
+    "closed without a run: not launched": (State(INTENT, claim=claim(None)), GiveUp("refused")),
     "closed after a dispatch: not launched": (
-        State(INTENT, claim=claim(NOBODY), dispatches=(asked(SECOND),)),
+        State(INTENT, claim=claim(None), dispatches=(asked(SECOND),)),
         GiveUp("refused"),
     ),
     # 5. dispatching

@@ -74,7 +74,7 @@ class Workshop:
         event.write_text(json.dumps({"inputs": inputs}))
         command = [str(TOOLS / "act"), "workflow_dispatch", "-W", str(PREDICT_PARALLEL), "-e", str(event)]
         command += ["-P", "ubuntu-latest=-self-hosted", "--no-cache-server"]
-        command += ["--env", f"GITHUB_RUN_ID={1000 + number}"]
+        command += ["--env", f"GITHUB_RUN_ID={1000 + number}", "--env", f"PRECALC_RUN_ID={1000 + number}"]
         command += [word for name, value in self.variables.items() for word in ("--var", f"{name}={value}")]
         environment = {
             **self.world.environment,

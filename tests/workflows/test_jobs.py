@@ -25,9 +25,9 @@ def library(world) -> LibraryManifest:
     return world.build_library()
 
 
-def jobs(world, *arguments: str, run: int | str = 7, **settings: str) -> subprocess.CompletedProcess[str]:
+def jobs(world, *arguments: str, run: int = 7, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run a command as a job of this workflow run."""
-    runner = {"GITHUB_RUN_ID": str(run), "GITHUB_SERVER_URL": "https://github.example", "GITHUB_REPOSITORY": "a/b"}
+    runner = {"PRECALC_RUN_ID": str(run), "PRECALC_RUN_URL": f"https://github.example/a/b/actions/runs/{run}"}
     variables = {**world.environment, **runner, **{f"PRECALC_{name.upper()}": text for name, text in settings.items()}}
     return run_command(["jobs", *arguments], variables=variables, folder=world.root)
 
@@ -85,7 +85,7 @@ def test_second_run_leaves_a_claim_and_a_second_attempt_keeps_it(world, library:
 
 
 def test_rerun_of_a_settled_executions_job_computes_nothing(world, library: LibraryManifest):
-    execution = open_execution(world.store, MODEL, library.digest, SHARDS)
+    execution = open_execution(world.store, MODEL, library.digest, SHARDS, compute="github")
     planned = outputs(jobs(world, "plan", MODEL, "--key", execution.key))
     execution.settled.create(Settled(conclusion="cancelled", settled_at=execution.intent.created_at))
 
@@ -174,6 +174,6 @@ def test_what_is_not_set_up_is_named(world, library: LibraryManifest):
     assert "PRECALC_STORE_URL" in no_store.stderr
     assert "docs/github.md" in no_store.stderr
 
-    on_a_laptop = jobs(world, "plan", MODEL, run="")
+    on_a_laptop = jobs(world, "plan", MODEL, run=0)
     assert on_a_laptop.returncode == 2
     assert "use `precalc predict` here" in on_a_laptop.stderr

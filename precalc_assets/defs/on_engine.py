@@ -1,4 +1,4 @@
-"""Dagster runs that compute shards or a canary on GitHub's runners, and follow them to the end.
+"""Dagster runs that have shards or a canary computed on GitHub's runners or a SLURM cluster, and follow them.
 
 The engine (`precalc_assets.executions`) launches, retries, cancels and reattaches. This module decides when a run
 cancels. A run that was requested for one execution continues that execution and launches no other.
@@ -22,15 +22,15 @@ EXECUTION_TAG = "precalc/execution"
 """The tag of a run that was requested for an unfollowed execution. Its value is the execution's key."""
 
 
-def compute_on_github(
-    context: dg.AssetExecutionContext, platform: Platform, model: str, shards: list[str]
+def compute_on_engine(
+    context: dg.AssetExecutionContext, platform: Platform, compute: str, model: str, shards: list[str]
 ) -> Iterator[ShardOutcome]:
-    """Compute a model's missing shards on GitHub's runners, and yield each shard as it lands or fails.
+    """Have a model's missing shards computed on `compute`, and yield each shard as it lands or fails.
 
     Shards that an earlier run recorded before it died are yielded, too: if this run fails, Dagster shows each partition
     that this run has not recorded as failed.
     """
-    engine = platform.engine(context.log.info)
+    engine = platform.engine(context.log.info, compute)
     left = set(shards)
     try:
         for outcome in _ended_shards(engine, _execution(context, engine), shards):
@@ -45,9 +45,11 @@ def compute_on_github(
             yield ShardOutcome(shard, failure=reason(error))
 
 
-def try_on_github(context: dg.AssetExecutionContext, platform: Platform, model: str, size: int) -> CanaryReport:
-    """Run a model's canary on GitHub's runners, and return its report. Raises ExecutionError if it left none."""
-    engine = platform.engine(context.log.info)
+def try_on_engine(
+    context: dg.AssetExecutionContext, platform: Platform, compute: str, model: str, size: int
+) -> CanaryReport:
+    """Have a model's canary run on `compute`, and return its report. Raises ExecutionError if it left none."""
+    engine = platform.engine(context.log.info, compute)
     execution = _execution(context, engine)
     before = find_report(engine.store, model)
     if execution and before and before.finished_at >= execution.intent.created_at:
@@ -108,7 +110,7 @@ def _with_checks(engine: Engine, model: str, outcome: ShardOutcome) -> ShardOutc
 def _cancelling(context: dg.AssetExecutionContext, engine: Engine, model: str) -> Iterator[None]:
     """Cancel the executions that this run follows if a person terminates the run.
 
-    Any other interruption, such as a stop of Dagster or a crash, leaves GitHub's runs at work.
+    Any other interruption, such as a stop of Dagster or a crash, leaves the runs at work.
     """
     try:
         yield
