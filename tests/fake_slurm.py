@@ -27,6 +27,7 @@ class FakeSlurm(FakeGitHub):
         self.reach: Callable[[str], None] = lambda _: None
         self.accounts: list[str] | None = None
         self.commands: list[list[str]] = []
+        self.scripts: list[str] = []
         self.logs: dict[str, str] = {}
 
     def run(self, command: Sequence[str], given: str) -> "subprocess.CompletedProcess[str]":
@@ -57,6 +58,7 @@ class FakeSlurm(FakeGitHub):
         return self.logs.get(arguments[-1].rpartition("/")[2], "what it printed")
 
     def _sbatch(self, arguments: list[str], given: str) -> str:
+        self.scripts.append(given)
         options = dict(word.removeprefix("--").split("=", 1) for word in arguments if "=" in word)
         key, *later = options["job-name"].split(".")
         if later == ["plan"]:

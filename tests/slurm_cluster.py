@@ -5,6 +5,7 @@ more memory than it asked for, by sampling, since this machine's control groups 
 """
 
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -19,7 +20,7 @@ from tempfile import mkdtemp
 import psutil
 import pytest
 
-PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "runuser")
+PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "runuser", "sshd")
 
 _CONF = """
 ClusterName={name}
@@ -28,7 +29,7 @@ SlurmctldPort={ports[0]}
 SlurmdPort={ports[1]}
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge/socket
-ProctrackType=proctrack/pgid
+ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
@@ -105,15 +106,29 @@ class SlurmCluster:
         self.run("slurmd")
         self._wait("sinfo", "--noheader", "--format=%t", said="idle")
 
+    def kill_node(self) -> None:
+        """Kill the node, with all that runs on it."""
+        node = psutil.Process(int((self.folder / "slurmd.pid").read_text()))
+        steps = [each for each in psutil.process_iter() if each.name() == "slurmstepd"]
+        ours = [each for each in steps if str(self.folder) in each.environ().get("SLURM_CONF", "")]
+        for process in [node, *(child for step in ours for child in (step, *step.children(recursive=True)))]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._wait("sinfo", "--noheader", "--format=%t", said="down")
+
     def stop(self) -> None:
         """Cancel all jobs and end the daemons."""
         with suppress(subprocess.CalledProcessError):
-            self.run("scancel", "--me", "--full", "--signal=KILL")
-            self.run("scancel", "--me")
-            self._wait("squeue", "--noheader", said="")
+            self.cancel_all()
         for name in ("slurmd.pid", "slurmctld.pid"):
             _end(self.folder / name)
         _end(self._munged)
+
+    def cancel_all(self) -> None:
+        """Cancel all jobs, and wait for their end."""
+        self.run("scancel", "--me", "--full", "--signal=KILL")
+        self.run("scancel", "--me")
+        self._wait("squeue", "--noheader", said="")
 
     def run(self, *command: str) -> str:
         """Run a command of SLURM, and return what it prints."""
@@ -140,7 +155,8 @@ def running_cluster(*, cpus: int = 8, more: str = "") -> Iterator[SlurmCluster]:
     """Run a cluster; skip the test where that is impossible."""
     missing = [program for program in PROGRAMS if not shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin")]
     if os.geteuid() != 0 or missing:
-        pytest.skip(f"SLURM's daemons need root and slurmctld slurmd slurm-client munge; missing: {missing or 'root'}")
+        packages = "slurmctld slurmd slurm-client munge openssh-server"
+        pytest.skip(f"SLURM's daemons need root and the packages {packages}; missing: {missing or 'root'}")
     # Not below pytest's own folder, which the user munge may not enter.
     folder = Path(mkdtemp(prefix="slurm-"))
     folder.chmod(0o755)
@@ -151,6 +167,39 @@ def running_cluster(*, cpus: int = 8, more: str = "") -> Iterator[SlurmCluster]:
     finally:
         cluster.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def running_sshd(cluster: SlurmCluster, programs: Path) -> Iterator[str]:
+    """Run an sshd on loopback, and yield the arguments of ssh that lead to it.
+
+    What it starts finds programs in `programs` first, and the cluster.
+    """
+    folder = cluster.folder / "sshd"
+    folder.mkdir(exist_ok=True)
+    Path("/run/sshd").mkdir(exist_ok=True)
+    for name in ("host", "user"):
+        if not (folder / name).exists():
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
+    [port] = _free_ports(1)
+    path = f"{programs}:{os.environ['PATH']}"
+    lines = [
+        f"ListenAddress 127.0.0.1:{port}",
+        f"HostKey {folder}/host",
+        f"AuthorizedKeysFile {folder}/user.pub",
+        f"PidFile {folder}/pid",
+        "StrictModes no",
+        "PasswordAuthentication no",
+        "KbdInteractiveAuthentication no",
+        f"SetEnv SLURM_CONF={cluster.environment['SLURM_CONF']} PATH={path}",
+    ]
+    (folder / "conf").write_text("\n".join(lines) + "\n")
+    subprocess.run(["/usr/sbin/sshd", "-f", str(folder / "conf"), "-E", str(folder / "log")], check=True)
+    options = [f"IdentityFile={folder}/user", "StrictHostKeyChecking=no", f"UserKnownHostsFile={folder}/known"]
+    try:
+        yield shlex.join([*(word for option in options for word in ("-o", option)), "-p", str(port), "127.0.0.1"])
+    finally:
+        _end(folder / "pid")
 
 
 def install_precalc(folder: Path, script: str = "") -> Path:

@@ -32,6 +32,11 @@ def process_tags(run_id: str) -> dict[str, str]:
     return {PROCESS_TAG: f"{run_id} {os.getpid()} {psutil.Process().create_time():.2f} {socket.gethostname()}"}
 
 
+def is_of_this_process(run: dg.DagsterRun) -> bool:
+    """Return whether this process executes a run by itself, as `precalc run` does."""
+    return run.tags.get(PROCESS_TAG) == process_tags(run.run_id)[PROCESS_TAG]
+
+
 def settle_dead_runs(instance: dg.DagsterInstance) -> None:
     """Report the runs of this machine as failed, or as cancelled if that was asked for, whose process is gone."""
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import dagster as dg
 
+from precalc_assets.defs.dead_runs import is_of_this_process
 from precalc_assets.executions.compute_backend import Engine
 from precalc_assets.executions.following import cancel, follow, follow_sample, shards_to_retry
 from precalc_assets.executions.records import SAMPLE, Execution, followed, unsettled
@@ -108,15 +109,15 @@ def _with_checks(engine: Engine, model: str, outcome: ShardOutcome) -> ShardOutc
 
 @contextmanager
 def _cancelling(context: dg.AssetExecutionContext, engine: Engine, model: str) -> Iterator[None]:
-    """Cancel the executions that this run follows if a person terminates the run.
+    """Cancel the executions that this run follows if a person terminates the run, or interrupts `precalc run`.
 
-    Any other interruption, such as a stop of Dagster or a crash, leaves the runs at work.
+    Any other interruption, such as a stop of Dagster or a crash, leaves the executions at work.
     """
     try:
         yield
     except BaseException as stop:
         run = context.instance.get_run_by_id(context.run.run_id)
         terminated = run and run.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
-        if terminated and not isinstance(stop, Exception | GeneratorExit):
+        if (terminated or is_of_this_process(context.run)) and not isinstance(stop, Exception | GeneratorExit):
             cancel(engine, followed(engine.store, model, context.run.run_id))
         raise

@@ -25,6 +25,9 @@ _SLOW_LOOK = timedelta(seconds=60)
 _SLOW_AFTER = timedelta(minutes=10)
 """Long runs are looked at less often: 50 of them at a time would use up a GitHub App's hourly requests."""
 
+_MANIFEST_LOOK = timedelta(seconds=5)
+"""Between two looks at the store, which has no limit of requests, for shards that have landed."""
+
 _CANCEL_WAIT = timedelta(seconds=120)
 """How long a cancelling process waits for the end: half of it for the run to end by itself, half of it by force."""
 
@@ -158,7 +161,7 @@ class _Following:
                 yield from self._look(followed)
             if self.left:
                 looks = [followed.look_at for followed in self.active.values()]
-                self.engine.wait_until(min([self.engine.now() + LOOK, *looks]))
+                self.engine.wait_until(min([self.engine.now() + _MANIFEST_LOOK, *looks]))
         # Settle what has ended by now. A run may go on after its shards have landed; nobody has to wait for its end.
         for followed in self.active.values():
             try:

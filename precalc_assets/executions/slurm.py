@@ -16,6 +16,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -30,7 +31,7 @@ from precalc_assets.executions.compute_backend import (
     UnansweredError,
     tail,
 )
-from precalc_assets.executions.records import OUT_OF_MEMORY, Intent, Job, Run
+from precalc_assets.executions.records import Intent, Job, Run
 from precalc_assets.predictions.canary_report import find_report
 from precalc_assets.processes import printable
 from precalc_assets.settings import Settings
@@ -47,6 +48,10 @@ _LATER = timedelta(seconds=30)
 
 _CLOCKS = timedelta(minutes=10)
 """Largest difference between the cluster's clock and ours. An older job is of another store's execution."""
+
+_HOLD = 60
+"""Seconds that the first job waits for the others to be submitted, which takes four commands at most. It is told to
+begin as soon as they are. If they are refused it has not begun, and can be cancelled without a trace."""
 
 _SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
 
@@ -135,7 +140,8 @@ class SlurmBackend:
         self._ask("mkdir", "-p", f"{self._settings.slurm_folder}/{_LOGS}")
         job = "$SLURM_JOB_ID"
         plan = f"precalc jobs plan {intent.model} --key {intent.key} && exec precalc jobs canary {intent.key}"
-        run_id = self._submit(intent, "plan", _script(cluster, job, plan))
+        later = [f"--begin=now+{_HOLD}"] if intent.shards else []
+        run_id = self._submit(intent, "plan", _script(cluster, job, plan), *later)
         run = Run(run_id=run_id, url=f"slurm://{cluster}/{run_id}")
         if not intent.shards:
             return run
@@ -147,6 +153,8 @@ class SlurmBackend:
             except BackendError as other:
                 raise UnansweredError(f"{error}; job {run_id} cannot be cancelled: {other}") from error
             raise
+        with suppress(BackendError):  # then it begins by itself
+            self._ask("scontrol", "update", f"JobId={run_id}", "StartTime=now")
         return run
 
     def look_up(self, intent: Intent) -> Run | None:
@@ -163,7 +171,8 @@ class SlurmBackend:
                 tasks[task.id] = replace(tasks.get(task.id, task), state=task.state)
         if not tasks:
             return None
-        states = [task.state for task in tasks.values() if task.state != "COMPLETED"]
+        # Jobs that depend on a failed one are cancelled, so a cancelled one says least.
+        states = sorted((t.state for t in tasks.values() if t.state != "COMPLETED"), key=lambda s: s == "CANCELLED")
         return RunStatus(
             run=run,
             conclusion=(_word(states[0]) if states else "success") if ended else None,
@@ -188,8 +197,8 @@ class SlurmBackend:
         """Yield a line for each check of the setup that passed, and submit nothing. Raises BackendError."""
         yield f"cluster: {self.cluster} is reached"
         folder = self._settings.slurm_folder
-        version = self._ask("sh", "-c", f"cd {shlex.quote(folder)} && {_PATH} && precalc --version")
-        yield f"folder: precalc {version.split()[-1]} is installed for {folder}"
+        self._ask("sh", "-c", f"cd {shlex.quote(folder)} && {_PATH} && precalc jobs --help")
+        yield f"folder: {folder} is there, and precalc is installed"
         self._ask("sbatch", "--test-only", *self._options(1), given="#!/bin/sh\n")
         yield "options: a job with these settings would be accepted"
 
@@ -245,7 +254,8 @@ class SlurmBackend:
             )
         names = _job_names(intent, run.run_id)
         listed = self._list(intent, len(intent.shards) + len(names), *names)
-        return [task for task in listed if not task.name.endswith(".plan") or task.id == str(run.run_id)]
+        mine = [task for task in listed if not task.name.endswith(".plan") or task.id == str(run.run_id)]
+        return sorted(mine, key=lambda task: (names.index(task.name), int(task.index or 0)))
 
     def _list(self, intent: Intent, expected: int, *names: str) -> list[_Task]:
         """Return the jobs of these names that are not of another store; from the accounts, too, if some are missing."""
@@ -355,12 +365,11 @@ def _time(text: str) -> datetime | None:
 
 
 def _word(state: str) -> str:
-    """Return a state in the words of records."""
-    words = {"COMPLETED": "success", "OUT_OF_MEMORY": OUT_OF_MEMORY}
-    return words.get(state, state.lower())
+    """Return a state in the words of records, which also have OUT_OF_MEMORY."""
+    return "success" if state == "COMPLETED" else state.lower().replace("_", " ")
 
 
 def _last(said: str) -> str:
     """Return the last line of what a command said, without the name that SLURM puts before it."""
-    lines = [line for line in said.splitlines() if line.strip() and not line.startswith("Try ")]
+    lines = [line for line in said.splitlines() if re.search(r"\w", line) and not line.startswith("Try ")]
     return printable(re.sub(r"^\w+: (error: )?", "", lines[-1])) if lines else "it gives no reason"
