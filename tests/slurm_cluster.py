@@ -109,9 +109,14 @@ class SlurmCluster:
     def kill_node(self) -> None:
         """Kill the node, with all that runs on it."""
         node = psutil.Process(int((self.folder / "slurmd.pid").read_text()))
-        steps = [each for each in psutil.process_iter() if each.name() == "slurmstepd"]
-        ours = [each for each in steps if str(self.folder) in each.environ().get("SLURM_CONF", "")]
-        for process in [node, *(child for step in ours for child in (step, *step.children(recursive=True)))]:
+        running = list(psutil.process_iter(["name", "environ"]))
+        here = [
+            each for each in running if (each.info["environ"] or {}).get("SLURM_CONF") == self.environment["SLURM_CONF"]
+        ]
+        # The steps first, so that they do not report the end of their jobs.
+        steps = [each for each in here if each.info["name"] == "slurmstepd"]
+        jobs = [each for each in here if each.info["environ"].get("SLURM_JOB_ID")]
+        for process in [node, *steps, *jobs]:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         self._wait("sinfo", "--noheader", "--format=%t", said="down")
@@ -126,8 +131,9 @@ class SlurmCluster:
 
     def cancel_all(self) -> None:
         """Cancel all jobs, and wait for their end."""
-        self.run("scancel", "--me", "--full", "--signal=KILL")
-        self.run("scancel", "--me")
+        for signal_words in (["--full", "--signal=KILL"], []):
+            with suppress(subprocess.CalledProcessError):  # a job that is ending cannot be cancelled
+                self.run("scancel", "--me", *signal_words)
         self._wait("squeue", "--noheader", said="")
 
     def run(self, *command: str) -> str:

@@ -75,11 +75,12 @@ class Site:
         return self.cluster.run("squeue", "--noheader", "--array", f"--format={form}", *options).split("\n")[:-1]
 
     def processes(self, *words: str) -> list[psutil.Process]:
-        """Return the processes whose command has these words after each other."""
+        """Return the processes of this site whose command has these words after each other."""
         found = []
-        for process in psutil.process_iter(["cmdline"]):
-            line = process.info["cmdline"] or []
-            if any(tuple(line[i : i + len(words)]) == words for i in range(len(line))):
+        for process in psutil.process_iter(["cmdline", "environ"]):
+            line, variables = process.info["cmdline"] or [], process.info["environ"] or {}
+            is_ours = variables.get("SLURM_CONF") == self.cluster.environment["SLURM_CONF"]
+            if is_ours and any(tuple(line[i : i + len(words)]) == words for i in range(len(line))):
                 found.append(process)
         return found
 

@@ -54,7 +54,7 @@ def test_controller_that_is_down_is_waited_for(tried_site: Site, go_on: Path) ->
     tried_site.wait_for(lambda: tried_site.processes("--shards", "0"))
     tried_site.cluster.stop_controller()
     with pytest.raises(NotNowError):
-        tried_site.backend().launch(intent(tried_site).model_copy(update={"key": f"{MODEL}-0009"}))
+        tried_site.backend().launch(tried_site.executions()[0].intent)
     go_on.touch()
     tried_site.wait_for(lambda: any("contact slurm controller" in line for line in tried_site.said))
     tried_site.cluster.start_controller()
