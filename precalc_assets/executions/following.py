@@ -26,7 +26,8 @@ _SLOW_AFTER = timedelta(minutes=10)
 """Long runs are looked at less often: 50 of them at a time would use up a GitHub App's hourly requests."""
 
 _MANIFEST_LOOK = timedelta(seconds=5)
-"""Between two looks at the store, which has no limit of requests, for shards that have landed."""
+"""Between two looks at the store for shards that have landed, on a cluster, whose controller is asked less often. On
+GitHub both are looked at together, so that a shard is recorded with its job's seconds."""
 
 _CANCEL_WAIT = timedelta(seconds=120)
 """How long a cancelling process waits for the end: half of it for the run to end by itself, half of it by force."""
@@ -161,7 +162,8 @@ class _Following:
                 yield from self._look(followed)
             if self.left:
                 looks = [followed.look_at for followed in self.active.values()]
-                self.engine.wait_until(min([self.engine.now() + _MANIFEST_LOOK, *looks]))
+                pause = LOOK if self.engine.compute == "github" else _MANIFEST_LOOK
+                self.engine.wait_until(min([self.engine.now() + pause, *looks]))
         # Settle what has ended by now. A run may go on after its shards have landed; nobody has to wait for its end.
         for followed in self.active.values():
             try:

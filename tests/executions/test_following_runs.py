@@ -58,7 +58,7 @@ def test_all_shards_land_with_links_and_times(simulation: Simulation) -> None:
     facts = outcomes[0].facts
     assert str(facts["run"]).endswith("/1001")
     assert "/job/" in str(facts["job"])
-    assert (facts["attempt"], facts["queue_seconds"]) == (1, 0.0)
+    assert (facts["attempt"], facts["queue_seconds"], facts["runner_seconds"]) == (1, 0.0, 60.0)
     settled = _settled(simulation)
     assert (settled.conclusion, settled.landed) == ("success", SHARDS)
     assert (settled.queue_seconds, settled.runner_seconds) == (5.0, 240.0)
