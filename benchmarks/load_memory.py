@@ -25,7 +25,14 @@ from benchmarks.command import begin, end, figure, size
 from benchmarks.invented import MODEL, sorted_keys
 from precalc_assets import storage
 from precalc_assets.columns import Column
-from precalc_assets.library.library_manifest import SHARD_SCHEMA, LibraryManifest, ShardInfo, read_manifest, with_digest
+from precalc_assets.library.library_manifest import (
+    GROUP_ROWS,
+    SHARD_SCHEMA,
+    LibraryManifest,
+    ShardInfo,
+    read_manifest,
+    with_digest,
+)
 from precalc_assets.outcomes import ShardOutcome
 from precalc_assets.predictions.canary_report import CanaryReport, ColumnReport
 from precalc_assets.predictions.loading import load_shards
@@ -113,7 +120,7 @@ def write_raw_predictions(store: ObjectStore, shape: Shape) -> None:
         digest = hashlib.sha256("\n".join(molecules).encode()).hexdigest()
         table = pa.table([molecules, ["CCO"] * len(molecules)], schema=SHARD_SCHEMA)
         sink = pa.BufferOutputStream()
-        pq.write_table(with_digest(table, digest), sink, compression="zstd")
+        pq.write_table(with_digest(table, digest), sink, row_group_size=GROUP_ROWS, compression="zstd")
         content = sink.getvalue().to_pybytes()
         obstore.put(store, storage.library_shard(shard, digest), content)
         infos[shard] = ShardInfo(rows=len(molecules), bytes=len(content), digest=digest)

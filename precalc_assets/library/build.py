@@ -31,7 +31,14 @@ from precalc.molecules.smiles_workers import BATCH, ParsedRow, parse_rows
 from precalc.progress import OnProgress, ignore_progress
 from precalc.scratch import scratch_folder
 from precalc_assets import storage
-from precalc_assets.library.library_manifest import SHARD_SCHEMA, LibraryManifest, ShardInfo, find_library, with_digest
+from precalc_assets.library.library_manifest import (
+    GROUP_ROWS,
+    SHARD_SCHEMA,
+    LibraryManifest,
+    ShardInfo,
+    find_library,
+    with_digest,
+)
 from precalc_assets.platform_errors import LibraryError
 from precalc_assets.sharding import key_hash, shard_index, shard_keys
 
@@ -274,7 +281,11 @@ def _write_shard(store: ObjectStore, shard: str, molecules: Iterable[Molecule], 
     columns = [[inchikey for inchikey, _ in unique], [smiles for _, smiles in unique]]
     sink = pa.BufferOutputStream()
     pq.write_table(
-        with_digest(pa.table(columns, schema=SHARD_SCHEMA), digest), sink, compression="zstd", write_page_checksum=True
+        with_digest(pa.table(columns, schema=SHARD_SCHEMA), digest),
+        sink,
+        row_group_size=GROUP_ROWS,
+        compression="zstd",
+        write_page_checksum=True,
     )
     content = sink.getvalue().to_pybytes()
     name = storage.library_shard(shard, digest)

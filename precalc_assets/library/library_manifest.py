@@ -27,8 +27,8 @@ _DIGEST = b"precalc.digest"
 _REBUILD = "run `precalc library build`"
 
 _BATCH_ROWS = 1_000
-_BUFFER_BYTES = 1 << 20
-"""Bytes of a column to read at a time; without a buffer, all of it is read at once."""
+GROUP_ROWS = 100_000
+"""Rows of a row group, whose columns are read as a whole: some MB."""
 
 Batches = Callable[[], Iterator[pa.RecordBatch]]
 
@@ -122,9 +122,7 @@ def open_shard(store: ObjectStore, library: LibraryManifest, shard: str) -> Iter
     missing = f"{name} is missing from {store}, or a new library replaces it; try again, or {_REBUILD}"
     with local_copy(store, name, LibraryError(missing)) as copy:
         try:
-            parquet = pq.ParquetFile(
-                copy.path, page_checksum_verification=True, pre_buffer=False, buffer_size=_BUFFER_BYTES
-            )
+            parquet = pq.ParquetFile(copy.path, page_checksum_verification=True, pre_buffer=False)
         except (pa.ArrowException, OSError) as error:
             raise LibraryError(damaged.format(reason(error))) from error
         if (parquet.schema_arrow.metadata or {}).get(_DIGEST) != digest.encode():

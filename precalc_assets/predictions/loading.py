@@ -27,7 +27,8 @@ _BATCH_ROWS = 1_000
 _BATCH_CELLS = 2_000_000
 """Rows to read at a time; fewer if they have more cells than this."""
 _SPOOLED_COLUMNS = 128
-"""Columns of a large file to copy at a time."""
+_SPOOLED_CELLS = 2_000_000
+"""Columns of a large file to copy at a time; fewer if a row group has more cells of them than this."""
 _KEPT_BYTES = 32 << 20
 """Maximum uncompressed bytes of a file to keep in memory: a shard of 2,000 rows by 2,048 columns."""
 
@@ -246,8 +247,8 @@ def _read_rows(path: Path, name: str) -> tuple[Batches, int, Provenance]:
     """
     with open_parquet(path, name) as (parquet, provenance):
         names = ["inchikey", *(column.name for column in provenance.columns)]
-        groups = range(parquet.metadata.num_row_groups)
-        small = sum(parquet.metadata.row_group(group).total_byte_size for group in groups) <= _KEPT_BYTES
+        groups = [parquet.metadata.row_group(at) for at in range(parquet.metadata.num_row_groups)]
+        small = sum(group.total_byte_size for group in groups) <= _KEPT_BYTES
         rows = max(1, min(_BATCH_ROWS, _BATCH_CELLS // len(names)))
 
         def read(some: list[str]) -> Iterator[pa.RecordBatch]:
@@ -261,9 +262,11 @@ def _read_rows(path: Path, name: str) -> tuple[Batches, int, Provenance]:
             return lambda: iter(kept), parquet.metadata.num_rows, provenance
         paths = []
         arrow_schema = parquet.schema_arrow  # made anew at each access, in a millisecond for 2,048 columns
-        for at in range(0, len(names), _SPOOLED_COLUMNS):
+        tallest = max(1, *(group.num_rows for group in groups))
+        at_once = max(1, min(_SPOOLED_COLUMNS, _SPOOLED_CELLS // tallest))
+        for at in range(0, len(names), at_once):
             paths.append(path.with_name(f"{at}.arrows"))
-            some = names[at : at + _SPOOLED_COLUMNS]
+            some = names[at : at + at_once]
             schema = pa.schema([arrow_schema.field(name) for name in some])
             with pa.ipc.new_stream(paths[-1], schema) as file:
                 for batch in read(some):

@@ -41,8 +41,6 @@ _GROUP_CELLS = 1_000_000
 _MOST_CHUNKS = 16_384
 """Column chunks of a file, above which row groups are larger: each chunk takes a KB of whoever writes or reads it."""
 
-_PAGE_BYTES = 64 << 10
-"""Bytes of a page of a large row group: a reader of many columns holds a page of each. Also of what it buffers."""
 _MAPPED_WRITES = 256
 """Writes of the file, two for each page, after which what was mapped of the spool is let go."""
 
@@ -93,7 +91,6 @@ class PredictionsWriter:
             use_dictionary=["smiles"],
             store_schema=False,
             write_page_checksum=True,
-            data_page_size=_PAGE_BYTES if large else None,
         )
         packed = zstandard.compress(provenance.model_dump_json().encode())
         self._writer.add_key_value_metadata({_METADATA_KEY: b64encode(packed)})
@@ -235,10 +232,8 @@ def open_parquet(source: Path | RawIOBase, name: str) -> Iterator[tuple[pq.Parqu
     """Open the content of the object `name`. Raises ShardError if it is damaged or not ours."""
     try:
         # Pre-buffering reads neighbouring columns in one request, and holds them until the file is closed.
-        local = isinstance(source, Path)
-        parquet = pq.ParquetFile(
-            source, pre_buffer=not local, buffer_size=_PAGE_BYTES if local else 0, page_checksum_verification=True
-        )
+        pre_buffer = not isinstance(source, Path)
+        parquet = pq.ParquetFile(source, pre_buffer=pre_buffer, page_checksum_verification=True)
         packed = b64decode((parquet.metadata.metadata or {})[_METADATA_KEY])
         if zstandard.frame_content_size(packed) > _MOST_PROVENANCE:
             raise ValueError("its provenance is too large")
