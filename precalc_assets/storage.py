@@ -10,11 +10,12 @@ import re
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import obstore
@@ -25,7 +26,7 @@ from typing_extensions import Buffer
 
 from precalc.scratch import scratch_folder
 from precalc_assets.outcomes import reason, s3_error_code
-from precalc_assets.platform_errors import PrecalcError, UsageError
+from precalc_assets.platform_errors import MachineError, PrecalcError, UsageError
 from precalc_assets.store_urls import check_store_url
 
 if TYPE_CHECKING:
@@ -174,17 +175,27 @@ class LocalCopy(NamedTuple):
 
 @contextmanager
 def local_copy(store: ObjectStore, name: str, missing: PrecalcError) -> Iterator[LocalCopy]:
-    """Copy an object to a local file, deleted on exit. Raises `missing` if there is none."""
-    with scratch_folder() as folder:
-        path = folder / "copy"
-        digest = sha256()
+    """Copy an object to a local file, deleted on exit.
+
+    Raises `missing` if there is none, MachineError if the file cannot be written.
+    """
+    with ExitStack() as stack:
         try:
-            with path.open("wb") as file:
-                for chunk in obstore.get(store, name).stream(min_chunk_size=_CHUNK):
-                    digest.update(chunk)
-                    file.write(chunk)
+            found = obstore.get(store, name)
         except FileNotFoundError:
             raise missing from None
+        digest = sha256()
+        try:
+            path = stack.enter_context(scratch_folder()) / "copy"
+            with path.open("wb") as file:
+                for chunk in found.stream(min_chunk_size=_CHUNK):
+                    digest.update(chunk)
+                    file.write(chunk)
+        except OSError as error:
+            raise MachineError(
+                f"{name} cannot be copied to {gettempdir()}: {error.strerror}; free some space, or set TMPDIR to "
+                "another disk"
+            ) from error
         yield LocalCopy(path, path.stat().st_size, digest.hexdigest())
 
 
