@@ -6,6 +6,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pyarrow as pa
@@ -19,7 +20,7 @@ from precalc_assets.json_records import Slot
 from precalc_assets.outcomes import reason
 from precalc_assets.platform_errors import LibraryError
 from precalc_assets.sharding import shard_keys
-from precalc_assets.storage import local_copy
+from precalc_assets.storage import arrow_reader, local_copy
 
 SHARD_SCHEMA = pa.schema([("inchikey", pa.string()), ("smiles", pa.string())])
 
@@ -105,38 +106,40 @@ def require_shards(library: LibraryManifest, n_shards: int) -> LibraryManifest:
 
 
 def read_shard(store: ObjectStore, library: LibraryManifest, shard: str) -> pa.Table:
-    """Return all rows of a shard as one table; otherwise like `open_shard`."""
-    with open_shard(store, library, shard) as batches:
-        return pa.Table.from_batches(batches(), SHARD_SCHEMA)
+    """Return a shard's `inchikey` and `smiles`, sorted by `key_hash`. Raises LibraryError if missing or damaged."""
+    name = storage.library_shard(shard, library.shards[shard].digest)
+    try:
+        content = storage.read_object(store, name)
+    except FileNotFoundError:
+        raise _missing(store, name) from None
+    return pa.Table.from_batches(_read_rows(arrow_reader(content), store, library, shard), SHARD_SCHEMA)
 
 
 @contextmanager
 def open_shard(store: ObjectStore, library: LibraryManifest, shard: str) -> Iterator[Batches]:
-    """Copy a shard, and give a function that yields its rows: `inchikey` and `smiles`, sorted by `key_hash`.
+    """Copy a shard to a file, and give a function that yields what `read_shard` returns, again at each call."""
+    name = storage.library_shard(shard, library.shards[shard].digest)
+    with local_copy(store, name, _missing(store, name)) as copy:
+        yield lambda: _read_rows(copy.path, store, library, shard)
 
-    Each call yields them again. Raises LibraryError if the shard is missing or damaged.
-    """
+
+def _missing(store: ObjectStore, name: str) -> LibraryError:
+    return LibraryError(f"{name} is missing from {store}, or a new library replaces it; try again, or {_REBUILD}")
+
+
+def _read_rows(
+    source: Path | pa.BufferReader, store: ObjectStore, library: LibraryManifest, shard: str
+) -> Iterator[pa.RecordBatch]:
     digest = library.shards[shard].digest
     name = storage.library_shard(shard, digest)
-    damaged = f"{name} in {store} is damaged ({{}}); {_REBUILD}"
-    missing = f"{name} is missing from {store}, or a new library replaces it; try again, or {_REBUILD}"
-    with local_copy(store, name, LibraryError(missing)) as copy:
-        try:
-            parquet = pq.ParquetFile(copy.path, page_checksum_verification=True, pre_buffer=False)
-        except (pa.ArrowException, OSError) as error:
-            raise LibraryError(damaged.format(reason(error))) from error
-        if (parquet.schema_arrow.metadata or {}).get(_DIGEST) != digest.encode():
-            raise LibraryError(f"{name} in {store} is not the one in the manifest; {_REBUILD}")
-
-        def batches() -> Iterator[pa.RecordBatch]:
-            try:
-                for batch in parquet.iter_batches(_BATCH_ROWS, use_threads=False):
-                    yield batch.replace_schema_metadata(None)
-            except (pa.ArrowException, OSError) as error:
-                raise LibraryError(damaged.format(reason(error))) from error
-
-        with parquet:
-            yield batches
+    try:
+        with pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=False) as parquet:
+            if (parquet.schema_arrow.metadata or {}).get(_DIGEST) != digest.encode():
+                raise LibraryError(f"{name} in {store} is not the one in the manifest; {_REBUILD}")
+            for batch in parquet.iter_batches(_BATCH_ROWS, use_threads=False):
+                yield batch.replace_schema_metadata(None)
+    except (pa.ArrowException, OSError) as error:
+        raise LibraryError(f"{name} in {store} is damaged ({reason(error)}); {_REBUILD}") from error
 
 
 def read_sample(store: ObjectStore, library: LibraryManifest, n: int) -> pa.Table:
