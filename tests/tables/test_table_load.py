@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -123,14 +124,23 @@ def test_an_empty_shard_is_loaded_without_pages(store):
     assert reader.read(KEYS).directories["02"].rows == 0
 
 
-def prepared(loads, keys=KEYS[:300]) -> MemoryStore:
+def prepared(loads, n_keys=300) -> MemoryStore:
+    """Return a store after these loads."""
     store = MemoryStore()
-    for release in loads:
-        load(store, keys, release)
+    store.tables = {name: dict(items) for name, items in loaded_once(tuple(loads), n_keys).tables.items()}
     return store
 
 
-def points(loads) -> int:
+@cache
+def loaded_once(loads, n_keys) -> MemoryStore:
+    store = MemoryStore()
+    for release in loads:
+        load(store, KEYS[:n_keys], release)
+    return store
+
+
+@cache
+def points(*loads) -> int:
     """Return the number of points at which a load of v9 after these loads can be interrupted."""
     n = 0
     while True:
@@ -145,7 +155,7 @@ def points(loads) -> int:
 def test_the_same_load_recovers_from_a_crash_at_any_point(loads):
     undisturbed = prepared(loads)
     load(undisturbed, KEYS[:300], "v9")
-    for n in range(points(loads)):
+    for n in range(points(*loads)):
         store = prepared(loads)
         with pytest.raises(Crash):
             load(InterruptedStore(store, n, crash), KEYS[:300], "v9")
@@ -159,7 +169,7 @@ def test_the_same_load_recovers_from_a_crash_at_any_point(loads):
 def test_the_same_load_recovers_from_two_crashes():
     undisturbed = prepared(["v1", "v2"])
     load(undisturbed, KEYS[:300], "v9")
-    n_points = points(["v1", "v2"])
+    n_points = points("v1", "v2")
     for first in range(0, n_points, 4):
         for second in range(0, n_points, 3):
             store = prepared(["v1", "v2"])
@@ -171,7 +181,7 @@ def test_the_same_load_recovers_from_two_crashes():
 
 
 def test_a_load_cleans_up_after_another_one_that_crashed():
-    for n in range(points(["v1"])):
+    for n in range(points("v1")):
         store = prepared(["v1"])
         with pytest.raises(Crash):
             load(InterruptedStore(store, n, crash), KEYS[:300], "v9")
@@ -183,7 +193,7 @@ def test_a_load_cleans_up_after_another_one_that_crashed():
 
 @pytest.mark.parametrize("other", ["v9", "v3", "v1"], ids=["the same", "another", "the present"])
 def test_one_of_two_concurrent_loads_wins_without_leftovers(other):
-    for n in range(points(["v1"])):
+    for n in range(points("v1")):
         store = prepared(["v1"])
         try:
             load(InterruptedStore(store, n, lambda s=store: load(s, KEYS[:300], other)), KEYS[:300], "v9")
@@ -306,7 +316,7 @@ def test_killed_loads_can_be_completed(tmp_path):
 @pytest.mark.parametrize("lag", [1, 5, 40])
 def test_readers_see_one_whole_release_in_a_lagging_store(lag):
     keys = KEYS[:200]
-    store = LaggingStore(prepared(["v0"], keys), lag)
+    store = LaggingStore(prepared(["v0"], 200), lag)
     kept = TableReader(store, MODEL, clock=lambda: 0)
     for i in range(1, 7):
         load(store, keys, f"v{i}")
