@@ -15,10 +15,13 @@ SECONDS = 5.0
 
 
 @pytest.fixture(params=["framework", "ersilia", "podman", "ch-run"])
-def backend(request: pytest.FixtureRequest, machine, obedient: Path) -> ModelBackend:
+def backend(request: pytest.FixtureRequest, obedient: Path) -> ModelBackend:
     if request.param in ("framework", "ersilia"):
+        machine = request.getfixturevalue("machine")
         return machine.backend(obedient, request.param, batch_size=1, batch_timeout=SECONDS)
+    # Before the machine, whose proxy stands in for the network.
     images = request.getfixturevalue("image_machine")
+    machine = request.getfixturevalue("machine")
     images.make(obedient, machine.cache_dir, "v1.2.3")
     image = {"container_program": request.param, "image_registry": REGISTRY}
     return machine.backend(obedient, "image", batch_size=1, batch_timeout=SECONDS, **image)
