@@ -35,7 +35,7 @@ UNZIPPED = 200_000_000
 CLIENT = Path(__file__).parents[2] / "client"
 CARRIED = {
     *(f"precalc/{name}.py" for name in ("__init__", "csv_cells", "errors", "identifiers", "source", "statuses")),
-    *(f"precalc/{name}.py" for name in ("expressions", "extras", "formats", "scratch")),
+    *(f"precalc/{name}.py" for name in ("expressions", "extras", "formats", "percentiles", "scratch")),
     *(str(path.relative_to(CLIENT)) for path in (CLIENT / "precalc" / "molecules").glob("*.py")),
 }
 """What the Lambdas share with the client, of which they carry nothing else."""

@@ -105,16 +105,14 @@ def test_small_canary_does_not_spare_a_run_the_full_one(world, home):
     assert recorded(home, "sample_predictions") == [MODEL]
 
 
-def test_small_canary_does_not_spare_an_execution_the_full_one(world, home, monkeypatch: pytest.MonkeyPatch):
-    for name, value in (("RUN_ID", "7"), ("SERVER_URL", "https://github.example"), ("REPOSITORY", "a/b")):
-        monkeypatch.setenv(f"GITHUB_{name}", value)
+def test_small_canary_does_not_spare_an_execution_the_full_one(world, home):
     world.write_model()
     assert world.precalc("predict", MODEL, "--sample", "1").returncode == 0
-    planned = world.precalc("jobs", "plan", MODEL).stdout.splitlines()
+    planned = world.precalc("jobs", "plan", MODEL, run_id="7").stdout.splitlines()
     (key,) = [line.removeprefix("key=") for line in planned if line.startswith("key=")]
 
-    assert "canary of" in world.precalc("jobs", "canary", key).stdout
-    assert "this release has passed it" in world.precalc("jobs", "canary", key).stderr
+    assert "canary of" in world.precalc("jobs", "canary", key, run_id="7").stdout
+    assert "this release has passed it" in world.precalc("jobs", "canary", key, run_id="7").stderr
 
 
 def test_making_an_environment_is_printed_and_logged_once(world, home, tmp_path: Path):
