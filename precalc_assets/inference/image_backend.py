@@ -113,7 +113,7 @@ def fetch_image(model: str, settings: Settings) -> ModelFolder:
     """Get the image of a hub model's newest release, and return the model's folder, which is taken out of the image.
 
     The release is of MAJOR 2 for `eos3b5e-v2`. If the hub cannot be reached, it is the newest of this machine. Raises
-    UsageError if the hub does not have the model, ModelError if its image cannot be got.
+    UsageError if the hub does not have the model, ModelError if its image cannot be pulled.
     """
     try:
         release, metadata = describe_model(model, settings)
@@ -182,34 +182,32 @@ class _Image:
         with only_holder(self._place / "lock", self._lock, f"gets the image {self._reference}"):
             if self._path.exists() if self._path else self._keeps():
                 return
-            logger.info("getting the image %s with %s", self._reference, self._program)
+            logger.info("pulling the image %s with %s", self._reference, self._program)
             self._require_room(megabytes or 0)
             making = self._place / f"making-{self._path.name}" if self._path else self._place
             if self._path:
                 _remove(making)  # a killed process left it
             for command in get_commands(self._program, self._reference, making):
-                code = self._run(command, _GET_SECONDS)
+                code = self._call_program(command, _GET_SECONDS)
                 if code:
-                    raise ModelError(
-                        f"the image {self._reference} cannot be got: {' '.join(command[:2])}: {last_line(self._log)} "
-                        f"(full log: {self._log})"
-                    )
+                    said = f"{' '.join(command[:2])}: {last_line(self._log)} (full log: {self._log})"
+                    raise ModelError(f"the image {self._reference} cannot be pulled: {said}")
             if self._path:
                 making.rename(self._path)
 
     def _require_room(self, megabytes: float) -> None:
         folder, remedy = self._place, "set PRECALC_CACHE_DIR to a folder on another disk"
         if not self._path:
-            code = self._run(folder_command(self._program), _LOOK_SECONDS)
+            code = self._call_program(folder_command(self._program), _LOOK_SECONDS)
             folder, remedy = Path(last_line(self._log)), f"remove images with `{self._program} image prune --all`"
             if code or not folder.is_dir():  # the daemon may be another machine's; getting the image says what is wrong
                 return
         require_room(folder, megabytes, f"the image of {self._model}", remedy)
 
     def _keeps(self) -> bool:
-        return self._run(look_command(self._program, self._reference), _LOOK_SECONDS) == 0
+        return self._call_program(look_command(self._program, self._reference), _LOOK_SECONDS) == 0
 
-    def _run(self, command: Sequence[str], timeout: float) -> int:
+    def _call_program(self, command: Sequence[str], timeout: float) -> int:
         variables = container_variables(self._program)
         try:
             return run_guarded(command, env=variables, cwd=self._place, log=self._log, lock=self._lock, timeout=timeout)

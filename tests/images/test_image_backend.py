@@ -129,7 +129,7 @@ def test_a_missing_image_is_an_error_with_the_programs_words(world, image_machin
     world.write_model(release="v9.9.9")
     made = settings("podman", world, tmp_path)
     with pytest.raises(
-        ModelError, match=r"^the image localhost/precalc/eos9abc:v9\.9\.9 cannot be got: podman pull: .+"
+        ModelError, match=r"^the image localhost/precalc/eos9abc:v9\.9\.9 cannot be pulled: podman pull: .+"
     ):
         predict(made, ["C"])
 
