@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,10 @@ default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]
 [engine]
 cgroup_manager = "cgroupfs"
 runtime = "runc"
+lock_type = "file"
+tmp_dir = "{0}/tmp"
 """
+"""Locks and their state are the machine's unless named here, and another podman's start would free ours."""
 STORAGE = """\
 [storage]
 driver = "overlay"
@@ -65,12 +69,13 @@ class ImageMachine:
 
 
 @pytest.fixture(scope="session")
-def image_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImageMachine]:
+def image_machine() -> Iterator[ImageMachine]:
     missing = [name for name in NEEDED if not shutil.which(name)]
     if missing or os.geteuid() != 0:
         pytest.skip(f"images are made as root, with {', '.join(NEEDED)}; missing: {', '.join(missing) or 'root'}")
-    machine = ImageMachine(tmp_path_factory.mktemp("containers"))
-    with pytest.MonkeyPatch.context() as patch:
+    # podman takes `runroot` of at most 50 characters. With a longer one, each container takes 20 seconds to end.
+    with tempfile.TemporaryDirectory(prefix="images-") as root, pytest.MonkeyPatch.context() as patch:
+        machine = ImageMachine(Path(root))
         for variable, text in (("CONTAINERS_CONF", CONTAINERS), ("CONTAINERS_STORAGE_CONF", STORAGE)):
             path = machine.root / variable
             path.write_text(text.format(machine.root))

@@ -88,5 +88,5 @@ def run_command(
             return [*alone, "ch-run", *options, image, "--", "sh", "-c", script], ["true"]
         case _:
             alone = [] if network else ["--network", "none"]
-            options = ["--rm", "--name", name, *alone, "--volume", bind, "--entrypoint", "sh"]
+            options = ["--rm", "--stop-timeout", "0", "--name", name, *alone, "--volume", bind, "--entrypoint", "sh"]
             return [program, "run", *options, image, "-c", script], [program, "rm", "--force", name]

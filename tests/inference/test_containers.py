@@ -20,13 +20,13 @@ IMAGE = "docker.io/ersiliaos/eos3b5e:v1.0.0"
         (
             "docker",
             False,
-            f"docker run --rm --name x --network none --volume /s:/mnt --entrypoint sh {IMAGE} -c true",
+            f"docker run --rm --stop-timeout 0 --name x --network none --volume /s:/mnt --entrypoint sh {IMAGE} -c true",
             "docker rm --force x",
         ),
         (
             "podman",
             True,
-            f"podman run --rm --name x --volume /s:/mnt --entrypoint sh {IMAGE} -c true",
+            f"podman run --rm --stop-timeout 0 --name x --volume /s:/mnt --entrypoint sh {IMAGE} -c true",
             "podman rm --force x",
         ),
         (

@@ -397,7 +397,7 @@ def test_unchanged_deployment_is_a_no_op_and_destroy_is_complete(computed_on_git
         )
     results = deployment.emulator.client("s3")
     for bucket in (each["Name"] for each in results.list_buckets()["Buckets"] if f"{PREFIX}-athena-" in each["Name"]):
-        for found in results.list_objects_v2(Bucket=bucket)["Contents"]:
+        for found in results.list_objects_v2(Bucket=bucket).get("Contents", []):
             results.delete_object(Bucket=bucket, Key=found["Key"])
     run_cdk("destroy", "--all", "--force", "--app", deployment.assembly, environment=environment)
 
