@@ -26,7 +26,7 @@ Strings = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 """A list in the hub's metadata. Some models write a list of one as a string."""
 
 
-def _or_none(value: object, parse: ValidatorFunctionWrapHandler) -> object:
+def or_none(value: object, parse: ValidatorFunctionWrapHandler) -> object:
     """Treat a malformed field as missing: predictions do not depend on it."""
     try:
         return parse(value)
@@ -53,6 +53,6 @@ class ModelMetadata(BaseModel):
     inputs: Strings = Field(default=(), alias="Input")
     output_consistency: str = Field(default="", alias="Output Consistency")
     architectures: Strings = Field(default=(), alias="Docker Architecture")
-    packaged_on: Annotated[date | None, WrapValidator(_or_none)] = Field(default=None, alias="Last Packaging Date")
-    environment_megabytes: Annotated[float | None, WrapValidator(_or_none)] = Field(None, alias="Environment Size")
-    image_megabytes: Annotated[float | None, WrapValidator(_or_none)] = Field(default=None, alias="Image Size")
+    packaged_on: Annotated[date | None, WrapValidator(or_none)] = Field(default=None, alias="Last Packaging Date")
+    environment_megabytes: Annotated[float | None, WrapValidator(or_none)] = Field(None, alias="Environment Size")
+    image_megabytes: Annotated[float | None, WrapValidator(or_none)] = Field(default=None, alias="Image Size")

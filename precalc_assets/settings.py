@@ -108,8 +108,14 @@ class Settings(BaseSettings):
     )
     """Base URL of the git repositories of models that are in no local folder. The model's id is appended."""
 
+    hub_registry: str = "https://ersilia-model-hub.s3.eu-central-1.amazonaws.com/models.json"
+    """The hub's list of all its models: the URL or the path of a JSON file."""
+
     allow_online: bool = False
     """Allows models that send each molecule to a third party's server."""
+
+    allow_variable: bool = False
+    """Allows models whose predictions vary between runs, such as generators, when the whole hub is computed."""
 
     model_backend: Literal["framework", "ersilia", "image"] = "framework"
     """How models are run: by their own `run.sh`, served by the ersilia CLI (from images if Docker is present), or by

@@ -39,6 +39,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 NO_HUB = "file:///nonexistent"
 os.environ.setdefault("PRECALC_HUB_URL", NO_HUB)  # No test may reach the real hub.
+os.environ.setdefault("PRECALC_HUB_REGISTRY", "/nonexistent/models.json")
 
 # A busy machine is no fault of the code.
 hypothesis.settings.register_profile("patient", deadline=None)
@@ -105,6 +106,7 @@ class World:
             "PRECALC_MODELS_DIR": str(self.models_dir),
             "PRECALC_CACHE_DIR": str(self.cache_dir),
             "PRECALC_HUB_URL": NO_HUB,
+            "PRECALC_HUB_REGISTRY": "/nonexistent/models.json",
             "PRECALC_N_SHARDS": str(N_SHARDS),
             "PRECALC_BATCH_SIZE": str(BATCH_SIZE),
             "PRECALC_PROCESSES": "1",

@@ -6,19 +6,20 @@ from collections.abc import Iterator, Mapping
 from rich.table import Table
 
 from precalc.cli.served_models import models_table, yes_or_no
-from precalc.cli.terminal import PlainConsole
+from precalc.cli.terminal import PlainConsole, say
 from precalc.identifiers import check_model_id
 from precalc.source import name_variation
 from precalc_assets.catalogue import CatalogueEntry, read_entry
 from precalc_assets.emptied_cells import describe_emptied, merge_emptied
 from precalc_assets.inference.canary import CANARY_SIZE
 from precalc_assets.inference.opening import find_known, list_known
+from precalc_assets.models.hub_registry import read_registry
 from precalc_assets.outcomes import reason
 from precalc_assets.platform import open_platform
 from precalc_assets.platform_errors import ModelError, PrecalcError, TableError
 from precalc_assets.predictions.canary_report import CanaryReport, find_report
 from precalc_assets.predictions.shard_manifest import RawManifest, find_manifest
-from precalc_assets.settings import Settings
+from precalc_assets.settings import Settings, load_settings
 from precalc_assets.sharding import format_shards
 from precalc_assets.storage import list_sizes, predictions
 from precalc_assets.tables import LIBRARY, REGISTRY, KeyValueStore
@@ -55,6 +56,42 @@ def models() -> None:
             yes_or_no(entry.deterministic if entry else None),
         )
     PlainConsole().print(table)
+
+
+def hub_models() -> None:
+    """Print a table of the models in the hub's registry, with what the hub published and why some are left out."""
+    settings = load_settings()
+    registry = read_registry(settings)
+    figures = ("MB", "image MB", "ms/molecule")
+    table = Table("model", "title", "status", "release", "source", "consistency", "license", box=None, pad_edge=False)
+    for name in figures:
+        table.add_column(name, justify="right")
+    table.add_column("note")
+    for model in registry.models:
+        refusal = model.refusal(settings)
+        speed = model.seconds_per_molecule
+        table.add_row(
+            model.identifier,
+            model.title,
+            model.status,
+            model.release,
+            model.source,
+            model.output_consistency,
+            model.license,
+            _figure(model.model_megabytes),
+            _figure(model.image_megabytes),
+            _figure(1000 * speed if speed else None),
+            f"not computed: {refusal}" if refusal else "; ".join(model.warnings),
+        )
+    console = PlainConsole()
+    console.print(table)
+    console.print(registry.describe(settings))
+    for entry in registry.unreadable:
+        say(f"cannot be read: {entry}")
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}"
 
 
 def status(model: str) -> None:

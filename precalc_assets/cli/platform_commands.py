@@ -171,11 +171,21 @@ def drop(
 
 
 @models_app.callback(invoke_without_command=True)
-def models(context: typer.Context, api: Api = None) -> None:
+def models(
+    context: typer.Context,
+    api: Api = None,
+    hub: Annotated[
+        bool, typer.Option("--hub", help="List the models of the hub's registry, and why some are not computed.")
+    ] = False,
+) -> None:
     """List the models that can be run and their predictions; with --api, the models of an API."""
     if context.invoked_subcommand is not None:
         return
-    if api:
+    if hub:
+        from precalc_assets.cli.overview import hub_models
+
+        hub_models()
+    elif api:
         from precalc.cli.served_models import list_models
 
         list_models(api)

@@ -200,6 +200,11 @@ def read_fields(path: Path) -> object:
             content = yaml.load(text, _Loader)  # noqa: S506 - it makes only texts, lists and mappings
     except (yaml.YAMLError, ValueError, ForeignFileError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None
-    if not isinstance(content, dict):
-        return content
-    return {name: value for name, value in content.items() if value not in _EMPTY}
+    return drop_empty(content)
+
+
+def drop_empty(fields: object) -> object:
+    """Return the hub's metadata of a model without empty fields; anything but a mapping as it is."""
+    if not isinstance(fields, dict):
+        return fields
+    return {name: value for name, value in fields.items() if value not in _EMPTY}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from precalc_assets.frozen_record import FrozenRecord
+from precalc_assets.model_metadata import ModelMetadata
 from precalc_assets.models.checkpoints import require_checkpoints
 from precalc_assets.models.folder import ModelFolder, read_folder
 from precalc_assets.models.recipe import Recipe, read_recipe
@@ -82,11 +83,18 @@ def check_folder(path: Path, settings: Settings) -> ModelCheck:
 
 def require_allowed(folder: ModelFolder, settings: Settings) -> None:
     """Raise ModelError for a model that sends molecules to a third party, unless the settings allow it."""
-    if folder.metadata.source.lower() == "online" and not settings.allow_online:
-        raise ModelError(
-            f"{folder.model} sends each molecule to a third party's server (Source: Online), so it is not run over a "
-            "library; set PRECALC_ALLOW_ONLINE=true if the server's owner agrees"
-        )
+    if refusal := online_refusal(folder.model, folder.metadata, settings):
+        raise ModelError(refusal)
+
+
+def online_refusal(model: str, metadata: ModelMetadata, settings: Settings) -> str:
+    """Return why a model that sends molecules to a third party is not run; empty if it does not, or may."""
+    if metadata.source.lower() != "online" or settings.allow_online:
+        return ""
+    return (
+        f"{model} sends each molecule to a third party's server (Source: Online), so it is not run over a library; "
+        "set PRECALC_ALLOW_ONLINE=true if the server's owner agrees"
+    )
 
 
 def licence_warning(license_: str) -> str:
@@ -99,22 +107,26 @@ def licence_warning(license_: str) -> str:
 
 
 def _warnings(folder: ModelFolder) -> Iterator[str]:
-    metadata = folder.metadata
     yield from folder.warnings
-    if metadata.status not in ("", "Ready"):
-        yield f"its status in the hub is {metadata.status!r}, not 'Ready'"
-    if metadata.packaged_on is None:
+    yield from metadata_warnings(folder.metadata)
+    if folder.metadata.packaged_on is None:
         yield "no Last Packaging Date: packages are as of the day of installation"
-    if metadata.output_consistency == "Variable":
-        yield "its predictions vary between runs (Output Consistency: Variable); those of one run would be stored"
-    machine = _ARCHITECTURES.get(platform.machine().lower(), platform.machine())
-    if metadata.architectures and machine not in metadata.architectures:
-        yield f"the hub runs it on {' and '.join(metadata.architectures)}; this machine is {machine}"
     if len(folder.columns) >= WIDE:
         dollars = 1_000_000 * len(folder.columns) * _FLOAT_BYTES / WRITE_UNIT_BYTES * DOLLARS_PER_WRITE_UNIT
         yield (
             f"{len(folder.columns):,} columns: loading a million molecules into DynamoDB costs at most "
             f"${dollars:,.2f}; `precalc predict {folder.model} --sample 100` estimates it"
         )
+
+
+def metadata_warnings(metadata: ModelMetadata) -> Iterator[str]:
+    """Yield warnings about a model that its metadata alone give."""
+    if metadata.status not in ("", "Ready"):
+        yield f"its status in the hub is {metadata.status!r}, not 'Ready'"
+    if metadata.output_consistency == "Variable":
+        yield "its predictions vary between runs (Output Consistency: Variable); those of one run would be stored"
+    machine = _ARCHITECTURES.get(platform.machine().lower(), platform.machine())
+    if metadata.architectures and machine not in metadata.architectures:
+        yield f"the hub runs it on {' and '.join(metadata.architectures)}; this machine is {machine}"
     if warning := licence_warning(metadata.license):
         yield warning
