@@ -20,7 +20,8 @@ IMAGE = "docker.io/ersiliaos/eos3b5e:v1.0.0"
         (
             "docker",
             False,
-            f"docker run --rm --stop-timeout 0 --name x --network none --volume /s:/mnt --entrypoint sh {IMAGE} -c true",
+            "docker run --rm --stop-timeout 0 --name x --network none --volume /s:/mnt --entrypoint sh "
+            f"{IMAGE} -c true",
             "docker rm --force x",
         ),
         (
