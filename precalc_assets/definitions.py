@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 import dagster as dg
 
 from precalc_assets.defs.dagster_internals import hide_log_readers
+from precalc_assets.defs.hub_assets import hub_changes, hub_models
 from precalc_assets.defs.inference_assets import inference_assets
 from precalc_assets.defs.library_assets import library_assets
 from precalc_assets.defs.partitions import shard_partitions
@@ -27,8 +28,9 @@ def build_defs(platform: Platform) -> dg.Definitions:
             *library_assets(partitions),
             *inference_assets(partitions, settings.compute),
             *serving_assets(partitions, urlsplit(settings.tables_url).scheme),
+            hub_models,
         ],
-        sensors=[automation, *execution_sensors(settings.compute)],
+        sensors=[automation, hub_changes, *execution_sensors(settings.compute)],
         resources={"platform": platform},
         # A run's steps run one after another, so a process for each would only cost its start.
         executor=dg.in_process_executor,

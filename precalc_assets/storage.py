@@ -269,5 +269,6 @@ def emptied(model: str, shard: str) -> str:
     return f"emptied/model={model}/shard={shard}.csv"
 
 
+HUB_MODELS = "hub/models.json"
 EXECUTIONS = "executions"
 REQUESTS = "requests"

@@ -62,36 +62,15 @@ def hub_models() -> None:
     """Print a table of the models in the hub's registry, with what the hub published and why some are left out."""
     settings = load_settings()
     registry = read_registry(settings)
-    figures = ("MB", "image MB", "ms/molecule")
-    table = Table("model", "title", "status", "release", "source", "consistency", "license", box=None, pad_edge=False)
-    for name in figures:
-        table.add_column(name, justify="right")
-    table.add_column("note")
-    for model in registry.models:
-        refusal = model.refusal(settings)
-        speed = model.seconds_per_molecule
-        table.add_row(
-            model.identifier,
-            model.title,
-            model.status,
-            model.release,
-            model.source,
-            model.output_consistency,
-            model.license,
-            _figure(model.model_megabytes),
-            _figure(model.image_megabytes),
-            _figure(1000 * speed if speed else None),
-            f"not computed: {refusal}" if refusal else "; ".join(model.warnings),
-        )
+    rows = [model.row(settings) for model in registry.models]
+    table = Table(*(rows[0] if rows else ()), box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row.values())
     console = PlainConsole()
     console.print(table)
     console.print(registry.describe(settings))
     for entry in registry.unreadable:
         say(f"cannot be read: {entry}")
-
-
-def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}"
 
 
 def status(model: str) -> None:

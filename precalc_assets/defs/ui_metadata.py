@@ -12,9 +12,10 @@ from precalc_assets.cards.plots import draw
 from precalc_assets.columns import Column
 from precalc_assets.emptied_cells import count_cells
 from precalc_assets.model_metadata import ModelMetadata
+from precalc_assets.models.hub_registry import HubRegistry
 from precalc_assets.platform import Platform
 from precalc_assets.predictions.canary_report import CanaryReport
-from precalc_assets.storage import canary_report, sample
+from precalc_assets.storage import HUB_MODELS, canary_report, sample
 
 Metadata = dict[str, dg.MetadataValue | str | int | float | bool]
 
@@ -85,6 +86,22 @@ def card_metadata(card: ModelCard) -> Metadata:
     if card.distributions:
         shown["distributions"] = dg.MetadataValue.md(_distribution_table(card.distributions))
     return shown
+
+
+def hub_metadata(registry: HubRegistry, changes: Sequence[str], platform: Platform) -> Metadata:
+    """Return what the UI shows of the hub's registry: counts, changes, and the table of models."""
+    rows = [model.row(platform.settings) for model in registry.models]
+    lines = [[*rows[0]], ["---"] * len(rows[0])] if rows else []
+    lines += [[_plain(cell) for cell in row.values()] for row in rows]
+    return {
+        "dagster/row_count": len(rows),
+        "dagster/uri": platform.uri(HUB_MODELS),
+        "source": registry.source,
+        "computable": len(registry.computable(platform.settings)),
+        "unreadable": len(registry.unreadable),
+        "changes": "\n".join(changes) or "none",
+        "models": dg.MetadataValue.md("\n".join(f"| {' | '.join(cells)} |" for cells in lines)),
+    }
 
 
 def _model_metadata(metadata: ModelMetadata, columns: Sequence[Column]) -> Metadata:

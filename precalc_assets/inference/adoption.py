@@ -4,14 +4,13 @@ The hub's rule is that only a MAJOR release changes predictions. The number alon
 new release on molecules whose predictions are stored. It must print the same bytes. The report records the result.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from obstore.store import ObjectStore
 
 from precalc_assets import storage
-from precalc_assets.adoption_record import Adoption
+from precalc_assets.adoption_record import Adoption, same_major
 from precalc_assets.columns import Column
 from precalc_assets.inference.stored_parts import Row, parse_part
 from precalc_assets.platform_errors import ShardError
@@ -20,8 +19,6 @@ from precalc_assets.predictions.shard_manifest import RawManifest, find_manifest
 COMPARED = 500
 """Molecules to compare besides the canary's, spread over all shards. If one molecule in a hundred differed, a sample
 of this size would miss it once in 150 times."""
-
-_SEMVER = re.compile(r"v?(?P<major>\d+)\.\d+\.\d+")
 
 
 def compare_releases(
@@ -87,12 +84,6 @@ def _some_rows(store: ObjectStore, manifest: RawManifest, number: int, least: in
         if len(rows) < least:
             rows += parse_part(storage.read_object(store, part.name))
     return rows
-
-
-def same_major(one: str, other: str) -> bool:
-    """Return whether two releases differ but share their MAJOR version. False for other names, such as commits."""
-    first, second = _SEMVER.fullmatch(one), _SEMVER.fullmatch(other)
-    return one != other and first is not None and second is not None and first["major"] == second["major"]
 
 
 def _describe(row: Row, printed: Mapping[str, bytes | None]) -> str:

@@ -14,7 +14,7 @@ import polars as pl
 from obstore.store import ObjectStore
 
 from precalc.progress import OnProgress, ignore_progress
-from precalc_assets.inference.adoption import same_major
+from precalc_assets.adoption_record import same_major
 from precalc_assets.inference.batching import PatientCaller, machine_error
 from precalc_assets.inference.call_size import CallSize
 from precalc_assets.inference.model_backend import ModelBackend, TimeIsUpError

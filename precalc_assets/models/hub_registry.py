@@ -3,22 +3,26 @@
 It is the JSON file that the hub's own tools read, by default on S3. What a model's own folder says belongs to `folder`.
 """
 
+import hashlib
 import json
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
+from obstore.store import ObjectStore
 from pydantic import Field, ValidationError, WrapValidator
 
+from precalc_assets.adoption_record import same_major
 from precalc_assets.foreign_files import ForeignFileError, read_foreign
 from precalc_assets.frozen_record import FrozenRecord, first_fault
-from precalc_assets.json_records import ModelId
+from precalc_assets.json_records import ModelId, ReplaceableSlot
 from precalc_assets.model_metadata import ModelMetadata, or_none
 from precalc_assets.models.folder import drop_empty
 from precalc_assets.models.policy import metadata_warnings, online_refusal
 from precalc_assets.platform_errors import PrecalcError
 from precalc_assets.settings import Settings
+from precalc_assets.storage import HUB_MODELS
 
 _MOST_BYTES = 16 << 20
 """The registry of 270 models has about 1 MB."""
@@ -64,23 +68,44 @@ class HubModel(ModelMetadata):
             )
         return online_refusal(self.identifier, self, settings)
 
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What a maintainer should know before the model is computed."""
-        return tuple(metadata_warnings(self))
+    def row(self, settings: Settings) -> dict[str, str]:
+        """Return what a table of models shows of this one; its note says why it is not computed, or what to know."""
+        refusal, speed = self.refusal(settings), self.seconds_per_molecule
+        return {
+            "model": self.identifier,
+            "title": self.title,
+            "status": self.status,
+            "release": self.release,
+            "source": self.source,
+            "consistency": self.output_consistency,
+            "license": self.license,
+            "MB": _figure(self.model_megabytes),
+            "image MB": _figure(self.image_megabytes),
+            "ms/molecule": _figure(1000 * speed if speed else None),
+            "note": f"not computed: {refusal}" if refusal else "; ".join(metadata_warnings(self)),
+        }
 
 
 class HubRegistry(FrozenRecord):
-    """The registry as read: its models by id, and why other entries cannot be read."""
+    """The registry as read: its models by id, and why other entries cannot be read. The store keeps the last one."""
 
     source: str
     read_at: datetime
     models: tuple[HubModel, ...]
     unreadable: tuple[str, ...] = ()
 
+    @property
+    def digest(self) -> str:
+        """Digest of the models."""
+        return hashlib.sha256("".join(model.model_dump_json() for model in self.models).encode()).hexdigest()[:16]
+
+    def computable(self, settings: Settings) -> list[str]:
+        """Return the ids of the models that may be computed."""
+        return [model.identifier for model in self.models if not model.refusal(settings)]
+
     def describe(self, settings: Settings) -> str:
         """Return the counts in a sentence."""
-        computed = sum(not model.refusal(settings) for model in self.models)
+        computed = len(self.computable(settings))
         unreadable = f"; entries that cannot be read: {len(self.unreadable)}" if self.unreadable else ""
         return f"{len(self.models):,} models, of which {computed:,} may be computed{unreadable}"
 
@@ -115,6 +140,29 @@ def read_registry(settings: Settings) -> HubRegistry:
     return HubRegistry(source=source, read_at=datetime.now(UTC), models=by_id, unreadable=tuple(unreadable))
 
 
+def stored_registry(store: ObjectStore) -> ReplaceableSlot[HubRegistry]:
+    """Return the slot of the registry that was read last."""
+    return ReplaceableSlot(store, HUB_MODELS, HubRegistry, PrecalcError, "delete it, and materialise hub_models")
+
+
+def list_changes(before: HubRegistry, after: HubRegistry) -> list[str]:
+    """Return a line on each model that is new, is gone, or has another status or release."""
+    known = {model.identifier: model for model in before.models}
+    lines = []
+    for model in after.models:
+        old = known.pop(model.identifier, None)
+        if old is None:
+            lines.append(f"{model.identifier} is new: {model.status}, {model.release or 'no release'}")
+            continue
+        if old.status != model.status:
+            lines.append(f"{model.identifier} is {model.status}, and was {old.status}")
+        if old.release != model.release:
+            stays = same_major(old.release, model.release)
+            rule = "by the hub's rule its predictions stay" if stays else "its predictions may change"
+            lines.append(f"{model.identifier} has release {model.release}, after {old.release or 'none'}: {rule}")
+    return [*lines, *(f"{model} is gone" for model in known)]
+
+
 def _download(url: str) -> bytes:
     """Return what a URL answers. Raises ValueError that says why it cannot be read."""
     import httpx  # a tenth of a second, and Dagster's definitions need none of it
@@ -136,6 +184,10 @@ def _download(url: str) -> bytes:
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ValueError(f"{error}" or type(error).__name__) from None
     return bytes(content)
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}"
 
 
 def _name(entry: object) -> str:

@@ -36,7 +36,7 @@ def failure(result: dg.ExecuteInProcessResult) -> str:
     return event.step_failure_data.user_failure_data.description or ""
 
 
-def test_graph_has_seven_assets_in_three_groups():
+def test_graph_has_eight_assets_in_four_groups():
     graph = build_defs(Platform(Settings())).resolve_asset_graph()
     found = {
         key.to_user_string(): (
@@ -57,6 +57,7 @@ def test_graph_has_seven_assets_in_three_groups():
         "predictions": ("serving", ["raw_predictions"], by_both, True, True),
         "prediction_table": ("serving", ["predictions"], by_both, True, True),
         "model_card": ("serving", ["prediction_table"], "DynamicPartitionsDefinition", False, True),
+        "hub_models": ("hub", [], "NoneType", False, False),
     }
 
 

@@ -5,9 +5,9 @@ import gzip
 import obstore
 import pytest
 
+from precalc_assets.adoption_record import same_major
 from precalc_assets.cards.publishing import make_card
 from precalc_assets.inference import adoption
-from precalc_assets.inference.adoption import same_major
 from precalc_assets.inference.canary import run_canary
 from precalc_assets.library.library_manifest import read_manifest
 from precalc_assets.predictions.shard_manifest import find_manifest

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precalc_assets.models import hub_registry
-from precalc_assets.models.hub_registry import HubModel, HubRegistry, read_registry
+from precalc_assets.models.hub_registry import HubModel, HubRegistry, list_changes, read_registry
 from precalc_assets.platform_errors import PrecalcError
 from precalc_assets.settings import Settings
 
@@ -155,9 +155,8 @@ def test_refusal_follows_the_policy(fields: dict[str, object], allowed: dict[str
 
 def test_another_architecture_is_only_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
-    assert read_model().warnings == ()
-    (warning,) = read_model(Docker_Architecture="AMD64").warnings
-    assert "this machine is ARM64" in warning
+    assert read_model().row(Settings())["note"] == ""
+    assert "this machine is ARM64" in read_model(Docker_Architecture="AMD64").row(Settings())["note"]
 
 
 @pytest.mark.parametrize(
@@ -171,6 +170,38 @@ def test_speed_is_that_of_the_longest_measurement(
         Computational_Performance_3=of_100, Computational_Performance_4=of_1000, Computational_Performance_5=of_10000
     )
     assert model.seconds_per_molecule == each
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "lines"),
+    [
+        ({}, {}, []),
+        ({"Title": "Old"}, {"Title": "New"}, []),
+        (None, {}, ["eos9abc is new: Ready, v1.0.0"]),
+        ({}, None, ["eos9abc is gone"]),
+        ({"Status": "In progress"}, {}, ["eos9abc is Ready, and was In progress"]),
+        (
+            {},
+            {"Release": "v1.1.0"},
+            ["eos9abc has release v1.1.0, after v1.0.0: by the hub's rule its predictions stay"],
+        ),
+        ({}, {"Release": "v2.0.0"}, ["eos9abc has release v2.0.0, after v1.0.0: its predictions may change"]),
+        ({"Release": None}, {}, ["eos9abc has release v1.0.0, after none: its predictions may change"]),
+    ],
+    ids=str,
+)
+def test_changes_name_what_is_new(
+    tmp_path: Path, before: dict[str, object] | None, after: dict[str, object] | None, lines: list[str]
+) -> None:
+    old, new = (
+        read(
+            write_registry(
+                tmp_path / "models.json", *TWO, *([] if fields is None else [hub_entry("eos9abc", **fields)])
+            )
+        )
+        for fields in (before, after)
+    )
+    assert list_changes(old, new) == lines
 
 
 def test_command_lists_models_and_why_some_are_not_computed(world) -> None:
