@@ -25,7 +25,7 @@ def build_defs(platform: Platform) -> dg.Definitions:
     partitions = shard_partitions(settings.n_shards)
     return dg.Definitions(
         assets=[
-            *library_assets(partitions),
+            *library_assets(partitions, settings.library_days),
             *inference_assets(partitions, settings.compute),
             *serving_assets(partitions, urlsplit(settings.tables_url).scheme),
             hub_models,

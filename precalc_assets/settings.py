@@ -100,6 +100,9 @@ class Settings(BaseSettings):
     n_shards: Annotated[int, Field(ge=1, le=10_000)] = 50
     """Shards of the library. After a change, drop the tables built with another number: `precalc drop`."""
 
+    library_days: Annotated[int, Field(ge=0, le=36_500)] = 0
+    """Days after which Dagster warns that the reference library was not built again; twice as many fail. 0: never."""
+
     models_dir: Annotated[tuple[Path, ...], NoDecode, _from_text(_split_path)] = ()
     """Folders that contain model folders, separated as in PATH. Searched before the built-in models."""
 

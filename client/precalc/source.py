@@ -52,7 +52,8 @@ class ModelInfo:
     `source` is the URL of the API or of the tables. `library_digest` names the version of the reference library, None
     while shards are missing. If the model is not `deterministic`, `varying` are the columns that differ between runs.
     `updated` is when a shard was last loaded. `molecules` are predicted, in `shards` of `n_shards`. The last fields are
-    those of the model's card, None or empty without one.
+    those of the model's card, None or empty without one; `runner_hours` and `dollars` are what was used so far, and
+    `peak_memory` is in bytes.
     """
 
     source: str
@@ -71,6 +72,9 @@ class ModelInfo:
     license: str | None = None
     publication: str | None = None
     quarantined: int | None = None
+    runner_hours: float | None = None
+    dollars: float | None = None
+    peak_memory: int | None = None
 
     def with_columns(self, names: Sequence[str]) -> Self:
         """Return this with the columns of these names alone, in this order. Raises UsageError for an unknown name."""
@@ -326,6 +330,14 @@ def name_variation(varying: Sequence[str]) -> str:
 def cite(model: str, releases: Sequence[str], library_digest: str | None) -> str:
     """Return a model with its releases and the library, as a person is to cite them."""
     return f"{model} {' and '.join(releases) or 'no release'}, library {library_digest or 'incomplete'}"
+
+
+def describe_cost(runner_hours: float | None, dollars: float | None, peak_memory: int | None) -> str:
+    """Return what a model's predictions took, as far as it is known. `peak_memory` is in bytes."""
+    facts = [f"{runner_hours:,.2f} runner-hours"] if runner_hours is not None else []
+    facts += [f"${dollars:,.2f}"] if dollars else []
+    facts += [f"{peak_memory / (1 << 20):,.0f} MB of memory"] if peak_memory else []
+    return ", ".join(facts)
 
 
 def reload(model: str) -> str:

@@ -58,6 +58,7 @@ def test_models_and_describe_show_what_an_api_has() -> None:
     described = CliRunner().invoke(app, ["describe", MODEL], env={"COLUMNS": "120"}).stdout
     for words in ("Molecular weight", "49/50", "1,234,567", "runs differ in weight", "In g/mol", "library incomplete"):
         assert words in described
+    assert "1.25 runner-hours, $0.50, 350 MB of memory" in described
 
 
 def test_commands_are_the_clients_alone() -> None:

@@ -147,7 +147,8 @@ class ModelAnswer(BaseModel):
     stand for a cell that is not of the column's type. `deterministic` is false when the model predicts something else
     every time, in the columns of `varying`, or answers other molecules, with none there. `example` says whether it
     reproduces its own. `adopted` tells which earlier release computed the predictions, if this one was shown to print
-    the same. `updated` is when a shard was last loaded.
+    the same. The model ran for `runner_hours`, which cost `dollars`, with a `peak_memory` in bytes. `updated` is when a
+    shard was last loaded.
     """
 
     model: str
@@ -170,6 +171,9 @@ class ModelAnswer(BaseModel):
     varying: tuple[str, ...] | None
     example: str | None
     adopted: Adoption | None
+    runner_hours: float | None
+    dollars: float | None
+    peak_memory: int | None
     updated: str | None
 
     @classmethod

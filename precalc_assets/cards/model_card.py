@@ -9,7 +9,7 @@ from datetime import datetime
 import zstandard
 from pydantic import TypeAdapter, ValidationError
 
-from precalc.source import Distribution
+from precalc.source import Distribution, describe_cost
 from precalc_assets.adoption_record import Adoption
 from precalc_assets.columns import Column
 from precalc_assets.emptied_cells import EmptiedColumn
@@ -46,8 +46,13 @@ class ModelCard(FrozenRecord):
     columns in the latter case. It can be empty for a model that is not deterministic, if some molecules were answered
     in only one of the runs. `example` says whether the canary reproduced the model's example output. The canary
     measured `seconds_per_molecule`, `peak_memory` (bytes, of the model's largest process) and `bytes_per_molecule` (of
-    the printed output). `examples` are what the page offers to look up. `distributions` are of the first columns;
-    `distributions_of` is a digest of their data.
+    the printed output).
+
+    The model's calls over the shards in the table took `runner_hours` so far, which cost `dollars` by
+    PRECALC_RUNNER_PRICE. Start and installation are not in it, nor what killed runs computed.
+
+    `examples` are what the page offers to look up. `distributions` are of the first columns; `distributions_of` is a
+    digest of their data.
     """
 
     model: str
@@ -68,6 +73,8 @@ class ModelCard(FrozenRecord):
     seconds_per_molecule: float | None = None
     peak_memory: int | None = None
     bytes_per_molecule: float | None = None
+    runner_hours: float | None = None
+    dollars: float | None = None
     examples: tuple[Example, ...] = ()
     distributions: tuple[Distribution, ...] = ()
     distributions_of: str = ""
@@ -76,6 +83,11 @@ class ModelCard(FrozenRecord):
     def covered(self) -> bool:
         """Whether every shard is in the table."""
         return len(self.shards) == self.n_shards
+
+    @property
+    def cost(self) -> str:
+        """What the predictions took, in words; empty if unknown."""
+        return describe_cost(self.runner_hours, self.dollars, self.peak_memory)
 
 
 def publish_distributions(tables: KeyValueStore, model: str, further: Sequence[Distribution]) -> None:

@@ -68,7 +68,8 @@ def make_card(store: ObjectStore, tables: KeyValueStore, model: str, settings: S
     """Gather a model's card. Raises TableError without a table, UsageError or ModelError without folder and report."""
     reader = TableReader(tables, model)
     directories = reader.directories()
-    manifests = [find_manifest(store, model, shard) for shard in directories]
+    manifests = [found for shard in directories if (found := find_manifest(store, model, shard))]
+    hours = sum(manifest.seconds_in_all for manifest in manifests) / 3600
     releases = tuple(sorted({directory.release for directory in directories.values()}))
     report = find_report(store, model)
     metadata = _find_metadata(model, settings, report.metadata if report else None)
@@ -87,11 +88,11 @@ def make_card(store: ObjectStore, tables: KeyValueStore, model: str, settings: S
         n_shards=reader.n_shards,
         shards=tuple(directories),
         molecules=sum(directory.rows for directory in directories.values()),
-        quarantined=sum(m.quarantined for m in manifests if m),
-        emptied=merge_emptied(each for m in manifests if m for each in m.emptied),
+        quarantined=sum(m.quarantined for m in manifests),
+        emptied=merge_emptied(each for m in manifests for each in m.emptied),
         releases=releases,
-        environments=tuple(sorted({m.environment for m in manifests if m and m.environment})),
-        adopted=next((m.adopted for m in manifests if m and m.adopted), None),
+        environments=tuple(sorted({m.environment for m in manifests if m.environment})),
+        adopted=next((m.adopted for m in manifests if m.adopted), None),
         updated=datetime.now(UTC),
         deterministic=canary.deterministic if canary else False if declared_variable else None,
         varying=canary.varying if canary else tuple(c.name for c in reader.columns) if declared_variable else (),
@@ -99,6 +100,8 @@ def make_card(store: ObjectStore, tables: KeyValueStore, model: str, settings: S
         seconds_per_molecule=speed.seconds_per_molecule if speed else None,
         peak_memory=canary.peak_memory if canary else None,
         bytes_per_molecule=canary.bytes_per_molecule if canary else None,
+        runner_hours=hours if manifests else None,
+        dollars=hours * settings.runner_price if manifests else None,
         examples=known.examples if known else find_examples(store, model, plotted[0], served),
         distributions=known.distributions if known else describe_predictions(store, model, plotted, served),
         distributions_of=plotted_of,

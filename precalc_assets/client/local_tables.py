@@ -75,6 +75,9 @@ class LocalSource:
             shards=len(entry.directories),
             n_shards=entry.reader.n_shards,
             quarantined=card.quarantined if card else None,
+            runner_hours=card.runner_hours if card else None,
+            dollars=card.dollars if card else None,
+            peak_memory=card.peak_memory if card else None,
             **(card.metadata.model_dump(include=described) if card else {}),
         )
         generations = {shard: directory.generation for shard, directory in entry.directories.items()}

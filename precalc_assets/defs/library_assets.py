@@ -1,6 +1,7 @@
 """The assets of the group `library`: the molecules that every model is run over."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 import dagster as dg
 
@@ -14,8 +15,12 @@ from precalc_assets.predictions.loading import load_library_shards
 from precalc_assets.storage import LIBRARY_MANIFEST
 
 
-def library_assets(partitions: ShardPartitions) -> list[dg.AssetsDefinition]:
-    """Return the library as a whole, and its shards, one partition each."""
+def library_assets(partitions: ShardPartitions, days: int) -> list[dg.AssetsDefinition]:
+    """Return the library as a whole, and its shards, one partition each.
+
+    Dagster's daemon warns if the library was not materialised for so many days, unless they are 0.
+    """
+    warn = timedelta(days=days)
 
     @dg.asset(
         group_name="library",
@@ -25,6 +30,7 @@ def library_assets(partitions: ShardPartitions) -> list[dg.AssetsDefinition]:
         "canonical SMILES. Rejected rows are kept with their reason. Without a file in the store, the NCI set of the "
         "rdkit package is used.",
         check_specs=LIBRARY.specs(),
+        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=2 * warn, warn_window=warn) if days else None,
     )
     def reference_library(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> Iterator[Event]:
         """Build the library from the file in the store."""

@@ -81,6 +81,9 @@ def card_metadata(card: ModelCard) -> Metadata:
         shown["deterministic"] = card.deterministic
     if card.example is not None:
         shown["example"] = card.example
+    if card.runner_hours is not None and card.dollars is not None:
+        shown["runner_hours"] = round(card.runner_hours, 3)
+        shown["dollars"] = round(card.dollars, 2)
     if card.adopted:
         shown["computed"] = str(card.adopted)
     if card.distributions:

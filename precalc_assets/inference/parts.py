@@ -85,6 +85,7 @@ class ShardWork:
     manifest: RawManifest | None = None
     failure: str = ""
     seconds: float = 0.0
+    seconds_before: float = 0.0
 
     @property
     def releases(self) -> tuple[str, ...]:
@@ -248,6 +249,7 @@ def finish(store: ObjectStore, work: ShardWork, environment: str) -> RawManifest
         environment=environment,
         adopted=work.adoption if work.adopts else None,
         seconds=round(work.seconds, 3),
+        seconds_before=work.seconds_before,
         finished_at=datetime.now(UTC),
     )
     if not has_parts(store, manifest):

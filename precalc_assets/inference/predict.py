@@ -150,6 +150,7 @@ def _plan(task: _Task, shard: str) -> ShardWork:
         work.manifest = manifest
         return work
     if manifest:
+        work.seconds_before = manifest.seconds_in_all
         work.environment, work.listed = manifest.environment, frozenset(part.name for part in manifest.parts)
     earlier = manifest.release if manifest and not task.report else release
     if earlier not in task.earlier and same_major(earlier, release):

@@ -55,6 +55,8 @@ class RawManifest(FrozenRecord):
     `emptied` counts the cells that are served as null, by column, although the parts have a text there. `environment`
     names the environment of the latest computation; it is empty if unknown. `adopted` describes predictions that an
     earlier release has computed and this one reproduces.
+    The run that finished the shard waited `seconds` for the model; the runs that finished it before, for an earlier
+    library or release, `seconds_before`.
     """
 
     model: ModelId
@@ -69,6 +71,7 @@ class RawManifest(FrozenRecord):
     environment: str
     adopted: Adoption | None = None
     seconds: float
+    seconds_before: float = 0.0
     finished_at: datetime
 
     @model_validator(mode="after")
@@ -81,6 +84,11 @@ class RawManifest(FrozenRecord):
         return self
 
     @property
+    def seconds_in_all(self) -> float:
+        """The seconds of all runs that have finished the shard."""
+        return self.seconds_before + self.seconds
+
+    @property
     def computed_by(self) -> tuple[str, ...]:
         """The releases that have computed the predictions."""
         return tuple(sorted({self.release, *(self.adopted.computed_by if self.adopted else ())}))
@@ -91,7 +99,7 @@ class RawManifest(FrozenRecord):
 
         The names of parts have the environment; their checksums stay, and determine the emptied cells.
         """
-        ignored = dict.fromkeys(("emptied", "environment", "adopted", "seconds", "finished_at"), True)
+        ignored = dict.fromkeys(("emptied", "environment", "adopted", "seconds", "seconds_before", "finished_at"), True)
         content = self.model_dump_json(exclude={**ignored, "parts": {"__all__": {"name"}}})
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 

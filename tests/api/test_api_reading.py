@@ -236,6 +236,9 @@ def test_model_is_described_by_its_table_and_card(tables, api):
         "deterministic": False,
         "varying": ["score"],
         "example": "equal",
+        "runner_hours": 1.25,
+        "dollars": 0.5,
+        "peak_memory": 350 << 20,
         "adopted": {**ADOPTION.model_dump(), "computed_by": ["v1.0.0"], "compared_at": "2026-11-28T00:00:00Z"},
     }
 

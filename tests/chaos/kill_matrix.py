@@ -51,7 +51,10 @@ KILLED = ("process", "group")
 """What is killed: the command's process alone, or all that it started in its group."""
 
 SECONDS_PER_COMMAND = 180
-VARYING = {"updated", "seconds", "finished_at", "built_at", "speed", "run", "peak_memory", "description"}
+VARYING = {
+    *("updated", "finished_at", "built_at", "description"),
+    *("seconds", "seconds_before", "speed", "run", "peak_memory"),
+}
 """The fields of JSON objects that say when something was done, how long it took, or what it took, also in words."""
 
 STAGES: dict[str, tuple[str, ...]] = {

@@ -31,7 +31,7 @@ def contents(world) -> dict[str, object]:
         path = world.path(name)
         if name.endswith("manifest.json") and name.startswith("raw/"):
             found[name] = RawManifest.model_validate_json(path.read_bytes()).model_dump(
-                exclude={"seconds", "finished_at"}
+                exclude={"seconds", "seconds_before", "finished_at"}
             )
         elif not name.endswith("manifest.json"):
             found[name] = path.read_bytes()

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 
 import dagster as dg
 import pytest
@@ -59,6 +60,14 @@ def test_graph_has_eight_assets_in_four_groups():
         "model_card": ("serving", ["prediction_table"], "DynamicPartitionsDefinition", False, True),
         "hub_models": ("hub", [], "NoneType", False, False),
     }
+
+
+@pytest.mark.parametrize(("days", "limits"), [(0, None), (30, (timedelta(days=30), timedelta(days=60)))])
+def test_age_of_the_library_is_limited_by_a_setting(days: int, limits: tuple[timedelta, timedelta] | None):
+    graph = build_defs(Platform(Settings(library_days=days))).resolve_asset_graph()
+    policy = graph.get(dg.AssetKey("reference_library")).freshness_policy
+    found = policy and (policy.warn_window.to_timedelta(), policy.fail_window.to_timedelta())
+    assert found == limits
 
 
 def test_shard_is_recorded_once_with_its_own_version(graph: Graph):

@@ -9,7 +9,7 @@ from precalc.cli.terminal import PlainConsole, show
 from precalc.errors import UsageError
 from precalc.expressions import make_question, write_name
 from precalc.plugins import open_source
-from precalc.source import Column, Distribution, ModelInfo
+from precalc.source import Column, Distribution, ModelInfo, describe_cost
 
 _WIDTH = 40
 """Characters of the longest bar."""
@@ -105,6 +105,7 @@ def _describe_model(info: ModelInfo) -> None:
         "molecules": f"{info.molecules:,}",
         "quarantined": _number(info.quarantined),
         "deterministic": varies,
+        "cost": describe_cost(info.runner_hours, info.dollars, info.peak_memory) or "–",
         "last load": info.updated or "–",
         "license": info.license or "–",
         "publication": info.publication or "–",
