@@ -63,5 +63,6 @@ def hub_changes(
         return dg.SkipReason(f"no model and no release is new in {registry.source}")
     for line in changes:
         context.log.info(line)
-    # A run that fails is not requested again on the same day.
-    return dg.RunRequest(run_key=f"{registry.read_at:%Y-%m-%d}-{registry.digest}")
+    # A run that fails is requested again on the next day.
+    stored = f"{before.read_at:%Y%m%dT%H%M%S}" if before else "none"
+    return dg.RunRequest(run_key=f"{registry.read_at:%Y%m%d}/{stored}/{registry.digest}")

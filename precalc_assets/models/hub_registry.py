@@ -27,8 +27,8 @@ from precalc_assets.storage import HUB_MODELS
 _MOST_BYTES = 16 << 20
 """The registry of 270 models has about 1 MB."""
 
-_SECONDS = 60.0
-"""Timeout of the download."""
+_SECONDS = 30.0
+"""Timeout of the download; a tick of a sensor has 60 s."""
 
 _COMPUTABLE = ("ready", "in maintenance")
 """Statuses of models that run. The hub's others are *In progress* and *Archived*."""
