@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from rich.table import Table
 
 from precalc.cli.served_models import models_table, yes_or_no
-from precalc.cli.terminal import PlainConsole, say
+from precalc.cli.terminal import PlainConsole, show
 from precalc.identifiers import check_model_id
 from precalc.source import name_variation
 from precalc_assets.catalogue import CatalogueEntry, read_entry
@@ -59,18 +59,17 @@ def models() -> None:
 
 
 def hub_models() -> None:
-    """Print a table of the models in the hub's registry, with what the hub published and why some are left out."""
+    """Print a table of the models in the hub's registry, and below it why some are not computed, or what to know."""
     settings = load_settings()
     registry = read_registry(settings)
     rows = [model.row(settings) for model in registry.models]
+    notes = [f"{row['model']}: {note}" for row in rows if (note := row.pop("note"))]
     table = Table(*(rows[0] if rows else ()), box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row.values())
-    console = PlainConsole()
-    console.print(table)
-    console.print(registry.describe(settings))
-    for entry in registry.unreadable:
-        say(f"cannot be read: {entry}")
+    PlainConsole().print(table)
+    for line in (*notes, *registry.unreadable, registry.describe(settings)):
+        show(line)
 
 
 def status(model: str) -> None:

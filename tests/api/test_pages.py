@@ -129,6 +129,10 @@ def test_pages_are_accessible(both):
         assert all("tabindex" in attrs for _, attrs in page.tags if attrs.get("class") == "scroll")
 
 
+def test_page_of_a_model_says_what_it_took(both):
+    assert "1.25 runner-hours, $0.50, 350 MB of memory." in both[1].texts
+
+
 def test_plot_describes_itself_in_words(both):
     [plot] = [attrs for attrs in both[1].all("svg") if attrs.get("role") == "img"]
     assert plot["aria-label"] == (
@@ -148,10 +152,6 @@ def test_plot_describes_itself_in_words(both):
         {"kind": "values", "counts": (2, 1), "values": ("", HOSTILE)},
     ],
 )
-def test_page_of_a_model_says_what_it_took(both):
-    assert "1.25 runner-hours, $0.50, 350 MB of memory." in both[1].texts
-
-
 def test_every_distribution_is_drawn(tables, api, odd):
     distribution = Distribution(column="score", molecules=3, nulls=0, **odd)
     plot = draw(distribution)

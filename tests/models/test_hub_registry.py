@@ -204,19 +204,20 @@ def test_changes_name_what_is_new(
     assert list_changes(old, new) == lines
 
 
-def test_command_lists_models_and_why_some_are_not_computed(world) -> None:
+def test_command_lists_models_and_why_some_are_not_computed(world, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     path = write_registry(
         world.root / "models.json", hub_entry("eos1one"), hub_entry("eos2two", Status="Archived"), {"Title": "x"}
     )
-    done = world.precalc("models", "--hub", hub_registry=path, columns="400")
-    assert done.returncode == 0
-    header, one, two, counts = done.stdout.splitlines()
+    done = world.precalc("models", "--hub", hub_registry=path)
+    assert (done.returncode, done.stderr) == (0, "")
+    header, one, two, note, unreadable, counts = done.stdout.splitlines()
     assert header.split()[:3] == ["model", "title", "status"]
-    assert "422" in one
-    assert "not computed" not in one
-    assert "not computed: its status in the hub is 'Archived'" in two
-    assert counts.strip() == "2 models, of which 1 may be computed; entries that cannot be read: 1"
-    assert "entry 3 (without identifier)" in done.stderr
+    assert one.split()[-3:] == ["556", "10,014", "422"]
+    assert two.startswith("eos2two")
+    assert note == "eos2two: not computed: its status in the hub is 'Archived'"
+    assert unreadable == "entry 3 (without identifier): Identifier: Field required"
+    assert counts == "2 models, of which 1 may be computed; entries that cannot be read: 1"
 
 
 def test_command_without_a_registry_fails_in_one_line(world) -> None:
