@@ -40,3 +40,12 @@ class MissingTableError(TableError):
 
 class ExecutionError(PrecalcError):
     """An execution cannot be launched, followed or claimed; the others are not affected."""
+
+
+class CampaignError(PrecalcError):
+    """A campaign is not in a state for what was asked, or its records are damaged."""
+
+
+def is_models_fault(error: BaseException) -> bool:
+    """Return whether a model failed in a way in which it would on any machine: unknown, refused, or broken."""
+    return isinstance(error, ModelError | UsageError) and not isinstance(error, MachineError)

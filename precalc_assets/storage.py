@@ -270,5 +270,6 @@ def emptied(model: str, shard: str) -> str:
 
 
 HUB_MODELS = "hub/models.json"
+CAMPAIGNS = "campaigns"
 EXECUTIONS = "executions"
 REQUESTS = "requests"

@@ -26,7 +26,7 @@ from precalc_assets.inference.opening import open_model
 from precalc_assets.inference.parts import find_landed
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
 from precalc_assets.platform import Platform, open_platform
-from precalc_assets.platform_errors import ExecutionError, PrecalcError, UsageError
+from precalc_assets.platform_errors import ExecutionError, PrecalcError, UsageError, is_models_fault
 from precalc_assets.sharding import format_shards, parse_shards
 
 MOST_JOBS = 256
@@ -104,7 +104,7 @@ def canary(key: Key) -> None:
             predict_sample(model, size or CANARY_SIZE)
     except FAILURES as error:
         for item in execution.intent.items:
-            execution.report(ShardOutcome(item, failure=reason(error)))
+            execution.report(ShardOutcome(item, failure=reason(error)), broken=is_models_fault(error))
         raise
 
 

@@ -45,6 +45,7 @@ app.add_typer(library_app, name="library")
 models_app = typer.Typer(cls=_LazyGroup, help="List, fetch, install, check and remove models.")
 app.add_typer(models_app, name="models")
 for name, about in {
+    "campaign": "Many models under one budget: start, approve, pause, resume, stop, status.",
     "executions": "GitHub's runners and SLURM clusters: check the setup, cancel an execution.",
     "jobs": "Commands of the jobs on runners and clusters; by hand, use `predict` and `load`.",
 }.items():

@@ -1,13 +1,15 @@
-"""The jobs that the sensors start, the runs that they have started for a request or an execution, and the next run."""
+"""The jobs that the sensors start, and the runs of a request, an execution or a campaign: the earlier, and the next."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 import dagster as dg
 
 from precalc_assets.defs.dagster_internals import ASSET_PARTITION_RANGE_START_TAG, ROOT_RUN_ID_TAG, WILL_RETRY_TAG
-from precalc_assets.defs.partitions import MODELS, range_tags
+from precalc_assets.defs.partitions import MODELS, partition_key, range_tags
 from precalc_assets.executions.following import ATTEMPTS
+from precalc_assets.sharding import shard_keys
 
 # A job's assets must have the same partitions.
 TRY_MODEL = dg.define_asset_job(
@@ -24,14 +26,19 @@ _JOBS = {"sample_predictions": TRY_MODEL, "raw_predictions": COMPUTE_SHARDS}
 
 
 class Attempts:
-    """The runs of an asset that were started for one request or execution, whose id is in a tag."""
+    """The runs of an asset that were started for one request, execution or campaign, whose id is in a tag."""
 
-    def __init__(self, instance: dg.DagsterInstance, asset: str, tag: str, tag_value: str) -> None:
+    def __init__(self, asset: str, tag: str, tag_value: str, runs: Sequence[dg.DagsterRun]) -> None:
         self._asset = asset
         self._job = _JOBS[asset].name
         self._tag = tag
         self._tag_value = tag_value
-        self._runs = instance.get_runs(dg.RunsFilter(job_name=self._job, tags={tag: tag_value}))
+        self._runs = [run for run in runs if run.job_name == self._job]
+
+    @classmethod
+    def find(cls, instance: dg.DagsterInstance, asset: str, tag: str, tag_value: str) -> Self:
+        """Find the runs by their tag."""
+        return cls(asset, tag, tag_value, instance.get_runs(dg.RunsFilter(tags={tag: tag_value})))
 
     @property
     def made(self) -> int:
@@ -63,6 +70,11 @@ class Attempts:
             run_config={"ops": {self._asset: {"config": dict(config)}}},
             tags={self._tag: self._tag_value, "model": first.partition("|")[0], **range_tags(first, last)},
         )
+
+    def next_of_shards(self, model: str, n_shards: int) -> dg.RunRequest:
+        """Return the next run over all shards of a model."""
+        keys = [partition_key(model, shard) for shard in shard_keys(n_shards)]
+        return self.next_run(keys[0], keys[-1], {})
 
 
 def run_and_retries(instance: dg.DagsterInstance, run_id: str) -> list[dg.DagsterRun]:

@@ -29,6 +29,9 @@ from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_AS
 # When `dagster` exports what `get_asset_check_execution_history` and `get_asset_check_partition_info` take and return.
 from dagster._core.event_api import PartitionKeyFilter
 from dagster._core.execution import compute_logs
+
+# When `dagster` exports the type of an event's `step_failure_data`.
+from dagster._core.execution.plan.objects import StepFailureData
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 # When a RunRequest takes a range of partitions, and a run says whether Dagster will retry it.

@@ -16,7 +16,7 @@ from precalc_assets.executions.following import cancel, follow, follow_sample, s
 from precalc_assets.executions.records import SAMPLE, Execution, followed, unsettled
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
 from precalc_assets.platform import Platform
-from precalc_assets.platform_errors import ExecutionError
+from precalc_assets.platform_errors import ExecutionError, ModelError
 from precalc_assets.predictions.canary_report import CanaryReport, find_report
 
 EXECUTION_TAG = "precalc/execution"
@@ -49,13 +49,16 @@ def compute_on_engine(
 def try_on_engine(
     context: dg.AssetExecutionContext, platform: Platform, compute: str, model: str, size: int
 ) -> CanaryReport:
-    """Have a model's canary run on `compute`, and return its report. Raises ExecutionError if it left none."""
+    """Have a model's canary run on `compute`, and return its report.
+
+    Raises ExecutionError if it left none, ModelError if that is the model's fault.
+    """
     engine = platform.engine(context.log.info, compute)
     execution = _execution(context, engine)
     before = find_report(engine.store, model)
     if execution and before and before.finished_at >= execution.intent.created_at:
         before = None
-    failure: ExecutionError | None = None
+    failure: ExecutionError | ModelError | None = None
     try:
         settled = execution.settled.read() if execution else None
         if settled is None:
@@ -63,7 +66,7 @@ def try_on_engine(
                 follow_sample(engine, model, size, dagster_run=context.run.run_id)
         elif settled.failures:
             raise ExecutionError(f"the canary of {model}: {settled.failures[SAMPLE]}")
-    except ExecutionError as error:
+    except (ExecutionError, ModelError) as error:
         failure = error
     report = find_report(engine.store, model)
     if report is None or (failure and (report == before or not report.broken)):

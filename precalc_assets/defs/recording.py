@@ -29,6 +29,9 @@ from precalc_assets.storage import quarantine, read_object
 _EVALUATION_SECONDS = 5.0
 """Seconds after which the shards that landed since the last evaluation are evaluated together, by a few queries."""
 
+OVER_LIMIT = "over_limit"
+"""The metadatum of a failed run that counts failed shards whose data are there: they would fail again."""
+
 Event = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.MaterializeResult[None] | dg.Output[None]
 
 
@@ -109,6 +112,7 @@ class Recorder:
         self._unevaluated: dict[str, Finding] = {}
         self._evaluated_at = time.monotonic()
         self._failures: dict[str, str] = {}
+        self._over_limit = 0
         self._landed = 0
 
     def record(self, outcome: ShardOutcome, model: str | None = None, inputs: Sequence[Input] = ()) -> Iterator[Event]:
@@ -120,6 +124,7 @@ class Recorder:
             yield self._materialization(outcome, key, inputs)
         else:
             self._failures[key] = outcome.failure
+            self._over_limit += bool(outcome.digest)
             self._context.log.error(f"{key}: {outcome.failure}")
         self._unevaluated[key] = Finding(outcome.checks, self._check_metadata(outcome, key))
         if time.monotonic() - self._evaluated_at > _EVALUATION_SECONDS:
@@ -133,7 +138,7 @@ class Recorder:
             total = self._landed + len(self._failures)
             raise dg.Failure(
                 description=f"{len(self._failures)} of {total} shards failed:\n{_grouped(self._failures)}",
-                metadata={"failed": len(self._failures), "landed": self._landed},
+                metadata={"failed": len(self._failures), OVER_LIMIT: self._over_limit, "landed": self._landed},
                 allow_retries=False,
             )
         yield dg.MaterializeResult(metadata=internals.RECORDED_ALREADY)

@@ -1,4 +1,4 @@
-"""The sensors of requests and executions: one meets requests, one follows executions that no Dagster run follows.
+"""The sensors: one meets requests, one advances the campaign, one follows executions that no Dagster run follows.
 
 A request is an object in the store. Dagster's runs, tagged with its id, hold its progress: first the model's canary,
 then all its shards.
@@ -10,15 +10,14 @@ from itertools import islice
 import dagster as dg
 
 from precalc_assets.defs.attempts import COMPUTE_SHARDS, TRY_MODEL, Attempts, new_models
+from precalc_assets.defs.campaign_sensor import advance_campaign
 from precalc_assets.defs.dead_runs import settle_dead_runs
-from precalc_assets.defs.partitions import partition_key
 from precalc_assets.defs.unfollowed import follow_unfollowed
 from precalc_assets.executions.request_queue import Request, meet_request, pending_requests, read_request
 from precalc_assets.outcomes import FAILURES, reason
 from precalc_assets.platform import Platform
 from precalc_assets.platform_errors import PrecalcError
 from precalc_assets.predictions.canary_report import find_report
-from precalc_assets.sharding import shard_keys
 
 REQUEST_TAG = "precalc/request"
 
@@ -39,6 +38,14 @@ def execution_sensors(compute: str) -> list[dg.SensorDefinition]:
         description="Meets what `precalc request` asks for: adds the model, runs its canary, and then all its shards. "
         "A request for a sample ends with the canary.",
     )
+    campaign = dg.sensor(
+        name="campaign",
+        jobs=[TRY_MODEL, COMPUTE_SHARDS],
+        minimum_interval_seconds=30,
+        default_status=running,
+        description="Works through what `precalc campaign start` asks for: canaries first, and after a person's "
+        "approval all shards, pinned models first and then the shortest, while jobs and budget allow.",
+    )
     executions = dg.sensor(
         name="executions",
         jobs=[TRY_MODEL, COMPUTE_SHARDS],
@@ -47,7 +54,11 @@ def execution_sensors(compute: str) -> list[dg.SensorDefinition]:
         description="Starts a run for each execution that no run follows, such as one that a person started in "
         "GitHub's UI, or whose run died. That run records what landed and retries what failed.",
     )
-    return [requests(_clear_skips(_meet_requests)), executions(_clear_skips(follow_unfollowed))]
+    return [
+        requests(_clear_skips(_meet_requests)),
+        campaign(_clear_skips(advance_campaign)),
+        executions(_clear_skips(follow_unfollowed)),
+    ]
 
 
 def _clear_skips(evaluate: _Tick) -> _Tick:
@@ -84,14 +95,14 @@ def _meet_requests(context: dg.SensorEvaluationContext, platform: Platform) -> d
 def _next_runs(context: dg.SensorEvaluationContext, platform: Platform, request: Request) -> Iterator[dg.RunRequest]:
     """Yield the run that a request needs now, if any. Mark the request as met if it needs no more runs."""
     model = request.model
-    canary = Attempts(context.instance, "sample_predictions", REQUEST_TAG, request.id)
-    raw = Attempts(context.instance, "raw_predictions", REQUEST_TAG, request.id)
+    runs = context.instance.get_runs(dg.RunsFilter(tags={REQUEST_TAG: request.id}))
+    canary = Attempts("sample_predictions", REQUEST_TAG, request.id, runs)
+    raw = Attempts("raw_predictions", REQUEST_TAG, request.id, runs)
     if canary.under_way or raw.under_way:
         return
     report = find_report(platform.store, model)
     if request.sample is None and canary.done and not (raw.done or raw.over):
-        keys = [partition_key(model, shard) for shard in shard_keys(platform.settings.n_shards)]
-        yield raw.next_run(keys[0], keys[-1], {})
+        yield raw.next_of_shards(model, platform.settings.n_shards)
     elif not (canary.done or canary.over or (canary.made and report and report.broken)):
         yield canary.next_run(model, model, {"size": request.sample} if request.sample else {})
     else:

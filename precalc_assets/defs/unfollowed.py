@@ -84,7 +84,7 @@ def _needed_runs(
     """Return the runs that an execution needs now, or move it a step towards settled; None if nothing is left to do."""
     sample = execution.intent.sample
     asset = "raw_predictions" if sample is None else "sample_predictions"
-    attempts = Attempts(instance, asset, EXECUTION_TAG, execution.key)
+    attempts = Attempts.find(instance, asset, EXECUTION_TAG, execution.key)
     follower = execution.follower.read()
     followers = run_and_retries(instance, follower.dagster_run) if follower else []
     if attempts.under_way or any_under_way(followers):

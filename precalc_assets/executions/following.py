@@ -16,7 +16,7 @@ from precalc_assets.executions.compute_backend import BackendError, Engine, RunS
 from precalc_assets.executions.protocol import LOOK, Waiting
 from precalc_assets.executions.stepping import step
 from precalc_assets.outcomes import Fact, ShardOutcome
-from precalc_assets.platform_errors import ExecutionError
+from precalc_assets.platform_errors import ExecutionError, ModelError
 
 ATTEMPTS = 3
 """Attempts at a shard before it counts as failed."""
@@ -63,7 +63,7 @@ def follow_sample(engine: Engine, model: str, size: int, *, dagster_run: str = "
     """Run a model's canary on the backend; the canary's report has the results.
 
     A canary that already runs is followed, whatever its size. Raises ExecutionError with the reason if the canary
-    failed, and otherwise like `follow`.
+    failed, ModelError if the model is to blame, and otherwise like `follow`.
     """
     execution = _open_sample(engine, model, size)
     execution.follower.put(records.Follower(dagster_run=dagster_run))
@@ -73,7 +73,9 @@ def follow_sample(engine: Engine, model: str, size: int, *, dagster_run: str = "
         engine.wait_until(_next_look(state, engine.now()))
     if state.failures:
         _tell_logs(engine, execution.intent, state)
-        raise ExecutionError(f"the canary of {model}: {state.failures[records.SAMPLE]}")
+        report = execution.shard_report(records.SAMPLE).read()
+        error = ModelError if report and report.broken else ExecutionError
+        raise error(f"the canary of {model}: {state.failures[records.SAMPLE]}")
     return state
 
 

@@ -123,11 +123,15 @@ class Claim(FrozenRecord):
 
 
 class ShardReport(FrozenRecord):
-    """Why a shard did not land. It `exceeded` the limit if too many of its molecules were quarantined."""
+    """Why a shard did not land. It `exceeded` the limit if too many of its molecules were quarantined.
+
+    `broken` says of a canary that the model as a whole cannot be used, on any machine.
+    """
 
     failure: str = ""
     unfinished: bool = False
     exceeded: bool = False
+    broken: bool = False
 
 
 class Follower(FrozenRecord):
@@ -250,11 +254,15 @@ class Execution:
         """Keep late runs from computing, unless a run has claimed the execution by now."""
         self.claim.create(Claim(reason=reason, claimed_at=datetime.now(UTC)))
 
-    def report(self, outcome: ShardOutcome) -> None:
+    def report(self, outcome: ShardOutcome, *, broken: bool = False) -> None:
         """Record, on the runner, why a shard did not land. If it landed, its manifest says everything."""
         if not outcome.landed:
-            exceeded = bool(outcome.digest)
-            report = ShardReport(failure=outcome.failure, unfinished=outcome.unfinished, exceeded=exceeded)
+            report = ShardReport(
+                failure=outcome.failure,
+                unfinished=outcome.unfinished,
+                exceeded=bool(outcome.digest),
+                broken=broken,
+            )
             self.shard_report(outcome.shard).put(report)
 
     def _once(self, name: str, kind: type[RecordType]) -> Slot[RecordType]:

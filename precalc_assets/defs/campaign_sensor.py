@@ -1,0 +1,107 @@
+"""The campaign in Dagster: its runs as plain values, by which `precalc_assets.campaigns` decides, and what it launches.
+
+A run that failed is read once more for the reason: which of the model and the infrastructure was at fault.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from precalc_assets.campaigns.campaign_plan import Ending
+from precalc_assets.campaigns.campaign_records import find_unfinished
+from precalc_assets.campaigns.campaign_tick import CampaignRun, tick
+from precalc_assets.defs.attempts import TRY_MODEL, Attempts, any_under_way, new_models
+from precalc_assets.defs.dagster_internals import StepFailureData
+from precalc_assets.defs.recording import OVER_LIMIT
+from precalc_assets.platform import Platform
+from precalc_assets.platform_errors import ColumnsError, ModelError, UsageError
+
+CAMPAIGN_TAG = "precalc/campaign"
+
+_MODELS_FAULTS = {error.__name__ for error in (ModelError, ColumnsError, UsageError)}
+"""Errors that a canary would meet again; not MachineError, which blames the machine."""
+
+_LONGEST_REASON = 300
+
+_LAST_WORDS = 10
+"""Entries of a dead run's log to look through for its last own one."""
+
+
+def advance_campaign(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
+    """Return the runs that the unfinished campaign needs next, and cancel those of a stopped one.
+
+    Raises PrecalcError if there is no library, a setting of the compute backend is missing, or a record is damaged.
+    """
+    campaign = find_unfinished(platform.store)
+    if campaign is None:
+        return dg.SkipReason("no campaign is under way; `precalc campaign start` starts one")
+    settings, instance = platform.settings, context.instance
+    platform.library()
+    if settings.compute != "local":
+        platform.engine(context.log.info, patient=False)  # otherwise each canary would fail for a missing setting
+    records = instance.get_run_records(dg.RunsFilter(tags={CAMPAIGN_TAG: campaign.id}))
+    runs = [record.dagster_run for record in records]
+    seen = [_campaign_run(instance, record, runs) for record in reversed(records)]
+    plan = tick(campaign, seen, settings, datetime.now(UTC), context.log.warning)
+    if plan.phase == "stopping":
+        for run in runs:
+            waits = not run.is_finished and run.status is not dg.DagsterRunStatus.CANCELING
+            if waits and not instance.run_coordinator.cancel_run(run.run_id):
+                context.log.warning(f"run {run.run_id} cannot be cancelled from here; terminate it in Dagster's UI")
+    requests: list[dg.RunRequest] = []
+    for model in plan.launches:
+        own = [run for run in runs if run.tags["model"] == model]
+        if plan.phase == "canaries":
+            requests.append(Attempts("sample_predictions", CAMPAIGN_TAG, campaign.id, own).next_run(model, model, {}))
+        else:
+            shards = Attempts("raw_predictions", CAMPAIGN_TAG, campaign.id, own)
+            requests.append(shards.next_of_shards(model, settings.n_shards))
+    return dg.SensorResult(run_requests=requests, dynamic_partitions_requests=new_models(instance, set(plan.launches)))
+
+
+def _campaign_run(instance: dg.DagsterInstance, record: dg.RunRecord, runs: Sequence[dg.DagsterRun]) -> CampaignRun:
+    run = record.dagster_run
+    began = datetime.fromtimestamp(record.start_time, UTC) if record.start_time else None
+    seen = CampaignRun(run.tags["model"], run.job_name == TRY_MODEL.name, began)
+    is_retried = any(each.parent_run_id == run.run_id for each in runs)
+    if not run.is_finished or (any_under_way([run]) and not is_retried):
+        return seen
+    ended = datetime.fromtimestamp(record.end_time or record.update_timestamp.timestamp(), UTC)
+    if run.is_success:
+        return replace(seen, ended=ended, ending=Ending.done)
+    if run.status is dg.DagsterRunStatus.CANCELED:
+        return replace(seen, ended=ended, ending=Ending.cancelled, why=f"run {run.run_id[:8]} was cancelled")
+    for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
+        if entry.dagster_event:
+            ending, why = _fault(entry.dagster_event.step_failure_data, seen.is_canary)
+            return replace(seen, ended=ended, ending=ending, why=why)
+    # The run died. It is reported when that is noticed, which may be days later: its last word says when it was alive.
+    last = instance.get_records_for_run(run.run_id, limit=_LAST_WORDS, ascending=False).records
+    alive = next((each.timestamp for each in last if not _is_report(each.event_log_entry)), ended.timestamp())
+    why = next((each.event_log_entry.message for each in last if each.event_log_entry.message), "it died")
+    ended = min(ended, datetime.fromtimestamp(alive, UTC))
+    return replace(seen, ended=ended, ending=Ending.infrastructure, why=why[:_LONGEST_REASON])
+
+
+def _fault(failure: StepFailureData, is_canary: bool) -> tuple[Ending, str]:
+    """Return whether the model or the infrastructure was at fault for a failed step, and why it failed."""
+    said, error = failure.user_failure_data, failure.error
+    why = (said and said.description) or (error.message if error else "it failed without a word")
+    if is_canary:
+        cause = error.cause if error else None
+        is_models = said is not None and (cause is None or cause.cls_name in _MODELS_FAULTS)
+    else:
+        counts = {name: value.value for name, value in said.metadata.items()} if said else {}
+        is_models = OVER_LIMIT in counts and counts[OVER_LIMIT] == counts["failed"]
+    return Ending.broken if is_models else Ending.infrastructure, " ".join(why.split())[:_LONGEST_REASON]
+
+
+def _is_report(entry: dg.EventLogEntry) -> bool:
+    """Return whether an entry of a run's log was written by Dagster about the run, and not by the run."""
+    event = entry.dagster_event
+    return event is not None and event.event_type in (
+        dg.DagsterEventType.RUN_FAILURE,
+        dg.DagsterEventType.ENGINE_EVENT,
+    )
