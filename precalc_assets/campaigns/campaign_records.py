@@ -80,7 +80,7 @@ class Stop(FrozenRecord):
     requested_at: Moment
 
 
-class ModelProgress(FrozenRecord):
+class ModelStanding(FrozenRecord):
     """How far a model is, and why. `hours` is the canary's estimate for all shards, of which `landed` are there."""
 
     standing: Standing
@@ -95,7 +95,7 @@ class Progress(FrozenRecord):
 
     phase: Phase
     held: str = ""
-    models: Mapping[ModelId, ModelProgress]
+    models: Mapping[ModelId, ModelStanding]
     executions: Mapping[str, float] = {}
     seen_at: Moment
 

@@ -14,7 +14,7 @@ from obstore.store import ObjectStore
 
 from precalc_assets import storage
 from precalc_assets.campaigns.campaign_plan import CampaignState, Ending, ModelState, Plan, Stage, next_launches
-from precalc_assets.campaigns.campaign_records import Campaign, CampaignIntent, End, ModelProgress, Progress
+from precalc_assets.campaigns.campaign_records import Campaign, CampaignIntent, End, ModelStanding, Progress
 from precalc_assets.executions.records import Cancellation, list_executions, unsettled
 from precalc_assets.outcomes import FAILURES, reason
 from precalc_assets.predictions.canary_report import find_report
@@ -61,7 +61,7 @@ def tick(
     executions = _execution_hours(store, intent, before.executions if before else {}, warn)
     local = settings.compute == "local"
     states: list[ModelState] = []
-    seen: dict[str, ModelProgress] = {}
+    seen: dict[str, ModelStanding] = {}
     for model in intent.models:
         own = [run for run in runs if run.model == model]
         state = ModelState(
@@ -75,7 +75,7 @@ def tick(
         hours, landed = _estimate(store, state, known, settings.n_shards)
         missing = 1 - landed / settings.n_shards
         states.append(replace(state, hours=hours * missing if missing else 0.0))
-        seen[model] = ModelProgress(
+        seen[model] = ModelStanding(
             standing="waiting", hours=hours or None, landed=landed, spent_hours=state.spent + state.running
         )
     plan = next_launches(
@@ -140,7 +140,7 @@ def _failures_in_a_row(runs: Sequence[CampaignRun], since: datetime) -> list[str
     return [run.why for run in takewhile(lambda run: run.ending is Ending.infrastructure, counted)][::-1]
 
 
-def _estimate(store: ObjectStore, state: ModelState, known: ModelProgress | None, n_shards: int) -> tuple[float, int]:
+def _estimate(store: ObjectStore, state: ModelState, known: ModelStanding | None, n_shards: int) -> tuple[float, int]:
     """Return the canary's estimate of the hours for all shards, and how many have landed; 0 before it has passed.
 
     Both are kept from the last tick unless a run has ended since. What a run under way has landed does not count yet,

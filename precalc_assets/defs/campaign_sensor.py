@@ -73,19 +73,21 @@ def _campaign_run(instance: dg.DagsterInstance, record: dg.RunRecord, runs: Sequ
         return replace(seen, ended=ended, ending=Ending.done)
     if run.status is dg.DagsterRunStatus.CANCELED:
         return replace(seen, ended=ended, ending=Ending.cancelled, why=f"run {run.run_id[:8]} was cancelled")
-    for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
-        if entry.dagster_event:
-            ending, why = _fault(entry.dagster_event.step_failure_data, seen.is_canary)
-            return replace(seen, ended=ended, ending=ending, why=why)
+    failures = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE}
+    events = [entry.dagster_event for entry in instance.all_logs(run.run_id, failures) if entry.dagster_event]
+    for event in events:
+        if event.is_step_failure:
+            ending, why = _fault(event.step_failure_data, is_canary=seen.is_canary)
+            return replace(seen, ended=ended, ending=ending, why=_shorten(why))
     # The run died. It is reported when that is noticed, which may be days later: its last word says when it was alive.
     last = instance.get_records_for_run(run.run_id, limit=_LAST_WORDS, ascending=False).records
     alive = next((each.timestamp for each in last if not _is_report(each.event_log_entry)), ended.timestamp())
-    why = next((each.event_log_entry.message for each in last if each.event_log_entry.message), "it died")
+    why = next((event.message for event in events if event.message), "it died without a word")
     ended = min(ended, datetime.fromtimestamp(alive, UTC))
-    return replace(seen, ended=ended, ending=Ending.infrastructure, why=why[:_LONGEST_REASON])
+    return replace(seen, ended=ended, ending=Ending.infrastructure, why=_shorten(why))
 
 
-def _fault(failure: StepFailureData, is_canary: bool) -> tuple[Ending, str]:
+def _fault(failure: StepFailureData, *, is_canary: bool) -> tuple[Ending, str]:
     """Return whether the model or the infrastructure was at fault for a failed step, and why it failed."""
     said, error = failure.user_failure_data, failure.error
     why = (said and said.description) or (error.message if error else "it failed without a word")
@@ -95,7 +97,12 @@ def _fault(failure: StepFailureData, is_canary: bool) -> tuple[Ending, str]:
     else:
         counts = {name: value.value for name, value in said.metadata.items()} if said else {}
         is_models = OVER_LIMIT in counts and counts[OVER_LIMIT] == counts["failed"]
-    return Ending.broken if is_models else Ending.infrastructure, " ".join(why.split())[:_LONGEST_REASON]
+    return Ending.broken if is_models else Ending.infrastructure, why
+
+
+def _shorten(why: str) -> str:
+    words = " ".join(why.split())
+    return words if len(words) <= _LONGEST_REASON else f"{words[:_LONGEST_REASON]}…"
 
 
 def _is_report(entry: dg.EventLogEntry) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from precalc_assets.campaigns.campaign_records import (
     Campaign,
     End,
-    ModelProgress,
+    ModelStanding,
     Progress,
     find_latest,
     find_unfinished,
@@ -19,8 +19,8 @@ BUDGET = ("--budget-hours", "5")
 def progress(campaign: Campaign, phase: str, age: timedelta = timedelta(0), **more) -> None:
     """Record what a tick has seen."""
     models = {
-        "eos1aaa": ModelProgress(standing="ready", hours=1.5, landed=2, spent_hours=0.25),
-        "eos2aaa": ModelProgress(standing="broken", why="not_all_null: it answers nothing", spent_hours=0.25),
+        "eos1aaa": ModelStanding(standing="ready", hours=1.5, landed=2, spent_hours=0.25),
+        "eos2aaa": ModelStanding(standing="broken", why="not_all_null: it answers nothing", spent_hours=0.25),
     }
     seen_at = datetime.now(UTC) - age
     campaign.progress.put(Progress(**{"phase": phase, "models": models, "seen_at": seen_at, **more}))
