@@ -27,7 +27,7 @@ from precalc_assets.executions.records import (
 from precalc_assets.executions.request_queue import meet_request, pending_requests, put_request, read_request
 from precalc_assets.executions.stepping import step
 from precalc_assets.outcomes import ShardOutcome
-from precalc_assets.platform_errors import ExecutionError
+from precalc_assets.platform_errors import ExecutionError, ModelError
 from precalc_assets.predictions.shard_manifest import manifest_name
 
 
@@ -433,14 +433,18 @@ def test_settled_execution_tells_what_to_retry(simulation: Simulation) -> None:
     assert shards_to_retry(simulation.store, MODEL) == {}
 
 
-def test_failed_canary_says_why_and_is_not_retried(simulation: Simulation) -> None:
+@pytest.mark.parametrize(("broken", "error"), [(False, ExecutionError), (True, ModelError)])
+def test_failed_canary_says_why_and_is_not_retried(
+    simulation: Simulation, *, broken: bool, error: type[Exception]
+) -> None:
     def fail() -> None:
         for run in simulation.fake.runs.values():
             if run.status == "in_progress":
-                _execution(simulation).report(ShardOutcome("sample", failure="estimate: too slow"))
+                outcome = ShardOutcome("sample", failure="estimate: too slow")
+                _execution(simulation).report(outcome, broken=broken)
 
     simulation.each_time = fail
-    with pytest.raises(ExecutionError, match=f"the canary of {MODEL}: estimate: too slow"):
+    with pytest.raises(error, match=f"the canary of {MODEL}: estimate: too slow"):
         follow_sample(simulation.engine(), MODEL, 50)
     assert [run.inputs.get("sample-only") for run in simulation.fake.runs.values()] == ["50"]
 

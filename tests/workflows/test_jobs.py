@@ -153,6 +153,9 @@ def test_unusable_model_is_recorded_as_every_shards_reason(world, library: Libra
     assert execution.shard_report("02").read() is None
     assert "shards 02-03: its job recorded no reason" in jobs(world, "report", key).stdout
 
+    assert jobs(world, "canary", key).returncode == 1
+    assert execution.shard_report("02").read().broken
+
 
 @pytest.mark.slow
 def test_a_release_that_has_passed_its_canary_is_not_tried_again(world, library: LibraryManifest):
