@@ -176,9 +176,9 @@ def build_fifty_shards(world) -> None:
 
 @contextmanager
 def dagster_dev(world, **settings: str) -> Iterator[DagsterDev]:
-    """Start `dagster dev` on a world's stores and a new instance. `settings` have no prefix."""
+    """Start `dagster dev` on a world's stores and its instance. `settings` have no prefix."""
     home = world.root / "dagster_home"
-    home.mkdir()
+    home.mkdir(exist_ok=True)
     shutil.copy(PROJECT / "dagster_home" / "dagster.yaml", home)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -194,7 +194,8 @@ def dagster_dev(world, **settings: str) -> Iterator[DagsterDev]:
         try:
             yield _started(DagsterDev(f"http://127.0.0.1:{port}", process))
         finally:
-            os.killpg(process.pid, signal.SIGINT)
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGINT)
             process.wait(60)
 
 
