@@ -58,7 +58,12 @@ def advance_campaign(context: dg.SensorEvaluationContext, platform: Platform) ->
         else:
             shards = Attempts("raw_predictions", CAMPAIGN_TAG, campaign.id, own)
             requests.append(shards.next_of_shards(model, settings.n_shards))
-    return dg.SensorResult(run_requests=requests, dynamic_partitions_requests=new_models(instance, set(plan.launches)))
+    said = f"campaign {campaign.id}: {plan.phase}" + (f"; nothing is launched: {plan.held}" if plan.held else "")
+    return dg.SensorResult(
+        run_requests=requests,
+        skip_reason=None if requests else dg.SkipReason(said),
+        dynamic_partitions_requests=new_models(instance, set(plan.launches)),
+    )
 
 
 def _campaign_run(instance: dg.DagsterInstance, record: dg.RunRecord, runs: Sequence[dg.DagsterRun]) -> CampaignRun:
