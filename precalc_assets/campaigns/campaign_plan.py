@@ -10,7 +10,7 @@ after any crash; what it knows tells it what to do:
    allow; models that have just failed come last. What was spent counts, and what is under way counts with its
    estimate, or with what it has taken if that is more. A model that does not fit is passed over.
 5. After a failure of the infrastructure a model has three attempts in a row; a failure after which something new had
-   landed does not count. A broken model, and one whose run a person cancelled, is not tried again.
+   landed does not count, within 20 runs. A broken model, and one whose run a person cancelled, is not tried again.
 6. A pause launches nothing. So does the breaker: three failures of the infrastructure in a row, of whatever models.
    Both last until a person resumes the campaign.
 7. The campaign is finished when nothing is under way and no model can be launched.
@@ -24,6 +24,9 @@ from typing import Literal
 
 ATTEMPTS = 3
 """Failures of the infrastructure in a row after which a model is given up."""
+
+MOST_RUNS = 20
+"""Runs of a model's canary, or of its shards. Some failures write the same objects anew, which looks like progress."""
 
 BREAKER = 3
 """Failures of the infrastructure in a row, over all models, after which the campaign is paused."""
@@ -49,11 +52,12 @@ class Ending(Enum):
 
 @dataclass(frozen=True)
 class Stage:
-    """The runs of a model's canary, or of its shards: how the last one ended, and why.
+    """The runs of a model's canary, or of its shards: their number, how the last one ended, and why.
 
     `failures` counts those of the infrastructure since something new landed.
     """
 
+    runs: int = 0
     under_way: bool = False
     ending: Ending | None = None
     failures: int = 0
@@ -65,7 +69,7 @@ class Stage:
         again = self.ending in (None, Ending.cut_off) or (
             self.ending is Ending.infrastructure and self.failures < ATTEMPTS
         )
-        return again and not self.under_way
+        return again and not self.under_way and self.runs < MOST_RUNS
 
 
 @dataclass(frozen=True)
@@ -210,7 +214,7 @@ def _standing(each: ModelState, launched: bool, out: str) -> tuple[Standing, str
             return "broken", stage.why
         case Ending.cancelled:
             return "cancelled", stage.why
-        case Ending.infrastructure:
+        case Ending.infrastructure | Ending.cut_off:
             return "failed", stage.why
         case _:
             return "done", ""

@@ -125,6 +125,7 @@ def _stage(runs: Sequence[CampaignRun]) -> Stage:
         return Stage()
     in_a_row = takewhile(lambda run: run.ending is Ending.infrastructure, reversed(runs))
     return Stage(
+        runs=len(runs),
         under_way=any(run.ending is None for run in runs),
         ending=runs[-1].ending,
         failures=sum(1 for _ in in_a_row),

@@ -100,8 +100,8 @@ def _fault(failure: StepFailureData, *, is_canary: bool) -> tuple[Ending, str]:
         cause = error.cause if error else None
         is_models = said is not None and (cause is None or cause.cls_name in _MODELS_FAULTS)
     else:
-        counts = {name: value.value for name, value in said.metadata.items()} if said else {}
-        is_models = OVER_LIMIT in counts and counts[OVER_LIMIT] == counts["failed"]
+        over_limit = said.metadata.get(OVER_LIMIT) if said else None
+        is_models = over_limit is not None and bool(over_limit.value)
     return Ending.broken if is_models else Ending.infrastructure, why
 
 

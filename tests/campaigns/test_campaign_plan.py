@@ -7,6 +7,7 @@ import pytest
 from precalc_assets.campaigns.campaign_plan import (
     ATTEMPTS,
     BREAKER,
+    MOST_RUNS,
     CampaignState,
     Ending,
     ModelState,
@@ -102,6 +103,7 @@ TABLE: dict[str, tuple[CampaignState, Phase, list[int]]] = {
     "shards failed three times: given up": (state(model(1, DONE, failed(ATTEMPTS))), "finished", []),
     "a model that has just failed comes last": (state(model(1, DONE, failed(1)), model(2), jobs=1), "models", [2]),
     "cut off after progress: again": (state(model(1, DONE, CUT_OFF)), "models", [1]),
+    "cut off too often: given up": (state(model(1, DONE, replace(CUT_OFF, runs=MOST_RUNS))), "finished", []),
     "broken: not again": (state(model(1, BROKEN), model(2, DONE, BROKEN)), "finished", []),
     "a person cancelled the run: not again": (state(model(1, DONE, CANCELLED), model(2, CANCELLED)), "finished", []),
     # 6. pauses
