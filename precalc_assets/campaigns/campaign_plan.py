@@ -18,7 +18,7 @@ after any crash; what it knows tells it what to do:
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 
@@ -136,7 +136,7 @@ class Plan:
     phase: Phase
     launches: tuple[str, ...] = ()
     held: str = ""
-    models: Mapping[str, tuple[Standing, str]] = {}
+    models: Mapping[str, tuple[Standing, str]] = field(default_factory=dict)
 
 
 def next_launches(state: CampaignState) -> Plan:

@@ -326,7 +326,7 @@ def killed_at(point: int | None):
 def report(model: str, hours: float) -> CanaryReport:
     return CanaryReport(
         model=model,
-        metadata=ModelMetadata(identifier=model, release="v1.0.0"),
+        metadata=ModelMetadata(Identifier=model, Title="T", Release="v1.0.0"),
         release="v1.0.0",
         declared=(),
         library_digest="d",

@@ -39,9 +39,9 @@ class CampaignGraph(Graph):
             .success
         )
 
-    def queue(self, request: dg.RunRequest, status: dg.DagsterRunStatus = dg.DagsterRunStatus.QUEUED) -> str:
-        """Record a requested run, which nobody executes."""
-        run = dg.DagsterRun(request.job_name, tags=request.tags, status=status)
+    def begin(self, request: dg.RunRequest) -> str:
+        """Record a requested run as begun, and execute nothing; return its id."""
+        run = dg.DagsterRun(request.job_name, tags=request.tags, status=dg.DagsterRunStatus.STARTED)
         self.instance.add_run(run)
         return run.run_id
 
@@ -79,7 +79,7 @@ def test_lost_tick_requests_the_same_canaries_again(graph: CampaignGraph):
 def test_runs_under_way_leave_no_room_for_more(graph: CampaignGraph):
     graph.start(GOOD, BROKEN, ONLINE, jobs=1)
     [request] = graph.tick().run_requests
-    graph.queue(request)
+    graph.begin(request)
     assert graph.tick().run_requests == []
     assert graph.standings() == {GOOD: "canary", BROKEN: "waiting", ONLINE: "waiting"}
 
@@ -87,7 +87,7 @@ def test_runs_under_way_leave_no_room_for_more(graph: CampaignGraph):
 def test_run_that_dies_is_tried_again_under_a_new_key(graph: CampaignGraph):
     campaign = graph.start(GOOD)
     [request] = graph.tick().run_requests
-    run_id = graph.queue(request, dg.DagsterRunStatus.STARTED)
+    run_id = graph.begin(request)
     graph.instance.report_run_failed(graph.instance.get_run_by_id(run_id), "the process is gone")
     [again] = graph.tick().run_requests
     assert again.run_key == f"{campaign.id}/{GOOD}/2"
@@ -97,7 +97,7 @@ def test_three_dead_runs_in_a_row_pause_the_campaign(graph: CampaignGraph):
     campaign = graph.start(GOOD, BROKEN, ONLINE, PINNED, jobs=1)
     for _ in range(3):
         [request] = graph.tick().run_requests
-        run_id = graph.queue(request, dg.DagsterRunStatus.STARTED)
+        run_id = graph.begin(request)
         graph.instance.report_run_failed(graph.instance.get_run_by_id(run_id), "the process is gone")
     assert graph.tick().run_requests == []
     progress = campaign.progress.read()
@@ -109,12 +109,12 @@ def test_three_dead_runs_in_a_row_pause_the_campaign(graph: CampaignGraph):
 def test_stop_cancels_runs_and_executions_and_launches_nothing(graph: CampaignGraph):
     campaign = graph.start(GOOD, BROKEN, jobs=1)
     [request] = graph.tick().run_requests
-    run_id = graph.queue(request)
+    run_id = graph.begin(request)
     execution = open_execution(graph.world.store, GOOD, "d", (), compute="github", sample=10)
     assert execution
     campaign.stop.create(Stop(requested_at=datetime.now(UTC)))
     assert graph.tick().run_requests == []
-    assert graph.instance.get_run_by_id(run_id).status is dg.DagsterRunStatus.CANCELED
+    assert graph.instance.get_run_by_id(run_id).status is dg.DagsterRunStatus.CANCELING
     assert execution.cancellation.read()
     assert find_unfinished(graph.world.store)
 
