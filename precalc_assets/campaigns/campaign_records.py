@@ -156,7 +156,7 @@ def start_campaign(
     """
     chosen = tuple(dict.fromkeys(map(check_model_id, models)))
     if not chosen:
-        raise UsageError("the campaign has no models; name them, or give --file")
+        raise UsageError("the campaign has no models; name them, or give --file or --ready")
     budgets = {"--budget-hours": budget_hours, "--budget-dollars": budget_dollars}
     if budget_hours is None and budget_dollars is None:
         raise UsageError(f"the campaign has no budget; give {' or '.join(budgets)}")

@@ -24,6 +24,7 @@ from precalc_assets.campaigns.campaign_records import (
     start_campaign,
 )
 from precalc_assets.campaigns.campaign_tick import count_landed
+from precalc_assets.models.hub_registry import read_registry
 from precalc_assets.platform import Platform, open_platform
 from precalc_assets.platform_errors import CampaignError
 from precalc_assets.predictions.canary_report import find_report
@@ -38,6 +39,7 @@ _QUIET = timedelta(minutes=5)
 def start(
     models: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="Model ids.")] = None,
     file: Annotated[Path | None, typer.Option(help="File of model ids, one a line; # begins a comment.")] = None,
+    ready: Annotated[bool, typer.Option("--ready", help="All models of the hub that may be computed.")] = False,
     budget_hours: Annotated[float | None, typer.Option(help="Budget in runner-hours.")] = None,
     budget_dollars: Annotated[float | None, typer.Option(help="Budget in dollars, at PRECALC_RUNNER_PRICE.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Models to compute at a time.")] = 2,
@@ -47,9 +49,12 @@ def start(
 ) -> None:
     """Start a campaign: canaries first, then, once approved, all shards of the models within the budget."""
     platform = open_platform()
+    chosen = [*(models or ()), *(_read_file(file) if file else ())]
+    if ready:
+        chosen += read_registry(platform.settings).computable(platform.settings)
     campaign = start_campaign(
         platform.store,
-        [*(models or ()), *(_read_file(file) if file else ())],
+        chosen,
         pinned=pin or (),
         budget_hours=budget_hours,
         budget_dollars=budget_dollars,

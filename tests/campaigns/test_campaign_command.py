@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from fake_hub import hub_entry, write_registry
 
 from precalc_assets.campaigns.campaign_records import (
     Campaign,
@@ -35,7 +36,7 @@ def progress(campaign: Campaign, phase: str, age: timedelta = timedelta(0), **mo
         (["eos1aaa", "--budget-hours", "nan"], "--budget-hours nan is no budget"),
         (["eos1aaa", "--budget-dollars", "inf"], "--budget-dollars inf is no budget"),
         (["eos1aaa", "--budget-dollars", "5"], "PRECALC_RUNNER_PRICE is 0"),
-        ([*BUDGET], "the campaign has no models; name them, or give --file"),
+        ([*BUDGET], "the campaign has no models; name them, or give --file or --ready"),
         (["aspirin", *BUDGET], "'aspirin' is not a model id"),
         (["eos1aaa", *BUDGET, "--pin", "eos2aaa"], "--pin eos2aaa: it is not one of the campaign's models"),
         (["eos1aaa", *BUDGET, "--jobs", "0"], "--jobs"),
@@ -64,6 +65,14 @@ def test_file_may_have_comments_blank_lines_and_duplicates(world) -> None:
     assert done.stdout.strip() == find_latest(world.store).id
     assert intent.models == ("eos2aaa", "eos3aaa", "eos1aaa")
     assert (intent.pinned, intent.budget_hours, intent.budget_dollars, intent.jobs) == (("eos1aaa",), 5, None, 2)
+
+
+def test_ready_models_are_those_of_the_hub_that_may_be_computed(world) -> None:
+    entries = [hub_entry("eos1aaa"), hub_entry("eos2aaa", Source="Online"), hub_entry("eos3aaa", Status="Archived")]
+    registry = write_registry(world.root / "models.json", *entries)
+    done = world.precalc("campaign", "start", "eos4aaa", "--ready", *BUDGET, hub_registry=registry)
+    assert done.returncode == 0, done.stderr
+    assert find_latest(world.store).intent.models == ("eos4aaa", "eos1aaa")
 
 
 def test_one_campaign_at_a_time(world) -> None:
