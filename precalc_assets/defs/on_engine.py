@@ -4,7 +4,7 @@ The engine (`precalc_assets.executions`) launches, retries, cancels and reattach
 cancels. A run that was requested for one execution continues that execution and launches no other.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -38,7 +38,8 @@ def compute_on_engine(
             left.discard(outcome.shard)
             yield _with_checks(engine, model, outcome)
         with _cancelling(context, engine, model):
-            for outcome in follow(engine, model, sorted(left), dagster_run=context.run.run_id):
+            run_id = context.run.run_id
+            for outcome in follow(engine, model, sorted(left), dagster_run=run_id, on_follow=_tagging(context)):
                 left.discard(outcome.shard)
                 yield outcome if outcome.landed else _with_checks(engine, model, outcome)
     except FAILURES as error:
@@ -63,7 +64,7 @@ def try_on_engine(
         settled = execution.settled.read() if execution else None
         if settled is None:
             with _cancelling(context, engine, model):
-                follow_sample(engine, model, size, dagster_run=context.run.run_id)
+                follow_sample(engine, model, size, dagster_run=context.run.run_id, on_follow=_tagging(context))
         elif settled.failures:
             raise ExecutionError(f"the canary of {model}: {settled.failures[SAMPLE]}")
     except (ExecutionError, ModelError) as error:
@@ -81,6 +82,17 @@ def find_outcome(engine: Engine, model: str, shard: str) -> ShardOutcome | None:
         return found
     engine.say(found.failure)
     return None
+
+
+def _tagging(context: dg.AssetExecutionContext) -> Callable[[str], None]:
+    """Return a function that adds an execution to the run's tag `execution`, by which people filter runs."""
+    keys: list[str] = []
+
+    def tag(key: str) -> None:
+        keys.append(key)
+        context.instance.add_run_tags(context.run.run_id, {"execution": ", ".join(keys)})
+
+    return tag
 
 
 def _execution(context: dg.AssetExecutionContext, engine: Engine) -> Execution | None:

@@ -44,7 +44,14 @@ _Facts = dict[str, dict[str, Fact]]
 """By shard, the facts that an execution adds to those of the shard's manifest."""
 
 
-def follow(engine: Engine, model: str, shards: Sequence[str], *, dagster_run: str = "") -> Iterator[ShardOutcome]:
+def follow(
+    engine: Engine,
+    model: str,
+    shards: Sequence[str],
+    *,
+    dagster_run: str = "",
+    on_follow: Callable[[str], None] = lambda _: None,
+) -> Iterator[ShardOutcome]:
     """Have these shards computed by the backend, and yield each when it has landed or has failed for good.
 
     A shard whose manifest is of this library, and of the release that the model's canary last saw, has landed already.
@@ -52,14 +59,16 @@ def follow(engine: Engine, model: str, shards: Sequence[str], *, dagster_run: st
     A failed shard gets ATTEMPTS attempts in all, including those under earlier followers. A shard in which too many
     molecules failed gets one attempt. A shard for which a job had no time continues in the next execution, and that
     does not count as an attempt. A follower that stops or dies leaves its executions to the next one; `cancel` ends
-    them.
+    them. `on_follow` gets the key of each execution that is followed.
 
     Raises RefusedError if the backend refuses to show a run: the run goes on and can be followed again.
     """
-    return _Following(engine, model, records.Follower(dagster_run=dagster_run)).outcomes(shards)
+    return _Following(engine, model, records.Follower(dagster_run=dagster_run), on_follow).outcomes(shards)
 
 
-def follow_sample(engine: Engine, model: str, size: int, *, dagster_run: str = "") -> records.Settled:
+def follow_sample(
+    engine: Engine, model: str, size: int, *, dagster_run: str = "", on_follow: Callable[[str], None] = lambda _: None
+) -> records.Settled:
     """Run a model's canary on the backend; the canary's report has the results.
 
     A canary that already runs is followed, whatever its size. Raises ExecutionError with the reason if the canary
@@ -67,6 +76,7 @@ def follow_sample(engine: Engine, model: str, size: int, *, dagster_run: str = "
     """
     execution = _open_sample(engine, model, size)
     execution.follower.put(records.Follower(dagster_run=dagster_run))
+    on_follow(execution.key)
     tell = _tell_changes(engine.say)
     while not isinstance(state := step(engine, execution), records.Settled):
         tell(execution, state)
@@ -145,6 +155,7 @@ class _Following:
     engine: Engine
     model: str
     follower: records.Follower
+    on_follow: Callable[[str], None]
     left: dict[str, tuple[str, ...]] = field(default_factory=dict)
     active: dict[str, _Followed] = field(default_factory=dict)
 
@@ -223,6 +234,7 @@ class _Following:
 
     def _attach(self, execution: records.Execution) -> None:
         execution.follower.put(self.follower)
+        self.on_follow(execution.key)
         run = execution.run.read()
         facts = _run_facts(execution.intent, run.url) if run else {}
         self.active[execution.key] = _Followed(execution, self.engine.now(), facts)
