@@ -9,20 +9,18 @@ from precalc.cli.served_models import models_table, yes_or_no
 from precalc.cli.terminal import PlainConsole, show
 from precalc.identifiers import check_model_id
 from precalc.source import name_variation
-from precalc_assets.catalogue import CatalogueEntry, read_entry
 from precalc_assets.emptied_cells import describe_emptied, merge_emptied
 from precalc_assets.inference.canary import CANARY_SIZE
 from precalc_assets.inference.opening import find_known, list_known
+from precalc_assets.model_progress import find_entry, find_progress
 from precalc_assets.models.hub_registry import read_registry
-from precalc_assets.outcomes import reason
 from precalc_assets.platform import open_platform
-from precalc_assets.platform_errors import ModelError, PrecalcError, TableError
-from precalc_assets.predictions.canary_report import CanaryReport, find_report
-from precalc_assets.predictions.shard_manifest import RawManifest, find_manifest
+from precalc_assets.platform_errors import ModelError, PrecalcError
+from precalc_assets.predictions.canary_report import CanaryReport
+from precalc_assets.predictions.shard_manifest import RawManifest
 from precalc_assets.settings import Settings, load_settings
 from precalc_assets.sharding import format_shards
-from precalc_assets.storage import list_sizes, predictions
-from precalc_assets.tables import LIBRARY, REGISTRY, KeyValueStore
+from precalc_assets.tables import LIBRARY, REGISTRY
 
 
 def models() -> None:
@@ -32,7 +30,7 @@ def models() -> None:
     table = models_table()
     runnable = list_known(settings)
     for name in sorted({*runnable, *tables.list_tables()} - {LIBRARY, REGISTRY}):
-        entry = _find_entry(tables, name)
+        entry = find_entry(tables, name)
         card = entry.card if entry else None
         releases = ", ".join(entry.releases) if entry else ""
         try:
@@ -76,44 +74,31 @@ def status(model: str) -> None:
     """Print how many shards of a model each stage has, and which are missing or stale."""
     platform = open_platform()
     check_model_id(model)
-    store, settings = platform.store, platform.settings
-    shards = platform.library().shards
-    raw: dict[str, RawManifest] = {}
-    damaged = {}
-    for shard in shards:
-        try:
-            manifest = find_manifest(store, model, shard)
-        except PrecalcError as error:
-            damaged[shard] = reason(error)
-            continue
-        if manifest:
-            raw[shard] = manifest
-    stale = [shard for shard in raw if raw[shard].shard_digest != shards[shard].digest]
-    listed = list_sizes(store, f"predictions/model={model}")
-    parquet = [shard for shard in shards if predictions(model, shard) in listed]
-    entry = _find_entry(platform.tables, model)
-    directories = entry.directories if entry else {}
-    served = [shard for shard in shards if shard in directories]
-    outdated = [shard for shard in served if shard in raw and raw[shard].digest != directories[shard].built_from]
-    if not raw and not served and model not in list_known(settings):
+    settings = platform.settings
+    library = platform.library().shards
+    progress = find_progress(platform, model)
+    raw, directories = progress.raw, progress.entry.directories if progress.entry else {}
+    stale = [shard for shard in raw if raw[shard].shard_digest != library[shard].digest]
+    outdated = [each for each in progress.served if each in raw and raw[each].digest != directories[each].built_from]
+    if not progress.manifests and not progress.served and model not in list_known(settings):
         find_known(model, settings)
     table = Table("stage", "shards", "missing", box=None, pad_edge=False)
-    for stage, there in (("raw predictions", raw), ("predictions", parquet), ("prediction table", served)):
-        missing = format_shards(set(shards).difference(there))
-        table.add_row(stage, f"{len(there)}/{len(shards)}", missing or "–")
+    done = {"raw predictions": raw, "predictions": progress.predicted, "prediction table": progress.served}
+    for stage, there in done.items():
+        missing = format_shards(set(library).difference(there))
+        table.add_row(stage, f"{len(there)}/{len(library)}", missing or "–")
     console = PlainConsole()
     console.print(table)
-    console.print(f"{sum(manifest.quarantined for manifest in raw.values()):,} molecules quarantined")
+    console.print(f"{progress.quarantined:,} molecules quarantined")
     console.print(describe_emptied(merge_emptied(each for manifest in raw.values() for each in manifest.emptied)))
-    report = find_report(store, model)
-    console.print(_canary_line(model, report))
-    for line in _mixture_lines(model, raw, _release(model, settings, raw, report)):
+    console.print(_canary_line(model, progress.report))
+    for line in _mixture_lines(model, raw, _release(model, settings, raw, progress.report)):
         console.print(line)
     if stale:
         console.print(f"of an earlier library: {format_shards(stale)}; run `precalc predict {model}`")
     if outdated:
         console.print(f"served from earlier raw predictions: {format_shards(outdated)}; run `precalc load {model}`")
-    for shard, why in damaged.items():
+    for shard, why in progress.failed.items():
         console.print(f"shard {shard}: {why}")
 
 
@@ -153,12 +138,3 @@ def _canary_line(model: str, report: CanaryReport | None) -> str:
     else:
         said = "passed, predictions are the same in every run"
     return f"canary of {report.release}: {said}"
-
-
-def _find_entry(tables: KeyValueStore, model: str) -> CatalogueEntry | None:
-    """Return what is known of a model's table, or None if there is no table, or a damaged one, or no shard in it."""
-    try:
-        entry = read_entry(tables, model)
-    except TableError:
-        return None
-    return entry if entry.directories else None
