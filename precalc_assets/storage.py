@@ -269,6 +269,18 @@ def emptied(model: str, shard: str) -> str:
     return f"emptied/model={model}/shard={shard}.csv"
 
 
+def delete_model_files(store: ObjectStore, model: str) -> int:
+    """Delete a model's files, and return their bytes. Manifests go first: without one, no shard exists."""
+    folders = [f"{stage}/model={model}" for stage in ("raw", PREDICTIONS, QUARANTINE, "emptied")]
+    sizes = {name: size for folder in folders for name, size in list_sizes(store, folder).items()}
+    samples = list_sizes(store, "samples")
+    sizes |= {name: samples[name] for name in (canary_report(model), sample(model)) if name in samples}
+    manifests = {name for name in sizes if name.endswith("/manifest.json")}
+    for names in (manifests, sizes.keys() - manifests):
+        obstore.delete(store, sorted(names))
+    return sum(sizes.values())
+
+
 HUB_MODELS = "hub/models.json"
 CAMPAIGNS = "campaigns"
 EXECUTIONS = "executions"

@@ -124,6 +124,18 @@ def publish_card(tables: KeyValueStore, card: ModelCard) -> None:
     tables.put_many(REGISTRY, [Item(card.model, _compress(card.model_dump_json().encode()))])
 
 
+def delete_card(tables: KeyValueStore, model: str) -> None:
+    """Delete a model's card and its distributions from the registry, if they are there."""
+    if not tables.has_table(REGISTRY):
+        return
+    try:
+        card = find_card(tables, model)
+    except TableError:
+        card = None  # it is damaged, and its distributions are of no card
+    further = range(0, len(card.columns) - PLOTTED_COLUMNS if card else 0, _COLUMNS_PER_ITEM)
+    tables.delete_many(REGISTRY, [model, *(_item_key(model, start) for start in further)])
+
+
 def find_card(tables: KeyValueStore, model: str) -> ModelCard | None:
     """Return a model's card, or None if it is not published. Raises TableError if the card is damaged."""
     item = tables.get_many(REGISTRY, [model]).get(model) if tables.has_table(REGISTRY) else None

@@ -10,10 +10,11 @@ from obstore.store import ObjectStore
 from precalc.source import Distribution
 from precalc_assets.cards.distributions import describe_predictions
 from precalc_assets.cards.examples import find_examples
-from precalc_assets.cards.glue_tables import publish_glue_table
+from precalc_assets.cards.glue_tables import drop_glue_table, publish_glue_table
 from precalc_assets.cards.model_card import (
     PLOTTED_COLUMNS,
     ModelCard,
+    delete_card,
     find_card,
     publish_card,
     publish_distributions,
@@ -51,6 +52,13 @@ def publish(store: ObjectStore, tables: KeyValueStore, model: str, settings: Set
         if _digest(*_plotted(TableReader(tables, model, consistent=True))) == card.distributions_of:
             publish_glue_table(settings, card)
             return card
+
+
+def unpublish(tables: KeyValueStore, model: str, settings: Settings) -> None:
+    """Drop a model's table, its table in Glue and its card, as far as they exist. Raises TableError."""
+    drop_glue_table(settings, model)
+    tables.drop_table(model)
+    delete_card(tables, model)
 
 
 def warn_of_licence(store: ObjectStore, model: str, settings: Settings) -> None:

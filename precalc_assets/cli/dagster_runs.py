@@ -2,12 +2,10 @@
 
 import os
 import sqlite3
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from logging import Logger
 from pathlib import Path
-from uuid import uuid4
 
 import dagster as dg
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,9 +17,9 @@ from precalc.progress import OnProgress, ignore_progress
 from precalc_assets.cli.canary_commands import print_report
 from precalc_assets.cli.work import report_library
 from precalc_assets.definitions import build_defs
-from precalc_assets.defs.dead_runs import process_tags, settle_dead_runs
-from precalc_assets.defs.inference_assets import SampleConfig
-from precalc_assets.defs.partitions import MODELS, partition_key, range_tags
+from precalc_assets.defs.dead_runs import settle_dead_runs
+from precalc_assets.defs.own_runs import OwnRun, OwnRuns
+from precalc_assets.defs.partitions import MODELS
 from precalc_assets.defs.recording import recorded_input
 from precalc_assets.inference.opening import open_model
 from precalc_assets.library.library_manifest import find_library, require_shards
@@ -29,14 +27,11 @@ from precalc_assets.platform import Platform
 from precalc_assets.platform_errors import PrecalcError, UsageError
 from precalc_assets.predictions.canary_report import find_report
 from precalc_assets.settings import load_settings
-from precalc_assets.sharding import contiguous_ranges, parse_shards
+from precalc_assets.sharding import parse_shards
 
 _HOME = Path("dagster_home")
 
 LIBRARY_ASSETS = ("reference_library", "library_shards")
-
-STAGES = ("raw_predictions", "predictions", "prediction_table")
-"""The assets of a model's shards; each depends on the one before."""
 
 
 class TerminalPlatform(Platform):
@@ -49,8 +44,8 @@ class TerminalPlatform(Platform):
         return self.on_progress
 
 
-class Session:
-    """The persistent instance, and in-process runs of the graph on it."""
+class Session(OwnRuns):
+    """Runs of the graph on the persistent instance, with their progress on the terminal."""
 
     def __init__(self) -> None:
         home = Path(os.environ.get("DAGSTER_HOME") or _HOME).resolve()
@@ -60,55 +55,27 @@ class Session:
                 "and `precalc load`, which need no Dagster"
             )
         os.environ["DAGSTER_HOME"] = str(home)
-        self.platform = TerminalPlatform(load_settings())
+        platform = TerminalPlatform(load_settings())
         try:
-            self.instance = dg.DagsterInstance.get()
+            instance = dg.DagsterInstance.get()
         except (dg.DagsterError, YAMLError) as error:
             why = " ".join(str(error).split())
             raise UsageError(
                 f"{home / 'dagster.yaml'} cannot be used: {why}; correct it, or restore it by git"
             ) from error
-        settle_dead_runs(self.instance)
-        self.landed: set[tuple[str, str]] = set()
-        """The assets' partitions that this session has materialized."""
-        self._job = build_defs(self.platform).resolve_implicit_global_asset_job_def()
+        settle_dead_runs(instance)
+        super().__init__(platform, build_defs(platform).resolve_implicit_global_asset_job_def(), instance, {})
+        self._terminal = platform
 
-    def materialize(self, asset: str, first: str = "", last: str = "", ops: Mapping[str, object] | None = None) -> str:
-        """Materialize an asset's partitions from first to last. Returns why the run failed, or an empty string."""
-        model = first.partition("|")[0] if asset not in LIBRARY_ASSETS else ""
-        run_id = str(uuid4())
-        tags = process_tags(run_id) | (range_tags(first, last) if first else {}) | ({"model": model} if model else {})
-        started = time.perf_counter()
-        result = self._job.execute_in_process(
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, "ops": ops or {}},
-            instance=self.instance,
-            run_id=run_id,
-            asset_selection=[dg.AssetKey(asset)],
-            tags=tags,
-            raise_on_error=False,
-        )
-        errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
-        if any(error and error.cls_name == "DagsterExecutionInterruptedError" for error in errors):
-            raise KeyboardInterrupt
-        self._report(asset, model, result, time.perf_counter() - started)
-        return "" if result.success else _failure(result)
+    @contextmanager
+    def showing(self, what: str, molecules: int) -> Iterator[None]:
+        """Show a progress bar."""
+        with progress(what, molecules) as self._terminal.on_progress:
+            yield
 
-    def _report(self, asset: str, model: str, result: dg.ExecuteInProcessResult, seconds: float) -> None:
-        """Print what a run has materialized, and note the partitions in `landed`."""
-        events = [event.step_materialization_data for event in result.all_events if event.is_step_materialization]
-        # A run of shards also records a canary that Dagster has no record of.
-        landed = [event.materialization for event in events if event.materialization.asset_key == dg.AssetKey(asset)]
-        self.landed |= {(asset, entry.partition) for entry in landed if entry.partition}
-        counts = [entry.metadata["dagster/row_count"].value for entry in landed]
-        rows = sum(count for count in counts if isinstance(count, int))
-        say(f"{asset} {model}".strip() + f": {len(landed)} materialized, {rows:,} rows, {seconds:.1f} s")
-
-    def run_canary(self, model: str, size: int) -> str:
-        """Materialize a model's sample predictions. Returns why the run failed, or an empty string."""
-        ops = {"sample_predictions": {"config": {"size": size}}}
-        molecules = 2 * min(size, self.platform.library().molecules)
-        with progress(f"sample_predictions {model}", molecules) as self.platform.on_progress:
-            return self.materialize("sample_predictions", model, model, ops)
+    def tell(self, run: OwnRun) -> None:
+        """Print what a run has materialized."""
+        say(str(run))
 
     def ensure_library(self) -> None:
         """Materialize the library's assets if there is no library or the instance's latest record is of another one.
@@ -119,7 +86,7 @@ class Session:
         if library is None or library.digest != recorded_input(self.instance, LIBRARY_ASSETS[0]).data_version:
             if library:
                 require_shards(library, self.platform.settings.n_shards)
-            _raise_failures([self.materialize(LIBRARY_ASSETS[0])])
+            _raise_failures([self.materialize(LIBRARY_ASSETS[0]).failure])
             library = self.platform.library()
             report_library(library)
             recorded_shards: set[str] = set()
@@ -127,7 +94,7 @@ class Session:
             recorded_shards = self.instance.get_materialized_partitions(dg.AssetKey(LIBRARY_ASSETS[1]))
         shards = list(library.shards)
         if not recorded_shards.issuperset(shards):
-            _raise_failures([self.materialize(LIBRARY_ASSETS[1], shards[0], shards[-1])])
+            _raise_failures([self.materialize(LIBRARY_ASSETS[1], shards[0], shards[-1]).failure])
 
 
 @contextmanager
@@ -153,25 +120,10 @@ def run_model(model: str, shards: str | None) -> None:
     """
     session = Session()
     settings = session.platform.settings
-    folder = open_model(model, settings)
+    open_model(model, settings)
     chosen = parse_shards(shards, settings.n_shards)
     session.ensure_library()
-    session.instance.add_dynamic_partitions(MODELS, [model])
-    size = SampleConfig().size
-    if not session.platform.has_passed_canary(folder, size):
-        _raise_failures([session.run_canary(model, size)])
-    library = session.platform.library()
-    failures: list[str] = []
-    for stage in STAGES:
-        molecules = sum(library.shards[shard].rows for shard in chosen)
-        with progress(f"{stage} {model}", molecules) as session.platform.on_progress:
-            for shard_range in contiguous_ranges(chosen):
-                first, last = (partition_key(model, shard) for shard in (shard_range[0], shard_range[-1]))
-                failures.append(session.materialize(stage, first, last))
-        chosen = [shard for shard in chosen if (stage, partition_key(model, shard)) in session.landed]
-    if chosen:
-        failures.append(session.materialize("model_card", model, model))
-    _raise_failures(failures)
+    _raise_failures(session.precalculate(model, chosen, {}))
 
 
 @clear_records()
@@ -182,23 +134,11 @@ def run_sample(model: str, size: int) -> None:
     session.ensure_library()
     session.instance.add_dynamic_partitions(MODELS, [model])
     before = find_report(session.platform.store, model)
-    failure = session.run_canary(model, size)
+    failure = session.run_canary(model, size, {})
     report = find_report(session.platform.store, model)
     if report and report != before:
         print_report(report)
     _raise_failures([failure])
-
-
-def _failure(result: dg.ExecuteInProcessResult) -> str:
-    words = []
-    for event in result.all_events:
-        if event.is_step_failure:
-            data = event.step_failure_data
-            if data.user_failure_data and data.user_failure_data.description:
-                words.append(data.user_failure_data.description)
-            elif data.error:
-                words.append(f"{event.step_key}: {(data.error.cause or data.error).message.strip()}")
-    return "\n".join(words) or f"run {result.run_id} failed; see it in the UI"
 
 
 def _raise_failures(failures: list[str]) -> None:

@@ -163,7 +163,7 @@ def verify(
 def drop(
     model: Model, yes: Annotated[bool, typer.Option("--yes", help="Skip the confirmation prompt.")] = False
 ) -> None:
-    """Drop a model's table, which hides it from readers; raw predictions and Parquet stay, `load` restores it."""
+    """Drop a model's table and card, which hides it from readers; its files stay, and `load` restores it."""
     from precalc_assets.cli.work import drop as work
 
     if not yes:

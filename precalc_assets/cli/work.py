@@ -9,8 +9,7 @@ from pathlib import Path
 from precalc.cli.progress_bar import progress
 from precalc.cli.terminal import say
 from precalc.identifiers import check_model_id
-from precalc_assets.cards.glue_tables import drop_glue_table
-from precalc_assets.cards.publishing import publish, warn_of_licence
+from precalc_assets.cards.publishing import publish, unpublish, warn_of_licence
 from precalc_assets.emptied_cells import EmptiedColumn, describe_emptied, merge_emptied
 from precalc_assets.inference.opening import find_known, open_model
 from precalc_assets.library.build import build_library
@@ -180,14 +179,13 @@ def verify(model: str, shards: str | None, *, repair: bool) -> None:
 
 
 def drop(model: str) -> None:
-    """Drop a model's table. Raises TableError if it has none."""
+    """Drop a model's table and card. Raises TableError if it has no table."""
     check_model_id(model)
     platform = open_platform()
     if not platform.tables.has_table(model):
         raise missing_table(model)
-    drop_glue_table(platform.settings, model)
-    platform.tables.drop_table(model)
-    say(f"dropped the table of {model}")
+    unpublish(platform.tables, model, platform.settings)
+    say(f"dropped the table and the card of {model}")
 
 
 def parse_duration(text: str) -> float:

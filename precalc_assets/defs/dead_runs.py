@@ -16,7 +16,7 @@ PROCESS_TAG = "precalc/process"
 _CLOCK = 5.0
 """Seconds by which a process's start may seem to move when the machine's clock is set."""
 
-_UNFINISHED = (
+UNFINISHED = (
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
@@ -39,7 +39,7 @@ def is_of_this_process(run: dg.DagsterRun) -> bool:
 
 def settle_dead_runs(instance: dg.DagsterInstance) -> None:
     """Report the runs of this machine as failed, or as cancelled if that was asked for, whose process is gone."""
-    for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
+    for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
         tagged, pid, started, host = [*run.tags.get(PROCESS_TAG, "").split(" "), *[""] * 4][:4]
         if (tagged, host) != (run.run_id, socket.gethostname()) or _is_alive(int(pid), float(started)):
             continue
