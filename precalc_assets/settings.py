@@ -46,6 +46,13 @@ def _split_origins(text: str) -> tuple[str, ...]:
     return origins
 
 
+def _split_owners(text: str) -> tuple[str, ...]:
+    owners = tuple(owner.strip() for owner in text.split(",") if owner.strip())
+    if not all(re.fullmatch(r"team:[\w.-]+|[^@\s]+@[^@\s]+\.[^@\s]+", owner) for owner in owners):
+        raise ValueError("write name@host,team:name")
+    return owners
+
+
 def _split_path(text: str) -> tuple[Path, ...]:
     try:
         return tuple(Path(part).expanduser().absolute() for part in text.split(os.pathsep) if part)
@@ -220,6 +227,17 @@ class Settings(BaseSettings):
 
     slurm_options: str = ""
     """More options of sbatch for each job, e.g. "--cpus-per-task=4 --gres=gpu:1"."""
+
+    owners: Annotated[tuple[str, ...], NoDecode, _from_text(_split_owners)] = ()
+    """Owners of the assets in Dagster: e-mail addresses and teams, e.g. me@lab.example,team:chemistry."""
+
+    failure_webhook: Annotated[
+        SecretStr, _matching(r"(https?://[^/\s]\S*)?", "write a URL, such as https://host/path")
+    ] = SecretStr("")
+    """A URL to which Dagster posts a message about each failed run, as Slack's incoming webhooks take it."""
+
+    ui_url: Annotated[str, _matching(r"(https?://[^/\s]\S*)?", "write a URL, such as https://host/path")] = ""
+    """The URL of Dagster's UI, for links in these messages."""
 
     cors_origins: Annotated[tuple[str, ...], NoDecode, _from_text(_split_origins)] = ()
     """Origins whose web pages may read the API's answers: https://lab.example,https://other.example, or * for all."""

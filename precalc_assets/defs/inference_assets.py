@@ -33,19 +33,29 @@ class Compute(Enum):
 
 
 class RawConfig(dg.Config):
-    """Where shards are computed (default: PRECALC_COMPUTE)."""
+    """Where shards are computed."""
 
-    compute: Compute | None = None
+    compute: Compute | None = Field(default=None, description="Where to compute (default: PRECALC_COMPUTE).")
 
     def where(self, platform: Platform) -> str:
         """Return `local` if this run itself computes, or the backend's name."""
         return self.compute.value if self.compute else platform.settings.compute
 
 
-class SampleConfig(RawConfig):
-    """The canary's number of molecules, and where it runs (default: PRECALC_COMPUTE)."""
+class ShardsConfig(RawConfig):
+    """Where shards are computed, and whether the model must have passed a canary."""
 
-    size: int = Field(default=CANARY_SIZE, ge=1)
+    without_canary: bool = Field(
+        default=False,
+        description="Compute although the release has passed no canary. By default the canary runs first, and the "
+        "shards fail if it does. GitHub's runners and SLURM jobs always run it.",
+    )
+
+
+class SampleConfig(RawConfig):
+    """The canary's number of molecules, and where it runs."""
+
+    size: int = Field(default=CANARY_SIZE, ge=1, description="Molecules of the sample: the library's first by hash.")
 
 
 def inference_assets(partitions: ShardPartitions, compute: str) -> list[dg.AssetsDefinition]:
@@ -69,8 +79,8 @@ def inference_assets(partitions: ShardPartitions, compute: str) -> list[dg.Asset
         context: dg.AssetExecutionContext, config: SampleConfig, platform: dg.ResourceParam[Platform]
     ) -> Iterator[Event]:
         """Run the model over a sample; a canary that breaks a blocking check is not recorded as materialized."""
-        with own_step(context):
-            where = config.where(platform)
+        where = config.where(platform)
+        with own_step(context, compute=where):
             run = _try if where == "local" else partial(try_on_engine, compute=where)
             report = run(context, platform, model=context.partition_key, size=config.size)
             if not report.broken:
@@ -95,12 +105,13 @@ def inference_assets(partitions: ShardPartitions, compute: str) -> list[dg.Asset
         check_specs=RAW.specs(partitions.model_shards),
     )
     def raw_predictions(
-        context: dg.AssetExecutionContext, config: RawConfig, platform: dg.ResourceParam[Platform]
+        context: dg.AssetExecutionContext, config: ShardsConfig, platform: dg.ResourceParam[Platform]
     ) -> Iterator[Event]:
         """Have the shards of this run computed; a model that cannot be used fails its own shards alone."""
-        with own_step(context):
-            where = config.where(platform)
-            run = _compute if where == "local" else partial(compute_on_engine, compute=where)
+        where = config.where(platform)
+        with own_step(context, compute=where):
+            local = partial(_compute, without_canary=config.without_canary)
+            run = local if where == "local" else partial(compute_on_engine, compute=where)
             recorder = Recorder(context, platform, "library_shards", RAW)
             for model, shards in shards_by_model(context.partition_keys).items():
                 canary = PrecedingCanary(context.instance, platform, model)
@@ -113,12 +124,22 @@ def inference_assets(partitions: ShardPartitions, compute: str) -> list[dg.Asset
 
 
 def _compute(
-    context: dg.AssetExecutionContext, platform: Platform, model: str, shards: list[str]
+    context: dg.AssetExecutionContext, platform: Platform, model: str, shards: list[str], *, without_canary: bool
 ) -> Iterable[ShardOutcome]:
     library = platform.library()
     on_progress = platform.progress(context.log, sum(library.shards[shard].rows for shard in shards))
     try:
-        return platform.predict(open_model(model, platform.settings), shards, on_progress)
+        folder = open_model(model, platform.settings)
+        if not (without_canary or platform.has_passed_canary(folder, CANARY_SIZE)):
+            context.log.info(f"{model} {folder.metadata.release} has passed no canary, which therefore runs first")
+            report = _try(context, platform, model, CANARY_SIZE)
+            if report.broken:
+                said = "; ".join(f"{check.name}: {check.description}" for check in report.broken)
+                why = (
+                    f"the canary of {model} failed: {said}; to compute anyway, set without_canary in the configuration"
+                )
+                return [ShardOutcome(shard, failure=why) for shard in shards]
+        return platform.predict(folder, shards, on_progress)
     except FAILURES as error:
         return [ShardOutcome(shard, failure=reason(error)) for shard in shards]
 

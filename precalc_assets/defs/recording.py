@@ -16,14 +16,17 @@ from dataclasses import dataclass, replace
 
 import dagster as dg
 
+from precalc.identifiers import is_model_id
+from precalc.source import name_some
 from precalc_assets.defs import dagster_internals as internals
 from precalc_assets.defs.asset_checks import AssetChecks, Finding, Metadatum, check_outputs
 from precalc_assets.defs.dead_runs import process_tags
 from precalc_assets.defs.partitions import partition_key, shards_by_model
-from precalc_assets.defs.ui_metadata import table_schema
+from precalc_assets.defs.ui_metadata import markdown_table, table_schema
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
 from precalc_assets.platform import Platform
 from precalc_assets.platform_errors import PrecalcError
+from precalc_assets.sharding import format_shards
 from precalc_assets.storage import quarantine, read_object
 
 _EVALUATION_SECONDS = 5.0
@@ -32,13 +35,32 @@ _EVALUATION_SECONDS = 5.0
 OVER_LIMIT = "over_limit"
 """The metadatum of a failed run that counts failed shards whose data are there: they would fail again."""
 
-Event = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.MaterializeResult[None] | dg.Output[None]
+CODE_VERSION = "1"
+"""The declared version of all assets' code. Data versions tell changes of the data, so it stays."""
+
+_TABLE_ROWS = 100
+"""The most failed shards in the table of a failure."""
+
+Event = (
+    dg.AssetMaterialization
+    | dg.AssetObservation
+    | dg.AssetCheckEvaluation
+    | dg.MaterializeResult[None]
+    | dg.Output[None]
+)
 
 
 @contextmanager
-def own_step(context: dg.AssetExecutionContext) -> Iterator[None]:
-    """Tag a step's run with its process, and show a PrecalcError as a failure without a traceback."""
-    context.instance.add_run_tags(context.run.run_id, process_tags(context.run.run_id))
+def own_step(context: dg.AssetExecutionContext | dg.OpExecutionContext, **tags: str) -> Iterator[None]:
+    """Tag a step's run with its process, its models and `tags`; show a PrecalcError as a failure without a traceback.
+
+    Whoever started the run, people filter the list of runs by these tags. A key of Dagster's has one value, so a run
+    over several models names them together.
+    """
+    if isinstance(context, dg.AssetExecutionContext) and context.assets_def.partitions_def:
+        models = [*filter(is_model_id, dict.fromkeys(key.partition("|")[0] for key in context.partition_keys))]
+        tags |= {"model": name_some(models)} if models else {}
+    context.instance.add_run_tags(context.run.run_id, process_tags(context.run.run_id) | tags)
     try:
         yield
     except PrecalcError as error:
@@ -88,7 +110,7 @@ def version_tags(data_version: str) -> dict[str, str]:
     return {
         internals.DATA_VERSION_TAG: data_version,
         internals.DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
-        internals.CODE_VERSION_TAG: "1",
+        internals.CODE_VERSION_TAG: CODE_VERSION,
     }
 
 
@@ -113,20 +135,27 @@ class Recorder:
         self._evaluated_at = time.monotonic()
         self._failures: dict[str, str] = {}
         self._over_limit = 0
+        self._failed: dict[str, dict[str, Metadatum]] = {}
         self._landed = 0
 
     def record(self, outcome: ShardOutcome, model: str | None = None, inputs: Sequence[Input] = ()) -> Iterator[Event]:
         """Yield a shard's events. Failures are raised by `conclude`. `inputs` are the inputs besides the source."""
         key = partition_key(model, outcome.shard) if model else outcome.shard
         outcome = self._explain(outcome, key)
+        shown = self._check_metadata(outcome, key)
         if outcome.landed:
             self._landed += 1
             yield self._materialization(outcome, key, inputs)
         else:
             self._failures[key] = outcome.failure
             self._over_limit += bool(outcome.digest)
+            self._failed[key] = shown
             self._context.log.error(f"{key}: {outcome.failure}")
-        self._unevaluated[key] = Finding(outcome.checks, self._check_metadata(outcome, key))
+            # The pane of a failed partition shows this, and nothing else of the failure.
+            yield dg.AssetObservation(
+                self._checks.asset, description=outcome.failure, partition=key, metadata={**shown, **_again([key])}
+            )
+        self._unevaluated[key] = Finding(outcome.checks, shown)
         if time.monotonic() - self._evaluated_at > _EVALUATION_SECONDS:
             yield from self._evaluate()
 
@@ -138,11 +167,25 @@ class Recorder:
             total = self._landed + len(self._failures)
             raise dg.Failure(
                 description=f"{len(self._failures)} of {total} shards failed:\n{_grouped(self._failures)}",
-                metadata={"failed": len(self._failures), OVER_LIMIT: self._over_limit, "landed": self._landed},
+                metadata={
+                    "failed": len(self._failures),
+                    OVER_LIMIT: self._over_limit,
+                    "landed": self._landed,
+                    "failed_shards": self._failure_table(),
+                    **_again([*self._failures]),
+                },
                 allow_retries=False,
             )
         yield dg.MaterializeResult(metadata=internals.RECORDED_ALREADY)
         yield from check_outputs(self._context)
+
+    def _failure_table(self) -> dg.MetadataValue:
+        names = ("molecules", "quarantined", "failure_rate")
+        rows = [
+            (key, *(str(self._failed[key].get(name, "–")) for name in names), self._failures[key])
+            for key in [*self._failures][:_TABLE_ROWS]
+        ]
+        return markdown_table(("partition", *names, "why"), rows)
 
     def _evaluate(self) -> Iterator[Event]:
         yield from self._checks.evaluations(self._context.instance, self._unevaluated)
@@ -161,6 +204,10 @@ class Recorder:
         if "quarantined" in facts:
             metadata["quarantined"] = facts["quarantined"]
             metadata["failure_rate"] = round(float(facts["quarantined"]) / max(1.0, float(facts["rows"])), 4)
+            metadata["limit"] = self._platform.settings.max_failure_rate
+        for name in ("job", "run"):
+            if name in facts:
+                metadata[name] = dg.MetadataValue.url(str(facts[name]))
         metadata |= {name: facts[name] for name in ("emptied_cells", "mostly") if name in facts}
         return metadata
 
@@ -213,6 +260,14 @@ def record_shards(
             for outcome in work(model, shards):
                 yield from recorder.record(outcome, model)
         yield from recorder.conclude()
+
+
+def _again(keys: Sequence[str]) -> dict[str, Metadatum]:
+    """Return the metadata that says how to try only these shards of models again."""
+    models = shards_by_model(key for key in keys if "|" in key)
+    commands = [f"`precalc run {model} --shards {format_shards(shards)}`" for model, shards in models.items()]
+    way = "or the job `precalculate_model`, or *Materialize* with *Select missing and failed partitions* in this page"
+    return {"try_again": dg.MetadataValue.md(f"{'; '.join(commands)}, {way}")} if commands else {}
 
 
 def _grouped(failures: Mapping[str, str]) -> str:

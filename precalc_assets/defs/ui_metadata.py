@@ -2,7 +2,8 @@
 
 import html
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 import dagster as dg
 
@@ -12,6 +13,7 @@ from precalc_assets.cards.plots import draw
 from precalc_assets.columns import Column
 from precalc_assets.emptied_cells import count_cells
 from precalc_assets.model_metadata import ModelMetadata
+from precalc_assets.model_progress import COMPUTED, FAILED, MISSING, PREDICTED, SERVED
 from precalc_assets.models.hub_registry import HubRegistry
 from precalc_assets.platform import Platform
 from precalc_assets.predictions.canary_report import CanaryReport
@@ -19,21 +21,53 @@ from precalc_assets.storage import HUB_MODELS, canary_report, sample
 
 Metadata = dict[str, dg.MetadataValue | str | int | float | bool]
 
-_SHOWN_COLUMNS = 100
-"""Columns in an event's table schema. 2,048 of them are 300 KB, and every shard has an event."""
+_SHOWN_COLUMNS = 20
+"""Columns in an event's table schema, which stands above an event's other facts. Every shard has an event."""
 
 _SIZE = 'width="144" height="32" preserveAspectRatio="none"'
 _COLOUR = "#8e6bb8"
-"""Visible on the UI's light and dark backgrounds."""
+"""Visible on the UI's light and dark backgrounds, as those below."""
+
+_STAGE_COLOURS = {SERVED: "#2f9e6e", PREDICTED: "#8ccfb0", COMPUTED: _COLOUR, FAILED: "#d1495b", MISSING: "#8885"}
+_ROW, _LABEL, _MAP = 16, 90, 600
+"""Pixels of the picture of all shards: a row's height, and the width of labels and of a row of shards."""
 
 
 def table_schema(columns: Sequence[Column]) -> dg.MetadataValue:
-    """Return a model's first hundred columns."""
+    """Return a model's first columns."""
     shown = [
         dg.TableColumn(column.name, type=column.type, description=column.description)
         for column in columns[:_SHOWN_COLUMNS]
     ]
     return dg.MetadataValue.table_schema(dg.TableSchema(shown))
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> dg.MetadataValue:
+    """Return a table of plain texts."""
+    lines = [head, ["---"] * len(head), *([_plain(cell) for cell in row] for row in rows)]
+    return dg.MetadataValue.md("\n".join(f"| {' | '.join(line)} |" for line in lines))
+
+
+def heat_map(rows: Sequence[tuple[str, Sequence[str]]]) -> dg.MetadataValue:
+    """Return a picture of models × shards, whose colours say how far each shard is. Equal neighbours are one box."""
+    height = _ROW * (len(rows) + 1)
+    drawn = []
+    for at, (stage, colour) in enumerate(_STAGE_COLOURS.items()):
+        drawn.append(f'<rect x="{_LABEL + 105 * at}" y="2" width="10" height="10" fill="{colour}"/>')
+        drawn.append(f'<text x="{_LABEL + 105 * at + 14}" y="11">{stage}</text>')
+    for row, (model, stages) in enumerate(rows, 1):
+        drawn.append(f'<text x="0" y="{_ROW * row + 11}">{html.escape(model)}</text>')
+        width, at = _MAP / max(1, len(stages)), 0
+        for stage, group in groupby(stages):
+            n = len([*group])
+            box = f'x="{_LABEL + width * at:.1f}" y="{_ROW * row + 1}" width="{width * n:.1f}" height="{_ROW - 3}"'
+            drawn.append(f'<rect {box} fill="{_STAGE_COLOURS[stage]}"/>')
+            at += n
+    size = f'width="{_LABEL + _MAP}" height="{height}" viewBox="0 0 {_LABEL + _MAP} {height}"'
+    style = 'font-family="sans-serif" font-size="11" fill="#888"'
+    return dg.MetadataValue.md(
+        _image("shards", f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>{"".join(drawn)}</svg>')
+    )
 
 
 def canary_metadata(report: CanaryReport, platform: Platform) -> Metadata:
@@ -87,15 +121,13 @@ def card_metadata(card: ModelCard) -> Metadata:
     if card.adopted:
         shown["computed"] = str(card.adopted)
     if card.distributions:
-        shown["distributions"] = dg.MetadataValue.md(_distribution_table(card.distributions))
+        shown["distributions"] = dg.MetadataValue.md(_distribution_table(card.distributions, len(card.columns)))
     return shown
 
 
 def hub_metadata(registry: HubRegistry, changes: Sequence[str], platform: Platform) -> Metadata:
     """Return what the UI shows of the hub's registry: counts, changes, and the table of models."""
     rows = [model.row(platform.settings) for model in registry.models]
-    lines = [[*rows[0]], ["---"] * len(rows[0])] if rows else []
-    lines += [[_plain(cell) for cell in row.values()] for row in rows]
     return {
         "dagster/row_count": len(rows),
         "dagster/uri": platform.uri(HUB_MODELS),
@@ -103,7 +135,7 @@ def hub_metadata(registry: HubRegistry, changes: Sequence[str], platform: Platfo
         "computable": len(registry.computable(platform.settings)),
         "unreadable": len(registry.unreadable),
         "changes": "\n".join(changes) or "none",
-        "models": dg.MetadataValue.md("\n".join(f"| {' | '.join(cells)} |" for cells in lines)),
+        "models": markdown_table([*rows[0]] if rows else (), ([*row.values()] for row in rows)),
     }
 
 
@@ -133,21 +165,27 @@ def _size_metadata(measured: CanaryReport | ModelCard) -> Metadata:
     return shown
 
 
-def _distribution_table(distributions: Sequence[Distribution]) -> str:
-    """Return a Markdown table with a row per column; its bars are inline images."""
+def _distribution_table(distributions: Sequence[Distribution], columns: int) -> str:
+    """Return a Markdown table with a row per shown column, of so many; its bars are inline images."""
     rows = ["| column | distribution | from | median | to | null |", "|---|---|--:|--:|--:|--:|"]
     for each in distributions:
         figures = ("" if value is None else f"{value:,.4g}" for value in (each.minimum, each.median, each.maximum))
         rows.append(f"| {' | '.join((_plain(each.column), _values(each), *figures, f'{each.nulls:,}'))} |")
+    if columns > len(distributions):
+        rows += ["", f"The first {len(distributions)} of {columns:,} columns."]
     return "\n".join(rows)
 
 
 def _values(distribution: Distribution) -> str:
     if not any(isinstance(value, str) for value in distribution.values):
-        return f"![bars](data:image/svg+xml;base64,{b64encode(_draw(distribution).encode()).decode()})"
+        return _image("bars", _draw(distribution))
     total = sum(distribution.counts) + distribution.others
     shown = zip(distribution.values[:3], distribution.counts, strict=False)
     return ", ".join(f"{_plain(str(value)) or '(empty)'} {count / total:.0%}" for value, count in shown)
+
+
+def _image(alternative: str, svg: str) -> str:
+    return f"![{alternative}](data:image/svg+xml;base64,{b64encode(svg.encode()).decode()})"
 
 
 def _draw(distribution: Distribution) -> str:

@@ -37,7 +37,7 @@ def failure(result: dg.ExecuteInProcessResult) -> str:
     return event.step_failure_data.user_failure_data.description or ""
 
 
-def test_graph_has_eight_assets_in_four_groups():
+def test_graph_has_nine_assets_in_four_groups():
     graph = build_defs(Platform(Settings())).resolve_asset_graph()
     found = {
         key.to_user_string(): (
@@ -58,6 +58,7 @@ def test_graph_has_eight_assets_in_four_groups():
         "predictions": ("serving", ["raw_predictions"], by_both, True, True),
         "prediction_table": ("serving", ["predictions"], by_both, True, True),
         "model_card": ("serving", ["prediction_table"], "DynamicPartitionsDefinition", False, True),
+        "hub_status": ("serving", ["model_card"], "NoneType", False, False),
         "hub_models": ("hub", [], "NoneType", False, False),
     }
 
@@ -150,6 +151,31 @@ def test_shard_that_breaks_a_check_is_not_materialized(graph: Graph):
     assert published == {key for key, passed in evaluated.items() if passed}
 
 
+def test_failed_partition_says_why_and_what_to_do(graph: Graph):
+    graph.world.write_model(columns=(("score", "float"),), answer="return '' if smiles.endswith('O') else '1.5'")
+
+    result = graph.run_range("raw_predictions")
+
+    observed = {
+        record.partition_key: record
+        for record in graph.instance.fetch_observations(dg.AssetKey("raw_predictions"), limit=10).records
+    }
+    assert set(observed) == {f"{MODEL}|01", f"{MODEL}|03"}
+    seen = observed[f"{MODEL}|01"].event_log_entry.asset_observation
+    shown = {name: entry.value for name, entry in seen.metadata.items()}
+    assert "molecules quarantined" in seen.description
+    assert (shown["partition"], shown["limit"]) == (f"{MODEL}|01", 0.1)
+    assert shown["failure_rate"] == round(shown["quarantined"] / shown["molecules"], 4)
+    assert shown["dagster/uri"].endswith(f"raw/model={MODEL}/shard=01/manifest.json")
+    assert shown["mostly"]
+    assert f"precalc run {MODEL} --shards 01`" in shown["try_again"]
+    [event] = [event for event in result.all_events if event.is_step_failure]
+    of_run = {name: entry.value for name, entry in event.step_failure_data.user_failure_data.metadata.items()}
+    assert f"precalc run {MODEL} --shards 01,03`" in of_run["try_again"]
+    assert len(of_run["failed_shards"].splitlines()) == 4
+    assert graph.stale("raw_predictions", keys()) == []
+
+
 def test_error_for_people_is_the_failures_description(graph: Graph):
     graph.instance.add_dynamic_partitions("models", ["eos9zzz"])
 
@@ -170,12 +196,43 @@ def test_unusable_model_holds_no_later_model_back(graph: Graph):
     assert recorded == [f"{MODEL}|01", f"{MODEL}|02"]
 
 
+def test_run_is_tagged_with_model_and_compute(graph: Graph):
+    assert graph.materialize("raw_predictions", partition=f"{MODEL}|01").success
+    assert graph.materialize("predictions", first=f"{MODEL}|01", last=f"{MODEL}|01").success
+
+    predictions, raw, *library = graph.instance.get_runs()
+    assert (raw.tags["model"], raw.tags["compute"]) == (MODEL, "local")
+    assert predictions.tags["model"] == MODEL
+    assert not any("model" in run.tags for run in library)
+
+
+def test_untried_model_runs_its_canary_before_any_shard(graph: Graph):
+    assert graph.materialize("raw_predictions", partition=f"{MODEL}|01", config={}).success
+
+    assert [entry.partition for entry in graph.materializations("sample_predictions")] == [MODEL]
+    calls = len(graph.world.calls())
+    assert graph.materialize("raw_predictions", partition=f"{MODEL}|02", config={}).success
+    assert len(graph.world.calls()) == calls + 1
+
+
+def test_shards_are_refused_to_a_model_with_a_broken_canary(graph: Graph):
+    graph.world.write_model(answer="return 'high,1,x'")
+
+    result = graph.materialize("raw_predictions", first=f"{MODEL}|01", last=f"{MODEL}|03", config={})
+
+    assert failure(result).startswith(f"3 of 3 shards failed:\n{MODEL}|01: the canary of {MODEL} failed: schema: ")
+    assert "without_canary" in failure(result)
+    assert graph.world.objects("raw") == {}
+    assert graph.statuses("sample_predictions")["schema"] == {MODEL: "FAILED"}
+
+
 @pytest.mark.slow
 def test_range_may_span_models(graph: Graph):
     graph.world.write_model(model="eos9abd")
     graph.instance.add_dynamic_partitions("models", ["eos9abd"])
 
     assert graph.materialize("raw_predictions", first=f"{MODEL}|01", last="eos9abd|02").success
+    assert graph.instance.get_runs()[0].tags["model"] == f"{MODEL}, eos9abd"
 
     recorded = sorted(entry.partition for entry in graph.materializations("raw_predictions"))
     assert recorded == [f"{model}|{shard}" for model in (MODEL, "eos9abd") for shard in ("01", "02")]

@@ -122,6 +122,9 @@ def test_shards_from_runners_are_recorded_after_their_canary(graph: RunnerGraph)
 
     assert result.success
     assert graph.dispatched() == ["01-03"]
+    [execution] = list_executions(graph.platform.store)
+    tags = graph.instance.get_runs()[0].tags
+    assert (tags["model"], tags["compute"], tags["execution"]) == (MODEL, "github", execution.key)
     for asset in ("raw_predictions", "predictions", "prediction_table"):
         assert recorded(graph, asset) == keys()
     for event in graph.materializations("raw_predictions"):
