@@ -3,12 +3,13 @@
 A job reports through the store: a shard's manifest says that it landed, a record of the execution why it did not. The
 platform does not trust the job's status.
 
-`plan` prints `key`, the execution's key, and `predict` and `load`, JSON lists with the shards of each job. A run
-without a key was started by hand and becomes a new execution. If another run computes the shards, key and lists are
-empty, and no later job starts.
+`plan` prints `key`, the execution's key. A run without a key was started by hand and becomes a new execution. If
+another run computes the shards, the key is empty, and no later job starts. After the canary, `split` prints `predict`
+and `load`, JSON lists with the shards of each of GitHub's jobs.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
@@ -27,10 +28,14 @@ from precalc_assets.inference.parts import find_landed
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
 from precalc_assets.platform import Platform, open_platform
 from precalc_assets.platform_errors import ExecutionError, PrecalcError, UsageError, is_models_fault
+from precalc_assets.predictions.canary_report import RunEstimate, find_report
 from precalc_assets.sharding import format_shards, parse_shards
 
 MOST_JOBS = 256
 """The most jobs that GitHub makes of a matrix ("Actions limits")."""
+
+JOB_HOURS = 1.0
+"""What a job that predicts should take: long beside its start of about a minute, short beside GitHub's six hours."""
 
 LOAD_JOBS = 10
 """Jobs that load a table concurrently; the workflow gives each a tenth of a new table's write rate."""
@@ -48,9 +53,8 @@ def plan(
     key: Annotated[str, typer.Option(help="The execution's key, if Dagster launched this run.")] = "",
     shards: Annotated[str, typer.Option(help="Shards to run when no key is given (default: all).")] = "",
     sample: Annotated[int | None, typer.Option(min=1, help="Run only the canary, on N molecules.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Maximum number of jobs that predict.")] = 50,
 ) -> None:
-    """Claim the execution for this run and print its jobs as lines of $GITHUB_OUTPUT."""
+    """Claim the execution for this run and print its key as a line of $GITHUB_OUTPUT."""
     check_model_id(model)
     platform = _open()
     library = platform.library()
@@ -64,15 +68,33 @@ def plan(
         execution = claim_own(platform.store, _this_run(platform), model, library.digest, chosen, sample=sample)
         if execution is None:
             say(f"{model}: another run computes or has computed this; nothing to do here")
-    wanted = execution.intent.shards if execution else ()
-    if not library.shards.keys() >= set(wanted):
+    if execution and not library.shards.keys() >= set(execution.intent.shards):
         raise ExecutionError(
             f"{key} is of a library with other shards; leave it: Dagster settles it and launches another"
         )
-    rows = {shard: library.shards[shard].rows for shard in wanted}
     show(f"key={execution.key if execution else ''}")
-    show(f"predict={json.dumps(split_shards(rows, min(workers, MOST_JOBS)))}")
+
+
+@app.command()
+def split(
+    key: Key, workers: Annotated[int, typer.Option(min=1, help="Maximum number of jobs that predict.")] = 50
+) -> None:
+    """Split the shards over jobs of about an hour, as the canary measured, and print them for $GITHUB_OUTPUT."""
+    platform = _open()
+    intent, shards = Execution(platform.store, key).intent, platform.library().shards
+    rows = {shard: shards[shard].rows for shard in intent.shards}
+    report = find_report(platform.store, intent.model)
+    jobs = wanted_jobs(report.run if report else None, sum(rows.values()), min(workers, MOST_JOBS))
+    show(f"predict={json.dumps(split_shards(rows, jobs))}")
     show(f"load={json.dumps(split_shards(rows, LOAD_JOBS))}")
+
+
+def wanted_jobs(estimate: RunEstimate | None, molecules: int, most: int) -> int:
+    """Return the number of jobs of about JOB_HOURS for these molecules; `most` if nothing was estimated."""
+    if estimate is None or not estimate.molecules:
+        return most
+    hours = estimate.runner_hours * molecules / estimate.molecules
+    return min(most, max(1, math.ceil(hours / JOB_HOURS)))
 
 
 def split_shards(rows: Mapping[str, int], jobs: int) -> list[str]:

@@ -111,7 +111,7 @@ def open_slurm(settings: Settings, store: ObjectStore) -> "SlurmBackend":
 
 @dataclass(frozen=True)
 class _Task:
-    """A job or a task of an array, as SLURM lists it. `id` reads `17` or, for a task, `18_7`."""
+    """A job or a task of an array, as SLURM lists it. `id` reads `17` or, for a task, `18_7`; `why` says why it waits."""
 
     id: str
     name: str
@@ -119,6 +119,7 @@ class _Task:
     submitted_at: datetime
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    why: str = ""
 
     @property
     def index(self) -> str:
@@ -261,7 +262,7 @@ class SlurmBackend:
         """Return the jobs of these names that are not of another store; from the accounts, too, if some are missing."""
         named = f"--name={','.join(names)}"
         ours = ("--noheader", "--states=all", "--array", "--me", named)
-        tasks = _parse(self._ask("squeue", *ours, "--format=%i|%j|%T|%V|%S|%e"))
+        tasks = _parse(self._ask("squeue", *ours, "--format=%i|%j|%T|%V|%S|%e|%r"))
         if len(tasks) < expected:
             since = f"--starttime={intent.created_at - _CLOCKS:%Y-%m-%dT%H:%M:%S}"
             fields = "--format=JobID,JobName,State,Submit,Start,End"
@@ -287,7 +288,7 @@ class SlurmBackend:
         return Job(
             name=task.name,
             url=f"slurm://{self.cluster}/{task.id}",
-            status=_word(task.state),
+            status=_word(task.state) + (f" ({task.why})" if task.why else ""),
             shards=shards,
             queued_at=task.submitted_at,
             started_at=task.started_at,
@@ -347,16 +348,18 @@ def _parse(listed: str) -> dict[str, _Task]:
     tasks = {}
     for line in listed.splitlines():
         fields = line.strip().split("|")
-        if len(fields) != 6 or "[" in fields[0]:
+        if len(fields) < 6 or "[" in fields[0]:
             continue
-        task_id, name, state, submitted, started, ended = fields
+        task_id, name, state, submitted, started, ended, *why = fields
         state = state.partition(" ")[0]  # CANCELLED by 1000
         began = _time(started) if state != "PENDING" else None
         try:
             submitted_at = datetime.fromtimestamp(int(submitted), UTC)
         except ValueError:
             raise UnansweredError(f"SLURM's answer cannot be read: {printable(line)}") from None
-        tasks[task_id] = _Task(task_id, name, state, submitted_at, began, _time(ended) if state in _ENDED else None)
+        waits_for = why[0] if why and state == "PENDING" and why[0] != "None" else ""
+        end = _time(ended) if state in _ENDED else None
+        tasks[task_id] = _Task(task_id, name, state, submitted_at, began, end, waits_for)
     return tasks
 
 

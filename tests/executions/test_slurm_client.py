@@ -227,6 +227,21 @@ def test_states_of_jobs_become_a_conclusion(
     assert status.conclusion == conclusion
 
 
+@pytest.mark.parametrize(
+    ("state", "why", "shown"),
+    [
+        ("PENDING", "PartitionTimeLimit", "pending (PartitionTimeLimit)"),
+        ("PENDING", "None", "pending"),
+        ("RUNNING", "None", "running"),
+        ("FAILED", "NonZeroExitCode", "failed"),
+    ],
+)
+def test_a_waiting_job_says_why(state: str, why: str, shown: str, listing: Callable[..., SlurmBackend]) -> None:
+    status = listing(f"{lines(LOAD.format(state))}|{why}").status(INTENT, RUN)
+    assert status is not None
+    assert [job.status for job in status.jobs] == [shown]
+
+
 def test_forgotten_jobs_are_taken_from_the_accounts(listing: Callable[..., SlurmBackend]) -> None:
     kept = lines(PLAN, FIRST.format("CANCELLED by 1000"), SECOND.format("RUNNING"), "7_[4-9]|x|PENDING")
     status = listing(lines(SECOND.format("COMPLETED"), LOAD.format("COMPLETED")), kept).status(INTENT, RUN)

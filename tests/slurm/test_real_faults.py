@@ -37,6 +37,12 @@ def test_refused_settings_fail_each_shard_with_slurms_words(settings: dict[str, 
     assert not site.squeue("%i")
 
 
+def test_a_waiting_job_says_why(site: Site) -> None:
+    backend, held = site.backend(slurm_options="--hold"), intent(site)
+    status = backend.status(held, backend.launch(held))
+    assert status.jobs[0].status == "pending (JobHeldUser)"
+
+
 def test_full_queue_is_waited_for(tried_site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """The queue takes the first job of a launch, and not its array."""
     with running_cluster(more="MaxJobCount=7\nMinJobAge=2") as small:

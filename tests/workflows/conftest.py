@@ -14,6 +14,7 @@ from precalc_assets.library.build import build_library
 from precalc_assets.library.library_manifest import LibraryManifest
 from precalc_assets.models.environment import model_environment
 from precalc_assets.models.folder import find_model
+from precalc_assets.predictions.canary_report import find_report, put_report
 
 PROJECT = Path(__file__).parents[2]
 TOOLS = Path(sys.executable).parent
@@ -42,6 +43,13 @@ class Workshop:
         world.write_model()
         # Makes the environment here, with the installer's cache: act's jobs have another home folder.
         model_environment(find_model("eos9abc", [world.models_dir]), world.cache_dir)
+
+    def take_hours(self, hours: float) -> None:
+        """Run the canary, and let its report estimate so many hours; each of the workflow's jobs takes one."""
+        done = self.world.precalc("predict", "eos9abc", "--sample", "100", max_failure_rate="0.4")
+        assert done.returncode == 0, done.stderr
+        report = find_report(self.world.store, "eos9abc")
+        put_report(self.world.store, report.model_copy(update={"run": report.run.model_copy(update={"runner_hours": hours})}))
 
     def run(self, **inputs: str) -> subprocess.CompletedProcess[str]:
         """Dispatch the workflow like GitHub and wait for its end; names of inputs have underscores."""

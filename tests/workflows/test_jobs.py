@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from warm_commands import run_command
 
 from precalc_assets.cards.model_card import find_card
-from precalc_assets.cli.jobs_commands import split_shards
+from precalc_assets.cli.jobs_commands import split_shards, wanted_jobs
 from precalc_assets.executions.records import Execution, Settled, open_execution
 from precalc_assets.library.library_manifest import LibraryManifest
+from precalc_assets.predictions.canary_report import RunEstimate
 from precalc_assets.sharding import parse_shards, shard_keys
 
 MODEL = "eos9abc"
@@ -49,27 +50,48 @@ def test_shards_are_split_over_jobs_that_all_have_molecules(counts: list[int], w
     assert max(filled, default=0) - min(filled, default=0) <= 1
 
 
+@pytest.mark.parametrize(
+    ("hours", "molecules", "jobs"),
+    [(0, 100, 1), (0.9, 100, 1), (1.0, 100, 1), (1.1, 100, 2), (56, 100, 50), (56, 10, 6), (5, 0, 1)],
+)
+def test_jobs_take_about_an_hour_each(hours: float, molecules: int, jobs: int):
+    estimate = RunEstimate(molecules=100, machines=1, runner_hours=hours, wall_hours=hours, dollars=0)
+    assert wanted_jobs(estimate, molecules, 50) == jobs
+
+
+def test_without_an_estimate_there_are_as_many_jobs_as_may_be():
+    assert wanted_jobs(None, 100, 50) == 50
+
+
 def test_empty_shards_get_no_jobs_of_their_own(world):
     world.write_model()
     world.build_library(["CCO", "CCN"])
+    key = outputs(jobs(world, "plan", MODEL))["key"]
 
-    planned = outputs(jobs(world, "plan", MODEL))
+    predict = json.loads(outputs(jobs(world, "split", key))["predict"])
 
-    predict = json.loads(planned["predict"])
     assert len(predict) <= 2
     assert [shard for part in predict for shard in parse_shards(part, 4)] == SHARDS
     for part in predict:
-        assert jobs(world, "predict", planned["key"], "--shards", part, "--until", "1h").returncode == 0
-    assert jobs(world, "report", planned["key"]).stdout.startswith("**eos9abc-0001**: 4 of 4 shards")
+        assert jobs(world, "predict", key, "--shards", part, "--until", "1h").returncode == 0
+    assert jobs(world, "report", key).stdout.startswith("**eos9abc-0001**: 4 of 4 shards")
 
 
 def test_more_jobs_than_github_makes_are_cut_to_what_it_makes(world, library: LibraryManifest):
-    assert json.loads(outputs(jobs(world, "plan", MODEL, "--workers", "1000"))["predict"]) == SHARDS
+    key = outputs(jobs(world, "plan", MODEL))["key"]
+    assert json.loads(outputs(jobs(world, "split", key, "--workers", "1000"))["predict"]) == SHARDS
 
 
 def test_a_sample_has_no_jobs_that_predict(world, library: LibraryManifest):
-    planned = outputs(jobs(world, "plan", MODEL, "--sample", "5"))
-    assert planned == {"key": "eos9abc-0001", "predict": "[]", "load": "[]"}
+    key = outputs(jobs(world, "plan", MODEL, "--sample", "5"))["key"]
+    assert outputs(jobs(world, "split", key)) == {"predict": "[]", "load": "[]"}
+
+
+@pytest.mark.slow
+def test_a_fast_models_shards_are_one_job(world, library: LibraryManifest):
+    key = outputs(jobs(world, "plan", MODEL))["key"]
+    assert jobs(world, "canary", key).returncode == 0
+    assert json.loads(outputs(jobs(world, "split", key))["predict"]) == ["00-03"]
 
 
 def test_second_run_leaves_a_claim_and_a_second_attempt_keeps_it(world, library: LibraryManifest):
@@ -77,9 +99,9 @@ def test_second_run_leaves_a_claim_and_a_second_attempt_keeps_it(world, library:
     second = jobs(world, "plan", MODEL, run=8)
     third = jobs(world, "plan", MODEL, run=9)
 
-    assert json.loads(first["predict"]) == ["00", "01"]
-    assert json.loads(outputs(second)["predict"]) == ["02", "03"]
-    assert outputs(third) == {"key": "", "predict": "[]", "load": "[]"}
+    assert Execution(world.store, first["key"]).intent.shards == ("00", "01")
+    assert Execution(world.store, outputs(second)["key"]).intent.shards == ("02", "03")
+    assert outputs(third) == {"key": ""}
     assert "another run computes or has computed this" in third.stderr
     assert outputs(jobs(world, "plan", MODEL, "--shards", "00-01")) == first
 

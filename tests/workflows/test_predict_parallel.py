@@ -87,6 +87,7 @@ def test_run_by_hand_with_only_a_model_computes_all_shards(new_workshop):
     shards = shard_keys(5)
     refused = smiles_of(workshop, "02")
     workshop.world.write_model(answer=refuse(refused))
+    workshop.take_hours(5)
     good = [shard for shard in shards if shard != "02"]
 
     done = workshop.run(model_id=MODEL)
@@ -150,7 +151,8 @@ def test_a_model_that_fails_its_canary_gets_no_fifty_jobs(new_workshop):
         ({"model_id": MODEL, "key": "eos1abc-0001"}, "is not a key of eos9abc"),
         ({"model_id": MODEL, "key": "eos9abc-0001"}, "there is no execution eos9abc-0001"),
         ({"model_id": MODEL, "shards": "00-77"}, "there is no shard 77"),
-        ({"model_id": MODEL, "n_workers": "0"}, "0 is not in the range"),
+        ({"model_id": MODEL, "n_workers": "0"}, "n-workers is 0, not a number from 1"),
+        ({"model_id": MODEL, "n_workers": "many"}, "n-workers is many, not a number from 1"),
         ({"model_id": MODEL, "sample_only": "all"}, "'all' is not a valid integer"),
     ],
 )

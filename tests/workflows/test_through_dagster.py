@@ -147,6 +147,7 @@ def stages(clicked: float, published: float, actions: Actions, dev: DagsterDev) 
 def test_backfill_of_fifty_shards_ends_in_table_and_card(new_workshop, page: Page, capsys):
     workshop = new_workshop(50, MANY)
     world = workshop.world
+    workshop.take_hours(50)
     actions = Actions(workshop, world.store, "31")
     with actions.as_backend() as github, dagster_dev(world, **github) as dev:
         dev.add_model(MODEL)
