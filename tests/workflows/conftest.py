@@ -46,7 +46,7 @@ class Workshop:
 
     def take_hours(self, hours: float) -> None:
         """Run the canary, and let its report estimate so many hours; each of the workflow's jobs takes one."""
-        done = self.world.precalc("predict", "eos9abc", "--sample", "100", max_failure_rate="0.4")
+        done = self.world.precalc("predict", "eos9abc", "--sample", "100", n_shards=str(self.n_shards), max_failure_rate="0.4")
         assert done.returncode == 0, done.stderr
         report = find_report(self.world.store, "eos9abc")
         put_report(self.world.store, report.model_copy(update={"run": report.run.model_copy(update={"runner_hours": hours})}))
