@@ -111,7 +111,7 @@ def open_slurm(settings: Settings, store: ObjectStore) -> "SlurmBackend":
 
 @dataclass(frozen=True)
 class _Task:
-    """A job or a task of an array, as SLURM lists it. `id` reads `17` or, for a task, `18_7`; `why` says why it waits."""
+    """A job or a task of an array, as SLURM lists it. `id` reads `17` or, for a task, `18_7`; `why` is why it waits."""
 
     id: str
     name: str

@@ -46,10 +46,12 @@ class Workshop:
 
     def take_hours(self, hours: float) -> None:
         """Run the canary, and let its report estimate so many hours; each of the workflow's jobs takes one."""
-        done = self.world.precalc("predict", "eos9abc", "--sample", "100", n_shards=str(self.n_shards), max_failure_rate="0.4")
+        settings = {"n_shards": str(self.n_shards), "max_failure_rate": "0.4"}
+        done = self.world.precalc("predict", "eos9abc", "--sample", "100", **settings)
         assert done.returncode == 0, done.stderr
         report = find_report(self.world.store, "eos9abc")
-        put_report(self.world.store, report.model_copy(update={"run": report.run.model_copy(update={"runner_hours": hours})}))
+        run = report.run.model_copy(update={"runner_hours": hours})
+        put_report(self.world.store, report.model_copy(update={"run": run}))
 
     def run(self, **inputs: str) -> subprocess.CompletedProcess[str]:
         """Dispatch the workflow like GitHub and wait for its end; names of inputs have underscores."""
