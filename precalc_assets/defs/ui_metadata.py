@@ -134,7 +134,7 @@ def hub_metadata(registry: HubRegistry, changes: Sequence[str], platform: Platfo
         "source": registry.source,
         "computable": len(registry.computable(platform.settings)),
         "unreadable": len(registry.unreadable),
-        "changes": "\n".join(changes) or "none",
+        "changes": "; ".join(changes) or "none",
         "models": markdown_table([*rows[0]] if rows else (), ([*row.values()] for row in rows)),
     }
 
