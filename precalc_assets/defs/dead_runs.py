@@ -11,7 +11,8 @@ import socket
 import dagster as dg
 import psutil
 
-PROCESS_TAG = "precalc/process"
+PROCESS_TAG = ".dagster/precalc/process"
+"""The UI shows no tags with this prefix."""
 
 _CLOCK = 5.0
 """Seconds by which a process's start may seem to move when the machine's clock is set."""

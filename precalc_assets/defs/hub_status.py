@@ -27,8 +27,8 @@ REFRESH_STATUS = dg.define_asset_job(
     description="Looks up again how far all models are.",
 )
 
-_LONGEST = 200
-"""Letters of a reason in a table."""
+_LONGEST, _LONGEST_OF_MODEL = 200, 70
+"""Letters of a reason in the table of failures, and in that of models, whose rows are a line each."""
 
 _RUNS = 100
 """The most of the newest runs that a tick looks at."""
@@ -83,7 +83,7 @@ def status_metadata(progress: Sequence[ModelProgress], reasons: dict[str, list[s
             *(f"{len(there)}/{shards}" for there in (each.raw, each.predicted, each.served)),
             f"{each.quarantined:,}",
             f"{each.runner_hours:,.2f}",
-            _short(reasons[each.model]),
+            _short(reasons[each.model], _LONGEST_OF_MODEL),
         )
         for each in progress
     ]
@@ -106,10 +106,11 @@ def _canary(report: CanaryReport | None) -> str:
     return "–" if report is None else f"{report.release} {'failed' if report.broken else 'passed'}"
 
 
-def _short(reasons: Sequence[str]) -> str:
-    said = " ".join(reasons[0].split()) if reasons else ""
+def _short(reasons: Sequence[str], longest: int = _LONGEST) -> str:
+    """Return the first reason, without the model and the shard, and the number of the others."""
+    said = re.sub(r"^shard \S+ of \S+: ", "", " ".join(reasons[0].split())) if reasons else ""
     more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
-    return (said if len(said) <= _LONGEST else f"{said[:_LONGEST]}…") + more
+    return (said if len(said) <= longest else f"{said[:longest]}…") + more
 
 
 def _last_failure(instance: dg.DagsterInstance, model: str) -> list[str]:

@@ -151,7 +151,7 @@ class Recorder:
             self._over_limit += bool(outcome.digest)
             self._failed[key] = shown
             self._context.log.error(f"{key}: {outcome.failure}")
-            # The pane of a failed partition shows this, and nothing else of the failure.
+            # The pane of a failed partition lists this under its historical events, and else names the run alone.
             yield dg.AssetObservation(
                 self._checks.asset, description=outcome.failure, partition=key, metadata={**shown, **_again([key])}
             )
@@ -266,8 +266,8 @@ def _again(keys: Sequence[str]) -> dict[str, Metadatum]:
     """Return the metadata that says how to try only these shards of models again."""
     models = shards_by_model(key for key in keys if "|" in key)
     commands = [f"`precalc run {model} --shards {format_shards(shards)}`" for model, shards in models.items()]
-    way = "or the job `precalculate_model`, or *Materialize* with *Select missing and failed partitions* in this page"
-    return {"try_again": dg.MetadataValue.md(f"{'; '.join(commands)}, {way}")} if commands else {}
+    way = "*Materialize* and *Backfill only failed and missing partitions within selection*"
+    return {"try_again": dg.MetadataValue.md(f"{'; '.join(commands)}; or {way}")} if commands else {}
 
 
 def _grouped(failures: Mapping[str, str]) -> str:

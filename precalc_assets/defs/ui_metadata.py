@@ -53,8 +53,8 @@ def heat_map(rows: Sequence[tuple[str, Sequence[str]]]) -> dg.MetadataValue:
     height = _ROW * (len(rows) + 1)
     drawn = []
     for at, (stage, colour) in enumerate(_STAGE_COLOURS.items()):
-        drawn.append(f'<rect x="{_LABEL + 105 * at}" y="2" width="10" height="10" fill="{colour}"/>')
-        drawn.append(f'<text x="{_LABEL + 105 * at + 14}" y="11">{stage}</text>')
+        drawn.append(f'<rect x="{_LABEL + 118 * at}" y="2" width="10" height="10" fill="{colour}"/>')
+        drawn.append(f'<text x="{_LABEL + 118 * at + 14}" y="11">{stage}</text>')
     for row, (model, stages) in enumerate(rows, 1):
         drawn.append(f'<text x="0" y="{_ROW * row + 11}">{html.escape(model)}</text>')
         width, at = _MAP / max(1, len(stages)), 0
