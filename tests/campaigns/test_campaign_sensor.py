@@ -6,14 +6,15 @@ from datetime import UTC, datetime
 import dagster as dg
 import pytest
 from dagster._core.test_utils import instance_for_test
-from graphs import MOLECULES, Graph
+from fake_github import REPOSITORY, TOKEN, FakeGitHub
+from fake_runners import FakeRunners
+from graphs import MOLECULES, Clock, Graph, QuickPlatform
 
 from precalc_assets.campaigns.campaign_records import Approval, Campaign, Stop, find_unfinished, start_campaign
 from precalc_assets.defs.campaign_sensor import CAMPAIGN_TAG
-from precalc_assets.executions.records import open_execution
+from precalc_assets.executions.records import list_executions, open_execution
 
 GOOD, BROKEN, ONLINE, PINNED = "eos1aaa", "eos2aaa", "eos3aaa", "eos4aaa"
-NOW = datetime.now(UTC)
 
 
 class CampaignGraph(Graph):
@@ -47,6 +48,19 @@ class CampaignGraph(Graph):
 
     def start(self, *models: str, **options) -> Campaign:
         return start_campaign(self.world.store, models, **{"budget_hours": 1.0, **options})
+
+    def work_through(self, campaign: Campaign) -> list[tuple[str, str]]:
+        """Tick and run what is requested until the campaign ends; return the job and the model of each run."""
+        launched = []
+        for _ in range(20):
+            if campaign.end.read():
+                return launched
+            for request in self.tick().run_requests or ():
+                launched.append((request.job_name, request.tags["model"]))
+                self.run(request)
+            if campaign.progress.read().phase == "approval":
+                campaign.approval.create(Approval(approved_at=datetime.now(UTC)))
+        raise AssertionError("the campaign does not end")
 
     def standings(self) -> dict[str, str]:
         campaign = find_unfinished(self.world.store)
@@ -132,18 +146,7 @@ def test_whole_campaign_ends_with_what_can_be_computed(graph: CampaignGraph):
     metadata = graph.world.models_dir / ONLINE / "metadata.yml"
     metadata.write_text(metadata.read_text() + "Source: Online\n")
     campaign = graph.start(GOOD, BROKEN, ONLINE, PINNED, "eos0zzz", jobs=1, pinned=[PINNED])
-    launched = []
-    for _ in range(20):
-        if campaign.end.read():
-            break
-        ticked = graph.tick()
-        for request in ticked.run_requests or ():
-            launched.append((request.job_name, request.tags["model"]))
-            graph.run(request)
-        progress = campaign.progress.read()
-        assert progress
-        if progress.phase == "approval":
-            campaign.approval.create(Approval(approved_at=datetime.now(UTC)))
+    launched = graph.work_through(campaign)
     assert launched == [
         *(("try_model", model) for model in (PINNED, GOOD, BROKEN, ONLINE, "eos0zzz")),
         ("compute_shards", PINNED),
@@ -162,3 +165,24 @@ def test_whole_campaign_ends_with_what_can_be_computed(graph: CampaignGraph):
     assert progress.models[GOOD].landed == 5
     assert 0 < progress.spent_hours < 1
     assert find_unfinished(graph.world.store) is None
+
+
+@pytest.mark.slow
+def test_campaign_on_runners_counts_their_hours(world):
+    with instance_for_test() as instance, (fake := FakeGitHub()).serving() as url:
+        github = {"github_repository": REPOSITORY, "github_token": TOKEN, "github_api_url": url}
+        graph = CampaignGraph(world, instance, QuickPlatform, compute="github", **github)
+        graph.platform.clock = Clock()
+        fake.now = graph.platform.clock.now
+        FakeRunners(fake, world.store, graph.platform.settings, world.backend)
+        graph.change_library(MOLECULES)
+        world.write_model(model=GOOD)
+        campaign = graph.start(GOOD)
+        assert graph.work_through(campaign) == [("try_model", GOOD), ("compute_shards", GOOD)]
+    progress = campaign.progress.read()
+    assert progress
+    assert progress.models[GOOD].standing == "done"
+    settled = {each.key: each.settled.read() for each in list_executions(world.store)}
+    assert len(settled) == 2
+    assert progress.executions == {key: each.runner_seconds / 3600 for key, each in settled.items() if each}
+    assert progress.spent_hours == sum(progress.executions.values()) > 0
