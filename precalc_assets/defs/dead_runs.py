@@ -2,11 +2,13 @@
 
 Dagster's code server reports a process that dies while the server lives. Nobody reports a `precalc run` that was
 killed, nor a run that died with the whole of Dagster. So each run has a tag that names its process, and the next
-command or tick of a sensor on the same machine settles those whose process is gone.
+command or tick of a sensor on the same machine settles those whose process is gone. A run that died before its process
+could write the tag stays at "starting", and is settled after some minutes.
 """
 
 import os
 import socket
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import psutil
@@ -16,6 +18,9 @@ PROCESS_TAG = ".dagster/precalc/process"
 
 _CLOCK = 5.0
 """Seconds by which a process's start may seem to move when the machine's clock is set."""
+
+_LONGEST_START = timedelta(minutes=5)
+"""Longer than `start_timeout_seconds` in production. A run whose process begins later ends without doing anything."""
 
 UNFINISHED = (
     dg.DagsterRunStatus.NOT_STARTED,
@@ -49,6 +54,10 @@ def settle_dead_runs(instance: dg.DagsterInstance) -> None:
             instance.report_run_canceled(run, why)
         else:
             instance.report_run_failed(run, why)
+    late = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTING], updated_before=datetime.now(UTC) - _LONGEST_START)
+    for run in instance.get_runs(late):
+        if not run.tags.get(PROCESS_TAG, "").startswith(run.run_id):
+            instance.report_run_failed(run, f"no process has begun this run within {_LONGEST_START}: start it again")
 
 
 def _is_alive(pid: int, started: float) -> bool:

@@ -34,7 +34,7 @@ def test_campaign_survives_a_kill_of_dagster_and_can_be_stopped(world) -> None:
     metadata.write_text(metadata.read_text() + "Source: Online\n")
     campaign = start(world, GOOD, BROKEN, ONLINE)
     with dagster_dev(world, n_shards="4") as dev:
-        wait_until(lambda: dev.runs_tagged(CAMPAIGN_TAG, campaign.id))
+        wait_until(world.calls)
         os.killpg(dev.process.pid, signal.SIGKILL)
         dev.process.wait(60)
     with dagster_dev(world, n_shards="4") as dev:

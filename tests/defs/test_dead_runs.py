@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from uuid import uuid4
 
 import dagster as dg
@@ -53,6 +54,16 @@ def test_process_with_the_id_of_a_dead_one_is_another(instance: dg.DagsterInstan
     _, pid, started, host = process_tags("")[PROCESS_TAG].split(" ")
     tag = f"{{run_id}} {pid} {float(started) - 60:.2f} {host}"
     assert settled(instance, tag, Status.STARTED) is Status.FAILURE
+
+
+def test_run_that_nobody_has_begun_has_failed_after_a_while(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert settled(instance, None, Status.STARTING) is Status.STARTING
+    monkeypatch.setattr("precalc_assets.defs.dead_runs._LONGEST_START", timedelta(0))
+    assert settled(instance, None, Status.STARTING) is Status.FAILURE
+    assert settled(instance, None, Status.STARTED) is Status.STARTED
+    assert settled(instance, None, Status.NOT_STARTED) is Status.NOT_STARTED
 
 
 def test_run_that_repeats_a_dead_one_is_another(instance: dg.DagsterInstance) -> None:
