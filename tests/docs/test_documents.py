@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted(page for glob in ("*.md", "[!.]*/README.md", "docs/*.md") for page in ROOT.glob(glob))
 COMMANDS = typer.main.get_command(client_app).commands | typer.main.get_command(platform_app).commands
 SETTINGS = {f"PRECALC_{name.upper()}" for name in Settings.model_fields}
-OTHER_VARIABLES = {"PRECALC_API_KEY", "PRECALC_API_URL", "PRECALC_LOGS_BUCKET"}
+OTHER_VARIABLES = {"PRECALC_API_KEY", "PRECALC_API_URL", "PRECALC_LOGS_BUCKET", "PRECALC_RUNS_ON"}
 
 
 @pytest.fixture(scope="module")
