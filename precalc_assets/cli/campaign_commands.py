@@ -83,8 +83,7 @@ def approve() -> None:
             "`precalc campaign status` shows them"
         )
     campaign.approval.create(Approval(approved_at=datetime.now(UTC)))
-    ready = [each for each in progress.models.values() if each.standing == "ready"]
-    show(f"campaign {campaign.id}: approved; {len(ready)} models, {sum(each.hours or 0 for each in ready):,.2f} hours")
+    show(f"campaign {campaign.id}: approved; {_ready(progress)}")
 
 
 @app.command()
@@ -132,7 +131,7 @@ def status() -> None:
     if progress.held:
         show(f"nothing is launched: {progress.held}; `precalc campaign resume` goes on")
     if progress.phase == "approval":
-        show("the canaries have ended; `precalc campaign approve` launches the models that are ready")
+        show(f"the canaries have ended; `precalc campaign approve` launches what is ready: {_ready(progress)}")
     if not end and datetime.now(UTC) - progress.seen_at > _QUIET:
         say(f"as of {progress.seen_at:%Y-%m-%d %H:%M} UTC; Dagster's sensor campaign has not run since: is Dagster up?")
 
@@ -157,6 +156,11 @@ def _table(platform: Platform, progress: Progress) -> Table:
 
 def _cost(hours: float, platform: Platform) -> tuple[str, str]:
     return f"{hours:,.2f}", f"${hours * platform.settings.runner_price:,.2f}"
+
+
+def _ready(progress: Progress) -> str:
+    hours = [each.hours or 0.0 for each in progress.models.values() if each.standing == "ready"]
+    return f"{len(hours)} models, {sum(hours):,.2f} hours"
 
 
 def _unfinished() -> Campaign:
