@@ -17,8 +17,11 @@ from precalc_assets.campaigns.campaign_plan import CampaignState, Ending, ModelS
 from precalc_assets.campaigns.campaign_records import Campaign, CampaignIntent, End, ModelStanding, Progress
 from precalc_assets.executions.records import Cancellation, list_executions, unsettled
 from precalc_assets.outcomes import FAILURES, reason
-from precalc_assets.predictions.canary_report import find_report
+from precalc_assets.platform_errors import ShardError
+from precalc_assets.predictions.canary_report import CanaryReport, find_report
+from precalc_assets.predictions.shard_manifest import find_manifest
 from precalc_assets.settings import Settings
+from precalc_assets.sharding import shard_keys
 
 _HOUR = timedelta(hours=1)
 
@@ -152,13 +155,22 @@ def _estimate(store: ObjectStore, state: ModelState, known: ModelStanding | None
     if known and known.hours and (known.standing != "computing" or state.shards.under_way):
         return known.hours, known.landed
     report = find_report(store, state.model)
-    hours = report.run.runner_hours if report and report.run else math.inf
-    return hours, min(count_landed(store, state.model), n_shards)
+    if report is None or report.run is None:
+        return math.inf, 0
+    return report.run.runner_hours, count_landed(store, report, n_shards)
 
 
-def count_landed(store: ObjectStore, model: str) -> int:
-    """Return the number of a model's shards that have raw predictions, of whatever library."""
-    return sum(name.endswith("/manifest.json") for name in storage.list_sizes(store, f"raw/model={model}"))
+def count_landed(store: ObjectStore, report: CanaryReport, n_shards: int) -> int:
+    """Return the number of shards with raw predictions of the canary's release, or of one that it reproduces."""
+    reproduces = report.adoption is not None and report.adoption.equal
+    landed = 0
+    for shard in shard_keys(n_shards):
+        try:
+            manifest = find_manifest(store, report.model, shard)
+        except ShardError:  # the shard is computed again
+            continue
+        landed += manifest is not None and (reproduces or report.is_of(manifest.release, manifest.columns))
+    return landed
 
 
 def _execution_hours(

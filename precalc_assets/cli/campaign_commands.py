@@ -126,8 +126,8 @@ def status() -> None:
     show(f"campaign {campaign.id}: {end.conclusion if end else progress.phase}; {' and '.join(spent)} spent")
     PlainConsole().print(_table(platform, progress))
     for model, each in progress.models.items():
-        if each.why:
-            show(f"{model} {each.standing}: {each.why}")
+        for why in [each.why] if each.why else _warnings(platform, model) if each.standing == "ready" else ():
+            show(f"{model} {each.standing}: {why}")
     if progress.held:
         show(f"nothing is launched: {progress.held}; `precalc campaign resume` goes on")
     if progress.phase == "approval":
@@ -142,16 +142,25 @@ def _table(platform: Platform, progress: Progress) -> Table:
     for name in ("hours", "dollars", "memory", "disk", "shards", "spent"):
         table.add_column(name, justify="right")
     for model, each in progress.models.items():
+        report = find_report(platform.store, model) if each.hours is not None else None
         memory = disk = "–"
-        if each.hours is not None and (report := find_report(platform.store, model)):
+        landed = each.landed
+        if report:
             memory = f"{report.peak_memory / (1 << 20):,.0f} MB" if report.peak_memory else memory
             if report.bytes_per_molecule and report.run:
                 disk = f"{report.bytes_per_molecule * report.run.molecules / 1e9:,.2f} GB"
+            if each.standing == "computing":
+                landed = count_landed(platform.store, report, platform.settings.n_shards)
         hours, dollars = ("–", "–") if each.hours is None else _cost(each.hours, platform)
-        count = count_landed(platform.store, model) if each.standing == "computing" else each.landed
-        landed = f"{count}/{platform.settings.n_shards}"
-        table.add_row(model, each.standing, hours, dollars, memory, disk, landed, f"{each.spent_hours:,.2f}")
+        shards = f"{landed}/{platform.settings.n_shards}"
+        table.add_row(model, each.standing, hours, dollars, memory, disk, shards, f"{each.spent_hours:,.2f}")
     return table
+
+
+def _warnings(platform: Platform, model: str) -> list[str]:
+    """Return what a person should know of a model that has passed its canary."""
+    report = find_report(platform.store, model)
+    return [f"{check.name}: {check.description}" for check in report.checks if not check.passed] if report else []
 
 
 def _cost(hours: float, platform: Platform) -> tuple[str, str]:

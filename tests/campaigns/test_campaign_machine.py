@@ -24,13 +24,16 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from obstore.store import MemoryStore
 
+from precalc_assets.adoption_record import Adoption
 from precalc_assets.campaigns.campaign_plan import ATTEMPTS, BREAKER, CANARY_JOBS, Ending, Plan
 from precalc_assets.campaigns.campaign_records import Approval, Campaign, Pause, Stop, start_campaign
-from precalc_assets.campaigns.campaign_tick import LATE, CampaignRun, tick
+from precalc_assets.campaigns.campaign_tick import LATE, CampaignRun, count_landed, tick
 from precalc_assets.executions.records import Compute, Execution, Settled, open_execution, unsettled
 from precalc_assets.model_metadata import ModelMetadata
 from precalc_assets.predictions.canary_report import CanaryReport, RunEstimate, put_report
+from precalc_assets.predictions.shard_manifest import RawManifest, manifest_name
 from precalc_assets.settings import Settings
 from precalc_assets.storage import open_store
 
@@ -141,8 +144,8 @@ class Campaigning(RuleBasedStateMachine):
         self.time += timedelta(seconds=1)
 
     def land(self, model: str, shard: str) -> None:
-        name = f"raw/model={model}/shard={shard}/manifest.json"
-        obstore.put(self.store, name, b"{}")
+        name = manifest_name(model, shard)
+        obstore.put(self.store, name, manifest(model, shard).model_dump_json().encode())
         at = self.time.timestamp()
         os.utime(Path(self.folder.name, name), (at, at))
 
@@ -334,6 +337,38 @@ def killed_at(point: int | None):
 
     with patch("obstore.put", count):
         yield
+
+
+def manifest(model: str, shard: str, release: str = "v1.0.0") -> RawManifest:
+    return RawManifest(
+        model=model,
+        release=release,
+        shard=shard,
+        shard_digest="d",
+        columns=(),
+        parts=(),
+        rows=0,
+        quarantined=0,
+        environment="",
+        seconds=1.0,
+        finished_at=datetime(2030, 1, 1, tzinfo=UTC),
+    )
+
+
+@pytest.mark.parametrize(
+    ("release", "different", "landed"),
+    [("v1.0.0", None, 3), ("v1.0.0", 1, 3), ("v0.9.0", None, 1), ("v0.9.0", 1, 1), ("v0.9.0", 0, 3)],
+)
+def test_shards_of_a_release_that_is_not_reproduced_are_left(release: str, different: int | None, landed: int) -> None:
+    store = MemoryStore()
+    for shard, by in (("00", release), ("01", release), ("02", "v1.0.0")):
+        obstore.put(store, manifest_name(MODELS[0], shard), manifest(MODELS[0], shard, by).model_dump_json().encode())
+    obstore.put(store, manifest_name(MODELS[0], "03"), b"damaged")
+    compared = different is not None and Adoption(
+        computed_by=(release,), molecules=9, different=different, example="", compared_at=datetime.now(UTC)
+    )
+    canary = report(MODELS[0], 1.0).model_copy(update={"adoption": compared or None})
+    assert count_landed(store, canary, 5) == landed
 
 
 def report(model: str, hours: float) -> CanaryReport:
