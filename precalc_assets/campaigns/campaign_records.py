@@ -13,6 +13,7 @@ works on it. `campaign_plan` says what is done next.
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
@@ -132,6 +133,20 @@ class Campaign:
             raise CampaignError(f"there is no campaign {self.id} in this store; start one: `precalc campaign start`")
         return intent
 
+    def headline(self, price: float) -> str:
+        """Return in a line the campaign's phase, its budget, and how its models stand. `price` is of a runner-hour."""
+        progress, end, intent = self.progress.read(), self.end.read(), self.intent
+        if progress is None:
+            return f"campaign {self.id}: not begun; Dagster's sensor campaign has not seen it yet, and must be running"
+        spent = [f"{progress.spent_hours:,.2f} of {intent.budget_hours:,.2f} hours"] if intent.budget_hours else []
+        if intent.budget_dollars:
+            spent.append(f"${progress.spent_hours * price:,.2f} of ${intent.budget_dollars:,.2f}")
+        counts = Counter(each.standing for each in progress.models.values())
+        models = ", ".join(f"{count} {standing}" for standing, count in counts.most_common())
+        held = f"; nothing is launched: {progress.held}" if progress.held else ""
+        phase = end.conclusion if end else progress.phase
+        return f"campaign {self.id}: {phase}; {' and '.join(spent)} spent; {models}{held}"
+
     def _once(self, name: str, kind: type[RecordType]) -> Slot[RecordType]:
         return Slot(self.store, f"{self.folder}/{name}.json", kind, CampaignError, "delete it")
 
@@ -194,12 +209,10 @@ def find_unfinished(store: ObjectStore) -> Campaign | None:
     return next((each for each in campaigns if each.end.name not in names), None)
 
 
-def find_latest(store: ObjectStore) -> Campaign:
-    """Return the campaign that is under way, or else the last one. Raises CampaignError if there was none."""
+def find_latest(store: ObjectStore) -> Campaign | None:
+    """Return the campaign that is under way, or else the last one, or None if there was none."""
     ids = _ids(storage.list_sizes(store, storage.CAMPAIGNS))
-    if not ids:
-        raise CampaignError("there is no campaign in this store; start one: `precalc campaign start`")
-    return find_unfinished(store) or Campaign(store, ids[-1])
+    return find_unfinished(store) or Campaign(store, ids[-1]) if ids else None
 
 
 def _ids(names: Mapping[str, int]) -> list[str]:

@@ -115,24 +115,21 @@ def status() -> None:
     """Show the campaign's budget, and each model: what it takes by its canary, how far it is, and why."""
     platform = open_platform()
     campaign = find_latest(platform.store)
-    progress, end = campaign.progress.read(), campaign.end.read()
+    if campaign is None:
+        raise CampaignError("there is no campaign in this store; start one: `precalc campaign start`")
+    progress = campaign.progress.read()
+    show(campaign.headline(platform.settings.runner_price))
     if progress is None:
-        show(f"campaign {campaign.id}: not begun; Dagster's sensor campaign has not seen it yet, and must be running")
         return
-    intent, price = campaign.intent, platform.settings.runner_price
-    spent = [f"{progress.spent_hours:,.2f} of {intent.budget_hours:,.2f} hours"] if intent.budget_hours else []
-    if intent.budget_dollars:
-        spent.append(f"${progress.spent_hours * price:,.2f} of ${intent.budget_dollars:,.2f}")
-    show(f"campaign {campaign.id}: {end.conclusion if end else progress.phase}; {' and '.join(spent)} spent")
     PlainConsole().print(_table(platform, progress))
     for model, each in progress.models.items():
         for why in [each.why] if each.why else _warnings(platform, model) if each.standing == "ready" else ():
             show(f"{model} {each.standing}: {why}")
     if progress.held:
-        show(f"nothing is launched: {progress.held}; `precalc campaign resume` goes on")
+        show("`precalc campaign resume` goes on")
     if progress.phase == "approval":
         show(f"the canaries have ended; `precalc campaign approve` launches what is ready: {_ready(progress)}")
-    if not end and datetime.now(UTC) - progress.seen_at > _QUIET:
+    if not campaign.end.read() and datetime.now(UTC) - progress.seen_at > _QUIET:
         say(f"as of {progress.seen_at:%Y-%m-%d %H:%M} UTC; Dagster's sensor campaign has not run since: is Dagster up?")
 
 

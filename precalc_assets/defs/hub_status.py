@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from precalc.identifiers import is_model_id
+from precalc_assets.campaigns.campaign_records import find_latest
 from precalc_assets.defs.own_runs import why_failed
 from precalc_assets.defs.partitions import MODELS
 from precalc_assets.defs.recording import own_step
@@ -37,8 +38,8 @@ _RUNS = 100
 @dg.asset(
     deps=["model_card"],
     group_name="serving",
-    description="How far all models are: canary, shards at each stage, quarantined molecules, cost so far, and why "
-    "something failed. Refreshed some minutes after a run has ended.",
+    description="How far all models are: canary, shards at each stage, quarantined molecules, cost so far, why "
+    "something failed, and the latest campaign. Refreshed some minutes after a run has ended.",
 )
 def hub_status(
     context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
@@ -51,7 +52,10 @@ def hub_status(
             each.model: each.failures() or ([] if each.complete else _last_failure(context.instance, each.model))
             for each in progress
         }
-        yield dg.MaterializeResult(metadata=status_metadata(progress, reasons, platform.settings.runner_price))
+        price = platform.settings.runner_price
+        campaign = find_latest(platform.store)
+        said = {"campaign": campaign.headline(price)} if campaign else {}
+        yield dg.MaterializeResult(metadata={**said, **status_metadata(progress, reasons, price)})
 
 
 @dg.sensor(

@@ -6,6 +6,7 @@ import dagster as dg
 import pytest
 from graphs import ALL_SHARDS, MODEL, MOLECULES, Graph
 
+from precalc_assets.campaigns.campaign_records import start_campaign
 from precalc_assets.defs.hub_status import hub_status_sensor
 from precalc_assets.model_progress import COMPUTED, FAILED, MISSING, SERVED, find_progress
 
@@ -44,8 +45,11 @@ def test_table_tells_complete_partial_and_failed_models(graph: Graph):
     graph.materialize("sample_predictions", first=BROKEN, last=BROKEN)
     graph.materialize("raw_predictions", first=f"{UNKNOWN}|00", last=f"{UNKNOWN}|01")
 
+    start_campaign(graph.platform.store, [MODEL, BROKEN], budget_hours=1.0)
+
     rows, metadata = shown(graph)
 
+    assert "not begun" in metadata["campaign"]
     assert rows[MODEL][1:5] == ["5/5", "3/5", "3/5", "0"]
     assert rows[BROKEN][0] == "v1.0.0 failed"
     assert "no cell of score is of its column's type" in rows[BROKEN][-1]
