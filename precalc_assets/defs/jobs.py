@@ -32,7 +32,7 @@ RELOAD_TABLE = dg.define_asset_job(
 REBUILD_CARD = dg.define_asset_job(
     "rebuild_card",
     selection="model_card",
-    description="Gathers and publishes a model's card again, for instance after a later canary.",
+    description="Gathers and publishes a model's card again, for instance after PRECALC_RUNNER_PRICE was changed.",
 )
 REFRESH_LIBRARY = dg.define_asset_job(
     "refresh_library",

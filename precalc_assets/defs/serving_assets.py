@@ -65,14 +65,14 @@ def serving_assets(partitions: ShardPartitions, tables_kind: str) -> list[dg.Ass
         yield from record_shards(context, platform, "predictions", TABLE, load)
 
     @dg.asset(
-        deps=[prediction_table],
+        deps=[prediction_table, "sample_predictions"],
         partitions_def=models,
         group_name="serving",
         pool="tables",
         kinds={tables_kind},
         description="What readers see of a model: columns, coverage, releases, failures, plots. "
         "Publishes it in the registry.",
-        automation_condition=_follow_upstream_in_part(),
+        automation_condition=_follow_table_in_part(),
         check_specs=CARD.specs(models),
     )
     def model_card(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> Iterator[Event]:
@@ -99,8 +99,9 @@ def _follow_upstream() -> AndAutomationCondition[Any]:
     return dg.AutomationCondition.eager().replace("newly_missing", unserved).with_label("follow upstream")
 
 
-def _follow_upstream_in_part() -> AndAutomationCondition[Any]:
-    """Do the same for an asset that does not wait for all its upstream partitions."""
-    any_upstream = dg.AutomationCondition.any_deps_match(~dg.AutomationCondition.missing())
-    condition = _follow_upstream().without(~dg.AutomationCondition.any_deps_missing()) & any_upstream
-    return condition.with_label("follow upstream, also in part")
+def _follow_table_in_part() -> AndAutomationCondition[Any]:
+    """Do the same for the card, which needs one shard in the table, and is renewed after a later canary."""
+    any_shard = dg.AutomationCondition.any_deps_match(~dg.AutomationCondition.missing())
+    in_table = any_shard.allow(dg.AssetSelection.assets("prediction_table"))
+    condition = _follow_upstream().without(~dg.AutomationCondition.any_deps_missing()) & in_table
+    return condition.with_label("follow the table, also in part")

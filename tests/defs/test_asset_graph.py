@@ -49,15 +49,15 @@ def test_graph_has_nine_assets_in_four_groups():
         )
         for key in graph.get_all_asset_keys()
     }
-    by_both = "MultiPartitionsDefinition"
+    by_both, by_model = "MultiPartitionsDefinition", "DynamicPartitionsDefinition"
     assert found == {
         "reference_library": ("library", [], "NoneType", False, False),
         "library_shards": ("library", ["reference_library"], "StaticPartitionsDefinition", True, True),
-        "sample_predictions": ("inference", ["library_shards"], "DynamicPartitionsDefinition", False, False),
+        "sample_predictions": ("inference", ["library_shards"], by_model, False, False),
         "raw_predictions": ("inference", ["library_shards", "sample_predictions"], by_both, True, False),
         "predictions": ("serving", ["raw_predictions"], by_both, True, True),
         "prediction_table": ("serving", ["predictions"], by_both, True, True),
-        "model_card": ("serving", ["prediction_table"], "DynamicPartitionsDefinition", False, True),
+        "model_card": ("serving", ["prediction_table", "sample_predictions"], by_model, False, True),
         "hub_status": ("serving", ["model_card"], "NoneType", False, False),
         "hub_models": ("hub", [], "NoneType", False, False),
     }
@@ -267,6 +267,15 @@ def test_failed_shard_is_not_requested_again(graph: Graph):
 
     assert [entry.partition for entry in graph.materializations("predictions")].count(f"{MODEL}|02") == 0
     assert graph.requested_of_late("predictions") == set()
+
+
+def test_card_is_renewed_after_a_later_canary(graph: Graph):
+    graph.run_range("raw_predictions", "predictions", "prediction_table")
+    assert graph.materialize("model_card", first=MODEL, last=MODEL).success
+    before = dg.evaluate_automation_conditions(graph.defs, graph.instance)
+    assert graph.materialize("sample_predictions", first=MODEL, last=MODEL).success
+    after = dg.evaluate_automation_conditions(graph.defs, graph.instance, cursor=before.cursor)
+    assert set(after.get_requested_partitions(dg.AssetKey("model_card"))) == {MODEL}
 
 
 def test_card_is_published_before_all_shards_landed(graph: Graph):
