@@ -38,6 +38,7 @@ _RUNS = 100
 @dg.asset(
     deps=["model_card"],
     group_name="serving",
+    pool="library",
     description="How far all models are: canary, shards at each stage, quarantined molecules, cost so far, why "
     "something failed, and the latest campaign. Refreshed some minutes after a run has ended.",
 )
