@@ -19,7 +19,7 @@ from precalc_assets.executions.records import Cancellation, list_executions, uns
 from precalc_assets.outcomes import FAILURES, reason
 from precalc_assets.platform_errors import ShardError
 from precalc_assets.predictions.canary_report import CanaryReport, find_report
-from precalc_assets.predictions.shard_manifest import find_manifest
+from precalc_assets.predictions.shard_manifest import find_manifest, manifest_name
 from precalc_assets.settings import Settings
 from precalc_assets.sharding import shard_keys
 
@@ -163,8 +163,11 @@ def _estimate(store: ObjectStore, state: ModelState, known: ModelStanding | None
 def count_landed(store: ObjectStore, report: CanaryReport, n_shards: int) -> int:
     """Return the number of shards with raw predictions of the canary's release, or of one that it reproduces."""
     reproduces = report.adoption is not None and report.adoption.equal
+    names = storage.list_sizes(store, f"raw/model={report.model}")
     landed = 0
     for shard in shard_keys(n_shards):
+        if manifest_name(report.model, shard) not in names:
+            continue
         try:
             manifest = find_manifest(store, report.model, shard)
         except ShardError:  # the shard is computed again

@@ -7,6 +7,7 @@ import dagster as dg
 
 from precalc_assets.defs.asset_checks import Finding
 from precalc_assets.defs.checks import CANARY
+from precalc_assets.defs.dagster_internals import AssetCheckExecutionRecordStatus as Status
 from precalc_assets.defs.dagster_internals import PartitionKeyFilter
 from precalc_assets.defs.partitions import models
 from precalc_assets.defs.recording import Event, Input, recorded_input, version_tags
@@ -32,9 +33,11 @@ def is_recorded(instance: dg.DagsterInstance, report: CanaryReport) -> bool:
     """Return whether Dagster has recorded this canary: whether its last check, if it has any, was evaluated."""
     if not report.checks:
         return True
+    # Without those that a run has planned, and has not evaluated yet or died before.
     history = instance.event_log_storage.get_asset_check_execution_history(
         dg.AssetCheckKey(CANARY.asset, report.checks[-1].name),
         limit=1,
+        status={Status.SUCCEEDED, Status.FAILED},
         partition_filter=PartitionKeyFilter(key=report.model),
     )
     evaluation = history[0].evaluation if history else None

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
@@ -10,8 +10,11 @@ from graphs import ALL_SHARDS, MODEL, MOLECULES, SHARDS, Graph
 
 from precalc_assets.cards.model_card import find_card
 from precalc_assets.definitions import build_defs
+from precalc_assets.defs.canary_events import is_recorded
+from precalc_assets.defs.partitions import range_tags
 from precalc_assets.library.library_manifest import read_manifest, read_shard
 from precalc_assets.platform import Platform
+from precalc_assets.predictions.canary_report import find_report
 from precalc_assets.settings import Settings
 
 EVERYTHING = [f"{MODEL}|{shard}" for shard in ALL_SHARDS]
@@ -309,6 +312,20 @@ def test_sample_materializes_no_shard(graph: Graph):
     assert graph.materializations("raw_predictions") == []
     assert graph.world.objects("raw") == {}
     assert graph.world.path(f"samples/model={MODEL}.parquet").is_file()
+
+
+def test_recorded_canary_stays_so_when_a_later_run_dies(graph: Graph):
+    assert run_canary(graph).success
+    report = find_report(graph.platform.store, MODEL)
+    # Dagster notes which checks a run is to evaluate when it creates the run.
+    graph.instance.create_run_for_job(
+        graph.defs.resolve_implicit_global_asset_job_def(),
+        asset_selection=frozenset([dg.AssetKey("sample_predictions")]),
+        tags=range_tags(MODEL, MODEL),
+    )
+
+    assert is_recorded(graph.instance, report)
+    assert not is_recorded(graph.instance, report.model_copy(update={"finished_at": datetime.now(UTC)}))
 
 
 RANDOM = "import random\nreturn f'{random.random()},{len(smiles)},x'"
