@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -93,6 +94,18 @@ class Graph:
         first = dg.evaluate_automation_conditions(self.defs, self.instance)
         second = dg.evaluate_automation_conditions(self.defs, self.instance, cursor=first.cursor)
         return set(second.get_requested_partitions(dg.AssetKey(asset)))
+
+
+@contextmanager
+def ready_graph(world) -> Iterator[Graph]:
+    """A graph with a library, and a model that nothing has been computed of yet."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        built = Graph(world, instance)
+        built.change_library(MOLECULES)
+        world.write_model()
+        instance.add_dynamic_partitions("models", [MODEL])
+        built.materialize_library()
+        yield built
 
 
 def check_statuses(instance: dg.DagsterInstance, graph, asset: str) -> dict[str, dict[str, str]]:

@@ -14,6 +14,7 @@ from precalc_assets.campaigns.campaign_records import find_unfinished
 from precalc_assets.campaigns.campaign_tick import CampaignRun, tick
 from precalc_assets.defs.attempts import TRY_MODEL, Attempts, any_under_way, new_models
 from precalc_assets.defs.dagster_internals import StepFailureData
+from precalc_assets.defs.own_runs import shorten
 from precalc_assets.defs.recording import OVER_LIMIT
 from precalc_assets.platform import Platform
 from precalc_assets.platform_errors import ColumnsError, ModelError, UsageError
@@ -25,7 +26,7 @@ _MODELS_FAULTS = {error.__name__ for error in (ModelError, ColumnsError, UsageEr
 
 _LONGEST_REASON = 300
 
-_LAST_WORDS = 10
+_LAST_ENTRIES = 10
 """Entries of a dead run's log to look through for its last own one."""
 
 
@@ -83,19 +84,19 @@ def _campaign_run(instance: dg.DagsterInstance, record: dg.RunRecord, runs: Sequ
     for event in events:
         if event.is_step_failure:
             ending, why = _fault(event.step_failure_data, is_canary=seen.is_canary)
-            return replace(seen, ended=ended, ending=ending, why=_shorten(why))
-    # The run died. It is reported when that is noticed, which may be days later: its last word says when it was alive.
-    last = instance.get_records_for_run(run.run_id, limit=_LAST_WORDS, ascending=False).records
+            return replace(seen, ended=ended, ending=ending, why=shorten(" ".join(why.split()), _LONGEST_REASON))
+    # The run died, and is reported when that is noticed, perhaps days later. Its own last entry says when it was alive.
+    last = instance.get_records_for_run(run.run_id, limit=_LAST_ENTRIES, ascending=False).records
     alive = next((each.timestamp for each in last if not _is_report(each.event_log_entry)), ended.timestamp())
-    why = next((event.message for event in events if event.message), "it died without a word")
+    why = next((event.message for event in events if event.message), "its process died and gave no reason")
     ended = min(ended, datetime.fromtimestamp(alive, UTC))
-    return replace(seen, ended=ended, ending=Ending.infrastructure, why=_shorten(why))
+    return replace(seen, ended=ended, ending=Ending.infrastructure, why=shorten(" ".join(why.split()), _LONGEST_REASON))
 
 
 def _fault(failure: StepFailureData, *, is_canary: bool) -> tuple[Ending, str]:
     """Return whether the model or the infrastructure was at fault for a failed step, and why it failed."""
     said, error = failure.user_failure_data, failure.error
-    why = (said and said.description) or (error.message if error else "it failed without a word")
+    why = (said and said.description) or (error.message if error else "it failed and gave no reason")
     if is_canary:
         cause = error.cause if error else None
         is_models = said is not None and (cause is None or cause.cls_name in _MODELS_FAULTS)
@@ -103,11 +104,6 @@ def _fault(failure: StepFailureData, *, is_canary: bool) -> tuple[Ending, str]:
         over_limit = said.metadata.get(OVER_LIMIT) if said else None
         is_models = over_limit is not None and bool(over_limit.value)
     return Ending.broken if is_models else Ending.infrastructure, why
-
-
-def _shorten(why: str) -> str:
-    words = " ".join(why.split())
-    return words if len(words) <= _LONGEST_REASON else f"{words[:_LONGEST_REASON]}…"
 
 
 def _is_report(entry: dg.EventLogEntry) -> bool:

@@ -8,12 +8,12 @@ from precalc_assets.defs.dagster_internals import (
     PARTITION_NAME_TAG,
     WILL_RETRY_TAG,
 )
-from precalc_assets.defs.own_runs import PARENT_TAG, why_failed
+from precalc_assets.defs.own_runs import PARENT_TAG, shorten, why_failed
 from precalc_assets.platform import Platform
 from precalc_assets.settings import Settings
 
 _LONGEST = 1_000
-"""Letters of the reason in a message. The run has all of it."""
+"""Characters of the reason in a message. The run has all of it."""
 
 _TIMEOUT = 10.0
 _RETRIES = 3
@@ -51,9 +51,8 @@ def describe(run: dg.DagsterRun, why: str, ui_url: str) -> str:
     last = tags.get(ASSET_PARTITION_RANGE_END_TAG, first)
     where = first if first == last else f"{first} to {last}"
     of = " ".join(part for part in (tags.get("model", ""), where and f"({where})") if part)
-    shown = why if len(why) <= _LONGEST else f"{why[:_LONGEST]}…"
     link = f"{ui_url.rstrip('/')}/runs/{run.run_id}" if ui_url else f"run {run.run_id}"
-    return "\n".join([f"precalc: {what}{f' of {of}' if of else ''} failed", shown, link])
+    return "\n".join([f"precalc: {what}{f' of {of}' if of else ''} failed", shorten(why, _LONGEST), link])
 
 
 def post(url: str, text: str) -> str:

@@ -14,7 +14,7 @@ import dagster as dg
 
 from precalc.identifiers import is_model_id
 from precalc_assets.campaigns.campaign_records import find_latest
-from precalc_assets.defs.own_runs import why_failed
+from precalc_assets.defs.own_runs import shorten, why_failed
 from precalc_assets.defs.partitions import MODELS
 from precalc_assets.defs.recording import own_step
 from precalc_assets.defs.ui_metadata import Metadata, heat_map, markdown_table
@@ -29,7 +29,7 @@ REFRESH_STATUS = dg.define_asset_job(
 )
 
 _LONGEST, _LONGEST_OF_MODEL = 200, 70
-"""Letters of a reason in the table of failures, and in that of models, whose rows are a line each."""
+"""Characters of a reason in the table of failures, and in that of models, whose rows are a line each."""
 
 _RUNS = 100
 """The most of the newest runs that a tick looks at."""
@@ -115,7 +115,7 @@ def _short(reasons: Sequence[str], longest: int = _LONGEST) -> str:
     """Return the first reason, without the model and the shard, and the number of the others."""
     said = re.sub(r"^shard \S+ of \S+: ", "", " ".join(reasons[0].split())) if reasons else ""
     more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
-    return (said if len(said) <= longest else f"{said[:longest]}…") + more
+    return shorten(said, longest) + more
 
 
 def _last_failure(instance: dg.DagsterInstance, model: str) -> list[str]:

@@ -135,6 +135,11 @@ class OwnRuns:
         return run
 
 
+def shorten(text: str, most: int) -> str:
+    """Return a reason as it is shown, with a mark if it is cut after `most` characters."""
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def why_failed(events: Iterable[dg.DagsterEvent]) -> str:
     """Return the messages of a run's failed steps, a line or more each."""
     words = []

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
-from graphs import ALL_SHARDS, MODEL, MOLECULES, SHARDS, Graph
+from graphs import ALL_SHARDS, MODEL, MOLECULES, SHARDS, Graph, ready_graph
 
 from precalc_assets.cards.model_card import find_card
 from precalc_assets.definitions import build_defs
@@ -22,12 +22,7 @@ EVERYTHING = [f"{MODEL}|{shard}" for shard in ALL_SHARDS]
 
 @pytest.fixture
 def graph(world) -> Iterator[Graph]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        built = Graph(world, instance)
-        built.change_library(MOLECULES)
-        world.write_model()
-        instance.add_dynamic_partitions("models", [MODEL])
-        built.materialize_library()
+    with ready_graph(world) as built:
         yield built
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 import pytest
-from graphs import ALL_SHARDS, MODEL, MOLECULES, Graph
+from graphs import ALL_SHARDS, MODEL, Graph, ready_graph
 
 from precalc_assets.campaigns.campaign_records import start_campaign
 from precalc_assets.defs.hub_status import hub_status_sensor
@@ -16,12 +16,7 @@ EVERYTHING = [f"{MODEL}|{shard}" for shard in ALL_SHARDS]
 
 @pytest.fixture
 def graph(world) -> Iterator[Graph]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        built = Graph(world, instance)
-        built.change_library(MOLECULES)
-        world.write_model()
-        instance.add_dynamic_partitions("models", [MODEL])
-        built.materialize_library()
+    with ready_graph(world) as built:
         yield built
 
 
