@@ -83,6 +83,12 @@ def test_an_empty_pipe_and_a_column_of_inchikeys_by_name(served) -> None:
     ]
 
 
+def test_names_alone_are_said_not_to_be_molecules(served) -> None:
+    said = "no row is a molecule: SMILES, InChIs and InChIKeys are read; names and registry numbers are not"
+    assert said in piped(served, "name\naspirin\n", MODEL).stderr.splitlines()
+    assert said not in piped(served, "aspirin\nCCO\n", MODEL).stderr.splitlines()
+
+
 @pytest.mark.slow
 def test_a_reader_that_has_read_enough_is_no_error(served) -> None:
     command = " ".join([*served.command("get", MODEL, "CCO"), "| true; exit ${PIPESTATUS[0]}"])

@@ -181,7 +181,7 @@ def _get_one(model: OpenModel, molecules: MoleculeInput, options: Options, scrat
         _warn(request)
         counts = get_to_stream(request, data_stream())
         _report(counts, None)
-    _explain(counts.of(UNREADABLE), counts.reasons)
+    _explain_unreadable(counts)
     _advise(counts.of(*MISSING), options)
     if options.output or sys.stderr.isatty():
         where = f"{options.output}: " if options.output else ""
@@ -212,7 +212,7 @@ def _get_many(source: Source, models: Sequence[str], molecules: MoleculeInput, o
             written += [counts] if counts else []
     if written:
         # Every model has the same unreadable molecules.
-        _explain(written[0].of(UNREADABLE), written[0].reasons)
+        _explain_unreadable(written[0])
         _advise(max(counts.of(*MISSING) for counts in written), options)
     if failed:
         named = ", ".join(failed[:_NAMED]) + (f" and {len(failed) - _NAMED:,} more" if len(failed) > _NAMED else "")
@@ -332,6 +332,13 @@ def _listed(statuses: Mapping[str, int]) -> str:
 
 def _molecules(number: int) -> str:
     return f"{number:,} molecule" if number == 1 else f"{number:,} molecules"
+
+
+def _explain_unreadable(counts: Counts) -> None:
+    number = counts.of(UNREADABLE)
+    _explain(number, counts.reasons)
+    if number == counts.rows:
+        say("no row is a molecule: SMILES, InChIs and InChIKeys are read; names and registry numbers are not")
 
 
 def _explain(number: int, reasons: Sequence[str]) -> None:

@@ -47,18 +47,21 @@ _WORKBOOK = (b"xl/", b"[Content_Types].xml", b"opendocument.spreadsheet")
 
 
 _OTHERS = {
-    b"version https://git-lfs": "a Git LFS pointer, not the file itself; run `git lfs pull`",
-    b"<!doctype html": "an HTML page, as a login or an error saved instead of the file; fetch it again",
-    b"<html": "an HTML page, as a login or an error saved instead of the file; fetch it again",
-    b"<?xml": "XML; save it as CSV",
-    b"%pdf": "a PDF; copy the table into a spreadsheet and save it as CSV",
-    b"{\\rtf": "a document in RTF; save it as plain text",
-    b'{"': "JSON; save the SMILES as CSV",
-    b'[{"': "JSON; save the SMILES as CSV",
-    b"rar!": "a RAR archive; unpack it and name the file inside",
-    b"7z\xbc\xaf": "a 7z archive; unpack it and name the file inside",
+    rb"version https://git-lfs": "a Git LFS pointer, not the file itself; run `git lfs pull`",
+    rb"(?i:<!doctype html|<html)": "an HTML page, as a login or an error saved instead of the file; fetch it again",
+    rb"<\?xml": "XML; save it as CSV",
+    rb"%PDF": "a PDF; copy the table into a spreadsheet and save it as CSV",
+    rb"\{\\rtf": "a document in RTF; save it as plain text",
+    rb'[{[]\s*["{[]': "JSON; save the SMILES as CSV",
+    rb"Rar!": "a RAR archive; unpack it and name the file inside",
+    rb"7z\xbc\xaf": "a 7z archive; unpack it and name the file inside",
+    rb"(#.*\n|\s)*@<TRIPOS>": "a Mol2 file; save it as SDF",
+    rb"(HEADER|TITLE|COMPND|REMARK|CRYST1|ATOM|HETATM) {2,}\S": "a PDB file; save the molecule as SDF",
+    rb"(#.*\n|\s)*data_\S+\s+(#|_|loop_)": "a CIF file; save the molecule as SDF",
+    rb"\$RXN|\$RDFILE": "a file of reactions; save their molecules as SDF",
+    rb"VjCD0100": "a ChemDraw file; save it as SDF",
 }
-"""Beginnings, in lower case, of what is no list of molecules, and what it is."""
+"""Beginnings of what is no list of molecules, and what it is."""
 
 _MOL_BLOCK = re.compile(rb"(?:[^\n]*\n){3}[^\n]*V[23]000")
 _CONTROL = bytes({*range(32), 127} - {*b"\t\n\x0b\x0c\r\x1a\x1b"})
@@ -128,8 +131,7 @@ def _judge(start: bytes, path: Path) -> Kind:
         return "Parquet"
     if start.startswith(_OLE) or (start.startswith(_ZIP) and any(name in start for name in _WORKBOOK)):
         return "workbook"
-    beginning = text[:64].lower()
-    found = next((what for magic, what in _OTHERS.items() if beginning.startswith(magic)), None)
+    found = next((what for beginning, what in _OTHERS.items() if re.match(beginning, text)), None)
     if start.startswith(_ZIP):
         found = "a ZIP archive; unpack it and name the file inside"
     if start.startswith(tuple(_PACKED)):

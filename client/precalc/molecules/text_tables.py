@@ -164,6 +164,8 @@ def _is_rule(cells: Sequence[str]) -> bool:
 
 def _likely_delimiter(line: str, by_name: Sequence[str]) -> str:
     """Return what separates the cells of a line; no SMILES has a tab or a semicolon, and only extensions commas."""
+    if line.startswith("InChI=") and "\t" not in line:  # which has commas, and semicolons between its components
+        return _WORDS
     if by_name and (len(line.split()) > 1 or not any(mark in line for mark in ",;")):
         return _WORDS
     if "\t" in line or line.startswith("|"):
