@@ -2,6 +2,8 @@
 # They need make, git and a python3 with its venv module.
 .DEFAULT_GOAL := help
 export DAGSTER_HOME ?= $(CURDIR)/dagster_home
+# Without bytecode, each of the thousands of processes that tests start compiles what it imports.
+unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 # Installs everything else; requirements.lock has the same release.
 UV_VERSION := 0.13.9

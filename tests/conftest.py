@@ -3,8 +3,10 @@
 Its models use only the standard library, so that a call takes some 50 ms, and log their calls.
 """
 
+import gc
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from warm_commands import run_command
 
 from precalc_assets import storage
 from precalc_assets.inference.framework_backend import FrameworkBackend
+from precalc_assets.inference.model_backend import ModelBackend
 from precalc_assets.inference.predict import predict_shards
 from precalc_assets.library.build import build_library
 from precalc_assets.library.library_manifest import LibraryManifest, read_manifest
@@ -40,6 +43,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 NO_HUB = "file:///nonexistent"
 os.environ.setdefault("PRECALC_HUB_URL", NO_HUB)  # No test may reach the real hub.
 os.environ.setdefault("PRECALC_HUB_REGISTRY", "/nonexistent/models.json")
+
+# Each collection of garbage would look through all that the tests import.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
 
 # A busy machine is no fault of the code.
 hypothesis.settings.register_profile("patient", deadline=None)
@@ -91,6 +103,13 @@ class World:
         self.cache_dir = cache_dir
         self.models_dir.mkdir(parents=True)
         self.store: ObjectStore = open_store(f"file://{root / 'store'}")
+
+    def copy(self, other: "World") -> "World":
+        """Fill this empty world with a copy of another one; its models log their calls here."""
+        shutil.copytree(other.root, self.root, dirs_exist_ok=True)
+        for code in self.models_dir.glob("*/model/framework/code/main.py"):
+            code.write_text(code.read_text().replace(str(other.root), str(self.root)))
+        return self
 
     @property
     def tables(self) -> KeyValueStore:
@@ -172,13 +191,19 @@ class World:
         settings = Settings(cache_dir=self.cache_dir, batch_size=BATCH_SIZE, batch_timeout=batch_timeout)
         return FrameworkBackend(folder, settings)
 
-    def predict(self, shards: Sequence[str] | None = None, *, max_failure_rate: float = 0.5) -> list[ShardOutcome]:
+    def predict(
+        self,
+        shards: Sequence[str] | None = None,
+        *,
+        max_failure_rate: float = 0.5,
+        backend: ModelBackend | None = None,
+    ) -> list[ShardOutcome]:
         return list(
             predict_shards(
                 self.store,
                 read_manifest(self.store),
                 MODEL,
-                self.backend(),
+                backend or self.backend(),
                 shards or shard_keys(N_SHARDS),
                 settings=Settings(batch_size=BATCH_SIZE, max_failure_rate=max_failure_rate),
             )
@@ -245,6 +270,36 @@ def world(tmp_path: Path, models_cache: Path) -> World:
 def make_world(tmp_path_factory: pytest.TempPathFactory, models_cache: Path) -> Callable[[str], World]:
     """A function that makes worlds which outlive a test."""
     return lambda name: World(tmp_path_factory.mktemp(name) / "world", models_cache)
+
+
+@pytest.fixture(scope="session")
+def predicted_once(make_world: Callable[[str], World]) -> World:
+    """A world in which a good model has answered every molecule. Tests take copies; a module may override it."""
+    world = make_world("predicted")
+    world.write_model()
+    world.build_library()
+    assert not [outcome.failure for outcome in world.predict() if outcome.failure]
+    return world
+
+
+@pytest.fixture
+def predicted(world: World, predicted_once: World) -> World:
+    """A world in which the model has answered every molecule."""
+    return world.copy(predicted_once)
+
+
+@pytest.fixture(scope="session")
+def served_once(make_world: Callable[[str], World], predicted_once: World) -> World:
+    """The same world, with the predictions in the table."""
+    world = make_world("served").copy(predicted_once)
+    assert not [outcome.failure for outcome in (*world.validate(), *world.load()) if outcome.failure]
+    return world
+
+
+@pytest.fixture
+def served(world: World, served_once: World) -> World:
+    """A world with the model's predictions in the table."""
+    return world.copy(served_once)
 
 
 @pytest.fixture

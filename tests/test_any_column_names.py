@@ -78,9 +78,10 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-@pytest.fixture
-def predicted(world):
+@pytest.fixture(scope="module")
+def predicted_once(make_world):
     """A world that serves the predictions of such a model, which answers one molecule with too short a row."""
+    world = make_world("names")
     folder = world.write_model(columns=list(zip(map(quoted, NAMES), KINDS, strict=True)), answer=ANSWER.strip())
     assert (folder / "model" / "framework" / "columns" / "run_columns.csv").read_text().count("\n") == len(NAMES) + 1
     library = world.build_library([*MOLECULES, BAD])

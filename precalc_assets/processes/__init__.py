@@ -116,10 +116,9 @@ def run_guarded(command: Sequence[str], *, timeout: float, **surroundings: Unpac
     """
     process = _start_guard(command, (), **surroundings)
     try:
-        code = process.wait(timeout)
+        _wait_for_output(process, command, timeout)
+        code = process.wait()
         return code if code >= 0 else 128 - code  # a guard that was killed, as shells tell it
-    except subprocess.TimeoutExpired:
-        raise subprocess.TimeoutExpired(list(command), timeout) from None
     finally:
         _end(process)
 
@@ -157,13 +156,8 @@ def hold(
     `timeout` seconds, after ending all its processes.
     """
     process = _start_guard(command, close, **surroundings)
-    output = cast("IO[bytes]", process.stdout)
     try:
-        with selectors.DefaultSelector() as selector:
-            selector.register(output, selectors.EVENT_READ)
-            if not selector.select(timeout):
-                raise subprocess.TimeoutExpired(list(command), timeout)
-        said = output.readline()
+        said = _wait_for_output(process, command, timeout).readline()
         _raise_error(said.split())
         if said != b"held\n":
             raise subprocess.CalledProcessError(process.wait(), list(command))
@@ -244,6 +238,16 @@ def _start_guard(
             stderr=output,
             start_new_session=True,
         )
+
+
+def _wait_for_output(process: subprocess.Popen[bytes], command: Sequence[str], timeout: float) -> IO[bytes]:
+    """Return the guard's output as soon as it prints or ends: `Popen.wait` with a timeout asks only every 50 ms."""
+    output = cast("IO[bytes]", process.stdout)
+    with selectors.DefaultSelector() as selector:
+        selector.register(output, selectors.EVENT_READ)
+        if not selector.select(timeout):
+            raise subprocess.TimeoutExpired(list(command), timeout)
+    return output
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

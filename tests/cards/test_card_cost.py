@@ -23,26 +23,21 @@ def manifests(world):
 
 
 @pytest.mark.parametrize("loaded", [SHARDS, SHARDS[:1]], ids=["all", "one"])
-def test_card_sums_the_hours_of_the_shards_in_the_table(world, loaded: list[str]) -> None:
-    world.write_model()
-    world.build_library()
-    assert all(outcome.landed for outcome in (*world.predict(), *world.validate(), *world.load(loaded)))
-    seconds = {manifest.shard: manifest.seconds for manifest in manifests(world)}
+def test_card_sums_the_hours_of_the_shards_in_the_table(predicted, loaded: list[str]) -> None:
+    assert all(outcome.landed for outcome in (*predicted.validate(), *predicted.load(loaded)))
+    seconds = {manifest.shard: manifest.seconds for manifest in manifests(predicted)}
     assert all(seconds.values())
-    card = publish_at(world, 36.0)
+    card = publish_at(predicted, 36.0)
     assert card.runner_hours == pytest.approx(sum(seconds[shard] for shard in loaded) / 3600)
     assert card.dollars == pytest.approx(card.runner_hours * 36.0)
-    assert publish_at(world, 0.0).dollars == 0
+    assert publish_at(predicted, 0.0).dollars == 0
 
 
-def test_hours_of_an_earlier_library_are_not_forgotten(world) -> None:
-    world.write_model()
-    world.build_library()
-    assert all(outcome.landed for outcome in world.predict())
-    before = manifests(world)
-    world.build_library(("O", "CCO", *MORE))
-    assert all(outcome.landed for outcome in world.predict())
-    for old, new in zip(before, manifests(world), strict=True):
+def test_hours_of_an_earlier_library_are_not_forgotten(predicted) -> None:
+    before = manifests(predicted)
+    predicted.build_library(("O", "CCO", *MORE))
+    assert all(outcome.landed for outcome in predicted.predict())
+    for old, new in zip(before, manifests(predicted), strict=True):
         assert new.seconds_before == old.seconds
         assert new.seconds_in_all == new.seconds + old.seconds
 

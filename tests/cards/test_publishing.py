@@ -24,15 +24,13 @@ class Meanwhile:
         return self._tables.put_many(table, items)
 
 
-def test_a_card_includes_shards_loaded_meanwhile(world) -> None:
-    world.write_model()
-    world.build_library()
-    assert all(outcome.landed for outcome in (*world.predict(), *world.validate(), *world.load(["00"])))
-    tables = Meanwhile(world.tables, lambda: list(world.load(["01", "02", "03"])))
-    settings = Settings(models_dir=str(world.models_dir), cache_dir=world.cache_dir)
-    card = publish(world.store, tables, MODEL, settings)
+def test_a_card_includes_shards_loaded_meanwhile(predicted) -> None:
+    assert all(outcome.landed for outcome in (*predicted.validate(), *predicted.load(["00"])))
+    tables = Meanwhile(predicted.tables, lambda: list(predicted.load(["01", "02", "03"])))
+    settings = Settings(models_dir=str(predicted.models_dir), cache_dir=predicted.cache_dir)
+    card = publish(predicted.store, tables, MODEL, settings)
     assert card.covered
-    assert find_card(world.tables, MODEL) == card
+    assert find_card(predicted.tables, MODEL) == card
 
 
 def test_every_column_of_a_wide_model_has_a_distribution(world) -> None:

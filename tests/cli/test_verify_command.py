@@ -1,7 +1,6 @@
 """`precalc verify`: what it finds, what it says, its exit codes, and what heals the table."""
 
 import os
-import shutil
 from contextlib import closing
 from pathlib import Path
 
@@ -15,22 +14,17 @@ TRY_LOAD = "run `precalc load` for its model, which writes it from the raw predi
 
 
 @pytest.fixture(scope="module")
-def made_once(make_world):
+def made_once(make_world, served_once):
     """A world whose model and library are loaded."""
-    world = make_world("verified")
-    world.write_model()
-    world.build_library()
-    assert not [outcome for outcome in [*world.predict(), *world.validate()] if outcome.failure]
-    for command in (("load", MODEL), ("library", "build", world.root / "library.smi")):
-        assert world.precalc(*command).returncode == 0
+    world = make_world("verified").copy(served_once)
+    assert world.precalc("library", "build", world.root / "library.smi").returncode == 0
     return world
 
 
 @pytest.fixture
 def loaded(made_once, world):
     """A copy of that world."""
-    shutil.copytree(made_once.root, world.root, dirs_exist_ok=True)
-    return world
+    return world.copy(made_once)
 
 
 def lose_record(world) -> None:

@@ -13,15 +13,6 @@ from precalc.molecules.smiles_workers import inchikey
 MODEL = "eos9abc"
 
 
-@pytest.fixture
-def served(world):
-    world.write_model()
-    world.build_library()
-    for outcome in [*world.predict(), *world.validate(), *world.load()]:
-        assert not outcome.failure
-    return world
-
-
 def failed(world, *arguments: str) -> str:
     """Run a command that fails, and return its one line."""
     done = world.precalc(*arguments)

@@ -21,14 +21,6 @@ def change(world, name: str, **fields: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-@pytest.fixture
-def predicted(world):
-    world.write_model()
-    world.build_library()
-    world.predict()
-    return world
-
-
 @pytest.mark.parametrize(
     "name",
     [

@@ -9,7 +9,6 @@ import subprocess
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import obstore
@@ -17,6 +16,7 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from in_process_model import Echo
 
 from precalc.molecules.smiles_workers import inchikey
 from precalc_assets.inference.framework_backend import FrameworkBackend
@@ -50,16 +50,6 @@ def molecules(world, shard: str) -> dict[str, list[str]]:
 
 def asked(world) -> Counter[str]:
     return Counter(smiles for call in world.calls() for smiles in call)
-
-
-@pytest.fixture
-def predicted(world):
-    """A world in which a good model has answered every molecule."""
-    world.write_model()
-    world.build_library()
-    outcomes = world.predict()
-    assert [outcome.failure for outcome in outcomes] == [""] * len(SHARDS)
-    return world
 
 
 def test_each_shard_lands_with_parts_manifest_and_quarantine(world) -> None:
@@ -272,22 +262,15 @@ def reshard(world, n_shards: int) -> LibraryManifest:
     return build_library(world.store, source, n_shards=n_shards, processes=1)
 
 
-def predict_resharded(world, shards: Sequence[str], max_failure_rate: float = 0.5) -> list[ShardOutcome]:
-    arguments = {"settings": Settings(batch_size=BATCH_SIZE, max_failure_rate=max_failure_rate)}
-    library = read_manifest(world.store)
-    return list(predict_shards(world.store, library, MODEL, world.backend(), shards, **arguments))
-
-
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(1, 12), min_size=2, max_size=4), st.data())
 def test_resharding_never_computes_a_molecule_twice(new_world, numbers: list[int], data: st.DataObject) -> None:
-    world = new_world(f"world-{uuid.uuid4()}")
-    world.write_model()
+    world, model = new_world(f"world-{uuid.uuid4()}"), Echo()
     for n_shards in numbers:
         reshard(world, n_shards)
         shards = data.draw(st.lists(st.sampled_from(shard_keys(n_shards)), unique=True, min_size=1))
-        assert all(outcome.landed for outcome in predict_resharded(world, shards))
-        assert set(asked(world).values()) <= {1}
+        assert all(outcome.landed for outcome in world.predict(shards, backend=model))
+        assert sum(map(len, model.calls)) == len(model.answered)
         for shard in shards:
             given = molecules(world, shard)["smiles"]
             assert _column(world, shard, "input") == given
@@ -298,7 +281,7 @@ def test_parts_of_another_number_of_shards_stay_unchanged(predicted, caplog: pyt
     theirs = {name: tag for name, tag in predicted.objects("raw").items() if "/part-" in name}
     reshard(predicted, 3)
     caplog.clear()
-    assert all(outcome.landed for outcome in predict_resharded(predicted, shard_keys(3)))
+    assert all(outcome.landed for outcome in predicted.predict(shard_keys(3)))
     (said,) = caplog.messages
     assert f"{len(theirs)} parts of the raw predictions of {MODEL}" in said
     assert min(theirs) in said
@@ -314,7 +297,7 @@ def test_another_release_s_parts_are_neither_used_nor_deleted(predicted) -> None
     theirs = {name: tag for name, tag in predicted.objects("raw").items() if "/part-" in name}
     reshard(predicted, 3)
     predicted.write_model(release="v2.0.0", answer="return f'0.5,{len(smiles)},new'")
-    assert all(outcome.landed for outcome in predict_resharded(predicted, shard_keys(3)))
+    assert all(outcome.landed for outcome in predicted.predict(shard_keys(3)))
     assert set(raw_text(predicted, "00")["label"]) == {"new"}
     assert theirs.items() <= predicted.objects("raw").items()
 
@@ -325,10 +308,10 @@ def test_too_many_failures_are_retried_after_resharding(world) -> None:
     world.write_model(answer=f"if smiles.endswith('Cl'): sys.exit('no')\n{ANSWERED}")
     world.predict(max_failure_rate=0.5)
     reshard(world, 3)
-    assert not any(outcome.landed for outcome in predict_resharded(world, shard_keys(3), 0.1))
+    assert not any(outcome.landed for outcome in world.predict(shard_keys(3), max_failure_rate=0.1))
     calls = len(world.calls())
     world.write_model()
-    assert all(outcome.landed for outcome in predict_resharded(world, shard_keys(3), 0.1))
+    assert all(outcome.landed for outcome in world.predict(shard_keys(3), max_failure_rate=0.1))
     assert all(smiles.endswith("Cl") for call in world.calls()[calls:] for smiles in call)
 
 
@@ -360,10 +343,11 @@ def test_a_broken_model_blames_no_new_molecule(predicted) -> None:
     assert all(outcome.landed and not outcome.facts["quarantined"] for outcome in predicted.predict())
 
 
-def test_any_number_of_new_bad_molecules_is_quarantined(predicted) -> None:
-    predicted.build_library([*MOLECULES, *BROMIDES])
-    predicted.write_model(answer=f"if smiles.endswith('Br'): sys.exit('no bromine')\n{ANSWERED}")
-    outcomes = predicted.predict()
+def test_any_number_of_new_bad_molecules_is_quarantined(world) -> None:
+    world.build_library()
+    world.predict(backend=Echo())
+    world.build_library([*MOLECULES, *BROMIDES])
+    outcomes = world.predict(backend=Echo(refuses=BROMIDES))
     assert [outcome.failure for outcome in outcomes] == [""] * len(SHARDS)
     assert sum(outcome.facts["quarantined"] for outcome in outcomes) == len(BROMIDES)
 
@@ -371,9 +355,9 @@ def test_any_number_of_new_bad_molecules_is_quarantined(predicted) -> None:
 def test_a_shard_over_the_failure_limit_fails_alone(world) -> None:
     world.build_library()
     refused = molecules(world, "00")["smiles"][1:13]
-    world.write_model(answer=f"if smiles in {refused!r}: sys.exit('not these')\n{ANSWERED}")
     for _ in range(2):
-        outcomes = {outcome.shard: outcome.failure for outcome in world.predict(max_failure_rate=0.1)}
+        done = world.predict(max_failure_rate=0.1, backend=Echo(refuses=refused))
+        outcomes = {outcome.shard: outcome.failure for outcome in done}
         assert f"{len(refused)} of" in outcomes["00"]
         assert [outcomes[shard] for shard in SHARDS[1:]] == ["", "", ""]
         for shard in SHARDS[1:]:
@@ -414,15 +398,14 @@ LIBRARIES = st.lists(st.sets(st.sampled_from(MOLECULES[:20]), min_size=1), min_s
 @given(LIBRARIES, st.data())
 def test_no_molecule_that_stays_is_computed_again(new_world, libraries: list[set[str]], data: st.DataObject) -> None:
     world = new_world(f"world-{uuid.uuid4()}")
-    world.write_model()
     there: set[str] = set()
     for chosen in libraries:
         world.build_library(sorted(chosen))
-        calls = len(world.calls())
+        model = Echo()
         interrupted = data.draw(st.booleans())
         shards = SHARDS[: data.draw(st.integers(1, 4))] if interrupted else SHARDS
-        world.predict(shards)
-        new = [smiles for call in world.calls()[calls:] for smiles in call]
+        world.predict(shards, backend=model)
+        new = [smiles for call in model.calls for smiles in call]
         done = {smiles for shard in shards for smiles in molecules(world, shard)["smiles"]}
         assert sorted(new) == sorted(done - there)
         there = {smiles for smiles in there if shard_of(inchikey(smiles), len(SHARDS)) not in shards} | done
@@ -496,10 +479,8 @@ def test_a_damaged_manifest_fails_alone_and_names_the_remedy(predicted) -> None:
 def test_a_model_that_fails_on_a_whole_shard_loses_only_it(world) -> None:
     library = world.build_library()
     refused = molecules(world, "02")["smiles"]
-    world.write_model(answer=f"if smiles in {refused!r}:\n    sys.exit('no such molecules please')\n{ANSWERED}")
-    outcomes = {outcome.shard: outcome for outcome in world.predict()}
-    assert outcomes["02"].failure
-    assert "no such molecules please" in outcomes["02"].failure or "quarantined" in outcomes["02"].failure
+    outcomes = {outcome.shard: outcome for outcome in world.predict(backend=Echo(refuses=refused))}
+    assert "cannot do it" in outcomes["02"].failure or "quarantined" in outcomes["02"].failure
     assert {shard for shard, outcome in outcomes.items() if outcome.landed} == {"00", "01", "03"}
     for shard in ("00", "01", "03"):
         assert require_manifest(world.store, MODEL, shard).rows == library.shards[shard].rows

@@ -22,12 +22,9 @@ def environment(world) -> str:
         return backend.environment
 
 
-def test_the_manifest_names_the_environment(world) -> None:
-    world.write_model()
-    world.build_library()
-    world.predict()
-    assert manifest(world).environment == environment(world)
-    assert manifest(world).environment.startswith("framework-")
+def test_the_manifest_names_the_environment(predicted) -> None:
+    assert manifest(predicted).environment == environment(predicted)
+    assert manifest(predicted).environment.startswith("framework-")
 
 
 def test_the_same_values_have_one_digest_in_all_environments(world) -> None:
@@ -39,17 +36,14 @@ def test_the_same_values_have_one_digest_in_all_environments(world) -> None:
     assert changed["release"] != manifest(world).digest
 
 
-def test_parts_are_used_again_in_another_environment(world) -> None:
-    world.write_model()
-    world.build_library()
-    world.predict()
-    calls, made_in = world.calls(), manifest(world).environment
-    world.path(manifest_name(MODEL, "00")).unlink()
-    world.write_model(install=ELSEWHERE)
-    assert environment(world) != made_in
-    world.predict()
-    assert world.calls() == calls
-    assert manifest(world, "01").environment == made_in
+def test_parts_are_used_again_in_another_environment(predicted) -> None:
+    calls, made_in = predicted.calls(), manifest(predicted).environment
+    predicted.path(manifest_name(MODEL, "00")).unlink()
+    predicted.write_model(install=ELSEWHERE)
+    assert environment(predicted) != made_in
+    predicted.predict()
+    assert predicted.calls() == calls
+    assert manifest(predicted, "01").environment == made_in
 
 
 def test_a_fully_reused_shard_keeps_its_environment(world) -> None:
@@ -64,16 +58,13 @@ def test_a_fully_reused_shard_keeps_its_environment(world) -> None:
     assert manifest(world).environment == before.environment
 
 
-def test_a_shard_killed_before_its_manifest_knows_its_environment(world) -> None:
-    world.write_model()
-    world.build_library()
-    world.predict()
-    made_in = manifest(world).environment
-    world.path(manifest_name(MODEL, "00")).unlink()
-    calls = world.calls()
-    world.predict()
-    assert world.calls() == calls
-    assert manifest(world).environment == made_in
+def test_a_shard_killed_before_its_manifest_knows_its_environment(predicted) -> None:
+    made_in = manifest(predicted).environment
+    predicted.path(manifest_name(MODEL, "00")).unlink()
+    calls = predicted.calls()
+    predicted.predict()
+    assert predicted.calls() == calls
+    assert manifest(predicted).environment == made_in
 
 
 def test_parts_of_a_later_environment_than_the_manifest_count(world) -> None:

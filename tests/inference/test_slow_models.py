@@ -4,18 +4,17 @@ import logging
 import math
 import uuid
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import suppress
 
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from in_process_model import Model
 
-from precalc_assets.columns import Column
 from precalc_assets.inference import stored_parts
 from precalc_assets.inference.batching import told_while_waiting
-from precalc_assets.inference.model_backend import BatchError, CallTimeoutError, TimeIsUpError
+from precalc_assets.inference.model_backend import TimeIsUpError
 from precalc_assets.inference.predict import predict_shards
 from precalc_assets.library.library_manifest import read_manifest, read_shard
 from precalc_assets.models.folder import find_model
@@ -28,50 +27,6 @@ from precalc_assets.storage import list_sizes
 
 MODEL = "eos9abc"
 SHARDS = shard_keys(4)
-
-
-class Model:
-    """Answers with a molecule's length; times out above `most` molecules, or on a molecule that `hangs`.
-
-    `refuses` molecules fail at once. Call number `killed_at` ends the run like a kill.
-    """
-
-    columns = (Column("length", "integer", "", ""),)
-    release = "v1.0.0"
-    environment = "framework-test"
-
-    def __init__(
-        self,
-        most: float = math.inf,
-        hangs: Sequence[str] = (),
-        refuses: Sequence[str] = (),
-        killed_at: float = math.inf,
-        kill: type[BaseException] = KeyboardInterrupt,
-    ) -> None:
-        self.most = most
-        self.hangs = set(hangs)
-        self.refuses = set(refuses)
-        self.killed_at = killed_at
-        self.kill = kill
-        self.calls: list[list[str]] = []
-        self.answered: set[str] = set()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        return None
-
-    def predict(self, smiles, deadline=math.inf):
-        self.calls.append(list(smiles))
-        if len(self.calls) >= self.killed_at:
-            raise self.kill
-        if len(smiles) > self.most or self.hangs & set(smiles):
-            raise CallTimeoutError("no answer within 1 s")
-        if self.refuses & set(smiles):
-            raise BatchError("cannot do it")
-        self.answered |= set(smiles)
-        return [b"%d" % len(text) for text in smiles]
 
 
 def predict(world, model: Model, batch_size: int = 7, **options) -> list[ShardOutcome]:

@@ -57,18 +57,25 @@ def expected(smiles: str) -> tuple[object, ...]:
     return PRINTED[len(smiles) % len(PRINTED)][1]
 
 
-@pytest.fixture
-def predicted(world):
+@pytest.fixture(scope="module")
+def predicted_once(make_world):
+    world = make_world("odd")
     write_odd_model(world)
     world.build_library()
     assert [outcome.failure for outcome in world.predict()] == [""] * len(SHARDS)
     return world
 
 
+@pytest.fixture(scope="module")
+def validated_once(make_world, predicted_once):
+    world = make_world("validated").copy(predicted_once)
+    assert [outcome.failure for outcome in world.validate()] == [""] * len(SHARDS)
+    return world
+
+
 @pytest.fixture
-def validated(predicted):
-    assert [outcome.failure for outcome in predicted.validate()] == [""] * len(SHARDS)
-    return predicted
+def validated(world, validated_once):
+    return world.copy(validated_once)
 
 
 def parquet_path(world, shard: str) -> Path:
