@@ -98,13 +98,12 @@ class Graph:
 
 @contextmanager
 def ready_graph(world) -> Iterator[Graph]:
-    """A graph with a library, and a model that nothing has been computed of yet."""
+    """A graph with a library that no run has recorded, and a model that nothing has been computed of yet."""
     with dg.DagsterInstance.ephemeral() as instance:
         built = Graph(world, instance)
         built.change_library(MOLECULES)
         world.write_model()
         instance.add_dynamic_partitions("models", [MODEL])
-        built.materialize_library()
         yield built
 
 

@@ -4,6 +4,7 @@ import gzip
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import httpx
@@ -64,12 +65,15 @@ def test_a_quote_that_does_not_end_costs_no_row(tmp_path: Path) -> None:
         assert sum(len(batch.rows) for batch in read_table(path).batches()) == 1 + 40 * MB // 1_000
 
 
-BOMB = gzip.compress(b'{"models": [' + b" " * 200 * MB, 1)
+@cache
+def bomb() -> list[bytes]:
+    packed = gzip.compress(b'{"models": [' + b" " * 200 * MB, 1)
+    return [packed[at : at + 65_536] for at in range(0, len(packed), 65_536)]
 
 
 class _Pieces(httpx.SyncByteStream):
     def __iter__(self) -> Iterator[bytes]:
-        return (BOMB[at : at + 65_536] for at in range(0, len(BOMB), 65_536))
+        return iter(bomb())
 
 
 def answering(status: int, encoding: str) -> RemoteSource:
@@ -80,6 +84,7 @@ def answering(status: int, encoding: str) -> RemoteSource:
 
 @pytest.mark.parametrize("status", [200, 404])
 def test_an_answer_that_unpacks_to_much_is_refused(status: int) -> None:
+    bomb()
     with (
         memory_below(3 * MAX_ANSWER_BYTES),
         pytest.raises(ApiError, match=rf"^{URL}/models answers with more than 32 MB; is it the URL"),

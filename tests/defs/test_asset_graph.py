@@ -88,20 +88,16 @@ def test_shard_is_recorded_once_with_its_own_version(graph: Graph):
     )
 
 
-@pytest.mark.parametrize(
-    ("asset", "check"),
-    [
-        *(("raw_predictions", name) for name in ("failure_rate", "cells")),
-        *(("predictions", name) for name in ("schema", "keys", "finite", "nulls")),
-        *(("prediction_table", name) for name in ("row_count", "read_back")),
-    ],
-)
-def test_every_check_is_evaluated_for_each_shard(graph: Graph, asset: str, check: str):
+def test_every_check_is_evaluated_for_each_shard(graph: Graph):
     graph.run_range("raw_predictions", "predictions", "prediction_table")
-
-    evaluated = graph.evaluations(asset, check)
-
-    assert {key: passed for key, passed in evaluated.items() if key} == dict.fromkeys(keys(), True)
+    names = {
+        "raw_predictions": ("failure_rate", "cells"),
+        "predictions": ("schema", "keys", "finite", "nulls"),
+        "prediction_table": ("row_count", "read_back"),
+    }
+    for asset, check in ((asset, check) for asset, checks in names.items() for check in checks):
+        evaluated = graph.evaluations(asset, check)
+        assert {key: passed for key, passed in evaluated.items() if key} == dict.fromkeys(keys(), True), check
 
 
 def test_emptied_cells_are_a_warning_with_an_example(graph: Graph):
@@ -150,6 +146,7 @@ def test_shard_that_breaks_a_check_is_not_materialized(graph: Graph):
 
 
 def test_failed_partition_says_why_and_what_to_do(graph: Graph):
+    graph.materialize_library()
     graph.world.write_model(columns=(("score", "float"),), answer="return '' if smiles.endswith('O') else '1.5'")
 
     result = graph.run_range("raw_predictions")
@@ -238,6 +235,7 @@ def test_range_may_span_models(graph: Graph):
 
 @pytest.mark.slow
 def test_downstream_catches_up_after_daemon_was_down(graph: Graph):
+    graph.materialize_library()
     graph.run_range("raw_predictions")
 
     assert graph.requested_of_late("predictions") == set(keys())
@@ -248,6 +246,7 @@ def test_downstream_catches_up_after_daemon_was_down(graph: Graph):
 
 
 def test_card_waits_for_the_first_shard_only(graph: Graph):
+    graph.materialize_library()
     graph.run_range("raw_predictions", "predictions")
     assert graph.requested_of_late("model_card") == set()
 
@@ -257,6 +256,7 @@ def test_card_waits_for_the_first_shard_only(graph: Graph):
 
 @pytest.mark.slow
 def test_failed_shard_is_not_requested_again(graph: Graph):
+    graph.materialize_library()
     graph.run_range("raw_predictions")
     for name in graph.world.objects(f"raw/model={MODEL}/shard=02"):
         if "/part-" in name:
@@ -288,6 +288,7 @@ def test_card_is_published_before_all_shards_landed(graph: Graph):
 
 @pytest.mark.slow
 def test_changed_library_makes_only_changed_shards_stale(graph: Graph):
+    graph.materialize_library()
     run_everything(graph)
     assert graph.stale("raw_predictions", EVERYTHING) == []
     before = graph.platform.library().shards
@@ -336,6 +337,7 @@ def run_everything(graph: Graph) -> None:
 
 @pytest.mark.slow
 def test_later_canary_makes_no_shard_stale(graph: Graph):
+    graph.materialize_library()
     run_everything(graph)
     assert graph.stale("raw_predictions", EVERYTHING) == []
 
@@ -345,6 +347,7 @@ def test_later_canary_makes_no_shard_stale(graph: Graph):
 
 @pytest.mark.slow
 def test_canary_with_same_verdict_makes_no_shard_stale(graph: Graph):
+    graph.materialize_library()
     assert run_canary(graph).success
     run_everything(graph)
 
@@ -354,6 +357,7 @@ def test_canary_with_same_verdict_makes_no_shard_stale(graph: Graph):
 
 @pytest.mark.slow
 def test_canary_on_changed_library_adds_no_stale_shard(graph: Graph):
+    graph.materialize_library()
     assert run_canary(graph).success
     run_everything(graph)
     before = graph.platform.library().shards
@@ -370,6 +374,7 @@ def test_canary_on_changed_library_adds_no_stale_shard(graph: Graph):
 
 @pytest.mark.slow
 def test_canary_with_other_verdict_makes_shards_stale(graph: Graph):
+    graph.materialize_library()
     assert run_canary(graph).success
     graph.run_range("raw_predictions")
 
@@ -383,6 +388,7 @@ def test_canary_with_other_verdict_makes_shards_stale(graph: Graph):
 
 @pytest.mark.slow
 def test_canary_of_shards_own_release_leaves_them_fresh(graph: Graph):
+    graph.materialize_library()
     assert run_canary(graph).success
     graph.world.write_model(release="v2.0.0")
     graph.run_range("raw_predictions")
@@ -394,6 +400,7 @@ def test_canary_of_shards_own_release_leaves_them_fresh(graph: Graph):
 
 @pytest.mark.slow
 def test_canary_of_one_model_leaves_another_fresh(graph: Graph):
+    graph.materialize_library()
     graph.world.write_model(model="eos9abd")
     graph.instance.add_dynamic_partitions("models", ["eos9abd"])
     assert run_canary(graph).success

@@ -86,6 +86,7 @@ def test_status_is_refreshed_once_after_runs_have_ended(graph: Graph):
         context = dg.build_sensor_context(graph.instance, cursor=cursor)
         return hub_status_sensor(context)
 
+    graph.materialize("library_shards", first="00", last="00")
     first = tick(None)
     assert len(first.run_requests) == 1
     graph.defs.resolve_job_def("refresh_status").execute_in_process(instance=graph.instance)
