@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 import dagster as dg
 
 from precalc_assets.defs.attempts import COMPUTE_SHARDS, TRY_MODEL
-from precalc_assets.defs.dagster_internals import hide_log_readers
+from precalc_assets.defs.dagster_internals import hide_log_readers, sleep_while_blocked
 from precalc_assets.defs.failure_messages import failure_sensor
 from precalc_assets.defs.hub_assets import hub_changes, hub_models
 from precalc_assets.defs.hub_status import REFRESH_STATUS, hub_status, hub_status_sensor
@@ -22,6 +22,7 @@ from precalc_assets.platform import Platform, open_platform
 hide_process()
 limit_malloc()
 hide_log_readers()
+sleep_while_blocked()
 
 
 def build_defs(platform: Platform) -> dg.Definitions:

@@ -21,11 +21,15 @@ Fact = str | int | float
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """An evaluated check of a shard's data. A failed check keeps the shard from landing, unless it is a warning."""
+    """An evaluated check of a shard's data. A failed check keeps the shard from landing, unless it is a warning.
+
+    A check that had too little to judge by passes as `undecided`.
+    """
 
     name: str
     passed: bool
     description: str
+    undecided: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,17 @@ mutation LaunchPipelineExecution($executionParams: ExecutionParams!) {
     __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
   }
 }"""
+_REPEAT = """
+mutation($parameters: ReexecutionParams!) {
+  launchRunReexecution(reexecutionParams: $parameters) {
+    __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
+  }
+}"""
+_JOB = """
+query($run: ID!) {
+  runOrError(runId: $run) { ... on Run { repositoryOrigin { repositoryLocationName repositoryName } } }
+}
+"""
 _RUNS = "{ runsOrError { ... on Runs { results { runId status assetSelection { path } } } } }"
 _TAGGED = "query($filter: RunsFilter) { runsOrError(filter: $filter) { ... on Runs { results { runId } } } }"
 _EVENTS = """
@@ -106,6 +117,16 @@ class DagsterDev:
         launched = self.ask(_LAUNCH, executionParams=parameters)["launchPipelineExecution"]
         assert launched["__typename"] == "LaunchRunSuccess", launched
         return launched["run"]["runId"]
+
+    def repeat(self, run: str) -> str:
+        """Re-execute a run, as the button of that name does; return the new run's id."""
+        repeated = self.ask(_REPEAT, parameters={"parentRunId": run, "strategy": "ALL_STEPS"})["launchRunReexecution"]
+        assert repeated["__typename"] == "LaunchRunSuccess", repeated
+        return repeated["run"]["runId"]
+
+    def is_in_timeline(self, run: str) -> bool:
+        """Return whether the timeline, which lists jobs of repositories, shows a run."""
+        return self.ask(_JOB, run=run)["runOrError"]["repositoryOrigin"] == _REPOSITORY
 
     def runs_of(self, asset: str) -> dict[str, str]:
         """Return the statuses of an asset's runs by id, newest first."""

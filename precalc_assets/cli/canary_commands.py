@@ -35,7 +35,8 @@ def print_report(report: CanaryReport) -> None:
     checks = Table("check", "", "", box=None, pad_edge=False)
     for check in report.checks:
         broken = "warning" if check.name in CANARY_WARNINGS else "failed"
-        checks.add_row(check.name, "passed" if check.passed else broken, check.description)
+        passed = "undecided" if check.undecided else "passed"
+        checks.add_row(check.name, passed if check.passed else broken, check.description)
     console.print(checks)
 
 

@@ -18,7 +18,7 @@ from precalc_assets.cli.canary_commands import print_report
 from precalc_assets.cli.work import report_library
 from precalc_assets.definitions import build_defs
 from precalc_assets.defs.dead_runs import settle_dead_runs
-from precalc_assets.defs.own_runs import OwnRun, OwnRuns
+from precalc_assets.defs.own_runs import OwnRuns
 from precalc_assets.defs.partitions import MODELS
 from precalc_assets.defs.recording import recorded_input
 from precalc_assets.inference.opening import open_model
@@ -73,9 +73,9 @@ class Session(OwnRuns):
         with progress(what, molecules) as self._terminal.on_progress:
             yield
 
-    def tell(self, run: OwnRun) -> None:
-        """Print what a run has materialized."""
-        say(str(run))
+    def tell(self, what: str, run_id: str) -> None:  # noqa: ARG002 - the id is for logs
+        """Print what a run waits for, or has materialized."""
+        say(what)
 
     def ensure_library(self) -> None:
         """Materialize the library's assets if there is no library or the instance's latest record is of another one.

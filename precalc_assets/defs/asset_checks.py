@@ -13,9 +13,13 @@ import dagster as dg
 
 from precalc_assets.defs.dagster_internals import AssetCheckEvaluationTargetMaterializationData as Target
 from precalc_assets.defs.dagster_internals import AssetCheckExecutionRecordStatus as Status
+from precalc_assets.defs.dagster_internals import evaluations_with
 from precalc_assets.outcomes import Check
 
 Metadatum = dg.MetadataValue | str | int | float
+
+_UNDECIDED = "undecided"
+"""The metadatum of an evaluation that passed since there was too little to judge by."""
 
 _SHOWN = 3
 """The most partitions that a summary names."""
@@ -79,26 +83,34 @@ class AssetChecks:
     def summaries(
         self, instance: dg.DagsterInstance, partitions: dg.PartitionsDefinition[str] | None
     ) -> Iterator[dg.AssetCheckEvaluation]:
-        """Yield an evaluation without a partition for each evaluated check, which passed if all partitions did.
+        """Yield an evaluation without a partition for each evaluated check, which passed if no partition failed.
 
         Dagster shows a check's last evaluation, of whichever partition, as the asset's. So these must come last.
         """
         existing = set(partitions.get_partition_keys(dynamic_partitions_store=instance) if partitions else ())
-        evaluated: dict[str, list[str]] = {}
+        evaluated: Counter[str] = Counter()
         broken: dict[str, list[str]] = {}
+        undecided: Counter[str] = Counter()
+        undecided_ids = evaluations_with(instance, self.asset, _UNDECIDED)
         for info in instance.event_log_storage.get_asset_check_partition_info(self._keys):
             planned = info.latest_execution_status is Status.PLANNED
             if info.partition_key in existing and info.is_current and not planned:
-                evaluated.setdefault(info.check_key.name, []).append(info.partition_key)
+                name = info.check_key.name
+                evaluated[name] += 1
+                undecided[name] += info.latest_check_event_storage_id in undecided_ids
                 if info.latest_execution_status is Status.FAILED:
-                    broken.setdefault(info.check_key.name, []).append(info.partition_key)
+                    broken.setdefault(name, []).append(info.partition_key)
         summaries = []
-        for name, keys in evaluated.items():
-            failed = sorted(broken.get(name, ()))
-            said = f"passed in all {len(keys)} evaluated partitions of {len(existing)}"
+        for name, total in evaluated.items():
+            failed, unknown = sorted(broken.get(name, ())), undecided[name]
+            said = f"passed in all {total} evaluated partitions of {len(existing)}"
             if failed:
                 shown = ", ".join(failed[:_SHOWN]) + (", …" if len(failed) > _SHOWN else "")
-                said = f"failed in {len(failed)} of {len(keys)} evaluated partitions: {shown}"
+                said = f"failed in {len(failed)} of {total} evaluated partitions: {shown}"
+            elif unknown:
+                said = f"passed in {total - unknown} of {total} evaluated partitions"
+            if unknown:
+                said += f"; too little to tell by in {unknown}"
             summaries.append(Check(name, not failed, said))
         yield from self.evaluations_of_whole(instance, summaries)
 
@@ -135,7 +147,7 @@ class AssetChecks:
             asset_key=self.asset,
             check_name=check.name,
             passed=check.passed,
-            metadata=metadata or {},
+            metadata={**(metadata or {}), **({_UNDECIDED: True} if check.undecided else {})},
             target_materialization_data=target,
             severity=dg.AssetCheckSeverity.WARN if check.name in self.warnings else dg.AssetCheckSeverity.ERROR,
             description=check.description,

@@ -29,14 +29,22 @@ from dagster._core.definitions.data_version import (
 
 # When `dagster` exports the type that `AutomationCondition.eager()` returns.
 from dagster._core.definitions.declarative_automation.operators import AndAutomationCondition
+
+# When `execute_in_process` takes the origin of its run; also `RunFailureReason`, `execute_run_iterator` and the types
+# of origins.
+from dagster._core.definitions.job_base import InMemoryJob
+
+# When a step can mark an output as recorded.
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
+from dagster._core.errors import raise_execution_interrupts
 
 # When `dagster` exports what `get_asset_check_execution_history` and `get_asset_check_partition_info` take and return.
 from dagster._core.event_api import PartitionKeyFilter
+from dagster._core.events import RunFailureReason
 from dagster._core.execution import compute_logs
-
-# When `dagster` exports the type of an event's `step_failure_data`.
-from dagster._core.execution.plan.objects import StepFailureData
+from dagster._core.execution.api import execute_run_iterator
+from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 # When a storage implements `wipe_asset_partitions`.
@@ -51,6 +59,8 @@ from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
+    CODE_LOCATION_TAG,
+    MAX_RETRIES_TAG,
     PARTITION_NAME_TAG,
     ROOT_RUN_ID_TAG,
     WILL_RETRY_TAG,
@@ -64,6 +74,30 @@ def hide_log_readers() -> None:
     """
     without_variables = partial(subprocess.Popen, env={"PATH": os.environ.get("PATH", os.defpath)})
     vars(compute_logs)["subprocess"] = SimpleNamespace(Popen=without_variables)
+
+
+def sleep_while_blocked() -> None:
+    """Let a run that waits for a slot of a pool sleep, and end when it is interrupted.
+
+    When Dagster does: 1.13 computes 0 as the time until the next look at the pool, and so keeps a core busy.
+    """
+
+    def seconds(_: InstanceConcurrencyContext) -> float:
+        with raise_execution_interrupts():
+            return 1.0
+
+    InstanceConcurrencyContext.interval_to_next_pending_claim_check = seconds  # type: ignore[method-assign, assignment]
+
+
+def evaluations_with(instance: dg.DagsterInstance, asset: dg.AssetKey, label: str) -> set[int]:
+    """Return the storage ids of all evaluations of an asset's checks that have a metadatum with this label.
+
+    When `get_asset_check_partition_info` gives metadata. Reading each evaluation would take seconds for 10,000.
+    """
+    storage, checks = cast("SqlEventLogStorage", instance.event_log_storage), AssetCheckExecutionsTable.c
+    labelled = (checks.asset_key == asset.to_string()) & checks.evaluation_event.contains(f'"{label}"')
+    with storage.index_connection() as connection:
+        return {*connection.scalars(sqlalchemy.select(checks.evaluation_event_storage_id).where(labelled))}
 
 
 def wipe_partitions(instance: dg.DagsterInstance, asset: dg.AssetKey, partitions: Sequence[str]) -> None:

@@ -2,8 +2,8 @@
 
 Dagster's code server reports a process that dies while the server lives. Nobody reports a `precalc run` that was
 killed, nor a run that died with the whole of Dagster. So each run has a tag that names its process, and the next
-command or tick of a sensor on the same machine settles those whose process is gone. A run that died before its process
-could write the tag stays at "starting", and is settled after some minutes.
+command or tick of a sensor on the same machine settles those whose process is gone, and frees their slots of pools. A
+run whose process died before it could write the tag is settled after some minutes.
 """
 
 import os
@@ -12,6 +12,11 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import psutil
+
+from precalc_assets.defs.dagster_internals import CODE_LOCATION_TAG
+
+CODE_LOCATION = "precalc"
+"""The name of this code location in workspace.yaml and pyproject.toml."""
 
 PROCESS_TAG = ".dagster/precalc/process"
 """The UI shows no tags with this prefix."""
@@ -49,15 +54,33 @@ def settle_dead_runs(instance: dg.DagsterInstance) -> None:
         tagged, pid, started, host = [*run.tags.get(PROCESS_TAG, "").split(" "), *[""] * 4][:4]
         if (tagged, host) != (run.run_id, socket.gethostname()) or _is_alive(int(pid), float(started)):
             continue
-        why = "the process of this run ended without a word, as by a kill; finished work is kept: start it again"
+        why = (
+            f"process {pid} on {host}, which executed this run, no longer exists and recorded no end: it was killed, "
+            "or the machine restarted. Finished work is kept; start the run again"
+        )
         if run.status is dg.DagsterRunStatus.CANCELING:
             instance.report_run_canceled(run, why)
         else:
             instance.report_run_failed(run, why)
-    late = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTING], updated_before=datetime.now(UTC) - _LONGEST_START)
+    late = dg.RunsFilter(
+        statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED],
+        updated_before=datetime.now(UTC) - _LONGEST_START,
+        # Runs of other code locations write no tag.
+        tags={CODE_LOCATION_TAG: CODE_LOCATION},
+    )
     for run in instance.get_runs(late):
         if not run.tags.get(PROCESS_TAG, "").startswith(run.run_id):
             instance.report_run_failed(run, f"no process has begun this run within {_LONGEST_START}: start it again")
+    _free_slots(instance)
+
+
+def _free_slots(instance: dg.DagsterInstance) -> None:
+    """Free the slots of pools that ended runs hold: a process that was killed has freed none."""
+    storage = instance.event_log_storage
+    holders = [*storage.get_concurrency_run_ids()]
+    for run in instance.get_runs(dg.RunsFilter(run_ids=holders)) if holders else ():
+        if run.is_finished:
+            storage.free_concurrency_slots_for_run(run.run_id)
 
 
 def _is_alive(pid: int, started: float) -> bool:

@@ -26,14 +26,13 @@ def failure_sensor(settings: Settings) -> dg.SensorDefinition:
         name="failure_messages",
         description="Posts a message about each failed run to PRECALC_FAILURE_WEBHOOK, as Slack reads it.",
         minimum_interval_seconds=30,
-        # Runs of `precalc run` belong to no code location.
-        monitor_all_code_locations=True,
         default_status=dg.DefaultSensorStatus.RUNNING if _url(settings) else dg.DefaultSensorStatus.STOPPED,
     )
     def failure_messages(context: dg.RunFailureSensorContext, platform: dg.ResourceParam[Platform]) -> None:
         run = context.dagster_run
-        # A run that another one started fails with it, and one that is retried may yet succeed.
-        if _url(platform.settings) and PARENT_TAG not in run.tags and run.tags.get(WILL_RETRY_TAG) != "true":
+        # A run that another one started fails with it, unless a person repeats it. A retried one may yet succeed.
+        is_part = PARENT_TAG in run.tags and not run.parent_run_id
+        if _url(platform.settings) and not is_part and run.tags.get(WILL_RETRY_TAG) != "true":
             why = why_failed(context.get_step_failure_events()) or context.failure_event.message
             problem = post(_url(platform.settings), describe(run, why or "", platform.settings.ui_url))
             if problem:

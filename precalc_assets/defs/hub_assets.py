@@ -6,11 +6,11 @@ import dagster as dg
 from pydantic import Field
 
 from precalc_assets.defs.partitions import MODELS
+from precalc_assets.defs.policies import clear_skips
 from precalc_assets.defs.recording import own_step
 from precalc_assets.defs.ui_metadata import hub_metadata
 from precalc_assets.models.hub_registry import list_changes, read_registry, stored_registry
 from precalc_assets.platform import Platform
-from precalc_assets.platform_errors import PrecalcError
 
 
 class HubConfig(dg.Config):
@@ -44,20 +44,17 @@ def hub_models(
 
 
 @dg.sensor(
+    name="hub_changes",
     asset_selection=dg.AssetSelection.assets(hub_models),
     minimum_interval_seconds=3600,
     default_status=dg.DefaultSensorStatus.STOPPED,
     description="Reads the hub's registry each hour and materialises hub_models if a model or a release is new. Its "
     "tick's log and the run say which. It adds no partition and computes no model.",
 )
-def hub_changes(
-    context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
-) -> dg.RunRequest | dg.SkipReason:
+@clear_skips
+def hub_changes(context: dg.SensorEvaluationContext, platform: Platform) -> dg.RunRequest | dg.SkipReason:
     """Request a run if the registry differs from the stored one."""
-    try:
-        before, registry = stored_registry(platform.store).read(), read_registry(platform.settings)
-    except PrecalcError as error:
-        return dg.SkipReason(str(error))
+    before, registry = stored_registry(platform.store).read(), read_registry(platform.settings)
     changes = list_changes(before, registry) if before else ["the registry was not read before"]
     if not changes:
         return dg.SkipReason(f"no model and no release is new in {registry.source}")

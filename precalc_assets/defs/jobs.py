@@ -15,7 +15,7 @@ from precalc_assets.defs.checks import CANARY, CARD, PREDICTIONS, RAW, TABLE
 from precalc_assets.defs.dagster_internals import wipe_partitions
 from precalc_assets.defs.dead_runs import UNFINISHED, settle_dead_runs
 from precalc_assets.defs.inference_assets import RawConfig
-from precalc_assets.defs.own_runs import PARENT_TAG, OwnRun, OwnRuns
+from precalc_assets.defs.own_runs import PARENT_TAG, OwnRuns
 from precalc_assets.defs.partitions import MODELS, partition_key
 from precalc_assets.defs.recording import own_step
 from precalc_assets.executions.records import unsettled
@@ -120,9 +120,9 @@ class _LoggedRuns(OwnRuns):
 
     log: dg.DagsterLogManager
 
-    def tell(self, run: OwnRun) -> None:
-        """Log what a run has materialized."""
-        self.log.info(f"{run}; run {run.run_id}")
+    def tell(self, what: str, run_id: str) -> None:
+        """Log what a run waits for, or has materialized."""
+        self.log.info(f"{what}; run {run_id}")
 
 
 def _require_idle(context: dg.OpExecutionContext, platform: Platform, model: str) -> None:

@@ -12,7 +12,15 @@ from uuid import uuid4
 import dagster as dg
 
 from precalc.identifiers import is_model_id
-from precalc_assets.defs.dead_runs import process_tags
+from precalc_assets.defs.dagster_internals import (
+    MAX_RETRIES_TAG,
+    InMemoryJob,
+    RegisteredCodeLocationOrigin,
+    RemoteRepositoryOrigin,
+    RunFailureReason,
+    execute_run_iterator,
+)
+from precalc_assets.defs.dead_runs import CODE_LOCATION, process_tags, settle_dead_runs
 from precalc_assets.defs.partitions import MODELS, partition_key, range_tags
 from precalc_assets.inference.canary import CANARY_SIZE
 from precalc_assets.inference.opening import open_model
@@ -21,6 +29,9 @@ from precalc_assets.sharding import contiguous_ranges
 
 STAGES = ("raw_predictions", "predictions", "prediction_table")
 """The assets of a model's shards; each depends on the one before."""
+
+_ORIGIN = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(CODE_LOCATION), "__repository__")
+"""Where Dagster finds the job of these runs. Without it, they are not in the UI's timeline and cannot be repeated."""
 
 PARENT_TAG = "precalc/parent"
 """The tag of a run that another run has started in its own process. Its value is that run's id."""
@@ -56,8 +67,8 @@ class OwnRuns:
         """Return a context in which a stage over so many molecules runs."""
         return nullcontext()
 
-    def tell(self, run: OwnRun) -> None:
-        """Tell of a run that has ended."""
+    def tell(self, what: str, run_id: str) -> None:
+        """Tell of a run that waits or has ended."""
 
     def precalculate(self, model: str, shards: Sequence[str], config: Mapping[str, object]) -> list[str]:
         """Add a model, run its canary if its release has not passed one, then its shards and its card.
@@ -104,24 +115,32 @@ class OwnRuns:
         tags = {**self._tags, **process_tags(run_id), **({"model": model} if model else {})}
         tags |= range_tags(first, last) if first else {}
         started = time.perf_counter()
-        result = self._job.execute_in_process(
+        created = self.instance.create_run_for_job(
+            self._job,
+            run_id=run_id,
             run_config={
                 "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
                 "ops": {asset: {"config": dict(config)}} if config else {},
             },
-            instance=self.instance,
-            run_id=run_id,
-            asset_selection=[dg.AssetKey(asset)],
-            tags=tags,
-            raise_on_error=False,
+            asset_selection={dg.AssetKey(asset)},
+            # Whoever started the command starts it again; the daemon would do so beside them.
+            tags=tags | {MAX_RETRIES_TAG: "0"},
+            remote_job_origin=_ORIGIN.get_job_origin(self._job.name),
         )
-        failures = [event for event in result.all_events if event.is_step_failure]
-        errors = [event.step_failure_data.error for event in failures]
-        if any(error and error.cls_name == "DagsterExecutionInterruptedError" for error in errors):
+        events: list[dg.DagsterEvent] = []
+        for event in execute_run_iterator(InMemoryJob(self._job), created, self.instance):
+            events.append(event)
+            pool = event.engine_event_data.metadata.get("pool") if event.is_engine_event else None
+            if pool:
+                self._explain_wait(f"{asset} {model}".strip(), str(pool.value), run_id)
+        end = events[-1]
+        why = end.job_failure_data.failure_reason if end.is_job_failure else None
+        if not end.is_job_success and why in (None, RunFailureReason.UNEXPECTED_TERMINATION):
             raise KeyboardInterrupt
+        failures = [event for event in events if event.is_step_failure]
         # A run of shards also records a canary that Dagster has no record of.
-        events = [event.step_materialization_data for event in result.all_events if event.is_step_materialization]
-        landed = [event.materialization for event in events if event.materialization.asset_key == dg.AssetKey(asset)]
+        recorded = [event.step_materialization_data for event in events if event.is_step_materialization]
+        landed = [event.materialization for event in recorded if event.materialization.asset_key == dg.AssetKey(asset)]
         counts = [entry.metadata["dagster/row_count"].value for entry in landed]
         run = OwnRun(
             run_id,
@@ -129,10 +148,17 @@ class OwnRuns:
             tuple(entry.partition for entry in landed if entry.partition),
             sum(count for count in counts if isinstance(count, int)),
             time.perf_counter() - started,
-            "" if result.success else why_failed(failures) or f"run {run_id} failed; see it in the UI",
+            "" if end.is_job_success else why_failed(failures) or f"run {run_id} failed; see it in the UI",
         )
-        self.tell(run)
+        self.tell(str(run), run_id)
         return run
+
+    def _explain_wait(self, what: str, pool: str, run_id: str) -> None:
+        """Tell which runs have the pool's slots. A dead run gives its slot back here, so that nobody waits for it."""
+        settle_dead_runs(self.instance)
+        holders = self.instance.event_log_storage.get_concurrency_info(pool).active_run_ids
+        if holders:
+            self.tell(f"{what}: waits for a slot of the pool {pool}, in use by run {', '.join(holders)}", run_id)
 
 
 def shorten(text: str, most: int) -> str:
@@ -142,11 +168,12 @@ def shorten(text: str, most: int) -> str:
 
 def why_failed(events: Iterable[dg.DagsterEvent]) -> str:
     """Return the messages of a run's failed steps, a line or more each."""
-    words = []
-    for event in events:
-        data = event.step_failure_data
-        if data.user_failure_data and data.user_failure_data.description:
-            words.append(data.user_failure_data.description)
-        elif data.error:
-            words.append(f"{event.step_key}: {(data.error.cause or data.error).message.strip()}")
-    return "\n".join(words)
+    return "\n".join(map(why_step_failed, events))
+
+
+def why_step_failed(event: dg.DagsterEvent) -> str:
+    """Return what a failed step said, or else the cause of its error."""
+    said, error = event.step_failure_data.user_failure_data, event.step_failure_data.error
+    if said and said.description:
+        return said.description
+    return f"{event.step_key}: {(error.cause or error).message.strip() if error else 'it failed and gave no reason'}"

@@ -1,16 +1,35 @@
-"""What applies to the whole graph: the resource that assets work with, owners, code versions and links to the code."""
+"""What applies to the whole graph: the resource that assets work with, owners, code versions, links to the code, and
+how sensors show an error.
+"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import dagster as dg
 
+from precalc_assets.defs.dead_runs import process_tags
 from precalc_assets.defs.recording import CODE_VERSION
 from precalc_assets.platform import Platform
+from precalc_assets.platform_errors import PrecalcError
 from precalc_assets.settings import Settings
 from precalc_assets.storage import absolute_url
 
 _PACKAGE = Path(__file__).parents[1]
+
+_Ticked = dg.SensorResult | dg.RunRequest | dg.SkipReason
+_Tick = Callable[[dg.SensorEvaluationContext, Platform], _Ticked]
+
+
+def clear_skips(evaluate: _Tick) -> _Tick:
+    """Turn a PrecalcError into a skipped tick with its message, without a traceback."""
+
+    def tick(context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]) -> _Ticked:
+        try:
+            return evaluate(context, platform)
+        except PrecalcError as error:
+            return dg.SkipReason(str(error))
+
+    return tick
 
 
 def platform_resource(platform: Platform) -> dg.ResourceDefinition:
@@ -28,7 +47,10 @@ def platform_resource(platform: Platform) -> dg.ResourceDefinition:
     described = "\n".join(f"- {name}: `{fact}`" for name, fact in facts.items())
 
     @dg.resource(description=f"The installation: its settings, its stores, and the work on them.\n\n{described}")
-    def installation() -> Platform:
+    def installation(context: dg.InitResourceContext) -> Platform:
+        # The first that a run does in its process. Before its step, it may wait long for a slot of a pool.
+        if context.run and context.instance:
+            context.instance.add_run_tags(context.run.run_id, process_tags(context.run.run_id))
         return platform
 
     return installation

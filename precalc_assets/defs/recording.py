@@ -20,7 +20,6 @@ from precalc.identifiers import is_model_id
 from precalc.source import name_some
 from precalc_assets.defs import dagster_internals as internals
 from precalc_assets.defs.asset_checks import AssetChecks, Finding, Metadatum, check_outputs
-from precalc_assets.defs.dead_runs import process_tags
 from precalc_assets.defs.partitions import partition_key, shards_by_model
 from precalc_assets.defs.ui_metadata import markdown_table, table_schema
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
@@ -52,7 +51,7 @@ Event = (
 
 @contextmanager
 def own_step(context: dg.AssetExecutionContext | dg.OpExecutionContext, **tags: str) -> Iterator[None]:
-    """Tag a step's run with its process, its models and `tags`; show a PrecalcError as a failure without a traceback.
+    """Tag a step's run with its models and `tags`; show a PrecalcError as a failure without a traceback.
 
     Whoever started the run, people filter the list of runs by these tags. A key of Dagster's has one value, so a run
     over several models names them together.
@@ -60,7 +59,8 @@ def own_step(context: dg.AssetExecutionContext | dg.OpExecutionContext, **tags: 
     if isinstance(context, dg.AssetExecutionContext) and context.assets_def.partitions_def:
         models = [*filter(is_model_id, dict.fromkeys(key.partition("|")[0] for key in context.partition_keys))]
         tags |= {"model": name_some(models)} if models else {}
-    context.instance.add_run_tags(context.run.run_id, process_tags(context.run.run_id) | tags)
+    if tags:
+        context.instance.add_run_tags(context.run.run_id, tags)
     try:
         yield
     except PrecalcError as error:

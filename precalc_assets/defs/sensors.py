@@ -4,7 +4,7 @@ A request is an object in the store. Dagster's runs, tagged with its id, hold it
 then all its shards.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 
 import dagster as dg
@@ -12,19 +12,17 @@ import dagster as dg
 from precalc_assets.defs.attempts import COMPUTE_SHARDS, TRY_MODEL, Attempts, new_models
 from precalc_assets.defs.campaign_sensor import advance_campaign
 from precalc_assets.defs.dead_runs import settle_dead_runs
+from precalc_assets.defs.policies import clear_skips
 from precalc_assets.defs.unfollowed import follow_unfollowed
 from precalc_assets.executions.request_queue import Request, meet_request, pending_requests, read_request
 from precalc_assets.outcomes import FAILURES, reason
 from precalc_assets.platform import Platform
-from precalc_assets.platform_errors import PrecalcError
 from precalc_assets.predictions.canary_report import find_report
 
 REQUEST_TAG = "precalc/request"
 
 _MOST_AT_ONCE = 100
 """The most requests per tick; the others follow once these are met."""
-
-_Tick = Callable[[dg.SensorEvaluationContext, Platform], dg.SensorResult | dg.SkipReason]
 
 
 def execution_sensors(compute: str) -> list[dg.SensorDefinition]:
@@ -55,24 +53,10 @@ def execution_sensors(compute: str) -> list[dg.SensorDefinition]:
         "GitHub's UI, or whose run died. That run records what landed and retries what failed.",
     )
     return [
-        requests(_clear_skips(_meet_requests)),
-        campaign(_clear_skips(advance_campaign)),
-        executions(_clear_skips(follow_unfollowed)),
+        requests(clear_skips(_meet_requests)),
+        campaign(clear_skips(advance_campaign)),
+        executions(clear_skips(follow_unfollowed)),
     ]
-
-
-def _clear_skips(evaluate: _Tick) -> _Tick:
-    """Turn a PrecalcError into a skipped tick with its message, without a traceback."""
-
-    def tick(
-        context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
-    ) -> dg.SensorResult | dg.SkipReason:
-        try:
-            return evaluate(context, platform)
-        except PrecalcError as error:
-            return dg.SkipReason(str(error))
-
-    return tick
 
 
 def _meet_requests(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult:

@@ -21,6 +21,7 @@ automation = dg.AutomationConditionSensorDefinition(
     "automation",
     target=dg.AssetSelection.all(),
     default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=10,
     description="When raw predictions are materialised, the rest follows by itself.",
 )
 

@@ -196,7 +196,7 @@ class Canary:
             (answer,) = self.caller().answer([smiles])
         except FileNotFoundError as error:
             name = Path(error.filename).relative_to(self.folder.path)
-            return Check("example", passed=True, description=f"the model has no example: {name} is missing")
+            return Check("example", True, f"the model has no example: {name} is missing", undecided=True)
         except MachineError:
             raise
         except ModelError as error:

@@ -83,7 +83,7 @@ class Comparison:
     def checks(self) -> list[Check]:
         """Return the checks `not_constant` and `distribution`."""
         if self._why_not:
-            return [Check(name, passed=True, description=self._why_not) for name in ("not_constant", "distribution")]
+            return [Check(name, True, self._why_not, undecided=True) for name in ("not_constant", "distribution")]
         return [self._not_constant(), self._distribution()]
 
     def _not_constant(self) -> Check:
@@ -91,7 +91,7 @@ class Comparison:
         expected = [name for name in self._seen if self._should_vary(name)]
         constant = self._constant()
         if not expected:
-            return Check("not_constant", passed=True, description=f"{self._rows} molecules are too few to tell")
+            return Check("not_constant", True, f"{self._rows} molecules are too few to tell", undecided=True)
         still = [name for name in expected if name in constant]
         found = f"{len(expected) - len(still)} of {len(expected)} columns that varied in the canary vary"
         # `distribution` warns about a single constant column.
@@ -109,9 +109,10 @@ class Comparison:
         compared = len(self._numbers) + len(self._texts)
         if not odd:
             found = f"{compared} columns compared with the canary's {self._molecules} molecules"
-            if self._rows < _MIN_VALUES:
+            too_few = self._rows < _MIN_VALUES
+            if too_few:
                 found = f"{self._rows} molecules are too few to tell"
-            return Check("distribution", passed=True, description=found)
+            return Check("distribution", passed=True, description=found, undecided=too_few or not compared)
         first = next(iter(odd))
         others = f"; also {name_some([name for name in odd if name != first])}" if len(odd) > 1 else ""
         found = f"{len(odd)} of {compared} columns differ from the canary: {first} {odd[first]}{others}"

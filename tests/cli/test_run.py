@@ -2,12 +2,14 @@
 
 import csv
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.test_utils import create_run_for_test
 
 MODEL = "eos9abc"
 PROJECT = Path(__file__).parents[2]
@@ -110,6 +112,8 @@ def test_a_killed_run_has_failed_as_soon_as_the_next_begins(world, home):
             time.sleep(0.2)
         killed.kill()
     assert "STARTED" in run_statuses(home)
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        assert instance.event_log_storage.get_concurrency_info("inference").active_slot_count == 1
 
     world.write_model()
     assert world.precalc("run", MODEL).returncode == 0
@@ -137,3 +141,27 @@ def test_damaged_records_of_dagster_are_an_error_of_one_line(world, home):
         assert done.stderr.startswith("error: ")
         assert words in done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_run_waits_for_its_pool_says_so_and_ends_by_an_interrupt(world, home):
+    world.write_model()
+    world.build_library()
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        holder = create_run_for_test(instance, "job", status=dg.DagsterRunStatus.STARTED).run_id
+        instance.event_log_storage.set_concurrency_slots("inference", 1)
+        assert instance.event_log_storage.claim_concurrency_slot("inference", holder, "step").is_claimed
+
+    with subprocess.Popen(
+        world.command("run", MODEL), cwd=world.root, env=world.environment, stderr=subprocess.PIPE, text=True
+    ) as waiting:
+        assert f"sample_predictions {MODEL}: waits for a slot of the pool inference, in use by run {holder}\n" in (
+            iter(waiting.stderr.readline, "")
+        )
+        waiting.send_signal(signal.SIGINT)
+        assert waiting.wait(20) == 130
+
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        assert instance.event_log_storage.get_concurrency_run_ids() == {holder}
+        instance.report_run_failed(instance.get_run_by_id(holder))
+    assert world.precalc("run", MODEL).returncode == 0

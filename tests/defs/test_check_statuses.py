@@ -49,6 +49,7 @@ class Shards:
         self.instance = instance
         self.model = None if checks is LIBRARY_SHARDS else MODEL
         self.found: dict[str, tuple[str, Sequence[str]]] = {}
+        self.undecided: set[str] = set()
         self.before_each: Callable[[], None] = lambda: None
         platform = Platform(Settings(store_url=f"file://{tmp_path}", tables_url=f"sqlite:///{tmp_path}/tables.db"))
 
@@ -94,7 +95,8 @@ class Shards:
         digest, broken = self.found.get(shard, ("1", ()))
         lands = all(name in self.checks.warnings for name in broken)
         reached = self.checks.promises if lands else broken
-        checks = tuple(Check(name, name not in broken, "as the test says") for name in reached)
+        doubt = shard in self.undecided
+        checks = tuple(Check(name, name not in broken, "as the test says", undecided=doubt) for name in reached)
         failure = "" if lands else f"shard {shard}: {broken[0]} broke"
         return ShardOutcome(shard, digest, failure=failure, facts={"rows": 1}, checks=checks)
 
@@ -147,6 +149,25 @@ def test_asset_check_fails_while_one_partition_does(tmp_path, instance, checks: 
     shards.found["02"] = ("2", [])
     assert shards.run(["02"], single=True).success
     assert shards.summary(check) == ("SUCCEEDED", "passed in all 3 evaluated partitions of 5")
+
+
+def test_summary_counts_shards_that_are_too_small_to_tell(tmp_path, instance):
+    shards = Shards(tmp_path, instance, PREDICTIONS)
+    shards.undecided = {"01", "03"}
+    shards.run()
+    assert set(shards.statuses("distribution").values()) == {"SUCCEEDED"}
+    said = "passed in 1 of 3 evaluated partitions; too little to tell by in 2"
+    assert shards.summary("distribution") == ("SUCCEEDED", said)
+
+    shards.found["02"] = ("2", ["distribution"])
+    shards.run(["02"], single=True)
+    said = f"failed in 1 of 3 evaluated partitions: {shards.key('02')}; too little to tell by in 2"
+    assert shards.summary("distribution") == ("FAILED", said)
+
+    shards.undecided.clear()
+    shards.found["02"] = ("3", [])
+    shards.run()
+    assert shards.summary("distribution") == ("SUCCEEDED", "passed in all 3 evaluated partitions of 5")
 
 
 def test_removed_model_does_not_count_in_the_summary(tmp_path, instance):
