@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import dagster as dg
 import httpx
 
 from precalc_assets.library.build import build_library
@@ -201,6 +202,8 @@ def dagster_dev(world, **settings: str) -> Iterator[DagsterDev]:
     home = world.root / "dagster_home"
     home.mkdir(exist_ok=True)
     shutil.copy(PROJECT / "dagster_home" / "dagster.yaml", home)
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        instance.event_log_storage.set_concurrency_slots("executions", 20)  # as docs/deploy.md says
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

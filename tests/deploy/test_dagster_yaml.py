@@ -53,6 +53,11 @@ def test_dagster_understands_the_file_and_its_classes(home, change):
         assert result.success, (data.class_name, result.errors)
 
 
+def test_a_laptop_has_the_pools_of_production():
+    laptop = yaml.safe_load((PROJECT / "dagster_home" / "dagster.yaml").read_text())
+    assert laptop["concurrency"]["pools"] == yaml.safe_load(GIVEN.read_text())["concurrency"]["pools"]
+
+
 def test_each_variable_that_it_reads_is_in_the_documentation():
     read = set(re.findall(r"\{env: (\w+)\}", GIVEN.read_text()))
     assert read == set(ENVIRONMENT)

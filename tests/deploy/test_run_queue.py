@@ -15,9 +15,6 @@ from precalc_assets.platform import Platform
 from precalc_assets.settings import Settings
 
 GIVEN = yaml.safe_load((Path(__file__).parents[2] / "deploy" / "dagster.yaml").read_text())
-CONSOLIDATED = {"module": "dagster._core.storage.event_log", "class": "ConsolidatedSqliteEventLogStorage"}
-"""SQLite as Dagster's tests use it, with pools like Postgres; the default SQLite storage has none."""
-
 REPOSITORY = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("precalc"), "__repository__")
 
 LIMITS = {**dict.fromkeys(("library", "inference", "validation", "tables"), 1), "executions": 20}
@@ -63,8 +60,7 @@ def _event(run: dg.DagsterRun, kind: dg.DagsterEventType) -> dg.DagsterEvent:
 def queue(tmp_path, monkeypatch) -> Iterator[Queue]:
     # A run that started just now counts for its pool by itself, for these seconds; here its slot is claimed already.
     monkeypatch.setenv("DAGSTER_OP_CONCURRENCY_KEYS_ALLOTTED_FOR_STARTED_RUN_SECONDS", "0")
-    storage = {**CONSOLIDATED, "config": {"base_dir": str(tmp_path)}}
-    overrides = {"concurrency": GIVEN["concurrency"], "event_log_storage": storage}
+    overrides = {"concurrency": GIVEN["concurrency"]}
     with dg.DagsterInstance.local_temp(str(tmp_path), overrides=overrides) as instance:
         for pool in LIMITS:
             instance.event_log_storage.set_concurrency_slots(pool, 1)
