@@ -14,7 +14,7 @@ from obstore.exceptions import BaseError
 from precalc_assets.columns import Column
 from precalc_assets.emptied_cells import EmptiedColumn
 from precalc_assets.own_process import return_memory
-from precalc_assets.platform_errors import PrecalcError
+from precalc_assets.platform_errors import PrecalcError, is_models_fault
 
 Fact = str | int | float
 
@@ -36,6 +36,7 @@ class Check:
 class ShardOutcome:
     """A shard that landed, with its digest; one that failed, with the reason; or an unfinished one.
 
+    A failure is the model's fault if another attempt would fail again, on any machine.
     A shard is `unfinished` if the run's time budget ended before it was done. `digest` identifies the shard's data, and
     `source_digest` the previous stage's data that they were made from; both change only with the data. `facts` hold
     `rows`, `bytes`, `seconds`, `path` and the stage's other figures. A key means the same at every stage. `emptied`
@@ -46,6 +47,7 @@ class ShardOutcome:
     digest: str = ""
     source_digest: str = ""
     failure: str = ""
+    models_fault: bool = False
     unfinished: bool = False
     columns: tuple[Column, ...] = ()
     facts: Mapping[str, Fact] = field(default_factory=dict)
@@ -95,6 +97,11 @@ _CAUSE = re.compile(r'\bmessage: "(?P<message>[^"]+)"')
 """The parts of obstore's message about a failed request, as of obstore 0.12; S3's own error is XML."""
 
 
+def failed_outcome(shard: str, error: BaseException) -> ShardOutcome:
+    """Return the outcome of a shard that failed by this error."""
+    return ShardOutcome(shard, failure=reason(error), models_fault=is_models_fault(error))
+
+
 def each_shard(shards: Iterable[str], work: Callable[[str], ShardOutcome]) -> Iterator[ShardOutcome]:
     """Do the work of the shards, two at a time, and yield their outcomes in order.
 
@@ -106,7 +113,7 @@ def each_shard(shards: Iterable[str], work: Callable[[str], ShardOutcome]) -> It
         try:
             return work(shard)
         except FAILURES as error:
-            return ShardOutcome(shard, failure=reason(error))
+            return failed_outcome(shard, error)
         finally:
             return_memory()
 

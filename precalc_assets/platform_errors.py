@@ -18,8 +18,8 @@ class ModelError(OneModelError):
     """The model as a whole cannot be used, so its other shards would fail, too."""
 
 
-class MachineError(ModelError):
-    """The machine is at fault and not the model: a full or read-only disk, no memory, too many open files."""
+class InfrastructureError(ModelError):
+    """The machine, its programs or its network are at fault and not the model: another attempt may succeed."""
 
 
 class ColumnsError(ModelError):
@@ -48,4 +48,4 @@ class CampaignError(PrecalcError):
 
 def is_models_fault(error: BaseException) -> bool:
     """Return whether a model failed in a way in which it would on any machine: unknown, refused, or broken."""
-    return isinstance(error, ModelError | UsageError) and not isinstance(error, MachineError)
+    return isinstance(error, ModelError | UsageError) and not isinstance(error, InfrastructureError)

@@ -26,7 +26,7 @@ from typing_extensions import Buffer
 
 from precalc.scratch import scratch_folder
 from precalc_assets.outcomes import reason, s3_error_code
-from precalc_assets.platform_errors import MachineError, PrecalcError, UsageError
+from precalc_assets.platform_errors import InfrastructureError, PrecalcError, UsageError
 from precalc_assets.store_urls import check_store_url
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class LocalCopy(NamedTuple):
 def local_copy(store: ObjectStore, name: str, missing: PrecalcError) -> Iterator[LocalCopy]:
     """Copy an object to a local file, deleted on exit.
 
-    Raises `missing` if there is none, MachineError if the file cannot be written.
+    Raises `missing` if there is none, InfrastructureError if the file cannot be written.
     """
     with ExitStack() as stack:
         try:
@@ -192,7 +192,7 @@ def local_copy(store: ObjectStore, name: str, missing: PrecalcError) -> Iterator
                     digest.update(chunk)
                     file.write(chunk)
         except OSError as error:
-            raise MachineError(
+            raise InfrastructureError(
                 f"{name} cannot be copied to {gettempdir()}: {error.strerror}; free some space, or set TMPDIR to "
                 "another disk"
             ) from error

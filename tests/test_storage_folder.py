@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from precalc_assets.platform_errors import MachineError, UsageError
+from precalc_assets.platform_errors import InfrastructureError, UsageError
 from precalc_assets.storage import local_copy, open_store
 
 LEFT = ("part.csv.gz#1", "predictions/model=eos9abc/shard=07.parquet#12")
@@ -65,5 +65,6 @@ def test_a_folder_that_cannot_be_written_is_opened(folder: Path, monkeypatch: py
 def test_copy_without_room_names_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(folder / "none"))
     copy = local_copy(open_store(folder.as_uri()), "library/manifest.json", UsageError("missing"))
-    with pytest.raises(MachineError, match=r"^library/manifest\.json cannot be copied to .*none: No such file.*TMPDIR"):
+    said = r"^library/manifest\.json cannot be copied to .*none: No such file.*TMPDIR"
+    with pytest.raises(InfrastructureError, match=said):
         copy.__enter__()

@@ -6,7 +6,7 @@ from precalc.cli.progress_bar import progress
 from precalc.cli.terminal import PlainConsole
 from precalc.source import name_some, name_variation
 from precalc_assets.platform import open_platform
-from precalc_assets.platform_errors import PrecalcError
+from precalc_assets.platform_errors import ModelError
 from precalc_assets.predictions.canary_report import CANARY_WARNINGS, CanaryReport
 
 _SHOWN_COLUMNS = 12
@@ -14,13 +14,13 @@ _SHOWN_COLUMNS = 12
 
 
 def predict_sample(model: str, size: int) -> None:
-    """Run the canary and print its report. Raises PrecalcError if the model should not be run."""
+    """Run the canary and print its report. Raises ModelError if the model should not be run."""
     platform = open_platform()
     with progress(f"sample {model}", 2 * min(size, platform.library().molecules)) as on_progress:
         report = platform.run_canary(model, size, on_progress)
     print_report(report)
     if report.broken:
-        raise PrecalcError("; ".join(f"{model} {check.name}: {check.description}" for check in report.broken))
+        raise ModelError("; ".join(f"{model} {check.name}: {check.description}" for check in report.broken))
 
 
 def print_report(report: CanaryReport) -> None:

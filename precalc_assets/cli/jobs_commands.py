@@ -21,13 +21,13 @@ from precalc.identifiers import check_model_id
 from precalc_assets.cards.publishing import publish
 from precalc_assets.cli import work
 from precalc_assets.cli.canary_commands import predict_sample
-from precalc_assets.executions.records import Execution, Run, claim_own
+from precalc_assets.executions.records import Execution, Run, claim_own, store_check
 from precalc_assets.inference.canary import CANARY_SIZE
 from precalc_assets.inference.opening import open_model
 from precalc_assets.inference.parts import find_landed
-from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
+from precalc_assets.outcomes import FAILURES, ShardOutcome, failed_outcome
 from precalc_assets.platform import Platform, open_platform
-from precalc_assets.platform_errors import ExecutionError, PrecalcError, UsageError, is_models_fault
+from precalc_assets.platform_errors import ExecutionError, PrecalcError, UsageError
 from precalc_assets.predictions.canary_report import RunEstimate, find_report
 from precalc_assets.sharding import format_shards, parse_shards
 
@@ -126,7 +126,7 @@ def canary(key: Key) -> None:
             predict_sample(model, size or CANARY_SIZE)
     except FAILURES as error:
         for item in execution.intent.items:
-            execution.report(ShardOutcome(item, failure=reason(error)), broken=is_models_fault(error))
+            execution.report(failed_outcome(item, error))
         raise
 
 
@@ -147,7 +147,7 @@ def predict(key: Key, shards: JobShards, until: Annotated[str, typer.Option(help
         work.predict(execution.model, shards, until, on_outcome=tell)
     except FAILURES as error:
         for shard in sorted(left):
-            tell(ShardOutcome(shard, failure=reason(error)))
+            tell(failed_outcome(shard, error))
         raise
 
 
@@ -191,6 +191,18 @@ def report(key: Key) -> None:
         publish(platform.store, platform.tables, intent.model, platform.settings)
     if left:
         raise PrecalcError(f"{key} has left {len(left)} of {len(intent.shards)} shards:\n{lines}")
+
+
+@app.command()
+def check(token: Annotated[str, typer.Argument(help="The token that was written to Dagster's store.")]) -> None:
+    """Fail unless this machine has Dagster's store; `precalc executions check` calls it."""
+    platform = _open()
+    found = store_check(platform.store).read()
+    if found is None or found.token != token:
+        raise ExecutionError(
+            f"PRECALC_STORE_URL here is {platform.settings.store_url}, which is not Dagster's store; correct it in the "
+            ".env file of this folder"
+        )
 
 
 def _open() -> Platform:

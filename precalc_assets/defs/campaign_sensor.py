@@ -14,14 +14,10 @@ from precalc_assets.campaigns.campaign_records import find_unfinished
 from precalc_assets.campaigns.campaign_tick import CampaignRun, tick
 from precalc_assets.defs.attempts import TRY_MODEL, Attempts, any_under_way, new_models
 from precalc_assets.defs.own_runs import shorten, why_step_failed
-from precalc_assets.defs.recording import OVER_LIMIT
+from precalc_assets.defs.recording import MODELS_FAULT
 from precalc_assets.platform import Platform
-from precalc_assets.platform_errors import ColumnsError, ModelError, UsageError
 
 CAMPAIGN_TAG = "precalc/campaign"
-
-_MODELS_FAULTS = {error.__name__ for error in (ModelError, ColumnsError, UsageError)}
-"""Errors that a canary would meet again; not MachineError, which blames the machine."""
 
 _LONGEST_REASON = 300
 
@@ -82,7 +78,7 @@ def _campaign_run(instance: dg.DagsterInstance, record: dg.RunRecord, runs: Sequ
     events = [entry.dagster_event for entry in instance.all_logs(run.run_id, failures) if entry.dagster_event]
     for event in events:
         if event.is_step_failure:
-            ending, why = _fault(event, is_canary=seen.is_canary)
+            ending, why = _fault(event)
             return replace(seen, ended=ended, ending=ending, why=shorten(" ".join(why.split()), _LONGEST_REASON))
     # The run died, and is reported when that is noticed, perhaps days later. Its own last entry says when it was alive.
     last = instance.get_records_for_run(run.run_id, limit=_LAST_ENTRIES, ascending=False).records
@@ -92,16 +88,11 @@ def _campaign_run(instance: dg.DagsterInstance, record: dg.RunRecord, runs: Sequ
     return replace(seen, ended=ended, ending=Ending.infrastructure, why=shorten(" ".join(why.split()), _LONGEST_REASON))
 
 
-def _fault(event: dg.DagsterEvent, *, is_canary: bool) -> tuple[Ending, str]:
+def _fault(event: dg.DagsterEvent) -> tuple[Ending, str]:
     """Return whether the model or the infrastructure was at fault for a failed step, and why it failed."""
-    said, error = event.step_failure_data.user_failure_data, event.step_failure_data.error
-    if is_canary:
-        cause = error.cause if error else None
-        is_models = said is not None and (cause is None or cause.cls_name in _MODELS_FAULTS)
-    else:
-        over_limit = said.metadata.get(OVER_LIMIT) if said else None
-        is_models = over_limit is not None and bool(over_limit.value)
-    return Ending.broken if is_models else Ending.infrastructure, why_step_failed(event)
+    said = event.step_failure_data.user_failure_data
+    models_fault = said.metadata.get(MODELS_FAULT) if said else None
+    return Ending.broken if models_fault and models_fault.value else Ending.infrastructure, why_step_failed(event)
 
 
 def _is_report(entry: dg.EventLogEntry) -> bool:

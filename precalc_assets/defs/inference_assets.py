@@ -15,11 +15,11 @@ from precalc_assets.defs.canary_events import PrecedingCanary, canary_evaluation
 from precalc_assets.defs.checks import CANARY, RAW
 from precalc_assets.defs.on_engine import compute_on_engine, try_on_engine
 from precalc_assets.defs.partitions import ShardPartitions, models, shards_by_model
-from precalc_assets.defs.recording import Event, Recorder, own_step
+from precalc_assets.defs.recording import MODELS_FAULT, Event, Recorder, own_step
 from precalc_assets.defs.ui_metadata import canary_metadata
 from precalc_assets.inference.canary import CANARY_SIZE
 from precalc_assets.inference.opening import open_model
-from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
+from precalc_assets.outcomes import FAILURES, ShardOutcome, failed_outcome
 from precalc_assets.platform import Platform
 from precalc_assets.predictions.canary_report import CanaryReport
 
@@ -90,7 +90,8 @@ def inference_assets(partitions: ShardPartitions, compute: str) -> list[dg.Asset
             yield from canary_evaluations(context.instance, report)
             if report.broken:
                 failures = "\n".join(f"{report.model} {check.name}: {check.description}" for check in report.broken)
-                raise dg.Failure(description=failures, metadata=canary_metadata(report, platform), allow_retries=False)
+                metadata = {**canary_metadata(report, platform), MODELS_FAULT: True}
+                raise dg.Failure(description=failures, metadata=metadata, allow_retries=False)
             yield from check_outputs(context)
 
     @dg.asset(
@@ -138,10 +139,10 @@ def _compute(
                 why = (
                     f"the canary of {model} failed: {said}; to compute anyway, set without_canary in the configuration"
                 )
-                return [ShardOutcome(shard, failure=why) for shard in shards]
+                return [ShardOutcome(shard, failure=why, models_fault=True) for shard in shards]
         return platform.predict(folder, shards, on_progress)
     except FAILURES as error:
-        return [ShardOutcome(shard, failure=reason(error)) for shard in shards]
+        return [failed_outcome(shard, error) for shard in shards]
 
 
 def _try(context: dg.AssetExecutionContext, platform: Platform, model: str, size: int) -> CanaryReport:

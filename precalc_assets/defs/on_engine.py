@@ -12,8 +12,8 @@ import dagster as dg
 
 from precalc_assets.defs.dead_runs import is_of_this_process
 from precalc_assets.executions.compute_backend import Engine
-from precalc_assets.executions.following import cancel, follow, follow_sample, shards_to_retry
-from precalc_assets.executions.records import SAMPLE, Execution, followed, unsettled
+from precalc_assets.executions.following import cancel, follow, follow_sample, sample_error, shards_to_retry
+from precalc_assets.executions.records import Execution, followed, unsettled
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
 from precalc_assets.platform import Platform
 from precalc_assets.platform_errors import ExecutionError, ModelError
@@ -66,7 +66,7 @@ def try_on_engine(
             with _cancelling(context, engine, model):
                 follow_sample(engine, model, size, dagster_run=context.run.run_id, on_follow=_tagging(context))
         elif settled.failures:
-            raise ExecutionError(f"the canary of {model}: {settled.failures[SAMPLE]}")
+            raise sample_error(model, settled)
     except (ExecutionError, ModelError) as error:
         failure = error
     report = find_report(engine.store, model)
@@ -113,7 +113,8 @@ def _ended_shards(engine: Engine, execution: Execution | None, shards: Sequence[
         found = None if shard in unfinished else find_outcome(engine, model, shard)
         if shard not in unfinished and not (found and found.landed):
             why = failures.get(shard, f"execution {execution.key} ended without it")
-            yield ShardOutcome(shard, failure=f"shard {shard} of {model}: {why}")
+            models_fault = settled is not None and shard in settled.models_faults
+            yield ShardOutcome(shard, failure=f"shard {shard} of {model}: {why}", models_fault=models_fault)
 
 
 def _with_checks(engine: Engine, model: str, outcome: ShardOutcome) -> ShardOutcome:

@@ -24,15 +24,15 @@ from precalc_assets.defs.partitions import partition_key, shards_by_model
 from precalc_assets.defs.ui_metadata import markdown_table, table_schema
 from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
 from precalc_assets.platform import Platform
-from precalc_assets.platform_errors import PrecalcError
+from precalc_assets.platform_errors import PrecalcError, is_models_fault
 from precalc_assets.sharding import format_shards
 from precalc_assets.storage import quarantine, read_object
 
 _EVALUATION_SECONDS = 5.0
 """Seconds after which the shards that landed since the last evaluation are evaluated together, by a few queries."""
 
-OVER_LIMIT = "over_limit"
-"""The metadatum of a failed run that counts failed shards whose data are there: they would fail again."""
+MODELS_FAULT = "models_fault"
+"""The metadatum of a failed run that says whether the model alone is at fault: another run would fail again."""
 
 CODE_VERSION = "1"
 """The declared version of all assets' code. Data versions tell changes of the data, so it stays."""
@@ -64,7 +64,8 @@ def own_step(context: dg.AssetExecutionContext | dg.OpExecutionContext, **tags: 
     try:
         yield
     except PrecalcError as error:
-        raise dg.Failure(description=str(error), allow_retries=False) from error
+        metadata = {MODELS_FAULT: is_models_fault(error)}
+        raise dg.Failure(description=str(error), metadata=metadata, allow_retries=False) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ class Recorder:
         self._unevaluated: dict[str, Finding] = {}
         self._evaluated_at = time.monotonic()
         self._failures: dict[str, str] = {}
-        self._over_limit = 0
+        self._models_fault = True
         self._failed: dict[str, dict[str, Metadatum]] = {}
         self._landed = 0
 
@@ -148,7 +149,7 @@ class Recorder:
             yield self._materialization(outcome, key, inputs)
         else:
             self._failures[key] = outcome.failure
-            self._over_limit += bool(outcome.digest)
+            self._models_fault &= outcome.models_fault
             self._failed[key] = shown
             self._context.log.error(f"{key}: {outcome.failure}")
             # The pane of a failed partition lists this under its historical events, and else names the run alone.
@@ -169,7 +170,7 @@ class Recorder:
                 description=f"{len(self._failures)} of {total} shards failed:\n{_grouped(self._failures)}",
                 metadata={
                     "failed": len(self._failures),
-                    OVER_LIMIT: self._over_limit,
+                    MODELS_FAULT: self._models_fault,
                     "landed": self._landed,
                     "failed_shards": self._failure_table(),
                     **_again([*self._failures]),

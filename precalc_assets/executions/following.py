@@ -56,8 +56,8 @@ def follow(
 
     A shard whose manifest is of this library, and of the release that the model's canary last saw, has landed already.
     Executions that compute some of the other shards are followed, whoever launched them, and the rest is launched.
-    A failed shard gets ATTEMPTS attempts in all, including those under earlier followers. A shard in which too many
-    molecules failed gets one attempt. A shard for which a job had no time continues in the next execution, and that
+    A failed shard gets ATTEMPTS attempts in all, including those under earlier followers. One whose failure is
+    the model's fault gets one attempt. A shard for which a job had no time continues in the next execution, and that
     does not count as an attempt. A follower that stops or dies leaves its executions to the next one; `cancel` ends
     them. `on_follow` gets the key of each execution that is followed.
 
@@ -83,10 +83,14 @@ def follow_sample(
         engine.wait_until(_next_look(state, engine.now()))
     if state.failures:
         _tell_logs(engine, execution.intent, state)
-        report = execution.shard_report(records.SAMPLE).read()
-        error = ModelError if report and report.broken else ExecutionError
-        raise error(f"the canary of {model}: {state.failures[records.SAMPLE]}")
+        raise sample_error(model, state)
     return state
+
+
+def sample_error(model: str, settled: records.Settled) -> ExecutionError | ModelError:
+    """Return the error for a canary that failed."""
+    error = ModelError if records.SAMPLE in settled.models_faults else ExecutionError
+    return error(f"the canary of {model}: {settled.failures[records.SAMPLE]}")
 
 
 def cancel(engine: Engine, executions: Sequence[records.Execution]) -> None:
@@ -124,7 +128,7 @@ def retry_reasons(intent: records.Intent, settled: records.Settled) -> dict[str,
         return {}
     again = {shard: intent.reasons.get(shard, ()) for shard in settled.unfinished}
     for shard, why in settled.failures.items():
-        if shard not in (records.SAMPLE, *settled.exceeded) and intent.attempt(shard) < ATTEMPTS:
+        if shard not in (records.SAMPLE, *settled.models_faults) and intent.attempt(shard) < ATTEMPTS:
             again[shard] = (*intent.reasons.get(shard, ()), why)
     return again
 
@@ -256,7 +260,8 @@ class _Following:
                 del self.left[shard]
                 why = settled.failures.get(shard, "its raw predictions were there and are gone")
                 earlier = f" (attempt {len(before) + 1}; before: {'; '.join(before)})" if before else ""
-                yield ShardOutcome(shard, failure=f"shard {shard} of {self.model}: {why}{earlier}")
+                failure = f"shard {shard} of {self.model}: {why}{earlier}"
+                yield ShardOutcome(shard, failure=failure, models_fault=shard in settled.models_faults)
 
 
 def _open_sample(engine: Engine, model: str, size: int) -> records.Execution:

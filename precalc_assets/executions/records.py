@@ -13,6 +13,7 @@ must survive the death of its launcher, its follower or its runner. `protocol` s
                             cancel.json        the wish to cancel                           anybody, once
                             settled.json       how it ended                                 follower, once
     executions/limit.json                      the backend's rate limit, which binds all    anybody
+    executions/check.json                      a token, to compare two machines' stores     anybody
 """
 
 import re
@@ -107,6 +108,12 @@ class Limit(FrozenRecord):
     message: str
 
 
+class StoreCheck(FrozenRecord):
+    """What a check of a backend's setup writes to the store: a machine that reads the token has the same store."""
+
+    token: str
+
+
 class Run(FrozenRecord):
     """The backend's run of an execution. The URL also tells apart runs with one id, such as those of two clusters."""
 
@@ -123,15 +130,11 @@ class Claim(FrozenRecord):
 
 
 class ShardReport(FrozenRecord):
-    """Why a shard did not land. It `exceeded` the limit if too many of its molecules were quarantined.
-
-    `broken` says of a canary that the model as a whole cannot be used, on any machine.
-    """
+    """Why a shard, or the canary, did not land; see `ShardOutcome`."""
 
     failure: str = ""
+    models_fault: bool = False
     unfinished: bool = False
-    exceeded: bool = False
-    broken: bool = False
 
 
 class Follower(FrozenRecord):
@@ -178,9 +181,9 @@ class Settled(FrozenRecord):
 
     `conclusion` is the backend's word for how the run ended (success, failure, cancelled, …), NOT_LAUNCHED, VANISHED,
     or CANCELLED if there was a Cancellation: the backend's own `cancelled` can also be a time limit.
-    `failures` holds the reason by shard, or under SAMPLE. `exceeded` names the failed shards that the run has computed,
-    with too many molecules quarantined: another attempt would quarantine them again. `queue_seconds` is the time from
-    the dispatch to the start of the first job, `runner_seconds` the sum over the jobs.
+    `failures` holds the reason by shard, or under SAMPLE. `models_faults` names those that would fail again, such as
+    shards that the run has computed, with too many molecules quarantined. `queue_seconds` is the time from the dispatch
+    to the start of the first job, `runner_seconds` the sum over the jobs.
     """
 
     conclusion: str
@@ -189,7 +192,7 @@ class Settled(FrozenRecord):
     landed: tuple[str, ...] = ()
     unfinished: tuple[str, ...] = ()
     failures: Mapping[str, str] = {}
-    exceeded: tuple[str, ...] = ()
+    models_faults: tuple[str, ...] = ()
     queue_seconds: float = 0.0
     runner_seconds: float = 0.0
     settled_at: Moment
@@ -254,14 +257,11 @@ class Execution:
         """Keep late runs from computing, unless a run has claimed the execution by now."""
         self.claim.create(Claim(reason=reason, claimed_at=datetime.now(UTC)))
 
-    def report(self, outcome: ShardOutcome, *, broken: bool = False) -> None:
+    def report(self, outcome: ShardOutcome) -> None:
         """Record, on the runner, why a shard did not land. If it landed, its manifest says everything."""
         if not outcome.landed:
             report = ShardReport(
-                failure=outcome.failure,
-                unfinished=outcome.unfinished,
-                exceeded=bool(outcome.digest),
-                broken=broken,
+                failure=outcome.failure, models_fault=outcome.models_fault, unfinished=outcome.unfinished
             )
             self.shard_report(outcome.shard).put(report)
 
@@ -275,6 +275,11 @@ class Execution:
 def rate_limit(store: ObjectStore) -> ReplaceableSlot[Limit]:
     """Return the slot of the rate limit that binds all processes that use this store."""
     return ReplaceableSlot(store, f"{storage.EXECUTIONS}/limit.json", Limit, ExecutionError, "delete it")
+
+
+def store_check(store: ObjectStore) -> ReplaceableSlot[StoreCheck]:
+    """Return the slot of the token by which a check compares stores."""
+    return ReplaceableSlot(store, f"{storage.EXECUTIONS}/check.json", StoreCheck, ExecutionError, "delete it")
 
 
 def open_execution(

@@ -160,13 +160,16 @@ class _Step:
 def _conclude(engine: Engine, execution: records.Execution, look: protocol.Look) -> records.Settled:
     intent, status = execution.intent, look.status
     ended = (status.conclusion if status else None) or records.VANISHED
+    jobs = status.jobs if status else ()
     cancelled = execution.cancellation.read() is not None
+    # The launcher died after it had submitted the first job of several: nothing has failed.
+    is_incomplete = bool(intent.shards and jobs) and ended == "success" and not any(job.shards for job in jobs)
     landed: list[str] = []
     unfinished: list[str] = []
     failures: dict[str, str] = {}
-    exceeded: list[str] = []
+    models_faults: list[str] = []
     for item in intent.items:
-        report = execution.shard_report(item).read()
+        report, lacked_memory = execution.shard_report(item).read(), _lacked_memory(item, look)
         if item == records.SAMPLE:
             canary = find_report(engine.store, intent.model)
             is_new = canary and (ended == "success" or canary.finished_at >= intent.created_at)
@@ -177,24 +180,23 @@ def _conclude(engine: Engine, execution: records.Execution, look: protocol.Look)
             landed.append(item)
         elif found:
             failures[item] = found.failure
-            if report and report.exceeded:
-                exceeded.append(item)
-        elif report and report.unfinished:
+        elif is_incomplete or (report and report.unfinished):
             unfinished.append(item)
         else:
             why = report.failure if report else _why_not(item, look)
-            failures[item] = f"{records.OUT_OF_MEMORY}: {why}" if _lacked_memory(item, look) else why
+            failures[item] = f"{records.OUT_OF_MEMORY}: {why}" if lacked_memory else why
+        if item in failures and report and report.models_fault and not lacked_memory:
+            models_faults.append(item)
     computed = (
         entry
         for shard in intent.shards
         for entry in storage.list_objects(execution.store, storage.raw_prefix(intent.model, shard))
         if entry["last_modified"] >= intent.created_at
     )
-    if unfinished and (cancelled or not (landed or any(computed))):
+    if unfinished and (cancelled or not (is_incomplete or landed or any(computed))):
         why = "there was no time to finish a batch, nor was there the time before"
         failures |= dict.fromkeys(unfinished, "it was cancelled" if cancelled else why)
         unfinished = []
-    jobs = status.jobs if status else ()
     began = [job.started_at for job in jobs if job.started_at]
     queued = (min(began) - status.created_at).total_seconds() if status and began else 0.0
     return records.Settled(
@@ -204,7 +206,7 @@ def _conclude(engine: Engine, execution: records.Execution, look: protocol.Look)
         landed=tuple(landed),
         unfinished=tuple(unfinished),
         failures=failures,
-        exceeded=tuple(exceeded),
+        models_faults=tuple(models_faults),
         queue_seconds=max(0.0, queued),
         runner_seconds=sum(job.runner_seconds for job in jobs),
         settled_at=engine.now(),

@@ -19,8 +19,9 @@ from precalc_assets.inference.model_backend import (
     TimeIsUpError,
 )
 from precalc_assets.outcomes import reason
-from precalc_assets.platform_errors import MachineError, ModelError
+from precalc_assets.platform_errors import InfrastructureError, ModelError
 from precalc_assets.predictions.cells import read_in_blocks
+from precalc_assets.processes import NO_ROOM, program_error
 from precalc_assets.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -32,12 +33,8 @@ a good model has such a streak once in 10^10 molecules."""
 _HOPELESS = 100
 """Consecutive failures that end a batch of a model that has answered others: each failure costs several calls."""
 
-_NO_ROOM = re.compile(
-    r"No space left on device|Disk quota exceeded|Read-only file system|Too many open files"
-    r"|Resource temporarily unavailable"
-)
 _NO_MEMORY = re.compile(r"Cannot allocate memory|MemoryError|bad_alloc|out of memory|exited 137", re.IGNORECASE)
-"""Messages of models on a machine that lacks something (errno(3)); Linux ends a process by signal 9 when memory is
+"""Messages of models on a machine without memory; Linux ends a process by signal 9 when memory is
 short. Each molecule needs some memory, so a molecule may be to blame for that alone."""
 
 _SECONDS_BETWEEN_WAITS = 30.0
@@ -119,8 +116,9 @@ class PatientCaller:
     def answer(self, batches: Sequence[Sequence[str]]) -> list[Answer]:
         """Return an answer for each batch of SMILES. All are sent in one call, unless it fails or calls time out.
 
-        Raises ModelError when the model fails on `PATIENCE` molecules in a row and has answered none, MachineError when
-        the machine is to blame, TimeIsUpError when the deadline passes before the last call has ended.
+        Raises ModelError when the model fails on `PATIENCE` molecules in a row and has answered none,
+        InfrastructureError when the machine is to blame, TimeIsUpError when the deadline passes before the last call
+        has ended.
         """
         try:
             return self._answer(batches)
@@ -150,7 +148,7 @@ class PatientCaller:
             except BatchError as error:
                 if len(smiles) == 1:
                     why = str(error)
-                    if _NO_ROOM.search(why):
+                    if NO_ROOM.search(why):
                         raise machine_error(self._model, why) from None
                     self._blame(1, why)
                     if self._witness and _NO_MEMORY.search(why):
@@ -275,9 +273,9 @@ def told_while_waiting(what: str, say: Callable[[str], None], every: float = _SE
         thread.join()
 
 
-def machine_error(model: str, why: str) -> MachineError:
+def machine_error(model: str, why: str) -> InfrastructureError:
     """Return the error for a model that cannot be run on this machine."""
-    return MachineError(
+    return InfrastructureError(
         f"{model} cannot be run: {why}; free disk space or memory, or set TMPDIR and PRECALC_CACHE_DIR to folders on "
         "another disk, then run the same command again"
     )
@@ -286,7 +284,7 @@ def machine_error(model: str, why: str) -> MachineError:
 def no_answers(model: str, why: str) -> ModelError:
     """Return the error for a model that answers no molecule."""
     what = f"answers no molecule: {why}"
-    return machine_error(model, f"it {what}") if _NO_MEMORY.search(why) else ModelError(f"{model} {what}")
+    return machine_error(model, f"it {what}") if _NO_MEMORY.search(why) else program_error(f"{model} {what}", why)
 
 
 def _split(together: Answer, lengths: Iterable[int]) -> list[Answer]:

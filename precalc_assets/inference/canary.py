@@ -32,7 +32,7 @@ from precalc_assets.inference.run_estimate import estimate_run, measure_speed
 from precalc_assets.library.library_manifest import LibraryManifest, read_sample
 from precalc_assets.models.folder import ModelFolder
 from precalc_assets.outcomes import Check, reason
-from precalc_assets.platform_errors import ColumnsError, MachineError, ModelError, TableError
+from precalc_assets.platform_errors import ColumnsError, InfrastructureError, ModelError, TableError
 from precalc_assets.predictions.canary_report import CanaryReport, Speed, find_report, put_report
 from precalc_assets.predictions.cells import count_emptied, read_records
 from precalc_assets.predictions.parquet import PredictionsWriter, Provenance
@@ -70,8 +70,8 @@ def run_canary(
 
     The predictions of the first run are stored as a Parquet file like a shard's; if the model gave none, only the
     report is stored. `on_progress` counts each molecule twice. Raises UsageError if there is no such model, ModelError
-    if it cannot be started, or stops for good after it had begun to answer, MachineError if the machine is to blame;
-    then nothing is stored or replaced.
+    if it cannot be started, or stops for good after it had begun to answer, InfrastructureError if the machine is to
+    blame; then nothing is stored or replaced.
     """
     started = time.perf_counter()
     folder = open_model(model, settings)
@@ -155,13 +155,13 @@ class Canary:
             fits = seconds_each * batch <= self.longest_call
             second = self._run(caller, batch if fits else max(1, quarter // 2))
         except ModelError as error:
-            if isinstance(error, MachineError) or (caller.answered and not isinstance(error, ColumnsError)):
+            if isinstance(error, InfrastructureError) or (caller.answered and not isinstance(error, ColumnsError)):
                 raise
             return error
         if caller.answered:
             return first, second
         silence = no_answers(self.model, next(iter(first.failures.values())))
-        if isinstance(silence, MachineError):
+        if isinstance(silence, InfrastructureError):
             raise silence
         return silence
 
@@ -197,7 +197,7 @@ class Canary:
         except FileNotFoundError as error:
             name = Path(error.filename).relative_to(self.folder.path)
             return Check("example", True, f"the model has no example: {name} is missing", undecided=True)
-        except MachineError:
+        except InfrastructureError:
             raise
         except ModelError as error:
             return Check("example", passed=False, description=f"the example cannot be compared: {error}")
@@ -229,7 +229,7 @@ class Canary:
                 dict(zip(self.smiles, run.predictions, strict=True)),
                 ask,
             )
-        except MachineError:
+        except InfrastructureError:
             raise
         except ModelError as error:
             logger.warning("%s could not be compared with its earlier release: %s", self.model, error)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
-from precalc_assets.platform_errors import ModelError
+from precalc_assets.platform_errors import InfrastructureError
 
 Program = Literal["docker", "podman", "apptainer", "ch-run"]
 PROGRAMS: tuple[Program, ...] = get_args(Program)
@@ -24,10 +24,10 @@ _KEEPERS = {"docker": "{{.DockerRootDir}}", "podman": "{{.Store.GraphRoot}}"}
 
 
 def find_program(named: str) -> Program:
-    """Return the named program, or the first one on the PATH. Raises ModelError if it is not there."""
+    """Return the named program, or the first one on the PATH. Raises InfrastructureError if it is not there."""
     found = next((name for name in PROGRAMS if name == (named or name) and shutil.which(name)), None)
     if found is None:
-        raise ModelError(
+        raise InfrastructureError(
             f"{named or 'none of ' + ', '.join(PROGRAMS)} is on the PATH, and models run as images need it: install "
             "one, or set PRECALC_MODEL_BACKEND=framework"
         )

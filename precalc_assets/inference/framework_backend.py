@@ -13,7 +13,7 @@ from precalc_assets.inference.script_call import ScriptCall, call_script
 from precalc_assets.models.environment import model_environment
 from precalc_assets.models.folder import ModelFolder
 from precalc_assets.outcomes import reason
-from precalc_assets.platform_errors import MachineError, ModelError
+from precalc_assets.platform_errors import InfrastructureError, ModelError
 from precalc_assets.processes import run_guarded
 from precalc_assets.settings import Settings
 
@@ -40,7 +40,7 @@ class FrameworkBackend:
         try:
             self._private = self._stack.enter_context(private_folder(self._folder, self._variables))
         except (OSError, subprocess.SubprocessError) as error:
-            raise MachineError(
+            raise InfrastructureError(
                 f"{self._folder.model} cannot be run: its folder cannot be copied to {gettempdir()}: {reason(error)}; "
                 "free some space, or set TMPDIR"
             ) from error

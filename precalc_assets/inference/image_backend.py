@@ -29,8 +29,8 @@ from precalc_assets.inference.script_call import ScriptCall, call_script
 from precalc_assets.models.environment import disk_bytes
 from precalc_assets.models.fetching import describe_model
 from precalc_assets.models.folder import MOST_BYTES, RELEASE, ModelFolder, read_packed
-from precalc_assets.platform_errors import ModelError, UsageError
-from precalc_assets.processes import hold, last_line, only_holder, require_room, run_guarded
+from precalc_assets.platform_errors import InfrastructureError, ModelError, UsageError
+from precalc_assets.processes import hold, last_line, only_holder, program_error, read_log, require_room, run_guarded
 from precalc_assets.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -177,7 +177,7 @@ class _Image:
         self._lock = self._place / "guard.lock"
 
     def get(self, megabytes: float | None) -> None:
-        """Get the image from its registry, unless it is here. Raises ModelError, also if the disk lacks the room."""
+        """Get the image from its registry, unless it is here. Raises ModelError, or InfrastructureError."""
         self._place.mkdir(parents=True, exist_ok=True)
         with only_holder(self._place / "lock", self._lock, f"gets the image {self._reference}"):
             if self._path.exists() if self._path else self._keeps():
@@ -191,7 +191,7 @@ class _Image:
                 code = self._call_program(command, _GET_SECONDS)
                 if code:
                     said = f"{' '.join(command[:2])}: {last_line(self._log)} (full log: {self._log})"
-                    raise ModelError(f"the image {self._reference} cannot be pulled: {said}")
+                    raise program_error(f"the image {self._reference} cannot be pulled: {said}", read_log(self._log))
             if self._path:
                 making.rename(self._path)
 
@@ -212,7 +212,8 @@ class _Image:
         try:
             return run_guarded(command, env=variables, cwd=self._place, log=self._log, lock=self._lock, timeout=timeout)
         except subprocess.TimeoutExpired:
-            raise ModelError(f"{command[0]} {command[1]} timed out after {timeout:g} s for {self._reference}") from None
+            what = f"{command[0]} {command[1]} timed out after {timeout:g} s for {self._reference}"
+            raise InfrastructureError(what) from None
 
     def run(self, script: str, mounted: Path, log: Path, timeout: float) -> int:
         """Run a script in a new container and return its exit code. Raises subprocess.TimeoutExpired, OSError."""
@@ -233,7 +234,7 @@ class _Image:
         try:
             code = self.run(_LOOK, scratch, log, _LOOK_SECONDS)
         except subprocess.TimeoutExpired:
-            raise ModelError(
+            raise InfrastructureError(
                 f"{self._program} started no container of {self._reference} within {_LOOK_SECONDS:g} s"
             ) from None
         if code == _NO_FRAMEWORK:
@@ -242,7 +243,7 @@ class _Image:
                 "ersilia-pack puts there; set PRECALC_MODEL_BACKEND=ersilia for an older image, which has a server only"
             )
         if code:
-            raise ModelError(f"{self._program} cannot run the image {self._reference}: {last_line(log)}")
+            raise InfrastructureError(f"{self._program} cannot run the image {self._reference}: {last_line(log)}")
         return read_foreign(scratch / "bundle", MOST_BYTES).decode().strip()
 
     def extract(self, scratch: Path) -> ModelFolder:

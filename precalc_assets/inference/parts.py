@@ -282,6 +282,7 @@ def outcome(manifest: RawManifest, max_failure_rate: float) -> ShardOutcome:
         source_digest=manifest.shard_digest,
         columns=manifest.columns,
         failure="" if rate.passed else f"shard {manifest.shard} of {manifest.model}: {rate.description}",
+        models_fault=not rate.passed,
         facts={
             "rows": manifest.rows,
             "quarantined": manifest.quarantined,

@@ -21,8 +21,8 @@ from precalc_assets.inference.model_backend import ModelBackend, TimeIsUpError
 from precalc_assets.inference.parts import Part, ShardWork, finish, has_parts, outcome, plan_parts, put_part, put_piece
 from precalc_assets.inference.stored_parts import PartName, ReusableRows, other_parts
 from precalc_assets.library.library_manifest import LibraryManifest, read_shard
-from precalc_assets.outcomes import FAILURES, ShardOutcome, reason
-from precalc_assets.platform_errors import ModelError, ShardError
+from precalc_assets.outcomes import FAILURES, ShardOutcome, failed_outcome, reason
+from precalc_assets.platform_errors import ModelError, ShardError, is_models_fault
 from precalc_assets.predictions.canary_report import CanaryReport, find_report
 from precalc_assets.predictions.shard_manifest import RawManifest, find_manifest
 from precalc_assets.predictions.validate import check_failure_rate
@@ -102,7 +102,8 @@ def predict_shards(
     except (ModelError, TimeIsUpError) as error:
         why = str(error)
         for shard in left:
-            yield _landed_before(task, shard) or ShardOutcome(shard, failure=why, unfinished=not why)
+            left_out = ShardOutcome(shard, failure=why, models_fault=is_models_fault(error), unfinished=not why)
+            yield _landed_before(task, shard) or left_out
 
 
 def _predict(task: _Task, shards: Sequence[str]) -> Iterator[ShardOutcome]:
@@ -112,7 +113,7 @@ def _predict(task: _Task, shards: Sequence[str]) -> Iterator[ShardOutcome]:
             try:
                 work = _plan(task, shard)
             except FAILURES as error:
-                yield ShardOutcome(shard, failure=reason(error))
+                yield failed_outcome(shard, error)
                 continue
             task.on_progress(work.settled, work.quarantined)
             unfinished.append(work)

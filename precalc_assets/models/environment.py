@@ -27,7 +27,7 @@ from precalc_assets.foreign_files import ForeignFileError, read_foreign
 from precalc_assets.frozen_record import FrozenRecord
 from precalc_assets.models.folder import MOST_BYTES, ModelFolder
 from precalc_assets.models.recipe import DEFAULT_CHANNEL, CondaInstall, PipInstall, Recipe, Step, read_recipe
-from precalc_assets.platform_errors import ModelError, UsageError
+from precalc_assets.platform_errors import InfrastructureError, ModelError, UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def model_environment(folder: ModelFolder, cache_dir: Path, *, skip_failed: bool
     try:
         contents = _Contents.model_validate_json(_make_once(folder.model, path, make))
     except (ValidationError, ForeignFileError):
-        raise ModelError(f"{path / 'ready'} is damaged; run `precalc models remove {folder.model}`") from None
+        raise InfrastructureError(f"{path / 'ready'} is damaged; run `precalc models remove {folder.model}`") from None
     for line in contents.skipped:
         logger.warning("the environment of %s lacks %r, which failed to install", folder.model, line)
     return Environment(contents.name, {**_variables(path), **contents.variables})
@@ -120,7 +120,7 @@ def remove_environments(model: str, cache_dir: Path) -> int:
                 freed += disk_bytes(path)
                 _remove(path) if path.is_dir() else path.unlink()
         except Timeout:
-            raise ModelError(f"another process is making {path}; try again when it has ended") from None
+            raise InfrastructureError(f"another process is making {path}; try again when it has ended") from None
     return freed
 
 
@@ -180,8 +180,8 @@ class _Installer:
             raise self.error(failure)
 
     def error(self, failure: str) -> ModelError:
-        """Return the error for an environment that could not be made."""
-        return ModelError(f"the environment of {self._what} could not be made: {failure}")
+        """Return the error for an environment that could not be made: the infrastructure's if a server failed."""
+        return processes.program_error(f"the environment of {self._what} could not be made: {failure}", failure)
 
 
 def _make_once(what: str, environment: Path, make: Callable[[_Installer], str]) -> bytes:

@@ -35,7 +35,7 @@ from precalc_assets.models.folder import (
     read_fetched,
     read_folder,
 )
-from precalc_assets.platform_errors import ModelError, UsageError
+from precalc_assets.platform_errors import InfrastructureError, ModelError, UsageError
 from precalc_assets.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -64,6 +64,9 @@ _NO_REPOSITORY = re.compile(
 )
 """Git's messages for a missing or private repository, for which GitHub asks for a password."""
 
+_NO_OBJECT = re.compile(r"does not exist|not found|missing object", re.IGNORECASE)
+"""Git LFS's messages for an object that its server lacks."""
+
 _GITS = r"GIT_(CONFIG|SSH|ASKPASS|SSL|HTTP|TRACE)\w*|SSH_AUTH_SOCK|XDG_CONFIG_HOME"
 """Variables that tell git how to reach a server, without those of a repository, which hooks have."""
 
@@ -79,7 +82,7 @@ def fetch_model(model: str, settings: Settings, release: str = "") -> ModelFolde
 
     `release` is a tag such as v1.0.1. The default is the newest release of the model, or of MAJOR 2 for `eos3b5e-v2`,
     looked up at most once a day; if the hub cannot be reached, the newest in the cache. Raises UsageError if the hub
-    has no such model or release, ModelError if it cannot be fetched.
+    has no such model or release, ModelError if it is incomplete there, InfrastructureError if it cannot be fetched now.
     """
     copies = _Copies(model, settings)
     if release and not _of_version([release], copies.version):
@@ -214,7 +217,7 @@ class _Copies:
     def choose(self, release: str) -> tuple[str, str]:
         """Return a release of the hub, or the newest, and its commit. Raises UsageError, ModelError as above."""
         if not shutil.which("git"):
-            raise ModelError(
+            raise InfrastructureError(
                 f"git is not on the PATH, and fetching {self._identifier} needs it: install git, or put the model's "
                 "folder into one that PRECALC_MODELS_DIR names"
             )
@@ -250,7 +253,7 @@ class _Copies:
         except ModelError as error:
             if _NO_REPOSITORY.search(processes.read_log(self._log)):
                 raise UsageError(f"there is no repository {self.url} (PRECALC_HUB_URL) that git can read") from None
-            raise ModelError(f"{error}; is this machine offline?") from None
+            raise InfrastructureError(f"{error}; is this machine offline?") from None
         # An annotated tag has two lines; the second names the commit.
         refs = {match[3] or match[2]: match[1] for match in _REF.finditer(said)}
         if not refs:
@@ -316,7 +319,7 @@ class _Copies:
         try:
             self._git("lfs", "version")
         except ModelError:
-            raise ModelError(
+            raise InfrastructureError(
                 f"git-lfs is not on the PATH, and {self._identifier} keeps {len(pointers)} files in Git LFS, such as "
                 f"{next(iter(pointers)).relative_to(folder)}: install git-lfs"
             ) from None
@@ -333,23 +336,23 @@ class _Copies:
         code = self._run(command, variables, folder, _FETCH_SECONDS)
         # Also printed for models that need no checkpoints.
         if code and "Nothing found at s3://" not in processes.read_log(self._log):
-            raise ModelError(
+            raise InfrastructureError(
                 f"eosvc could not download the checkpoints of {self._identifier}: {processes.last_line(self._log)} "
                 f"(full log: {self._log})"
             )
 
     def _git(self, *arguments: str | Path, timeout: float = _FETCH_SECONDS) -> str:
-        """Run git and return its output. Raises ModelError with git's message."""
+        """Run git and return its output. Raises InfrastructureError, or ModelError, with git's message."""
         variables = {**self._variables(_GITS), "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
         variables.setdefault("GIT_SSH_COMMAND", "ssh -o BatchMode=yes")
         command = ["git", *map(str, arguments)]
         code = self._run(command, variables, self._place, timeout)
         if code:
             verb = next(word for word in command[1:] if word.isalpha() or word == "ls-remote")
-            reason = next(
-                (line for line in processes.read_log(self._log).splitlines() if line.startswith("fatal: ")), ""
-            )
-            raise ModelError(
+            said = processes.read_log(self._log)
+            reason = next((line for line in said.splitlines() if line.startswith("fatal: ")), "")
+            error = ModelError if _NO_OBJECT.search(said) else InfrastructureError
+            raise error(
                 f"{self._identifier} cannot be fetched from {self.url}: git {verb}: "
                 f"{processes.printable(reason) or processes.last_line(self._log)}"
             )
@@ -361,7 +364,7 @@ class _Copies:
                 command, env=variables, cwd=cwd, log=self._log, lock=self._guard_lock, timeout=timeout
             )
         except subprocess.TimeoutExpired:
-            raise ModelError(
+            raise InfrastructureError(
                 f"{self._identifier} cannot be fetched from {self.url}: {command[0]} timed out after {timeout:g} s"
             ) from None
 

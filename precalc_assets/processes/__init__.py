@@ -23,7 +23,7 @@ from typing import IO, NotRequired, TypedDict, Unpack, cast
 from filelock import FileLock, Timeout
 
 from precalc_assets.foreign_files import ForeignFileError, open_foreign
-from precalc_assets.platform_errors import MachineError, ModelError
+from precalc_assets.platform_errors import InfrastructureError, ModelError
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,23 @@ _CLOSE_SECONDS = 60
 
 _KILL_SECONDS = 10.0
 """Seconds to wait for killed processes; one that hangs in the kernel may never end."""
+
+NO_ROOM = re.compile(
+    r"No space left on device|Disk quota exceeded|Read-only file system|Too many open files"
+    r"|Resource temporarily unavailable"
+)
+"""Messages of programs on a machine that lacks something (errno(3))."""
+
+_NO_NETWORK = re.compile(
+    r"resolve host|name resolution|Name or service not known|dns error|getaddrinfo|connect error"
+    r"|(Failed|unable|Couldn't) to connect|Connection (refused|reset|aborted)|Network is unreachable"
+    r"|No route to host|error sending request|Max retries exceeded|timed out|early EOF"
+    r"|(SSL|TLS|certificate)[ \w]* (error|fail\w*)|Could not connect to the endpoint"
+    r"|\b(429|500|502|503|504) (Too Many Requests|Internal Server Error|Bad Gateway|Service Unavailable|Gateway Time)"
+    r"|returned error: (429|5\d\d)|toomanyrequests",
+    re.IGNORECASE,
+)
+"""Messages of git, curl, uv, rattler, Python's and container programs for a server that is not reached or fails."""
 
 _LEAST_SPACE = 1 << 16
 """Bytes that fit onto a disk that is not full: a small file and a log."""
@@ -168,7 +185,7 @@ def hold(
 
 
 def require_space(folder: Path) -> None:
-    """Raise MachineError if a small file cannot be written to a folder, so that no molecule or model is blamed for it.
+    """Raise InfrastructureError if a small file cannot be written to a folder, so that no molecule or model is blamed.
 
     Only trying tells: a quota, or a disk without inodes, still has free bytes.
     """
@@ -176,18 +193,24 @@ def require_space(folder: Path) -> None:
         with TemporaryFile(dir=folder) as file:
             file.write(bytes(_LEAST_SPACE))
     except OSError as error:
-        raise MachineError(
+        raise InfrastructureError(
             f"no file can be written to {folder}: {error.strerror}; free some space, or set TMPDIR and "
             "PRECALC_CACHE_DIR to folders on another disk"
         ) from None
 
 
 def require_room(folder: Path, megabytes: float, what: str, remedy: str) -> None:
-    """Raise ModelError if a folder's disk has less free space than `what` needs; `remedy` says where it could be."""
+    """Raise InfrastructureError if a folder's disk has no room for `what`; `remedy` says where it could be."""
     free = shutil.disk_usage(folder).free / 1e6
     if free < megabytes:
         left = f"the disk of {folder} has {free:,.0f} MB free"
-        raise ModelError(f"{what} needs {megabytes:,.0f} MB, and {left}; free some, or {remedy}")
+        raise InfrastructureError(f"{what} needs {megabytes:,.0f} MB, and {left}; free some, or {remedy}")
+
+
+def program_error(message: str, said: str) -> ModelError:
+    """Return the error for a model's program that failed, by what it said: the model's, or the infrastructure's."""
+    blames_others = NO_ROOM.search(said) or _NO_NETWORK.search(said)
+    return InfrastructureError(message) if blames_others else ModelError(message)
 
 
 def read_log(log: Path) -> str:

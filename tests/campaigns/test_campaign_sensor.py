@@ -1,5 +1,6 @@
 """The sensor `campaign` on a Dagster instance: what it requests, what it makes of runs, and a whole campaign."""
 
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -62,6 +63,18 @@ class CampaignGraph(Graph):
                 campaign.approval.create(Approval(approved_at=datetime.now(UTC)))
         raise AssertionError("the campaign does not end")
 
+    def run_next(self) -> dg.RunRequest:
+        """Tick, and run the only run that is requested."""
+        [request] = self.tick().run_requests
+        self.run(request)
+        return request
+
+    def pass_canary(self, campaign: Campaign) -> None:
+        """Let the only model's canary pass, and approve it."""
+        self.run_next()
+        self.tick()
+        campaign.approval.create(Approval(approved_at=datetime.now(UTC)))
+
     def standings(self) -> dict[str, str]:
         campaign = find_unfinished(self.world.store)
         progress = campaign.progress.read() if campaign else None
@@ -118,6 +131,41 @@ def test_three_dead_runs_in_a_row_pause_the_campaign(graph: CampaignGraph):
     assert progress
     assert progress.held.startswith("3 failures of the infrastructure in a row; the last one: ")
     assert "the process is gone" in progress.held
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["canary", "shards"])
+def test_network_outage_is_the_infrastructures_fault(world, stage: str):
+    with instance_for_test() as instance:
+        graph = CampaignGraph(world, instance, hub_url="http://127.0.0.1:9")
+        graph.change_library(MOLECULES)
+        campaign = graph.start(GOOD)
+        if stage == "shards":
+            folder = world.write_model(model=GOOD)
+            graph.pass_canary(campaign)
+            shutil.rmtree(folder)
+        keys = [graph.run_next().run_key for _ in range(3)]
+        assert [key.rpartition("/")[2] for key in keys] == ["1", "2", "3"]
+        assert graph.tick().run_requests == []
+        progress = campaign.progress.read()
+        assert progress
+        assert progress.models[GOOD].standing == "failed"
+        assert "is this machine offline?" in progress.models[GOOD].why
+        assert len(campaign.end.read().conclusion) > 0
+
+
+@pytest.mark.slow
+def test_model_that_breaks_after_its_canary_is_not_tried_again(graph: CampaignGraph):
+    script = graph.world.write_model(model=GOOD) / "model" / "framework" / "run.sh"
+    campaign = graph.start(GOOD)
+    graph.pass_canary(campaign)
+    script.unlink()
+    assert graph.run_next().job_name == "compute_shards"
+    assert graph.tick().run_requests == []
+    progress = campaign.progress.read()
+    assert progress
+    assert progress.models[GOOD].standing == "broken"
+    assert "run.sh is missing" in progress.models[GOOD].why
 
 
 def test_stop_cancels_runs_and_executions_and_launches_nothing(graph: CampaignGraph):

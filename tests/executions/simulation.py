@@ -205,7 +205,7 @@ class Simulation:
             else:
                 self.put_manifest(shard)
                 if self.quarantined.get(shard):
-                    outcome = ShardOutcome(shard, failure="too many", digest="of the manifest")
+                    outcome = ShardOutcome(shard, failure="too many", models_fault=True)
                     Execution(self.store, run.inputs["key"]).report(outcome)
             conclusion = "failure" if fails != self.wrong_jobs else "success"
             self.fake.end_job(run.id, f"Predict {shard}", conclusion)

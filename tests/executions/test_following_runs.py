@@ -119,6 +119,18 @@ def test_shard_over_the_failure_limit_is_computed_once(simulation: Simulation) -
     assert len(simulation.computed["02"]) == 4, "a job that broke is retried, whatever an earlier run has left"
 
 
+@pytest.mark.parametrize(("models_fault", "runs"), [(True, 1), (False, 3)])
+def test_failure_is_retried_unless_it_is_the_models(simulation: Simulation, *, models_fault: bool, runs: int) -> None:
+    def report() -> None:
+        outcome = ShardOutcome("01", failure="it answers no molecule", models_fault=models_fault)
+        _execution(simulation, len(simulation.fake.runs)).report(outcome)
+
+    simulation.fails, simulation.each_time = {"01": 3}, report
+    outcomes = {outcome.shard: outcome for outcome in simulation.follow()}
+    assert outcomes["01"].failure.startswith(f"shard 01 of {MODEL}: it answers no molecule")
+    assert (outcomes["01"].models_fault, len(simulation.computed["01"])) == (models_fault, runs)
+
+
 def test_execution_of_a_library_with_more_shards_settles(simulation: Simulation) -> None:
     library = simulation.library
     shards = {**library.shards, "07": library.shards["00"]}
@@ -433,15 +445,15 @@ def test_settled_execution_tells_what_to_retry(simulation: Simulation) -> None:
     assert shards_to_retry(simulation.store, MODEL) == {}
 
 
-@pytest.mark.parametrize(("broken", "error"), [(False, ExecutionError), (True, ModelError)])
+@pytest.mark.parametrize(("models_fault", "error"), [(False, ExecutionError), (True, ModelError)])
 def test_failed_canary_says_why_and_is_not_retried(
-    simulation: Simulation, *, broken: bool, error: type[Exception]
+    simulation: Simulation, *, models_fault: bool, error: type[Exception]
 ) -> None:
     def fail() -> None:
         for run in simulation.fake.runs.values():
             if run.status == "in_progress":
-                outcome = ShardOutcome("sample", failure="estimate: too slow")
-                _execution(simulation).report(outcome, broken=broken)
+                outcome = ShardOutcome("sample", failure="estimate: too slow", models_fault=models_fault)
+                _execution(simulation).report(outcome)
 
     simulation.each_time = fail
     with pytest.raises(error, match=f"the canary of {MODEL}: estimate: too slow"):

@@ -54,6 +54,7 @@ def _follow_until_computed(simulation: Simulation, killer: _Killer) -> None:
             continue
         if all(outcome.landed for outcome in outcomes):
             assert {outcome.shard for outcome in outcomes} == set(SHARDS)
+            assert {outcome.facts.get("attempt", 1) for outcome in outcomes} == {1}, "a dead launcher is no attempt"
             return
     raise AssertionError(simulation.said)
 

@@ -10,7 +10,7 @@ from local_packages import PYTHON, CondaChannels, PackageIndex, serve_index
 
 from precalc_assets.models.environment import Environment, model_environment, remove_environments
 from precalc_assets.models.folder import ModelFolder, find_model
-from precalc_assets.platform_errors import ModelError
+from precalc_assets.platform_errors import InfrastructureError, ModelError, is_models_fault
 
 PACKAGED = "2025-01-01"
 MODEL = "eos9abc"
@@ -175,6 +175,7 @@ def test_a_line_that_fails_is_named_with_the_way_out(index: PackageIndex, make: 
     add_alpha(index)
     with pytest.raises(ModelError) as error:
         make(line)
+    assert is_models_fault(error.value)
     message = str(error.value)
     for words in (
         f"`{line}` of its Dockerfile failed",
@@ -186,6 +187,24 @@ def test_a_line_that_fails_is_named_with_the_way_out(index: PackageIndex, make: 
     assert "\n" not in message
     log = Path(message.partition("(full log: ")[2].partition(")")[0])
     assert said.rpartition(": ")[2] in " ".join(log.read_text().split())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "pip install --index-url http://127.0.0.1:9/simple alpha",
+        "pip install --index-url http://index.invalid/simple alpha",
+        "pip install git+http://127.0.0.1:9/alpha.git",
+        "git clone http://127.0.0.1:9/alpha.git",
+        "conda install -c http://127.0.0.1:9/alpha alpha",
+    ],
+)
+def test_server_that_is_not_reached_is_not_the_models_fault(
+    index: PackageIndex, channels: CondaChannels, make: Make, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    with pytest.raises(InfrastructureError, match=r"^the environment of eos9abc could not be made: .*alpha"):
+        make(line)
 
 
 def test_lines_that_fail_can_be_passed_over_and_that_is_said(
@@ -201,7 +220,7 @@ def test_lines_that_fail_can_be_passed_over_and_that_is_said(
 
 
 def test_an_environment_too_large_for_the_disk_is_not_begun(make: Make, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"eos9abc needs 999,999,\d+ MB, .* PRECALC_CACHE_DIR"):
+    with pytest.raises(InfrastructureError, match=r"eos9abc needs 999,999,\d+ MB, .* PRECALC_CACHE_DIR"):
         make("exit 3", more="Environment Size: 999999000\n")
     assert not list((tmp_path / "cache" / "environments").glob("*/"))
 

@@ -19,7 +19,7 @@ from precalc_assets.models import fetching
 from precalc_assets.models.checkpoints import require_checkpoints
 from precalc_assets.models.fetching import fetch_model, find_fetched, list_fetched, remove_fetched
 from precalc_assets.models.folder import ModelFolder, read_folder
-from precalc_assets.platform_errors import ModelError, UsageError
+from precalc_assets.platform_errors import InfrastructureError, ModelError, UsageError, is_models_fault
 from precalc_assets.settings import Settings
 
 MODEL = "eos3b5e"
@@ -185,7 +185,7 @@ def test_release_in_the_cache_is_used_offline(remote: Remote, caplog: pytest.Log
 
 def test_unreachable_hub_is_one_line_that_says_offline(tmp_path: Path) -> None:
     hub = Settings(hub_url="http://127.0.0.1:9", cache_dir=tmp_path)
-    with pytest.raises(ModelError, match=rf"^{MODEL} cannot be fetched from .*: git ls-remote: .*offline\?$"):
+    with pytest.raises(InfrastructureError, match=rf"^{MODEL} cannot be fetched from .*: git ls-remote: .*offline\?$"):
         fetch_model(MODEL, hub)
     assert find_fetched(MODEL, hub) is None
     assert list_fetched(hub) == []
@@ -273,15 +273,16 @@ def test_git_lfs_objects_that_do_not_fit_on_the_disk_are_refused(
 ) -> None:
     remote.track_lfs("model/checkpoints/weights.bin", b"x" * 2_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 3_900_000))
-    with pytest.raises(ModelError, match=r"needs 4 MB, .* has 4 MB free; .*PRECALC_CACHE_DIR"):
+    with pytest.raises(InfrastructureError, match=r"needs 4 MB, .* has 4 MB free; .*PRECALC_CACHE_DIR"):
         remote.fetch()
 
 
 def test_git_lfs_object_that_the_remote_lacks_is_an_error(remote: Remote) -> None:
     remote.track_lfs("model/checkpoints/weights.bin", b"x" * 2_000)
     shutil.rmtree(remote.path / "lfs")
-    with pytest.raises(ModelError, match=rf"{MODEL} cannot be fetched from .*: git lfs: "):
+    with pytest.raises(ModelError, match=rf"{MODEL} cannot be fetched from .*: git lfs: ") as error:
         remote.fetch()
+    assert is_models_fault(error.value)
     assert find_fetched(MODEL, remote.hub) is None
 
 
@@ -300,14 +301,16 @@ def test_git_lfs_is_needed_where_a_model_uses_it(remote: Remote, request: pytest
     remote.track_lfs("model/checkpoints/weights.bin", b"x" * 2_000)
     remote.tag("v1.1.0")
     request.getfixturevalue("only_git")
-    with pytest.raises(ModelError, match=r"git-lfs is not on the PATH, .*model/checkpoints/weights\.bin: install"):
+    with pytest.raises(
+        InfrastructureError, match=r"git-lfs is not on the PATH, .*model/checkpoints/weights\.bin: install"
+    ):
         remote.fetch()
     assert remote.release(release="v1.0.0") == "v1.0.0"
 
 
 def test_git_is_needed(remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ModelError, match=r"git is not on the PATH, .* PRECALC_MODELS_DIR"):
+    with pytest.raises(InfrastructureError, match=r"git is not on the PATH, .* PRECALC_MODELS_DIR"):
         remote.fetch()
 
 

@@ -176,7 +176,7 @@ def test_unusable_model_is_recorded_as_every_shards_reason(world, library: Libra
     assert "shards 02-03: its job recorded no reason" in jobs(world, "report", key).stdout
 
     assert jobs(world, "canary", key).returncode == 1
-    assert execution.shard_report("02").read().broken
+    assert execution.shard_report("02").read().models_fault
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from precalc_assets.inference.model_backend import BatchError, call_timeout, no_
 from precalc_assets.models.environment import ERSILIA_VERSION
 from precalc_assets.models.fetching import describe_model
 from precalc_assets.models.folder import ModelFolder, read_packed
-from precalc_assets.platform_errors import ModelError, UsageError
+from precalc_assets.platform_errors import InfrastructureError, ModelError, UsageError
 from precalc_assets.processes import require_room, require_space
 from precalc_assets.settings import Settings
 
@@ -62,14 +62,14 @@ class ErsiliaBackend:
         self._stack.close()
 
     def _require_release(self, fetched: str) -> None:
-        """Raise ModelError if this slot's copy has another release than the opened model.
+        """Raise InfrastructureError if this slot's copy has another release than the opened model.
 
         The model may have been opened from a slot that another worker now holds, and the hub may have changed before
         this slot was filled.
         """
         if fetched != self.release:
             self._slot.forget()
-            raise ModelError(
+            raise InfrastructureError(
                 f"the hub has changed {self._model} meanwhile, from the release {self.release} to {fetched}; "
                 "run the same command again"
             )

@@ -23,7 +23,7 @@ from precalc_assets import processes
 from precalc_assets.foreign_files import ForeignFileError, read_foreign
 from precalc_assets.models.environment import ERSILIA_VERSION, ersilia_program, model_environment
 from precalc_assets.models.folder import ModelFolder, digest_files
-from precalc_assets.platform_errors import ModelError
+from precalc_assets.platform_errors import InfrastructureError, ModelError
 
 logger = logging.getLogger(__name__)
 
@@ -220,9 +220,8 @@ class Slot:
             ended = f"timed out after {error.timeout:g} s"
         else:
             ended = f"exited {error.returncode}"
-        return ModelError(
-            f"ersilia {verb} {self._identifier} {ended}: {_error_message(self._log)} (full log: {self._log})"
-        )
+        message = f"ersilia {verb} {self._identifier} {ended}: {_error_message(self._log)} (full log: {self._log})"
+        return processes.program_error(message, f"{ended} {processes.read_log(self._log)}")
 
 
 def _read(path: Path) -> str:
@@ -255,14 +254,14 @@ def _wants_system_python(folder: Path) -> bool:
 
 
 def _require_for_folder(folder: ModelFolder) -> None:
-    """Raise ModelError if something is missing that the CLI needs but does not name in its error."""
+    """Raise InfrastructureError if something is missing that the CLI needs but does not name in its error."""
     if not shutil.which("conda"):
-        raise ModelError(
+        raise InfrastructureError(
             f"conda is not on the PATH, and the ersilia CLI needs it to run {folder.model} from a folder: install it, "
             "or set PRECALC_MODEL_BACKEND=framework"
         )
     if os.geteuid() == 0 and not (folder.path / "Dockerfile").exists():
-        raise ModelError(
+        raise InfrastructureError(
             f"{folder.path} has no Dockerfile, which the ersilia CLI needs to run a folder as root: run it as "
             "another user, or set PRECALC_MODEL_BACKEND=framework"
         )
