@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from uuid import uuid4
 
 from obstore.store import ObjectStore
 
@@ -31,7 +32,7 @@ from precalc_assets.executions.compute_backend import (
     UnansweredError,
     tail,
 )
-from precalc_assets.executions.records import Intent, Job, Run
+from precalc_assets.executions.records import Intent, Job, Run, StoreCheck, store_check
 from precalc_assets.predictions.canary_report import find_report
 from precalc_assets.processes import printable
 from precalc_assets.settings import Settings
@@ -197,9 +198,10 @@ class SlurmBackend:
     def check(self) -> Iterator[str]:
         """Yield a line for each check of the setup that passed, and submit nothing. Raises BackendError."""
         yield f"cluster: {self.cluster} is reached"
-        folder = self._settings.slurm_folder
-        self._ask("sh", "-c", f"cd {shlex.quote(folder)} && {_PATH} && precalc jobs --help")
-        yield f"folder: {folder} is there, and precalc is installed"
+        folder, token = self._settings.slurm_folder, uuid4().hex
+        store_check(self._store).put(StoreCheck(token=token))
+        self._ask("sh", "-c", f"cd {shlex.quote(folder)} && {_PATH} && precalc jobs check {token}")
+        yield f"folder: {folder} is there, and precalc in it has the same store as here"
         self._ask("sbatch", "--test-only", *self._options(1), given="#!/bin/sh\n")
         yield "options: a job with these settings would be accepted"
 

@@ -67,12 +67,15 @@ def test_controller_that_is_down_is_waited_for(tried_site: Site, go_on: Path) ->
     assert all(outcome.facts["attempt"] == 1 for outcome in follower.end().values())
 
 
-def test_check_finds_what_is_wrong(site: Site, tmp_path: Path) -> None:
+def test_check_finds_what_is_wrong(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [line.partition(":")[0] for line in site.backend().check()] == ["cluster", "folder", "options"]
     with pytest.raises(RefusedError, match="nosuch"):
         list(site.backend(slurm_folder=str(tmp_path / "nosuch")).check())
     with pytest.raises(RefusedError, match="Invalid partition"):
         list(site.backend(slurm_partition="nosuch").check())
+    monkeypatch.setenv("PRECALC_STORE_URL", f"file://{tmp_path}/other")
+    with pytest.raises(RefusedError, match=r"PRECALC_STORE_URL here is file://.*/other, which is not Dagster's store"):
+        list(site.backend().check())
     assert not site.squeue("%i", "--states=all", f"--name={MODEL}")
 
 
