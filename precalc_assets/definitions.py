@@ -8,7 +8,7 @@ from precalc_assets.defs.attempts import COMPUTE_SHARDS, TRY_MODEL
 from precalc_assets.defs.dagster_internals import hide_log_readers, sleep_while_blocked
 from precalc_assets.defs.failure_messages import failure_sensor
 from precalc_assets.defs.hub_assets import hub_changes, hub_models
-from precalc_assets.defs.hub_status import REFRESH_STATUS, hub_status, hub_status_sensor
+from precalc_assets.defs.hub_status import REFRESH_STATUS, hub_status_sensor, status
 from precalc_assets.defs.inference_assets import inference_assets
 from precalc_assets.defs.jobs import REBUILD_CARD, REFRESH_LIBRARY, RELOAD_TABLE, model_jobs
 from precalc_assets.defs.library_assets import library_assets
@@ -33,7 +33,7 @@ def build_defs(platform: Platform) -> dg.Definitions:
         *library_assets(partitions, settings.library_days),
         *inference_assets(partitions, settings.compute),
         *serving_assets(partitions, urlsplit(settings.tables_url).scheme),
-        hub_status,
+        status,
         hub_models,
     ]
     definitions = dg.Definitions(

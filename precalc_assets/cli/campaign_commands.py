@@ -17,17 +17,15 @@ from precalc_assets.campaigns.campaign_records import (
     Approval,
     Campaign,
     Pause,
-    Progress,
     Stop,
     find_latest,
     find_unfinished,
     start_campaign,
 )
-from precalc_assets.campaigns.campaign_tick import count_landed
+from precalc_assets.campaigns.campaign_report import HEAD, describe_ready, next_command, report_models
 from precalc_assets.models.hub_registry import read_registry
-from precalc_assets.platform import Platform, open_platform
+from precalc_assets.platform import open_platform
 from precalc_assets.platform_errors import CampaignError
-from precalc_assets.predictions.canary_report import find_report
 
 app = typer.Typer()
 
@@ -83,7 +81,7 @@ def approve() -> None:
             "`precalc campaign status` shows them"
         )
     campaign.approval.create(Approval(approved_at=datetime.now(UTC)))
-    show(f"campaign {campaign.id}: approved; {_ready(progress)}")
+    show(f"campaign {campaign.id}: approved; {describe_ready(progress)}")
 
 
 @app.command()
@@ -121,52 +119,20 @@ def status() -> None:
     show(campaign.headline(platform.settings.runner_price))
     if progress is None:
         return
-    PlainConsole().print(_table(platform, progress))
-    for model, each in progress.models.items():
-        for why in [each.why] if each.why else _warnings(platform, model) if each.standing == "ready" else ():
-            show(f"{model} {each.standing}: {why}")
-    if progress.held:
-        show("`precalc campaign resume` goes on")
-    if progress.phase == "approval":
-        show(f"the canaries have ended; `precalc campaign approve` launches what is ready: {_ready(progress)}")
+    rows = report_models(platform.store, platform.settings, progress)
+    table = Table(*HEAD[:2], box=None, pad_edge=False)
+    for name in HEAD[2:]:
+        table.add_column(name, justify="right")
+    for cells, _ in rows:
+        table.add_row(*cells)
+    PlainConsole().print(table)
+    for (model, standing, *_), whys in rows:
+        for why in whys:
+            show(f"{model} {standing}: {why}")
+    if command := next_command(campaign, progress):
+        show(command)
     if not campaign.end.read() and datetime.now(UTC) - progress.seen_at > _QUIET:
         say(f"as of {progress.seen_at:%Y-%m-%d %H:%M} UTC; Dagster's sensor campaign has not run since: is Dagster up?")
-
-
-def _table(platform: Platform, progress: Progress) -> Table:
-    """Return a table of what each model takes by its canary, and how far it is."""
-    table = Table("model", "", box=None, pad_edge=False)
-    for name in ("hours", "dollars", "memory", "disk", "shards", "spent"):
-        table.add_column(name, justify="right")
-    for model, each in progress.models.items():
-        report = find_report(platform.store, model) if each.hours is not None else None
-        memory = disk = "–"
-        landed = each.landed
-        if report:
-            memory = f"{report.peak_memory / (1 << 20):,.0f} MB" if report.peak_memory else memory
-            if report.bytes_per_molecule and report.run:
-                disk = f"{report.bytes_per_molecule * report.run.molecules / 1e9:,.2f} GB"
-            if each.standing == "computing":
-                landed = count_landed(platform.store, report, platform.settings.n_shards)
-        hours, dollars = ("–", "–") if each.hours is None else _cost(each.hours, platform)
-        shards = f"{landed}/{platform.settings.n_shards}"
-        table.add_row(model, each.standing, hours, dollars, memory, disk, shards, f"{each.spent_hours:,.2f}")
-    return table
-
-
-def _warnings(platform: Platform, model: str) -> list[str]:
-    """Return what a person should know of a model that has passed its canary."""
-    report = find_report(platform.store, model)
-    return [f"{check.name}: {check.description}" for check in report.checks if not check.passed] if report else []
-
-
-def _cost(hours: float, platform: Platform) -> tuple[str, str]:
-    return f"{hours:,.2f}", f"${hours * platform.settings.runner_price:,.2f}"
-
-
-def _ready(progress: Progress) -> str:
-    hours = [each.hours or 0.0 for each in progress.models.values() if each.standing == "ready"]
-    return f"{len(hours)} models, {sum(hours):,.2f} hours"
 
 
 def _unfinished() -> Campaign:

@@ -57,6 +57,7 @@ def test_graph_has_nine_assets_in_four_groups():
         "prediction_table": ("serving", ["predictions"], by_both, True, True),
         "model_card": ("serving", ["prediction_table", "sample_predictions"], by_model, False, True),
         "hub_status": ("serving", ["model_card"], "NoneType", False, False),
+        "campaign_status": ("serving", ["model_card"], "NoneType", False, False),
         "hub_models": ("hub", [], "NoneType", False, False),
     }
 
