@@ -8,11 +8,12 @@ after any crash; what it knows tells it what to do:
 3. When all canaries have ended, nothing is launched before a person has approved their report.
 4. Then models are launched, pinned ones first and then those with the fewest estimated hours, while jobs and budget
    allow; models that have just failed come last. What was spent counts, and what is under way counts with its
-   estimate, or with what it has taken if that is more. A model that does not fit is passed over.
+   estimate, or with what it has taken if that is more. A run on a cluster is under way until its execution is settled.
+   A model that does not fit is passed over.
 5. After a failure of the infrastructure a model has three attempts in a row; a failure after which something new had
    landed does not count, within 20 runs. A broken model, and one whose run a person cancelled, is not tried again.
-6. A pause launches nothing. So does the breaker: three failures of the infrastructure in a row, of whatever models.
-   Both last until a person resumes the campaign.
+6. A pause launches nothing. So does the breaker: three failures of the infrastructure one after the other, of whatever
+   models; those of runs that were under way together are one. Both last until a person resumes the campaign.
 7. The campaign is finished when nothing is under way and no model can be launched.
 """
 
@@ -36,8 +37,8 @@ CANARY_JOBS = 2
 
 Phase = Literal["canaries", "approval", "models", "stopping", "finished", "stopped"]
 
-Standing = Literal["waiting", "canary", "ready", "computing", "done", "broken", "failed", "cancelled", "left out"]
-"""How a model stands in a campaign. `ready` has passed its canary."""
+Standing = Literal["computing", "canary", "ready", "waiting", "done", "left out", "failed", "cancelled", "broken"]
+"""How a model stands in a campaign, in the order in which people read it. `ready` has passed its canary."""
 
 
 class Ending(Enum):
@@ -128,7 +129,8 @@ class CampaignState:
 
 @dataclass(frozen=True)
 class Plan:
-    """The models whose canaries, or whose shards, by `phase`, are to be launched now, and how all models stand.
+    """The models whose canaries, or whose shards, by `phase`, are to be launched now, and how all models stand, in
+    the order of launches.
 
     `held` says why nothing is launched.
     """
@@ -165,7 +167,10 @@ def next_launches(state: CampaignState) -> Plan:
     out = passed_over if phase in ("models", "finished") else {}
     if spent:
         out |= {each.model: "the budget is spent" for each in state.models if each.canary.may_run}
-    standings = {each.model: _standing(each, each.model in chosen, out.get(each.model, "")) for each in state.models}
+    standings = {
+        each.model: _standing(each, each.model in chosen, out.get(each.model, ""))
+        for each in _in_order(state, state.models)
+    }
     return Plan(phase, chosen, held, standings)
 
 

@@ -7,7 +7,7 @@ a tick that is lost or repeated does no harm.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 
 from obstore.store import ObjectStore
@@ -61,16 +61,17 @@ def tick(
     store, intent = campaign.store, campaign.intent
     before, pause, stop = campaign.progress.read(), campaign.pause.read(), campaign.stop.read()
     runs = [_judge(store, run) for run in runs]
-    executions = _execution_hours(store, intent, before.executions if before else {}, warn)
+    executions, at_work = _execution_hours(store, intent, before.executions if before else {}, warn)
     local = settings.compute == "local"
     states: list[ModelState] = []
     seen: dict[str, ModelStanding] = {}
     for model in intent.models:
         own = [run for run in runs if run.model == model]
+        canaries, shard_runs = ([run for run in own if run.is_canary is wanted] for wanted in (True, False))
         state = ModelState(
             model,
-            canary=_stage([run for run in own if run.is_canary]),
-            shards=_stage([run for run in own if not run.is_canary]),
+            canary=_stage(canaries, at_work=model in at_work and not shard_runs),
+            shards=_stage(shard_runs, at_work=model in at_work),
             spent=sum(run.hours(now) for run in own if run.ended and local) + _hours_of(model, executions),
             running=sum(run.hours(now) for run in own if not run.ended and local),
         )
@@ -113,23 +114,35 @@ def tick(
 
 
 def _judge(store: ObjectStore, run: CampaignRun) -> CampaignRun:
-    """Return a failed run of shards as cut off if something new had landed, and any other run as it is."""
+    """Return a failed run of shards as cut off if something new had landed, and any other run as it is.
+
+    A canary on a cluster goes on when its run dies. Then its report says how it ended.
+    """
     began, ended = run.began, run.ended
-    if run.is_canary or run.ending is not Ending.infrastructure or began is None or ended is None:
+    if run.ending is not Ending.infrastructure or began is None or ended is None:
         return run
+    if run.is_canary:
+        report = find_report(store, run.model)
+        if report is None or report.finished_at < began:
+            return run
+        why = "; ".join(f"{check.name}: {check.description}" for check in report.broken)
+        return replace(run, ending=Ending.broken if why else Ending.done, why=why)
     times = (entry["last_modified"] for entry in storage.list_objects(store, f"raw/model={run.model}"))
     new = any(began <= time <= ended for time in times)
     return replace(run, ending=Ending.cut_off) if new else run
 
 
-def _stage(runs: Sequence[CampaignRun]) -> Stage:
-    """Return what is known of a stage by its runs, oldest first."""
+def _stage(runs: Sequence[CampaignRun], *, at_work: bool) -> Stage:
+    """Return what is known of a stage by its runs, oldest first.
+
+    A run is done when all shards have landed. It is under way until its execution is settled, which tells its hours.
+    """
     if not runs:
         return Stage()
     in_a_row = takewhile(lambda run: run.ending is Ending.infrastructure, reversed(runs))
     return Stage(
         runs=len(runs),
-        under_way=any(run.ending is None for run in runs),
+        under_way=any(run.ending is None for run in runs) or (at_work and runs[-1].ending is Ending.done),
         ending=runs[-1].ending,
         failures=sum(1 for _ in in_a_row),
         why=runs[-1].why,
@@ -137,11 +150,20 @@ def _stage(runs: Sequence[CampaignRun]) -> Stage:
 
 
 def _failures_in_a_row(runs: Sequence[CampaignRun], since: datetime) -> list[str]:
-    """Return the reasons of the last failures of the infrastructure that no run of another ending came after."""
+    """Return the reasons of the last failures of the infrastructure that no run of another ending came after.
+
+    Of runs that were under way together one counts: a kill of Dagster ends them all.
+    """
     ended = [(run.ended, run) for run in runs if run.ended and run.ended > since]
     latest = (run for _, run in sorted(ended, key=lambda pair: pair[0], reverse=True))
     counted = (run for run in latest if run.ending is not Ending.cancelled)
-    return [run.why for run in takewhile(lambda run: run.ending is Ending.infrastructure, counted)][::-1]
+    whys: list[str] = []
+    before = datetime.max.replace(tzinfo=UTC)
+    for run in takewhile(lambda run: run.ending is Ending.infrastructure, counted):
+        if run.ended and run.ended <= before:
+            before = run.began or run.ended
+            whys.append(run.why)
+    return whys[::-1]
 
 
 def _estimate(store: ObjectStore, state: ModelState, known: ModelStanding | None, n_shards: int) -> tuple[float, int]:
@@ -178,20 +200,25 @@ def count_landed(store: ObjectStore, report: CanaryReport, n_shards: int) -> int
 
 def _execution_hours(
     store: ObjectStore, intent: CampaignIntent, known: Mapping[str, float], warn: Callable[[str], None]
-) -> dict[str, float]:
-    """Return the runner-hours of the campaign's settled executions, by key; 0 for executions before the campaign."""
+) -> tuple[dict[str, float], set[str]]:
+    """Return the runner-hours of the campaign's settled executions, by key, and the models of those not settled yet.
+
+    Executions before the campaign have 0 hours.
+    """
     found = dict(known)
+    at_work: set[str] = set()
     for execution in list_executions(store):
         if execution.key in found or execution.model not in intent.models:
             continue
         try:
-            settled = execution.settled.read()
+            settled, is_ours = execution.settled.read(), execution.intent.created_at >= intent.started_at
             if settled:
-                is_ours = execution.intent.created_at >= intent.started_at
                 found[execution.key] = settled.runner_seconds / 3600 if is_ours else 0.0
+            elif is_ours:
+                at_work.add(execution.model)
         except FAILURES as error:
             warn(f"the hours of {execution.key} do not count: {reason(error)}")
-    return found
+    return found, at_work
 
 
 def _hours_of(model: str, executions: Mapping[str, float]) -> float:

@@ -244,7 +244,13 @@ class Campaigning(RuleBasedStateMachine):
         counted = sorted(
             (run for run in ended if run.ending is not Ending.cancelled), key=lambda run: run.ended or self.time
         )
-        assert [run.ending for run in counted[-BREAKER:]] != [Ending.infrastructure] * BREAKER
+        in_a_row: list[Run] = []
+        for run in counted:
+            if run.ending is not Ending.infrastructure:
+                in_a_row = []
+            elif not in_a_row or run.began >= (in_a_row[-1].ended or self.time):
+                in_a_row.append(run)
+        assert len(in_a_row) < BREAKER
         spent = sum(((run.ended or self.time) - run.began) / HOUR for run in self.runs)
         if is_canary:
             assert spent < LIMIT or self.compute != "local"
@@ -369,6 +375,47 @@ def test_shards_of_a_release_that_is_not_reproduced_are_left(release: str, diffe
     )
     canary = report(MODELS[0], 1.0).model_copy(update={"adoption": compared or None})
     assert count_landed(store, canary, 5) == landed
+
+
+@pytest.mark.parametrize(("minutes", "standing"), [(20, "ready"), (-20, "canary")])
+def test_canary_that_outlives_its_run_is_not_repeated(minutes: int, standing: str) -> None:
+    store, began = MemoryStore(), datetime.now(UTC)
+    campaign = start_campaign(store, MODELS[:1], budget_hours=LIMIT)
+    died = CampaignRun(MODELS[0], True, began, began + timedelta(minutes=1), Ending.infrastructure, "killed")
+    left = report(MODELS[0], 1.0).model_copy(update={"finished_at": began + timedelta(minutes=minutes)})
+    put_report(store, left)
+    plan = tick(campaign, [died], Settings(compute="slurm"), began + HOUR, print)
+    assert plan.models[MODELS[0]] == (standing, "" if standing == "ready" else "killed")
+
+
+def test_campaign_ends_when_the_hours_of_its_executions_are_known() -> None:
+    store, began = MemoryStore(), datetime.now(UTC)
+    campaign = start_campaign(store, MODELS[:1], budget_hours=LIMIT)
+    campaign.approval.create(Approval(approved_at=began))
+    put_report(store, report(MODELS[0], 1.0))
+    runs = [CampaignRun(MODELS[0], is_canary, began, began + HOUR, Ending.done) for is_canary in (True, False)]
+    for shard in ("00", "01", "02", "03"):
+        obstore.put(store, manifest_name(MODELS[0], shard), manifest(MODELS[0], shard).model_dump_json().encode())
+    execution = open_execution(store, MODELS[0], "digest", ["00"], compute="slurm")
+    assert execution
+    settings, warnings = Settings(compute="slurm", n_shards=4), []
+    assert tick(campaign, runs, settings, began + HOUR, warnings.append).phase == "models"
+    execution.settled.create(Settled(conclusion="success", runner_seconds=1800, settled_at=began))
+    assert tick(campaign, runs, settings, began + HOUR, warnings.append).phase == "finished"
+    progress = campaign.progress.read()
+    assert progress
+    assert progress.spent_hours == 0.5
+
+
+@pytest.mark.parametrize(("seconds", "held"), [(0, False), (600, True)])
+def test_runs_that_fail_together_are_one_failure(seconds: int, *, held: bool) -> None:
+    campaign = start_campaign(MemoryStore(), MODELS, budget_hours=LIMIT, jobs=4)
+    died = []
+    for at, model in enumerate(MODELS[:3]):
+        began = datetime.now(UTC) + timedelta(seconds=at * seconds)
+        died.append(CampaignRun(model, True, began, began + timedelta(seconds=300), Ending.infrastructure, "killed"))
+    plan = tick(campaign, died, Settings(), datetime.now(UTC) + HOUR, print)
+    assert bool(plan.held) == held
 
 
 def report(model: str, hours: float) -> CanaryReport:

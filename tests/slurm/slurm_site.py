@@ -27,6 +27,20 @@ _FASTER = 5
 """How much faster the follower's clock goes than the cluster's, so that nobody waits long for its next look."""
 
 
+class FastClock:
+    """A clock that goes faster than the cluster's from now on."""
+
+    def __init__(self) -> None:
+        self._began = datetime.now(UTC)
+
+    def now(self) -> datetime:
+        real = datetime.now(UTC)
+        return real + (real - self._began) * (_FASTER - 1)
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds / _FASTER)
+
+
 class Site:
     """A world, and the cluster on which its shards are computed."""
 
@@ -35,7 +49,7 @@ class Site:
         self.cluster = cluster
         self.folder: Path = world.root / "jobs"
         self.said: list[str] = []
-        self._began = datetime.now(UTC)
+        self._clock = FastClock()
         install_precalc(self.folder)
         for name, value in {**world.environment, **cluster.environment, "PRECALC_BATCH_SIZE": "1000"}.items():
             monkeypatch.setenv(name, value)
@@ -45,15 +59,8 @@ class Site:
 
     def engine(self, **more: object) -> Engine:
         """Return an engine whose clock goes faster."""
-
-        def now() -> datetime:
-            real = datetime.now(UTC)
-            return real + (real - self._began) * (_FASTER - 1)
-
-        def sleep(seconds: float) -> None:
-            time.sleep(seconds / _FASTER)
-
-        return replace(Platform(self.settings(**more)).engine(self.said.append), now=now, sleep=sleep)
+        engine = Platform(self.settings(**more)).engine(self.said.append)
+        return replace(engine, now=self._clock.now, sleep=self._clock.sleep)
 
     def backend(self, **more: object) -> SlurmBackend:
         return open_slurm(self.settings(**more), self.world.store)
