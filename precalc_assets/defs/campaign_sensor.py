@@ -24,6 +24,9 @@ _LONGEST_REASON = 300
 _LAST_ENTRIES = 10
 """Entries of a dead run's log to look through for its last own one."""
 
+_ENDED: dict[str, CampaignRun] = {}
+"""The runs that have ended, by id. They do not change, and the log of each takes some 12 ms to read."""
+
 
 def advance_campaign(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult | dg.SkipReason:
     """Return the runs that the unfinished campaign needs next, and cancel those of a stopped one.
@@ -69,6 +72,13 @@ def _campaign_run(instance: dg.DagsterInstance, record: dg.RunRecord, runs: Sequ
     is_retried = any(each.parent_run_id == run.run_id for each in runs)
     if not run.is_finished or (any_under_way([run]) and not is_retried):
         return seen
+    if run.run_id not in _ENDED:
+        _ENDED[run.run_id] = _ended_run(instance, record, seen)
+    return _ENDED[run.run_id]
+
+
+def _ended_run(instance: dg.DagsterInstance, record: dg.RunRecord, seen: CampaignRun) -> CampaignRun:
+    run = record.dagster_run
     ended = datetime.fromtimestamp(record.end_time or record.update_timestamp.timestamp(), UTC)
     if run.is_success:
         return replace(seen, ended=ended, ending=Ending.done)
