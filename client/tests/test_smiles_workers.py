@@ -100,7 +100,7 @@ def test_rows_come_back_in_order_however_many_processes(processes: int) -> None:
 
 
 def test_rows_of_a_dead_worker_are_named_and_all_workers_end() -> None:
-    parsed = parse_rows(((row, "C" * 200) for row in range(2, 50 * BATCH)), processes=2)
+    parsed = parse_rows(((row, "C" * 60) for row in range(2, 50 * BATCH)), processes=2)
     next(parsed)
     workers = children()
     assert len(workers) == 2
