@@ -218,6 +218,7 @@ class _Builder:
     conda_cache: Path
     cutoff: datetime | None
     skip_failed: bool
+    other_python: str = ""
     skipped: list[str] = field(default_factory=list)
     activated: dict[str, str] = field(default_factory=dict)
 
@@ -265,9 +266,9 @@ class _Builder:
         if failure and not conda:
             failure = self._conda([f"python={python}"], (DEFAULT_CHANNEL,)) and failure
         if failure:
-            ours = sys.version.split()[0]
+            self.other_python = sys.version.split()[0]
             missing = "%s needs Python %s, which cannot be installed (%s); trying %s"
-            logger.warning(missing, self.folder.model, python, failure, ours)
+            logger.warning(missing, self.folder.model, python, failure, self.other_python)
             if failure := self._venv(sys.executable):
                 raise self.installer.error(failure)
 
@@ -291,11 +292,13 @@ class _Builder:
     def _skip(self, step: Step, failure: str) -> None:
         """Record a failed step. Raises ModelError unless failures are skipped."""
         if not self.skip_failed:
-            model = self.folder.model
+            model, place = self.folder.model, self.recipe.source
+            if self.other_python:
+                place += f" in Python {self.other_python}, used because Python {self.recipe.python} is not on the PATH,"
             raise self.installer.error(
-                f"{_shown(step)} of its {self.recipe.source} failed: {failure}; if the model runs without it, as "
-                f"the hub's packer assumes, run `precalc models install {model} --skip-failed`; otherwise use the "
-                "ersilia backend (PRECALC_MODEL_BACKEND=ersilia)"
+                f"{_shown(step)} of its {place} failed: {failure}; if the model runs without it, as the hub's packer "
+                f"assumes, run `precalc models install {model} --skip-failed`; otherwise use the ersilia backend "
+                "(PRECALC_MODEL_BACKEND=ersilia)"
             )
         logger.warning("%s: skipping %s, which failed: %s", self.folder.model, _shown(step), failure)
         self.skipped.append(step.line)

@@ -305,6 +305,8 @@ def test_a_python_that_nobody_has_is_replaced_by_ours(
 ) -> None:
     assert (prefix(make("true", python="3.5")) / "bin" / "python").exists()
     assert "eos9abc needs Python 3.5, which cannot be installed" in caplog.text
+    with pytest.raises(ModelError, match=r"in Python 3\.1.*, used because Python 3\.5 is not on the PATH, failed"):
+        make("false", python="3.5")
 
 
 def test_removing_environments_leaves_none_and_frees_their_bytes(
