@@ -131,7 +131,7 @@ def campaign_metadata(platform: Platform, campaign: Campaign, progress: Mapping[
     if command := next_command(campaign, said):
         facts["next"] = dg.MetadataValue.md(command)
     failures = {model: [each.why] for model, each in said.models.items() if each.why and each.standing != "left out"}
-    table = [(*cells, _short(whys, _LONGEST_OF_MODEL)) for cells, whys in rows]
+    table = [(*cells, _short([_unnamed(cells[0], why) for why in whys], _LONGEST_OF_MODEL)) for cells, whys in rows]
     return {
         **facts,
         "models": markdown_table((*HEAD, "why"), table),
@@ -145,13 +145,16 @@ def campaign_metadata(platform: Platform, campaign: Campaign, progress: Mapping[
 
 def _failures(reasons: Mapping[str, Sequence[str]]) -> dg.MetadataValue | str:
     """Return a table of the reasons and how often each is given. Those that differ only in numbers are one."""
-    given = [
-        why.removeprefix(f"{model} ").replace(model, "the model") for model, whys in reasons.items() for why in whys
-    ]
+    given = [_unnamed(model, why) for model, whys in reasons.items() for why in whys]
     kinds = {re.sub(r"\d+", "", why): why for why in reversed(given)}
     counts = Counter(re.sub(r"\d+", "", why) for why in given)
     rows = [(f"{count:,}", _short([kinds[kind]])) for kind, count in counts.most_common()]
     return markdown_table(("times", "why"), rows) if rows else "none"
+
+
+def _unnamed(model: str, why: str) -> str:
+    """Return a reason without the model's id, so that reasons of several models are equal."""
+    return why.removeprefix(f"{model} ").replace(model, "eos…")
 
 
 def _canary(report: CanaryReport | None) -> str:

@@ -78,10 +78,10 @@ def test_hub_without_models_has_a_status(graph: Graph):
 
 
 def test_campaigns_page_says_what_its_command_says(graph: Graph):
-    offline = "{} cannot be fetched from the hub: git ls-remote: no answer in 7 s"
+    offline = "{} cannot be fetched from hub/{}: git ls-remote: no answer in 7 s"
     others = ["eos1aaa", "eos2aaa", "eos3aaa"]
     campaign = start_campaign(graph.platform.store, [*others, MODEL], budget_hours=1.0)
-    models = {model: ModelStanding(standing="failed", why=offline.format(model)) for model in others[:2]}
+    models = {model: ModelStanding(standing="failed", why=offline.format(model, model)) for model in others[:2]}
     models["eos3aaa"] = ModelStanding(standing="broken", why="not_all_null: it answers nothing", spent_hours=0.25)
     models[MODEL] = ModelStanding(standing="ready", hours=0.5)
     said = Progress(phase="approval", models=models, seen_at=datetime.now(UTC))
@@ -96,7 +96,7 @@ def test_campaigns_page_says_what_its_command_says(graph: Graph):
     assert metadata["campaign"].startswith(f"campaign {campaign.id}: approval; 0.25 of 1.00 hours spent; ")
     assert "`precalc campaign approve` launches what is ready: 1 models, 0.50 hours" in metadata["next"]
     [*_, twice, once] = metadata["failures"].replace("\\", "").splitlines()
-    assert twice == f"| 2 |{offline.format('')} |"
+    assert twice == "| 2 | cannot be fetched from hub/eos…: git ls-remote: no answer in 7 s |"
     assert once == "| 1 | not_all_null: it answers nothing |"
     status = graph.world.precalc("campaign", "status", n_shards=str(len(ALL_SHARDS))).stdout
     assert status.splitlines()[0] == metadata["campaign"]

@@ -14,8 +14,10 @@ from slurm_cluster import slurm_settings
 from slurm_site import Site
 
 from precalc_assets.campaigns.campaign_records import Campaign, find_latest
+from precalc_assets.definitions import build_defs
 from precalc_assets.defs.campaign_sensor import CAMPAIGN_TAG
 from precalc_assets.executions.records import Execution
+from precalc_assets.platform import Platform
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -93,10 +95,14 @@ def test_campaign_ends_with_the_truth_whatever_is_killed(site: Site, monkeypatch
         runs = reversed(instance.get_runs(dg.RunsFilter(job_name="compute_shards", tags={CAMPAIGN_TAG: campaign.id})))
         shortest_first = sorted((FAST, UNSTEADY), key=lambda model: progress.models[model].hours)
         assert [*dict.fromkeys(run.tags["model"] for run in runs)] == [PINNED, *shortest_first]
+        refresh = build_defs(Platform(site.settings())).resolve_job_def("refresh_status")
+        [hub, page] = refresh.execute_in_process(instance=instance).asset_materializations_for_node("status")
     executions = site.executions()
     assert [execution.model for execution in executions if execution.intent.sample] == sorted(MODELS)
     assert sorted(execution.model for execution in of_shards(site)) == sorted((PINNED, FAST, UNSTEADY))
     seconds = sum(execution.settled.read().runner_seconds for execution in executions)
     assert progress.spent_hours == pytest.approx(seconds / 3600)
-    finished = world.precalc("campaign", "status").stdout
-    assert f"finished; {progress.spent_hours:.2f} of {BUDGET} hours spent; 3 done, 2 broken, 1 left out" in finished
+    line = f"finished; {progress.spent_hours:.2f} of {BUDGET} hours spent; 3 done, 2 broken, 1 left out"
+    assert f"campaign {campaign.id}: {line}\n" in world.precalc("campaign", "status").stdout
+    assert page.metadata["campaign"].value == f"campaign {campaign.id}: {line}"
+    assert hub.metadata["complete"].value == "3 of 6 models"
