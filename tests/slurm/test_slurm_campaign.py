@@ -19,7 +19,7 @@ from precalc_assets.defs.campaign_sensor import CAMPAIGN_TAG
 from precalc_assets.executions.records import Execution
 from precalc_assets.platform import Platform
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 LONG, UNSTEADY, FAST, PINNED, BROKEN, ONLINE = MODELS = tuple(f"eos{n}aaa" for n in range(1, 7))
 BUDGET = 0.34
@@ -74,12 +74,12 @@ def test_campaign_ends_with_the_truth_whatever_is_killed(site: Site, monkeypatch
     with daemon(site):
         site.wait_for(lambda: len(site.squeue("%i", "--states=RUNNING")) == 2)
     with daemon(site):
-        site.wait_for(lambda: campaign.progress.read().phase == "approval", 400)
+        site.wait_for(lambda: campaign.progress.read().phase == "approval", 600)
         shown = world.precalc("campaign", "status").stdout
         assert world.precalc("campaign", "approve").returncode == 0
         site.wait_for(lambda: site.processes("--shards", "0"))
     with daemon(site):
-        site.wait_for(campaign.end.read, 400)
+        site.wait_for(campaign.end.read, 600)
 
     progress = campaign.progress.read()
     standings = {model: each.standing for model, each in progress.models.items()}
