@@ -21,6 +21,12 @@ CODE_LOCATION = "precalc"
 PROCESS_TAG = ".dagster/precalc/process"
 """The UI shows no tags with this prefix."""
 
+STAGE_TAGS = {".dagster/precalc/stage": "true"}
+"""The tag of a model's run whose process goes on with the next stage by itself."""
+
+_LATEST = 50
+"""The newest runs with that tag to look at. A process starts them one after another."""
+
 _CLOCK = 5.0
 """Seconds by which a process's start may seem to move when the machine's clock is set."""
 
@@ -48,10 +54,16 @@ def is_of_this_process(run: dg.DagsterRun) -> bool:
     return run.tags.get(PROCESS_TAG) == process_tags(run.run_id)[PROCESS_TAG]
 
 
+def models_at_work(instance: dg.DagsterInstance) -> set[str]:
+    """Return the models that processes of this machine take through their stages, also between two runs."""
+    stages = instance.get_runs(dg.RunsFilter(tags=STAGE_TAGS), limit=_LATEST)
+    return {run.tags["model"] for run in stages if _has_live_process(run)}
+
+
 def settle_dead_runs(instance: dg.DagsterInstance) -> None:
     """Report the runs of this machine as failed, or as cancelled if that was asked for, whose process is gone."""
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
-        tagged, pid, started, host = [*run.tags.get(PROCESS_TAG, "").split(" "), *[""] * 4][:4]
+        tagged, pid, started, host = _process_of(run)
         if (tagged, host) != (run.run_id, socket.gethostname()) or _is_alive(int(pid), float(started)):
             continue
         why = (
@@ -81,6 +93,17 @@ def _free_slots(instance: dg.DagsterInstance) -> None:
     for run in instance.get_runs(dg.RunsFilter(run_ids=holders)) if holders else ():
         if run.is_finished:
             storage.free_concurrency_slots_for_run(run.run_id)
+
+
+def _process_of(run: dg.DagsterRun) -> tuple[str, str, str, str]:
+    """Return the run that the tag of a run names, and its process: id, start and host; empty without a tag."""
+    tagged, pid, started, host = [*run.tags.get(PROCESS_TAG, "").split(" "), *[""] * 4][:4]
+    return tagged, pid, started, host
+
+
+def _has_live_process(run: dg.DagsterRun) -> bool:
+    tagged, pid, started, host = _process_of(run)
+    return (tagged, host) == (run.run_id, socket.gethostname()) and _is_alive(int(pid), float(started))
 
 
 def _is_alive(pid: int, started: float) -> bool:

@@ -100,7 +100,7 @@ def model_jobs(graph: Callable[[], dg.JobDefinition]) -> list[dg.JobDefinition]:
 
     @dg.job(
         description="Runs a model from its canary to its card, without waiting for automation: raw predictions, "
-        "predictions, table, card. It does what `precalc run` does, and also adds the model. What is there is kept.",
+        "predictions, table, card. It does what `precalc run` does. What is there is kept.",
     )
     def precalculate_model() -> None:
         precalculate()

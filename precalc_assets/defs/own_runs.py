@@ -20,7 +20,7 @@ from precalc_assets.defs.dagster_internals import (
     RunFailureReason,
     execute_run_iterator,
 )
-from precalc_assets.defs.dead_runs import CODE_LOCATION, process_tags, settle_dead_runs
+from precalc_assets.defs.dead_runs import CODE_LOCATION, STAGE_TAGS, process_tags, settle_dead_runs
 from precalc_assets.defs.partitions import MODELS, partition_key, range_tags
 from precalc_assets.inference.canary import CANARY_SIZE
 from precalc_assets.inference.opening import open_model
@@ -112,7 +112,7 @@ class OwnRuns:
         """Materialize an asset's partitions from first to last, with the configuration of its op."""
         run_id = str(uuid4())
         model = first.partition("|")[0] if is_model_id(first.partition("|")[0]) else ""
-        tags = {**self._tags, **process_tags(run_id), **({"model": model} if model else {})}
+        tags = {**self._tags, **process_tags(run_id), **({"model": model, **STAGE_TAGS} if model else {})}
         tags |= range_tags(first, last) if first else {}
         started = time.perf_counter()
         created = self.instance.create_run_for_job(

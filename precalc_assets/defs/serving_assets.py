@@ -9,6 +9,7 @@ from precalc_assets.cards.publishing import publish, warn_of_licence
 from precalc_assets.defs.asset_checks import Finding, check_outputs
 from precalc_assets.defs.checks import CARD, PREDICTIONS, TABLE, card_checks
 from precalc_assets.defs.dagster_internals import AndAutomationCondition
+from precalc_assets.defs.dead_runs import models_at_work
 from precalc_assets.defs.partitions import ShardPartitions, models
 from precalc_assets.defs.recording import Event, own_step, record_shards
 from precalc_assets.defs.ui_metadata import card_metadata
@@ -22,6 +23,7 @@ automation = dg.AutomationConditionSensorDefinition(
     target=dg.AssetSelection.all(),
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=10,
+    use_user_code_server=True,  # It evaluates `ModelAtWork`, which Dagster's daemon does not know.
     description="When raw predictions are materialised, the rest follows by itself.",
 )
 
@@ -89,20 +91,34 @@ def serving_assets(partitions: ShardPartitions, tables_kind: str) -> list[dg.Ass
     return [predictions, prediction_table, model_card]
 
 
-def _follow_upstream() -> AndAutomationCondition[Any]:
-    """Materialize a partition when its upstream arrives or changes, or arrived while no daemon ran.
+class ModelAtWork(dg.AutomationCondition[dg.AssetKey]):
+    """Partitions of models that `precalc run` or a job takes through all stages, which would do the same work again."""
 
-    Dagster's `eager` only sees upstream events while the daemon runs. This condition also materializes a missing
-    partition, such as one whose upstream was computed by the command line or on a runner. A failed one waits for a
-    change.
-    """
-    unserved = dg.AutomationCondition.missing() & ~dg.AutomationCondition.execution_failed()
-    return dg.AutomationCondition.eager().replace("newly_missing", unserved).with_label("follow upstream")
+    def evaluate(self, context: dg.AutomationContext[dg.AssetKey]) -> dg.AutomationResult[dg.AssetKey]:
+        """Look up the models at work. What was missed meanwhile is requested when they are done."""
+        models = models_at_work(context.asset_graph_view.instance)
+        candidates = context.candidate_subset if models else context.get_empty_subset()
+        keys = {key for key in candidates.expensively_compute_partition_keys() if key.partition("|")[0] in models}
+        return dg.AutomationResult(context, candidates.compute_intersection_with_partition_keys(keys))
+
+
+def _follow_upstream() -> AndAutomationCondition[Any]:
+    """Materialize a partition when its upstream arrives or changes, or arrived while no daemon ran."""
+    return (_catch_up() & ~ModelAtWork()).with_label("follow upstream")
 
 
 def _follow_table_in_part() -> AndAutomationCondition[Any]:
     """Do the same for the card, which needs one shard in the table, and is renewed after a later canary."""
     any_shard = dg.AutomationCondition.any_deps_match(~dg.AutomationCondition.missing())
     in_table = any_shard.allow(dg.AssetSelection.assets("prediction_table"))
-    condition = _follow_upstream().without(~dg.AutomationCondition.any_deps_missing()) & in_table
+    condition = _catch_up().without(~dg.AutomationCondition.any_deps_missing()) & in_table & ~ModelAtWork()
     return condition.with_label("follow the table, also in part")
+
+
+def _catch_up() -> AndAutomationCondition[Any]:
+    """Return Dagster's `eager`, which only sees upstream events while the daemon runs, extended by missing partitions.
+
+    The upstream of such a partition was computed by the command line or on a runner. A failed one waits for a change.
+    """
+    unserved = dg.AutomationCondition.missing() & ~dg.AutomationCondition.execution_failed()
+    return dg.AutomationCondition.eager().replace("newly_missing", unserved)

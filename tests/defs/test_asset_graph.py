@@ -11,6 +11,7 @@ from graphs import ALL_SHARDS, MODEL, MOLECULES, SHARDS, Graph, ready_graph
 from precalc_assets.cards.model_card import find_card
 from precalc_assets.definitions import build_defs
 from precalc_assets.defs.canary_events import is_recorded
+from precalc_assets.defs.own_runs import OwnRuns
 from precalc_assets.defs.partitions import range_tags
 from precalc_assets.library.library_manifest import read_manifest, read_shard
 from precalc_assets.platform import Platform
@@ -244,6 +245,18 @@ def test_downstream_catches_up_after_daemon_was_down(graph: Graph):
 
     graph.run_range("predictions", "prediction_table")
     assert graph.requested_of_late("predictions") == set()
+
+
+def test_automation_leaves_a_model_to_the_command_that_runs_it(graph: Graph, monkeypatch):
+    before = dg.evaluate_automation_conditions(graph.defs, graph.instance)
+    command = OwnRuns(graph.platform, graph.defs.resolve_implicit_global_asset_job_def(), graph.instance, {})
+    assert not command.materialize("raw_predictions", keys()[0], keys()[-1], {"without_canary": True}).failure
+
+    meanwhile = dg.evaluate_automation_conditions(graph.defs, graph.instance, cursor=before.cursor)
+    assert meanwhile.get_requested_partitions(dg.AssetKey("predictions")) == set()
+    monkeypatch.setattr("precalc_assets.defs.dead_runs._is_alive", lambda pid, started: False)
+    after = dg.evaluate_automation_conditions(graph.defs, graph.instance, cursor=meanwhile.cursor)
+    assert after.get_requested_partitions(dg.AssetKey("predictions")) == set(keys())
 
 
 def test_card_waits_for_the_first_shard_only(graph: Graph):
