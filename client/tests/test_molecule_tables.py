@@ -83,6 +83,7 @@ UNREADABLE = {
     "blank": ("a.csv", b"\n\n  \n", "the file is empty"),
     "comments alone": ("a.csv", b"# smiles\n", "only comments"),
     "empty gzip": ("a.csv.gz", gzip.compress(b""), "the file is empty"),
+    "half a character of UTF-16": ("a.csv", b"\xfe\xff\xab", "the file has no rows"),
     "header and rule only": ("a.md", b"| smiles |\n|---|\n", "there is a header, and no row below it"),
     "header only": ("a.csv", b"smiles\n", "there is a header, and no row below it"),
     "an image": ("a.csv", PNG, "this is no text"),

@@ -85,7 +85,7 @@ def text_blocks(content: Content) -> Iterator[str]:
         blocks = (_decode(block).replace("\r", "\n") for block in _whole_lines(pieces, b"\r"))
     else:
         blocks = map(_decode, _whole_lines(pieces, b"\n"))
-    yield next(blocks).removeprefix("\ufeff")
+    yield next(blocks, "").removeprefix("\ufeff")  # UTF-16 without a whole character has no block
     yield from blocks
 
 
@@ -136,7 +136,7 @@ def _find_reading(text: str, path: Path, wanted: Wanted) -> _Reading:
         at, line = end, line + 1
     by_name = (_WORDS,) if suffix_of(path).startswith(_SMILES_FILES) else ()
     if at == len(text):
-        raise MoleculeFileError(f"{path.name}: the file has no rows, only comments; it needs one molecule per line")
+        raise MoleculeFileError(f"{path.name}: the file has no rows, or only comments; it needs one molecule per line")
     likely = fixed or _likely_delimiter(text[at:end], by_name)
     candidates = [fixed] if fixed else [likely, *_DELIMITERS, *by_name]
     for start in starts[::-1]:
